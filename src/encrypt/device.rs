@@ -1,0 +1,156 @@
+//! The own device, and the methods on the store as a whole.
+//!
+//! | record | inner key | inner value | in the clear |
+//! |--|--|--|--|
+//! | device | – | sealed whole in `edge_routing_info` of a decoy device | that there is one |
+//! | snapshot extra | token(name) | sealed | number and time of snapshots |
+
+use std::sync::LazyLock;
+
+use async_trait::async_trait;
+use wacore::libsignal::protocol::{KeyPair, PrivateKey};
+use wacore::stats::StorageResourceReport;
+use wacore::store::Device;
+use wacore::store::error::Result;
+use wacore::store::traits::{Backend, DeviceStore};
+
+use super::envelope::{Header, Place};
+use super::token::Domain;
+use super::{EncryptStore, encode, nonce};
+use crate::error::{self, Error};
+use crate::method::{Record, forward};
+
+#[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
+#[cfg_attr(not(target_arch = "wasm32"), async_trait)]
+#[deny(clippy::missing_trait_methods)]
+impl DeviceStore for EncryptStore {
+    async fn save(&self, device: &Device) -> Result<()> {
+        let sealed = self.state().seal(&nonce()?, PLACE, &encode(Record::Device, device)?)?;
+        let carrier = Device {
+            edge_routing_info: Some(sealed),
+            // Not serialized, not secret, and their serde defaults are not the client's: a store that keeps them keeps
+            // them here, one that resets them on load does so as it would without encryption.
+            device_props: device.device_props.clone(),
+            client_profile: device.client_profile.clone(),
+            nct_salt_sync_seen: device.nct_salt_sync_seen,
+            ..decoy()?
+        };
+        self.inner.save(&carrier).await?;
+        Ok(self.vault.note_sealed_device().await?)
+    }
+
+    async fn load(&self) -> Result<Option<Device>> {
+        let Some(mut carrier) = self.inner.load().await? else {
+            // A row that was there once must not be replaced by a new pairing without a word.
+            return if self.vault.device_is_sealed() { Err(Error::DeviceMissing.into()) } else { Ok(None) };
+        };
+        match sealed_device(&mut carrier)? {
+            Some(sealed) => {
+                let device: Device = self.open_typed(PLACE, sealed).await?;
+                Ok(Some(Device {
+                    device_props: carrier.device_props,
+                    client_profile: carrier.client_profile,
+                    nct_salt_sync_seen: carrier.nct_salt_sync_seen,
+                    ..device
+                }))
+            }
+            None if self.vault.device_is_sealed() => Err(Error::PlaintextDevice.into()),
+            None => Ok(None),
+        }
+    }
+
+    async fn exists(&self) -> Result<bool> {
+        if !self.vault.device_is_sealed() {
+            return Ok(holds_sealed_device(&*self.inner).await?);
+        }
+        // `false` would make the client create, and pair, a new device.
+        if self.inner.exists().await? { Ok(true) } else { Err(Error::DeviceMissing.into()) }
+    }
+
+    /// Makes the inner store create its row, unless it has one, and seals a new device into it at once. What the inner
+    /// store wrote there in plaintext is a decoy as well: its keys are never used.
+    ///
+    /// A device that is sealed already stays. The number is the inner store's, or 1 if it had the row before.
+    async fn create(&self) -> Result<i32> {
+        if self.exists().await? {
+            return Ok(1);
+        }
+        let id = if self.inner.exists().await? { 1 } else { self.inner.create().await? };
+        self.save(&Device::new()).await?;
+        Ok(id)
+    }
+
+    async fn snapshot_db(&self, name: &str, extra_content: Option<&[u8]>) -> Result<()> {
+        let state = self.state();
+        let token = state.ring.lookup.token(Record::SnapshotExtra, Domain::SnapshotName, &[name])?;
+        let sealed = extra_content
+            .map(|content| {
+                state.seal(&nonce()?, Place::new(Record::SnapshotExtra, [token.as_bytes()], []), content)
+            })
+            .transpose()?;
+        self.inner.snapshot_db(&token, sealed.as_deref()).await
+    }
+
+    // Sizes and counters of the inner store.
+    forward!(resource_report);
+}
+
+const PLACE: Place<'static> = Place::new(Record::Device, [], []);
+
+/// `true` if the store's device is a carrier, `false` if there is none or a fresh plaintext one.
+///
+/// # Errors
+/// [`Error::PlaintextDevice`] if it is paired and in plaintext.
+pub(super) async fn holds_sealed_device(store: &dyn Backend) -> error::Result<bool> {
+    match store.load().await? {
+        Some(mut device) => Ok(sealed_device(&mut device)?.is_some()),
+        None => Ok(false),
+    }
+}
+
+/// Takes the envelope out of a carrier; `None` for a plaintext device that was never paired, whose keys nobody uses.
+fn sealed_device(device: &mut Device) -> error::Result<Option<Vec<u8>>> {
+    let sealed = device.edge_routing_info.take().filter(|value| {
+        !matches!(Header::read(Record::Device, value), Err(Error::Plaintext { .. }))
+    });
+    let paired = device.pn.is_some() || device.lid.is_some() || device.account.is_some();
+    if sealed.is_none() && paired { Err(Error::PlaintextDevice) } else { Ok(sealed) }
+}
+
+/// A device that says nothing: what a reader of the store sees around the envelope. To a plain client it looks unpaired.
+fn decoy() -> error::Result<Device> {
+    static DECOY: LazyLock<Option<Device>> = LazyLock::new(|| {
+        let private = PrivateKey::deserialize(&[0; 32]).ok()?;
+        let keys = KeyPair::new(private.public_key().ok()?, private);
+        Some(Device {
+            pn: None,
+            lid: None,
+            registration_id: 0,
+            noise_key: keys.clone(),
+            identity_key: keys.clone(),
+            signed_pre_key: keys,
+            signed_pre_key_id: 0,
+            signed_pre_key_signature: [0; 64],
+            adv_secret_key: [0; 32],
+            account: None,
+            push_name: "encrypted by wastore".to_owned(),
+            app_version_primary: 0,
+            app_version_secondary: 0,
+            app_version_tertiary: 0,
+            app_version_last_fetched_ms: 0,
+            edge_routing_info: None,
+            props_hash: None,
+            next_pre_key_id: 0,
+            first_unupload_pre_key_id: 0,
+            server_has_prekeys: false,
+            nct_salt: None,
+            server_cert_chain: None,
+            login_counter: 0,
+            lid_migrated: false,
+            last_signed_pre_key_rotation_ms: 0,
+            read_receipts_disabled: false,
+            ..Device::new()
+        })
+    });
+    DECOY.clone().ok_or(Error::Encode { record: Record::Device })
+}

@@ -1,0 +1,175 @@
+//! Encryption at rest over any [`Backend`].
+//!
+//! [`Vault`] holds the keys of one store, [`EncryptLayer`] uses them: names become blinded tokens (`token.rs`), values
+//! become sealed envelopes (`envelope.rs`), and the one 32-byte value that cannot grow becomes a block (`block.rs`). What
+//! happens to each kind of record is decided in the file named after its upstream trait.
+//!
+//! Whoever reads the store learns how many rows there are, how long values are (unless padded), the ids, flags and times
+//! that the inner store computes with, and which rows belong to the same pseudonym. Whoever writes to it can delete rows
+//! and put back older versions of a row; anything else is an error when it is read, except that an altered message secret
+//! comes back as random bytes. `SECURITY.md` says this in full.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wacore::store::traits::Backend;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::error::{Error, Result};
+use crate::layer::Layer;
+use crate::method::Record;
+
+use envelope::{Nonce, Opened, Place};
+use read_only::ReadOnly;
+use vault::{Shared, State};
+
+mod aead;
+mod app_sync;
+mod block;
+mod device;
+mod envelope;
+mod header;
+mod kdf;
+mod keys;
+mod msg_secret;
+mod padding;
+mod protocol;
+mod read_only;
+mod residue;
+mod signal;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod token;
+mod vault;
+
+pub use kdf::{Argon2Cost, KdfLimits};
+pub use padding::Padding;
+pub use slot::{SlotInfo, SlotKind};
+pub use vault::{HeaderCopy, HeaderStore, OnDamage, Vault, VaultOptions};
+
+/// The layer that encrypts with the keys of a [`Vault`]. Everything below it holds ciphertext and blinded keys.
+///
+/// Every method makes exactly one call to the inner store, batches stay one batch, and errors of the inner store pass
+/// through unchanged. The exceptions: `exists`, `create` and the first `save` of a vault's life look at or note the sealed
+/// device with a few more calls, and a record written by another process under a newer header makes the header be read
+/// again, once.
+pub struct EncryptLayer {
+    vault: Arc<Shared>,
+}
+
+impl EncryptLayer {
+    pub(crate) fn new(vault: Arc<Shared>) -> Self {
+        Self { vault }
+    }
+}
+
+impl Layer for EncryptLayer {
+    fn layer(&self, inner: Arc<dyn Backend>) -> Arc<dyn Backend> {
+        let store: Arc<dyn Backend> = Arc::new(EncryptStore { inner, vault: self.vault.clone() });
+        if self.vault.read_only { Arc::new(ReadOnly { inner: store }) } else { store }
+    }
+}
+
+impl fmt::Debug for EncryptLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.vault.read_only { "encrypt(v1, read-only)" } else { "encrypt(v1)" })
+    }
+}
+
+/// The backend that [`EncryptLayer`] makes. The trait impls are in the files named after the upstream traits.
+struct EncryptStore {
+    inner: Arc<dyn Backend>,
+    vault: Arc<Shared>,
+}
+
+impl EncryptStore {
+    fn state(&self) -> Arc<State> {
+        self.vault.state()
+    }
+
+    /// Verifies and decrypts a stored value in place.
+    async fn open_in_place(&self, place: Place<'_>, value: &mut [u8]) -> Result<Opened> {
+        let header = envelope::Header::read(place.record, value)?;
+        let state = self.vault.state_for(place.record, &header).await?;
+        let keys = state.ring.epoch(header.epoch()).ok_or(Error::UnknownEpoch { record: place.record })?;
+        envelope::open(keys, header, place, value)
+    }
+
+    /// Returns the payload of a stored value.
+    async fn open(&self, place: Place<'_>, mut value: Vec<u8>) -> Result<Vec<u8>> {
+        let opened = self.open_in_place(place, &mut value).await?;
+        Ok(opened.into_payload(value))
+    }
+
+    /// Returns the payload of a stored value that may be shared with the inner store.
+    async fn open_bytes(&self, place: Place<'_>, value: Bytes) -> Result<Bytes> {
+        let header = envelope::Header::read(place.record, &value)?;
+        let state = self.vault.state_for(place.record, &header).await?;
+        let keys = state.ring.epoch(header.epoch()).ok_or(Error::UnknownEpoch { record: place.record })?;
+        envelope::open_bytes(keys, header, place, value)
+    }
+
+    /// Decodes the typed payload of a stored value and wipes the encoding.
+    async fn open_typed<T: DeserializeOwned>(&self, place: Place<'_>, value: Vec<u8>) -> Result<T> {
+        let mut value = Zeroizing::new(value);
+        let opened = self.open_in_place(place, &mut value).await?;
+        serde_json::from_slice(opened.payload(&value)).map_err(|_| Error::Tampered { record: place.record })
+    }
+
+    /// Applies [`OnDamage`] to a record that the client can fetch again.
+    fn or_absent<T>(&self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Err(error) if error.is_damage() && self.vault.on_damage == OnDamage::TreatAsAbsent => {
+                self.vault.damaged.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
+    }
+}
+
+/// One nonce for one value.
+fn nonce() -> Result<Nonce> {
+    let mut nonce = Nonce::default();
+    getrandom::fill(&mut nonce)?;
+    Ok(nonce)
+}
+
+/// Nonces for a batch, from one call to the operating system.
+fn nonces(count: usize) -> Result<Vec<Nonce>> {
+    let mut nonces = vec![Nonce::default(); count];
+    getrandom::fill(nonces.as_flattened_mut())?;
+    Ok(nonces)
+}
+
+/// Encodes a typed record for sealing: JSON, which carries every field that upstream serializes now or adds later.
+fn encode<T: Serialize>(record: Record, value: &T) -> Result<Zeroizing<Vec<u8>>> {
+    let mut encoding = WipingBuffer(Zeroizing::new(Vec::with_capacity(2048)));
+    serde_json::to_writer(&mut encoding, value).map_err(|_| Error::Encode { record })?;
+    Ok(encoding.0)
+}
+
+/// A buffer that grows without leaving copies of its content behind.
+struct WipingBuffer(Zeroizing<Vec<u8>>);
+
+impl std::io::Write for WipingBuffer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.capacity() - self.0.len() < bytes.len() {
+            let mut larger = Vec::with_capacity((self.0.len() + bytes.len()).next_power_of_two());
+            larger.extend_from_slice(&self.0);
+            self.0.zeroize();
+            self.0 = Zeroizing::new(larger);
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,427 @@
+//! Sender-key devices, LID mappings, base keys, device lists, group metadata, tc tokens and buffered messages.
+//!
+//! | record | inner key | inner value | in the clear |
+//! |--|--|--|--|
+//! | sender-key device | token(group), listed(device) | – | `has_key`; the same device looks the same in every group |
+//! | LID mapping | token(LID), token(phone number) | sealed whole in `learning_source` | created, updated |
+//! | base key | token(address, message id), `x` | index(address, message id, base key), compared inside the store | – |
+//! | device list | token(user) | sealed whole in `phash`; `devices` empty | timestamp |
+//! | group metadata | token(group) | sealed | – |
+//! | tc token | listed(JID) | sealed; an empty token stays empty | both timestamps |
+//! | sent message | `x`, token(chat, message id) | sealed | time of insertion |
+//! | pending inbound | `x`, `x`, token(chat, sender, id) | sealed | time of insertion |
+
+use std::borrow::Cow;
+
+use async_trait::async_trait;
+use data_encoding::BASE64URL_NOPAD;
+use wacore::store::error::Result;
+use wacore::store::traits::{
+    DeviceListRecord, LidPnMappingEntry, PendingInboundKey, PendingInboundRow, ProtocolStore, TcTokenEntry,
+};
+use zeroize::Zeroizing;
+
+use super::envelope::{Nonce, Place};
+use super::keys::LookupKeys;
+use super::token::{Domain, Token};
+use super::vault::State;
+use super::{EncryptStore, encode, nonce, nonces};
+use crate::error::{self, Error};
+use crate::method::{Record, forward};
+
+/// Stands in key columns whose part went into a merged token; some databases forbid empty keys.
+pub(super) const UNUSED: &str = "x";
+
+#[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
+#[cfg_attr(not(target_arch = "wasm32"), async_trait)]
+#[deny(clippy::missing_trait_methods)]
+impl ProtocolStore for EncryptStore {
+    async fn get_sender_key_devices(&self, group_jid: &str) -> Result<Vec<(String, bool)>> {
+        let state = self.state();
+        let group = state.ring.lookup.token(Record::SenderKeyDevice, Domain::Group, &[group_jid])?;
+        let rows = self.inner.get_sender_key_devices(&group).await?;
+        let mut devices = Vec::with_capacity(rows.len());
+        for (token, has_key) in rows {
+            let jid = state.ring.lookup.name(Record::SenderKeyDevice, Domain::DeviceJid, &token);
+            if let Some(jid) = self.or_absent(jid)? {
+                devices.push((jid, has_key));
+            }
+        }
+        Ok(devices)
+    }
+
+    async fn set_sender_key_status(&self, group_jid: &str, entries: &[(&str, bool)]) -> Result<()> {
+        let state = self.state();
+        let group = state.ring.lookup.token(Record::SenderKeyDevice, Domain::Group, &[group_jid])?;
+        let jids = state.ring.lookup.device_jids(entries.iter().map(|(jid, _)| *jid))?;
+        let rows: Vec<_> = jids.iter().map(String::as_str).zip(entries.iter().map(|(_, has_key)| *has_key)).collect();
+        self.inner.set_sender_key_status(&group, &rows).await
+    }
+
+    async fn clear_sender_key_devices(&self, group_jid: &str) -> Result<()> {
+        let group = self.state().ring.lookup.token(Record::SenderKeyDevice, Domain::Group, &[group_jid])?;
+        self.inner.clear_sender_key_devices(&group).await
+    }
+
+    async fn delete_sender_key_device_rows(&self, device_jids: &[&str]) -> Result<()> {
+        let jids = self.state().ring.lookup.device_jids(device_jids.iter().copied())?;
+        let rows: Vec<_> = jids.iter().map(String::as_str).collect();
+        self.inner.delete_sender_key_device_rows(&rows).await
+    }
+
+    // No names and no values in these: they clear or sweep by times that are in the clear.
+    forward!(
+        clear_all_sender_key_devices,
+        delete_expired_tc_tokens,
+        delete_expired_sent_messages,
+        delete_expired_pending_inbound,
+    );
+
+    async fn get_lid_mapping(&self, lid: &str) -> Result<Option<LidPnMappingEntry>> {
+        let token = self.state().ring.lookup.lid(lid)?;
+        let Some(mut row) = self.inner.get_lid_mapping(&token).await? else { return Ok(None) };
+        // The row must be the one asked for, whatever it says itself.
+        row.lid = token.to_string();
+        let entry = self.open_lid_mapping(row).await;
+        let entry = entry.and_then(|entry| if entry.lid == lid { Ok(entry) } else { Err(TAMPERED_LID) });
+        Ok(self.or_absent(entry)?)
+    }
+
+    async fn get_pn_mapping(&self, phone: &str) -> Result<Option<LidPnMappingEntry>> {
+        let token = self.state().ring.lookup.phone_number(phone)?;
+        let Some(mut row) = self.inner.get_pn_mapping(&token).await? else { return Ok(None) };
+        row.phone_number = token.to_string();
+        let entry = self.open_lid_mapping(row).await;
+        let entry = entry.and_then(|entry| if entry.phone_number == phone { Ok(entry) } else { Err(TAMPERED_LID) });
+        Ok(self.or_absent(entry)?)
+    }
+
+    async fn put_lid_mapping(&self, entry: &LidPnMappingEntry) -> Result<()> {
+        let sealed = self.state().seal_lid_mapping(&nonce()?, entry)?;
+        self.inner.put_lid_mapping(&sealed).await
+    }
+
+    async fn put_lid_mappings(&self, entries: &[LidPnMappingEntry]) -> Result<()> {
+        let state = self.state();
+        let sealed = entries
+            .iter()
+            .zip(nonces(entries.len())?)
+            .map(|(entry, nonce)| state.seal_lid_mapping(&nonce, entry))
+            .collect::<error::Result<Vec<_>>>()?;
+        self.inner.put_lid_mappings(&sealed).await
+    }
+
+    async fn get_all_lid_mappings(&self) -> Result<Vec<LidPnMappingEntry>> {
+        let rows = self.inner.get_all_lid_mappings().await?;
+        let mut entries = Vec::with_capacity(rows.len());
+        for row in rows {
+            entries.extend(self.or_absent(self.open_lid_mapping(row).await)?);
+        }
+        Ok(entries)
+    }
+
+    // The store compares what was saved with what it is asked for, so the stored value must be the same for the same
+    // base key; nobody ever reads it back.
+
+    async fn save_base_key(&self, address: &str, message_id: &str, base_key: &[u8]) -> Result<()> {
+        let (token, value) = self.state().ring.lookup.base_key(address, message_id, base_key)?;
+        self.inner.save_base_key(&token, UNUSED, &value).await
+    }
+
+    async fn has_same_base_key(&self, address: &str, message_id: &str, current_base_key: &[u8]) -> Result<bool> {
+        let (token, value) = self.state().ring.lookup.base_key(address, message_id, current_base_key)?;
+        self.inner.has_same_base_key(&token, UNUSED, &value).await
+    }
+
+    async fn delete_base_key(&self, address: &str, message_id: &str) -> Result<()> {
+        let token = self.state().ring.lookup.base_key_row(address, message_id)?;
+        self.inner.delete_base_key(&token, UNUSED).await
+    }
+
+    async fn update_device_list(&self, record: DeviceListRecord) -> Result<()> {
+        let sealed = self.state().seal_device_list(&nonce()?, &record)?;
+        self.inner.update_device_list(sealed).await
+    }
+
+    async fn update_device_lists(&self, records: Vec<DeviceListRecord>) -> Result<()> {
+        let state = self.state();
+        let sealed = records
+            .iter()
+            .zip(nonces(records.len())?)
+            .map(|(record, nonce)| state.seal_device_list(&nonce, record))
+            .collect::<error::Result<Vec<_>>>()?;
+        self.inner.update_device_lists(sealed).await
+    }
+
+    async fn get_devices(&self, user: &str) -> Result<Option<DeviceListRecord>> {
+        let token = self.state().ring.lookup.device_list(user)?;
+        let Some(row) = self.inner.get_devices(&token).await? else { return Ok(None) };
+        Ok(self.or_absent(self.open_device_list(&token, user, row).await)?)
+    }
+
+    async fn delete_devices(&self, user: &str) -> Result<()> {
+        let token = self.state().ring.lookup.device_list(user)?;
+        self.inner.delete_devices(&token).await
+    }
+
+    async fn get_group_metadata(&self, group_jid: &str) -> Result<Option<Vec<u8>>> {
+        let token = self.state().ring.lookup.group_metadata(group_jid)?;
+        let Some(value) = self.inner.get_group_metadata(&token).await? else { return Ok(None) };
+        let blob = self.open(Place::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]), value).await;
+        Ok(self.or_absent(blob)?)
+    }
+
+    async fn put_group_metadata(&self, group_jid: &str, blob: &[u8]) -> Result<()> {
+        let state = self.state();
+        let token = state.ring.lookup.group_metadata(group_jid)?;
+        let sealed = state.seal(&nonce()?, Place::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]), blob)?;
+        self.inner.put_group_metadata(&token, &sealed).await
+    }
+
+    async fn delete_group_metadata(&self, group_jid: &str) -> Result<()> {
+        let token = self.state().ring.lookup.group_metadata(group_jid)?;
+        self.inner.delete_group_metadata(&token).await
+    }
+
+    async fn get_tc_token(&self, jid: &str) -> Result<Option<TcTokenEntry>> {
+        let listed = self.state().ring.lookup.tc_token_jid(jid)?;
+        let Some(mut entry) = self.inner.get_tc_token(&listed).await? else { return Ok(None) };
+        if entry.token.is_empty() {
+            return Ok(Some(entry));
+        }
+        let place = Place::new(Record::TcToken, [listed.as_bytes()], []);
+        let token = self.open(place, std::mem::take(&mut entry.token)).await;
+        Ok(self.or_absent(token)?.map(|token| TcTokenEntry { token, ..entry }))
+    }
+
+    async fn put_tc_token(&self, jid: &str, entry: &TcTokenEntry) -> Result<()> {
+        let (listed, token) = self.seal_tc_token(jid, &entry.token)?;
+        self.inner.put_tc_token(&listed, &TcTokenEntry { token: token.into_owned(), ..*entry }).await
+    }
+
+    async fn delete_tc_token(&self, jid: &str) -> Result<()> {
+        let listed = self.state().ring.lookup.tc_token_jid(jid)?;
+        self.inner.delete_tc_token(&listed).await
+    }
+
+    async fn get_all_tc_token_jids(&self) -> Result<Vec<String>> {
+        let state = self.state();
+        let rows = self.inner.get_all_tc_token_jids().await?;
+        let mut jids = Vec::with_capacity(rows.len());
+        for token in rows {
+            jids.extend(self.or_absent(state.ring.lookup.name(Record::TcToken, Domain::TcTokenJid, &token))?);
+        }
+        Ok(jids)
+    }
+
+    async fn touch_tc_token_sender_timestamp(&self, jid: &str, sender_timestamp: i64) -> Result<()> {
+        let listed = self.state().ring.lookup.tc_token_jid(jid)?;
+        self.inner.touch_tc_token_sender_timestamp(&listed, sender_timestamp).await
+    }
+
+    async fn store_received_tc_token(&self, jid: &str, token: &[u8], token_timestamp: i64) -> Result<()> {
+        let (listed, token) = self.seal_tc_token(jid, token)?;
+        self.inner.store_received_tc_token(&listed, &token, token_timestamp).await
+    }
+
+    async fn store_sent_message(&self, chat_jid: &str, message_id: &str, payload: &[u8]) -> Result<()> {
+        let state = self.state();
+        let token = state.ring.lookup.sent_message(chat_jid, message_id)?;
+        let sealed = state.seal(&nonce()?, sent_message(&token, chat_jid, message_id), payload)?;
+        self.inner.store_sent_message(UNUSED, &token, &sealed).await
+    }
+
+    async fn take_sent_message(&self, chat_jid: &str, message_id: &str) -> Result<Option<Vec<u8>>> {
+        let token = self.state().ring.lookup.sent_message(chat_jid, message_id)?;
+        let Some(value) = self.inner.take_sent_message(UNUSED, &token).await? else { return Ok(None) };
+        Ok(Some(self.open(sent_message(&token, chat_jid, message_id), value).await?))
+    }
+
+    async fn store_pending_inbound(&self, chat: &str, sender: &str, id: &str, message: &[u8]) -> Result<()> {
+        let row = PendingInboundRow { chat, sender, id, message };
+        let (token, sealed) = self.state().seal_pending_inbound(&nonce()?, &row)?;
+        self.inner.store_pending_inbound(UNUSED, UNUSED, &token, &sealed).await
+    }
+
+    async fn get_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<Option<Vec<u8>>> {
+        let token = self.state().ring.lookup.pending_inbound(chat, sender, id)?;
+        let Some(value) = self.inner.get_pending_inbound(UNUSED, UNUSED, &token).await? else { return Ok(None) };
+        Ok(Some(self.open(pending_inbound(&token, chat, sender, id), value).await?))
+    }
+
+    async fn delete_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<()> {
+        let token = self.state().ring.lookup.pending_inbound(chat, sender, id)?;
+        self.inner.delete_pending_inbound(UNUSED, UNUSED, &token).await
+    }
+
+    async fn store_pending_inbound_batch(&self, rows: &[PendingInboundRow<'_>]) -> Result<()> {
+        let state = self.state();
+        let sealed = rows
+            .iter()
+            .zip(nonces(rows.len())?)
+            .map(|(row, nonce)| state.seal_pending_inbound(&nonce, row))
+            .collect::<error::Result<Vec<_>>>()?;
+        let rows: Vec<_> = sealed
+            .iter()
+            .map(|(token, message)| PendingInboundRow { chat: UNUSED, sender: UNUSED, id: token, message })
+            .collect();
+        self.inner.store_pending_inbound_batch(&rows).await
+    }
+
+    async fn delete_pending_inbound_batch(&self, keys: &[PendingInboundKey<'_>]) -> Result<()> {
+        let state = self.state();
+        let tokens = keys
+            .iter()
+            .map(|key| state.ring.lookup.pending_inbound(key.chat, key.sender, key.id))
+            .collect::<error::Result<Vec<_>>>()?;
+        let keys: Vec<_> =
+            tokens.iter().map(|token| PendingInboundKey { chat: UNUSED, sender: UNUSED, id: token }).collect();
+        self.inner.delete_pending_inbound_batch(&keys).await
+    }
+}
+
+const TAMPERED_LID: Error = Error::Tampered { record: Record::LidMapping };
+
+impl EncryptStore {
+    /// Opens a row of the LID table whose key columns are the tokens that it is stored under.
+    async fn open_lid_mapping(&self, row: LidPnMappingEntry) -> error::Result<LidPnMappingEntry> {
+        let mut value = Zeroizing::new(decode_text(Record::LidMapping, &row.learning_source)?);
+        let columns = [row.lid.as_bytes(), row.phone_number.as_bytes()];
+        let opened = self.open_in_place(Place::new(Record::LidMapping, columns, []), &mut value).await?;
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| TAMPERED_LID);
+        let mut original = opened.parts(&value);
+        let (Some(lid), Some(phone_number), None) = (original.next(), original.next(), original.next()) else {
+            return Err(TAMPERED_LID);
+        };
+        Ok(LidPnMappingEntry {
+            lid: text(lid)?,
+            phone_number: text(phone_number)?,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            learning_source: text(opened.payload(&value))?,
+        })
+    }
+
+    async fn open_device_list(
+        &self,
+        token: &Token,
+        user: &str,
+        row: DeviceListRecord,
+    ) -> error::Result<DeviceListRecord> {
+        let record = Record::DeviceList;
+        let carrier = row.phash.ok_or(Error::Plaintext { record })?;
+        self.open_typed(Place::new(record, [token.as_bytes()], [user.as_bytes()]), decode_text(record, &carrier)?).await
+    }
+
+    /// The stored key and value of a tc token. An empty one marks a placeholder, for which the store looks.
+    fn seal_tc_token<'t>(&self, jid: &str, token: &'t [u8]) -> error::Result<(String, Cow<'t, [u8]>)> {
+        let state = self.state();
+        let listed = state.ring.lookup.tc_token_jid(jid)?;
+        if token.is_empty() {
+            return Ok((listed, Cow::Borrowed(token)));
+        }
+        let sealed = state.seal(&nonce()?, Place::new(Record::TcToken, [listed.as_bytes()], []), token)?;
+        Ok((listed, Cow::Owned(sealed)))
+    }
+}
+
+impl State {
+    fn seal_lid_mapping(&self, nonce: &Nonce, entry: &LidPnMappingEntry) -> error::Result<LidPnMappingEntry> {
+        let lid = self.ring.lookup.lid(&entry.lid)?;
+        let phone_number = self.ring.lookup.phone_number(&entry.phone_number)?;
+        let columns = [lid.as_bytes(), phone_number.as_bytes()];
+        let original = [entry.lid.as_bytes(), entry.phone_number.as_bytes()];
+        let place = Place::new(Record::LidMapping, columns, original);
+        let sealed = self.seal(nonce, place, entry.learning_source.as_bytes())?;
+        Ok(LidPnMappingEntry {
+            lid: lid.to_string(),
+            phone_number: phone_number.to_string(),
+            created_at: entry.created_at,
+            updated_at: entry.updated_at,
+            learning_source: BASE64URL_NOPAD.encode(&sealed),
+        })
+    }
+
+    fn seal_device_list(&self, nonce: &Nonce, record: &DeviceListRecord) -> error::Result<DeviceListRecord> {
+        let token = self.ring.lookup.device_list(&record.user)?;
+        let place = Place::new(Record::DeviceList, [token.as_bytes()], [record.user.as_bytes()]);
+        let sealed = self.seal(nonce, place, &encode(Record::DeviceList, record)?)?;
+        Ok(DeviceListRecord {
+            user: token.to_string(),
+            devices: Vec::new(),
+            timestamp: record.timestamp,
+            phash: Some(BASE64URL_NOPAD.encode(&sealed)),
+            raw_id: None,
+        })
+    }
+
+    fn seal_pending_inbound(&self, nonce: &Nonce, row: &PendingInboundRow<'_>) -> error::Result<(Token, Vec<u8>)> {
+        let token = self.ring.lookup.pending_inbound(row.chat, row.sender, row.id)?;
+        let sealed = self.seal(nonce, pending_inbound(&token, row.chat, row.sender, row.id), row.message)?;
+        Ok((token, sealed))
+    }
+}
+
+fn sent_message<'a>(token: &'a Token, chat: &'a str, id: &'a str) -> Place<'a> {
+    let columns = [UNUSED.as_bytes(), token.as_bytes()];
+    Place::new(Record::SentMessage, columns, [chat.as_bytes(), id.as_bytes()])
+}
+
+fn pending_inbound<'a>(token: &'a Token, chat: &'a str, sender: &'a str, id: &'a str) -> Place<'a> {
+    let columns = [UNUSED.as_bytes(), UNUSED.as_bytes(), token.as_bytes()];
+    Place::new(Record::PendingInbound, columns, [chat, sender, id].map(str::as_bytes))
+}
+
+/// The envelope in a text field.
+///
+/// # Errors
+/// [`Error::Plaintext`] if the field holds something else.
+pub(super) fn decode_text(record: Record, text: &str) -> error::Result<Vec<u8>> {
+    BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| Error::Plaintext { record })
+}
+
+impl LookupKeys {
+    fn device_jids<'j>(&self, jids: impl Iterator<Item = &'j str>) -> error::Result<Vec<String>> {
+        jids.map(|jid| self.listed(Record::SenderKeyDevice, Domain::DeviceJid, jid)).collect()
+    }
+
+    fn lid(&self, lid: &str) -> error::Result<Token> {
+        self.token(Record::LidMapping, Domain::Lid, &[lid])
+    }
+
+    fn phone_number(&self, phone_number: &str) -> error::Result<Token> {
+        self.token(Record::LidMapping, Domain::PhoneNumber, &[phone_number])
+    }
+
+    fn base_key_row(&self, address: &str, message_id: &str) -> error::Result<Token> {
+        self.token(Record::BaseKey, Domain::BaseKeyRow, &[address, message_id])
+    }
+
+    fn base_key(&self, address: &str, message_id: &str, base_key: &[u8]) -> error::Result<(Token, [u8; 32])> {
+        let parts = [address.as_bytes(), message_id.as_bytes(), base_key];
+        Ok((
+            self.base_key_row(address, message_id)?,
+            self.index(Record::BaseKey, Domain::BaseKeyValue, &parts)?,
+        ))
+    }
+
+    fn device_list(&self, user: &str) -> error::Result<Token> {
+        self.token(Record::DeviceList, Domain::DeviceListUser, &[user])
+    }
+
+    fn group_metadata(&self, group_jid: &str) -> error::Result<Token> {
+        self.token(Record::GroupMetadata, Domain::GroupMetadata, &[group_jid])
+    }
+
+    fn tc_token_jid(&self, jid: &str) -> error::Result<String> {
+        self.listed(Record::TcToken, Domain::TcTokenJid, jid)
+    }
+
+    fn sent_message(&self, chat: &str, id: &str) -> error::Result<Token> {
+        self.token(Record::SentMessage, Domain::SentMessage, &[chat, id])
+    }
+
+    fn pending_inbound(&self, chat: &str, sender: &str, id: &str) -> error::Result<Token> {
+        self.token(Record::PendingInbound, Domain::PendingInbound, &[chat, sender, id])
+    }
+}

@@ -1,0 +1,26 @@
+//! The guard of a vault that was opened read-only.
+
+use std::sync::Arc;
+
+use wacore::store::traits::Backend;
+
+use crate::error::Error;
+use crate::method::{BoxFuture, Method, Outcome, uniform_layer};
+
+/// Refuses every method that would change a row.
+pub(super) struct ReadOnly {
+    pub(super) inner: Arc<dyn Backend>,
+}
+
+impl ReadOnly {
+    fn around<'a, T: Outcome + Send + 'a>(&self, method: Method, call: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
+        if method.access().changes_rows() {
+            // The call has not begun: a future does nothing before it is polled.
+            drop(call);
+            return Box::pin(async move { T::refused(Error::ReadOnly { method: method.name() }.into()) });
+        }
+        call
+    }
+}
+
+uniform_layer!(ReadOnly);

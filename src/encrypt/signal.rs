@@ -1,0 +1,206 @@
+//! Identities, sessions, prekeys and sender keys.
+//!
+//! | record | inner key | inner value | in the clear |
+//! |--|--|--|--|
+//! | session | token(user)@token(address) | sealed | – |
+//! | identity | in the session table, under tokens of its own | sealed | – |
+//! | prekey, signed prekey | id | sealed | id, `uploaded` |
+//! | sender key | token | sealed | – |
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use wacore::store::error::Result;
+use wacore::store::traits::SignalStore;
+
+use super::envelope::{Nonce, Place};
+use super::token::{Domain, Token, user_of};
+use super::vault::State;
+use super::{EncryptStore, nonce, nonces};
+use crate::error::{self, Error};
+use crate::method::{Record, forward};
+
+#[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
+#[cfg_attr(not(target_arch = "wasm32"), async_trait)]
+#[deny(clippy::missing_trait_methods)]
+impl SignalStore for EncryptStore {
+    // An identity has 32 bytes and no room for a tag, so it goes where values may have any length: among the sessions,
+    // which the prefix query below looks at as well.
+
+    async fn put_identity(&self, address: &str, key: [u8; 32]) -> Result<()> {
+        let (token, sealed) = self.seal_addressed(Record::Identity, address, &key)?;
+        self.inner.put_session(&token, &sealed).await
+    }
+
+    async fn put_identities_batch(&self, identities: &[(Arc<str>, [u8; 32])]) -> Result<()> {
+        let sealed = self.seal_addressed_batch(Record::Identity, identities)?;
+        self.inner.put_sessions_batch(&sealed).await
+    }
+
+    async fn load_identity(&self, address: &str) -> Result<Option<[u8; 32]>> {
+        let token = self.address_token(Record::Identity, address)?;
+        let Some(value) = self.inner.get_session(&token).await? else { return Ok(None) };
+        let place = Place::new(Record::Identity, [token.as_bytes()], [address.as_bytes()]);
+        let key = self.open_bytes(place, value).await?;
+        let key = key[..].try_into().map_err(|_| Error::Tampered { record: Record::Identity })?;
+        Ok(Some(key))
+    }
+
+    async fn delete_identity(&self, address: &str) -> Result<()> {
+        let token = self.address_token(Record::Identity, address)?;
+        self.inner.delete_session(&token).await
+    }
+
+    async fn get_session(&self, address: &str) -> Result<Option<Bytes>> {
+        let token = self.address_token(Record::Session, address)?;
+        let Some(value) = self.inner.get_session(&token).await? else { return Ok(None) };
+        let place = Place::new(Record::Session, [token.as_bytes()], [address.as_bytes()]);
+        Ok(Some(self.open_bytes(place, value).await?))
+    }
+
+    async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
+        let (token, sealed) = self.seal_addressed(Record::Session, address, session)?;
+        self.inner.put_session(&token, &sealed).await
+    }
+
+    async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
+        let sealed = self.seal_addressed_batch(Record::Session, sessions)?;
+        self.inner.put_sessions_batch(&sealed).await
+    }
+
+    async fn delete_session(&self, address: &str) -> Result<()> {
+        let token = self.address_token(Record::Session, address)?;
+        self.inner.delete_session(&token).await
+    }
+
+    async fn has_session(&self, address: &str) -> Result<bool> {
+        let token = self.address_token(Record::Session, address)?;
+        self.inner.has_session(&token).await
+    }
+
+    // A query that is more than a user, such as `15550001111:2`, is answered for its user: a false `true` costs the
+    // client a scan (upstream's default body always says `true`), a false `false` would lose a session migration.
+    async fn has_signal_state_for_user(&self, user: &str) -> Result<bool> {
+        let (user, _) = user_of(user);
+        let token = self.state().ring.lookup.token(Record::SignalState, Domain::User, &[user])?;
+        self.inner.has_signal_state_for_user(&token).await
+    }
+
+    async fn store_prekey(&self, id: u32, record: &[u8], uploaded: bool) -> Result<()> {
+        let sealed = self.state().seal(&nonce()?, prekey(Record::Prekey, &id.to_le_bytes()), record)?;
+        self.inner.store_prekey(id, &sealed, uploaded).await
+    }
+
+    async fn store_prekeys_batch(&self, keys: &[(u32, Bytes)], uploaded: bool) -> Result<()> {
+        let state = self.state();
+        let sealed = keys
+            .iter()
+            .zip(nonces(keys.len())?)
+            .map(|((id, record), nonce)| {
+                Ok((*id, Bytes::from(state.seal(&nonce, prekey(Record::Prekey, &id.to_le_bytes()), record)?)))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.inner.store_prekeys_batch(&sealed, uploaded).await
+    }
+
+    async fn load_prekey(&self, id: u32) -> Result<Option<Bytes>> {
+        let Some(value) = self.inner.load_prekey(id).await? else { return Ok(None) };
+        Ok(Some(self.open_bytes(prekey(Record::Prekey, &id.to_le_bytes()), value).await?))
+    }
+
+    async fn load_prekeys_batch(&self, ids: &[u32]) -> Result<Vec<(u32, Bytes)>> {
+        let mut prekeys = self.inner.load_prekeys_batch(ids).await?;
+        for (id, value) in &mut prekeys {
+            *value = self.open_bytes(prekey(Record::Prekey, &id.to_le_bytes()), std::mem::take(value)).await?;
+        }
+        Ok(prekeys)
+    }
+
+    // Prekey ids and the `uploaded` hint are in the clear: the server knows the ids, and the store computes with both.
+    forward!(mark_prekeys_uploaded, remove_prekey, get_max_prekey_id, remove_signed_prekey);
+
+    async fn store_signed_prekey(&self, id: u32, record: &[u8]) -> Result<()> {
+        let sealed = self.state().seal(&nonce()?, prekey(Record::SignedPrekey, &id.to_le_bytes()), record)?;
+        self.inner.store_signed_prekey(id, &sealed).await
+    }
+
+    async fn load_signed_prekey(&self, id: u32) -> Result<Option<Vec<u8>>> {
+        let Some(value) = self.inner.load_signed_prekey(id).await? else { return Ok(None) };
+        Ok(Some(self.open(prekey(Record::SignedPrekey, &id.to_le_bytes()), value).await?))
+    }
+
+    async fn load_all_signed_prekeys(&self) -> Result<Vec<(u32, Vec<u8>)>> {
+        let mut prekeys = self.inner.load_all_signed_prekeys().await?;
+        for (id, value) in &mut prekeys {
+            *value = self.open(prekey(Record::SignedPrekey, &id.to_le_bytes()), std::mem::take(value)).await?;
+        }
+        Ok(prekeys)
+    }
+
+    async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
+        let (token, sealed) = self.seal_addressed(Record::SenderKey, address, record)?;
+        self.inner.put_sender_key(&token, &sealed).await
+    }
+
+    async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
+        let sealed = self.seal_addressed_batch(Record::SenderKey, sender_keys)?;
+        self.inner.put_sender_keys_batch(&sealed).await
+    }
+
+    async fn get_sender_key(&self, address: &str) -> Result<Option<Vec<u8>>> {
+        let token = self.address_token(Record::SenderKey, address)?;
+        let Some(value) = self.inner.get_sender_key(&token).await? else { return Ok(None) };
+        let place = Place::new(Record::SenderKey, [token.as_bytes()], [address.as_bytes()]);
+        Ok(Some(self.open(place, value).await?))
+    }
+
+    async fn delete_sender_key(&self, address: &str) -> Result<()> {
+        let token = self.address_token(Record::SenderKey, address)?;
+        self.inner.delete_sender_key(&token).await
+    }
+}
+
+impl EncryptStore {
+    fn address_token(&self, record: Record, address: &str) -> error::Result<Token> {
+        self.state().ring.lookup.address(record, address)
+    }
+
+    /// The stored address and the sealed value of an identity, a session or a sender key.
+    fn seal_addressed(&self, record: Record, address: &str, value: &[u8]) -> error::Result<(Token, Vec<u8>)> {
+        self.state().seal_addressed(record, address, &nonce()?, value)
+    }
+
+    fn seal_addressed_batch<V: AsRef<[u8]>>(
+        &self,
+        record: Record,
+        rows: &[(Arc<str>, V)],
+    ) -> error::Result<Vec<(Arc<str>, Bytes)>> {
+        let state = self.state();
+        rows.iter()
+            .zip(nonces(rows.len())?)
+            .map(|((address, value), nonce)| {
+                let (token, sealed) = state.seal_addressed(record, address, &nonce, value.as_ref())?;
+                Ok((Arc::from(&*token), Bytes::from(sealed)))
+            })
+            .collect()
+    }
+}
+
+impl State {
+    fn seal_addressed(
+        &self,
+        record: Record,
+        address: &str,
+        nonce: &Nonce,
+        value: &[u8],
+    ) -> error::Result<(Token, Vec<u8>)> {
+        let token = self.ring.lookup.address(record, address)?;
+        let place = Place::new(record, [token.as_bytes()], [address.as_bytes()]);
+        Ok((token, self.seal(nonce, place, value)?))
+    }
+}
+
+fn prekey(record: Record, id: &[u8; 4]) -> Place<'_> {
+    Place::new(record, [id], [])
+}

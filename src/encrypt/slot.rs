@@ -1,0 +1,275 @@
+//! Key slots: the ways to get from a secret to the vault key.
+//!
+//! ```text
+//! prk             = Argon2id(passphrase, salt, cost), or the raw, recovery or provider key itself
+//! kek ‖ commitment = HK(prk, "slot", slot public bytes, 64)
+//! wrapped key     = XChaCha20-Poly1305(kek, nonce, vault key;
+//!                   "wastore/v1/slot-wrap\0" ‖ store id ‖ slot public bytes ‖ commitment)
+//! ```
+//!
+//! The commitment is compared before the AEAD is touched, so that no header can be made to open under many passphrases
+//! (partitioning oracle, <https://www.usenix.org/conference/usenixsecurity21/presentation/len>), and it covers the cost,
+//! the salt and the label, so that editing them gives another key.
+
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::aead;
+use super::header::{Header, Kdf, MAX_HINT_BYTES, MAX_LABEL_BYTES, Slot, Wrapped};
+use super::kdf::{self, Argon2Cost, Job, KdfLimits};
+use super::keys::{StoreId, VaultKey, derive};
+use crate::error::{Error, Result};
+use crate::secret::{Key, KeyProvider, Passphrase, Secret};
+
+/// What kind of secret opens a key slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SlotKind {
+    /// A passphrase, with the cost of one guess.
+    Passphrase(Argon2Cost),
+    /// A raw key or a recovery key.
+    Key,
+    /// An external [`KeyProvider`].
+    Provider,
+}
+
+/// A key slot as it is listed; holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SlotInfo {
+    /// The slot's number, for `Vault::remove_slot`.
+    pub id: u8,
+    /// The slot's label, at most 32 bytes. It is stored in the clear.
+    pub label: String,
+    /// What opens the slot.
+    pub kind: SlotKind,
+}
+
+impl Slot {
+    pub(crate) fn info(&self) -> SlotInfo {
+        let kind = match &self.kdf {
+            Kdf::Argon2id(cost) => SlotKind::Passphrase(*cost),
+            Kdf::RawKey => SlotKind::Key,
+            Kdf::Provider { .. } => SlotKind::Provider,
+        };
+        SlotInfo { id: self.id, label: self.label.clone(), kind }
+    }
+
+    pub(crate) fn is_passphrase(&self) -> bool {
+        matches!(self.kdf, Kdf::Argon2id(_))
+    }
+}
+
+/// A secret on its way into a new slot. Slow work is done; what is left is cheap and cannot be interrupted.
+pub(crate) struct NewSlot {
+    label: String,
+    kdf: Kdf,
+    salt: [u8; 32],
+    prk: Key,
+}
+
+impl NewSlot {
+    /// Stretches, generates or wraps the key for a new slot, and gives a passphrase back for further use.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for a label of more than 32 bytes, [`Error::KeyProvider`] if the provider fails,
+    /// [`Error::KdfOutOfBounds`] if the cost is above the limits that `open` applies.
+    pub(crate) async fn prepare(
+        secret: Secret,
+        label: Option<&str>,
+        cost: Argon2Cost,
+        limits: &KdfLimits,
+    ) -> Result<(Self, Option<Passphrase>)> {
+        let label = label.unwrap_or(match &secret {
+            Secret::Passphrase(_) => "passphrase",
+            Secret::Key(_) => "key",
+            Secret::Recovery(_) => "recovery",
+            Secret::Provider(_) => "provider",
+        });
+        if label.len() > MAX_LABEL_BYTES {
+            return Err(Error::InvalidInput { what: "slot label", problem: "must not be longer than 32 bytes" });
+        }
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt)?;
+        let mut passphrase = None;
+        let (kdf, prk) = match secret {
+            Secret::Passphrase(given) => {
+                limits.check([cost].into_iter())?;
+                let (given, key) = stretch(given, salt, cost).await?;
+                passphrase = Some(given);
+                (Kdf::Argon2id(cost), key)
+            }
+            Secret::Key(key) => (Kdf::RawKey, key),
+            Secret::Recovery(recovery) => (Kdf::RawKey, recovery.into_key()),
+            Secret::Provider(provider) => {
+                let key = Key::generate()?;
+                let hint = provider.wrap(&key).await.map_err(Error::KeyProvider)?;
+                if hint.len() > MAX_HINT_BYTES {
+                    let problem = "must not be longer than 256 bytes";
+                    return Err(Error::InvalidInput { what: "key provider's hint", problem });
+                }
+                (Kdf::Provider { hint }, key)
+            }
+        };
+        Ok((Self { label: label.to_owned(), kdf, salt, prk }, passphrase))
+    }
+
+    /// Wraps the vault key for this slot.
+    pub(crate) fn seal(&self, id: u8, store_id: &StoreId, vault_key: &VaultKey) -> Result<Slot> {
+        let mut nonce = [0; 24];
+        getrandom::fill(&mut nonce)?;
+        self.seal_with(id, store_id, vault_key, nonce)
+    }
+
+    fn seal_with(&self, id: u8, store_id: &StoreId, vault_key: &VaultKey, nonce: [u8; 24]) -> Result<Slot> {
+        let mut slot = Slot {
+            id,
+            label: self.label.clone(),
+            kdf: self.kdf.clone(),
+            salt: self.salt,
+            commitment: [0; 32],
+            vault_key: Wrapped { nonce, sealed: [0; 48] },
+        };
+        let keys = SlotKeys::new(store_id, &self.prk, &slot);
+        slot.commitment = *keys.commitment();
+        slot.vault_key = wrap(keys.kek(), nonce, &vault_key.0, &slot_aad(store_id, &slot))?;
+        Ok(slot)
+    }
+}
+
+/// Stretches a passphrase once.
+async fn stretch(passphrase: Passphrase, salt: [u8; 32], cost: Argon2Cost) -> Result<(Passphrase, Key)> {
+    let copy = |_: usize, key: &Key| {
+        let mut copy = Key::zeroed();
+        copy.bytes_mut().copy_from_slice(key.expose());
+        Some(copy)
+    };
+    let (passphrase, key) = kdf::derive_until(passphrase, vec![Job { salt, cost }], copy).await?;
+    Ok((passphrase, key.ok_or(Error::KdfFailed { memory_kib: cost.memory_kib() })?))
+}
+
+/// A header opened by one of its slots.
+pub(crate) struct Unlocked {
+    pub(crate) vault_key: VaultKey,
+    /// The slot that opened.
+    pub(crate) slot: u8,
+    /// The passphrase, if that is what opened it.
+    pub(crate) passphrase: Option<Passphrase>,
+}
+
+/// Tries `secret` in every slot of its kind.
+///
+/// # Errors
+/// [`Error::KdfOutOfBounds`] before any work; [`Error::WrongSecret`] if no slot commits to the secret;
+/// [`Error::HeaderTampered`] if one does but does not open; [`Error::KeyProvider`] if the provider fails.
+pub(crate) async fn unlock(header: &Header, secret: Secret, limits: &KdfLimits) -> Result<Unlocked> {
+    let store_id = header.store_id;
+    match secret {
+        Secret::Passphrase(passphrase) => {
+            let slots: Vec<(Slot, Argon2Cost)> = header
+                .slots
+                .iter()
+                .filter_map(|slot| match &slot.kdf {
+                    Kdf::Argon2id(cost) => Some((slot.clone(), *cost)),
+                    _ => None,
+                })
+                .collect();
+            limits.check(slots.iter().map(|(_, cost)| *cost))?;
+            let jobs = slots.iter().map(|(slot, cost)| Job { salt: slot.salt, cost: *cost }).collect();
+            let accept = move |position: usize, prk: &Key| {
+                let (slot, _): &(Slot, _) = slots.get(position)?;
+                try_slot(&store_id, slot, prk).map(|opened| (slot.id, opened))
+            };
+            let (passphrase, opened) = kdf::derive_until(passphrase, jobs, accept).await?;
+            let (slot, vault_key) = opened.ok_or(Error::WrongSecret)?;
+            Ok(Unlocked { vault_key: vault_key?, slot, passphrase: Some(passphrase) })
+        }
+        Secret::Key(key) => try_raw(header, &key),
+        Secret::Recovery(recovery) => try_raw(header, recovery.key()),
+        Secret::Provider(provider) => try_provider(header, &provider).await,
+    }
+}
+
+fn try_raw(header: &Header, key: &Key) -> Result<Unlocked> {
+    for slot in header.slots.iter().filter(|slot| slot.kdf == Kdf::RawKey) {
+        if let Some(vault_key) = try_slot(&header.store_id, slot, key) {
+            return Ok(Unlocked { vault_key: vault_key?, slot: slot.id, passphrase: None });
+        }
+    }
+    Err(Error::WrongSecret)
+}
+
+async fn try_provider(header: &Header, provider: &Arc<dyn KeyProvider>) -> Result<Unlocked> {
+    let mut failure = None;
+    for slot in &header.slots {
+        let Kdf::Provider { hint } = &slot.kdf else { continue };
+        // Another provider's hint may be nonsense to this one, so a failure only counts if no slot opens.
+        match provider.unwrap(hint).await {
+            Ok(key) => {
+                if let Some(vault_key) = try_slot(&header.store_id, slot, &key) {
+                    return Ok(Unlocked { vault_key: vault_key?, slot: slot.id, passphrase: None });
+                }
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.map_or(Error::WrongSecret, Error::KeyProvider))
+}
+
+/// `None` if the slot does not commit to this key; an error if it does, but its content was exchanged.
+pub(super) fn try_slot(store_id: &StoreId, slot: &Slot, prk: &Key) -> Option<Result<VaultKey>> {
+    let keys = SlotKeys::new(store_id, prk, slot);
+    if !bool::from(keys.commitment().ct_eq(&slot.commitment)) {
+        return None;
+    }
+    Some(unwrap(keys.kek(), &slot.vault_key, &slot_aad(store_id, slot)).map(VaultKey))
+}
+
+/// `kek ‖ commitment` of a slot.
+struct SlotKeys(Zeroizing<[u8; 64]>);
+
+impl SlotKeys {
+    fn new(store_id: &StoreId, prk: &Key, slot: &Slot) -> Self {
+        let mut keys = Zeroizing::new([0; 64]);
+        derive(store_id, prk.expose(), "slot", &slot.public_bytes(), &mut keys);
+        Self(keys)
+    }
+
+    fn kek(&self) -> &[u8; 32] {
+        &self.0.as_chunks().0[0]
+    }
+
+    fn commitment(&self) -> &[u8; 32] {
+        &self.0.as_chunks().0[1]
+    }
+}
+
+fn slot_aad(store_id: &StoreId, slot: &Slot) -> Vec<u8> {
+    [b"wastore/v1/slot-wrap\0", &store_id[..], &slot.public_bytes(), &slot.commitment].concat()
+}
+
+/// Wraps a key under another one.
+pub(crate) fn wrap(under: &[u8; 32], nonce: [u8; 24], key: &Key, aad: &[u8]) -> Result<Wrapped> {
+    let mut sealed = [0; 48];
+    let (body, tag) = sealed.split_at_mut(32);
+    body.copy_from_slice(key.expose());
+    // Only an input of 256 GiB can fail.
+    let sealed_tag = aead::seal(under, &nonce, aad, body).ok_or(Error::HeaderDamaged("a key cannot be wrapped"))?;
+    tag.copy_from_slice(&sealed_tag);
+    Ok(Wrapped { nonce, sealed })
+}
+
+/// Unwraps a key.
+///
+/// # Errors
+/// [`Error::HeaderTampered`] if it was not wrapped under this key for this place.
+pub(crate) fn unwrap(under: &[u8; 32], wrapped: &Wrapped, aad: &[u8]) -> Result<Key> {
+    let (body, tag) = wrapped.sealed.split_first_chunk::<32>().ok_or(Error::HeaderTampered)?;
+    let tag = tag.first_chunk().ok_or(Error::HeaderTampered)?;
+    let mut key = Key::zeroed();
+    key.bytes_mut().copy_from_slice(body);
+    aead::open(under, &wrapped.nonce, aad, key.bytes_mut(), tag).map_err(|_| Error::HeaderTampered)?;
+    Ok(key)
+}

@@ -1,0 +1,895 @@
+//! Creating, opening and changing vaults.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use hmac::Hmac;
+use sha2::Sha256;
+use wacore::store::error::StoreError;
+use wacore::store::traits::Backend;
+
+use super::envelope::{self, Place};
+use super::header::{DEVICE_SEALED, Header, IMPORTING, MAX_SLOTS, Wrapped, WrappedDataKey};
+use super::kdf::{Argon2Cost, KdfLimits};
+use super::keys::{DataKeys, KeyRing, LookupKeys, StoreId, VaultKey};
+use super::slot::{self, NewSlot, SlotInfo, Unlocked};
+use super::{EncryptLayer, Padding, device, residue};
+use crate::error::{Error, Result};
+use crate::method::Record;
+use crate::secret::{Key, Passphrase, RecoveryKey, Secret};
+
+/// An opened vault: the keys of one encrypted store, and the way to change who can open it.
+///
+/// The vault writes its header into the store that it was opened on. [`Vault::layer`] gives the layer that encrypts and
+/// decrypts records; it may sit anywhere above that store in a [`Stack`](crate::Stack).
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use wacore::store::InMemoryBackend;
+/// use wastore::{Passphrase, Stack, Vault};
+///
+/// # futures::executor::block_on(async {
+/// let store = Arc::new(InMemoryBackend::new());
+/// let vault = Vault::open_or_create(store.clone(), Passphrase::new("correct horse battery staple")?).await?;
+/// let backend = Stack::new(store).layer(vault.layer()).into_backend();
+/// backend.put_session("15550001111:2@s.whatsapp.net", b"a session").await?;
+/// # Ok::<(), wastore::Error>(())
+/// # }).unwrap();
+/// ```
+pub struct Vault {
+    shared: Arc<Shared>,
+    /// The slot that opened the vault, which `change_passphrase` replaces.
+    slot: u8,
+    options: VaultOptions,
+}
+
+/// What a layer does with a stored record that does not verify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnDamage {
+    /// Every such record is an error.
+    #[default]
+    Error,
+    /// Records that the client can fetch again (LID mappings, device lists, group metadata, tc tokens) count as absent;
+    /// listings of them and of sender-key devices leave the record out. [`Vault::damaged_records`] counts them. Key
+    /// material, messages and the device are errors all the same.
+    TreatAsAbsent,
+}
+
+/// Settings for creating and opening vaults. The defaults suit one bot on one machine.
+#[derive(Clone, Default)]
+pub struct VaultOptions {
+    cost: Argon2Cost,
+    limits: KdfLimits,
+    padding: Padding,
+    on_damage: OnDamage,
+    label: Option<String>,
+    headers: Option<Arc<dyn HeaderStore>>,
+}
+
+impl VaultOptions {
+    /// The settings of [`Vault::create`] and [`Vault::open`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The cost of a guess at the passphrase, for new slots; default [`Argon2Cost::DEFAULT`]. Opening a slot of less
+    /// work (memory times passes) with its passphrase raises it to this cost.
+    pub fn kdf_cost(mut self, cost: Argon2Cost) -> Self {
+        self.cost = cost;
+        self
+    }
+
+    /// The most work that a header may ask for.
+    pub fn kdf_limits(mut self, limits: KdfLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How a new vault hides the length of its values; default [`Padding::None`]. An existing vault keeps its own.
+    pub fn padding(mut self, padding: Padding) -> Self {
+        self.padding = padding;
+        self
+    }
+
+    /// What happens to a record that does not verify; default [`OnDamage::Error`].
+    pub fn on_damage(mut self, on_damage: OnDamage) -> Self {
+        self.on_damage = on_damage;
+        self
+    }
+
+    /// The label of a new vault's first slot, at most 32 bytes, stored in the clear; default `passphrase`, `key`,
+    /// `recovery` or `provider`.
+    pub fn slot_label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Keeps the header elsewhere than in the store: without it, the store alone is noise for ever.
+    pub fn header_store(mut self, headers: Arc<dyn HeaderStore>) -> Self {
+        self.headers = Some(headers);
+        self
+    }
+
+    /// As [`Vault::create`].
+    ///
+    /// # Errors
+    /// As [`Vault::create`].
+    pub async fn create(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
+        self.create_vault(store, secret.into()).await
+    }
+
+    /// As [`Vault::open`].
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    pub async fn open(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
+        match self.find(&store).await? {
+            Some(copies) => self.unlock(store, copies, secret.into(), false).await,
+            None => Err(Error::NoVault),
+        }
+    }
+
+    /// As [`Vault::open`], but writes nothing: damaged header copies are not repaired, and the vault's layer refuses
+    /// every method that would change a row with [`Error::ReadOnly`].
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    pub async fn open_read_only(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
+        match self.find(&store).await? {
+            Some(copies) => self.unlock(store, copies, secret.into(), true).await,
+            None => Err(Error::NoVault),
+        }
+    }
+
+    /// As [`Vault::open_or_create`].
+    ///
+    /// # Errors
+    /// As [`Vault::open_or_create`].
+    pub async fn open_or_create(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
+        match self.find(&store).await? {
+            Some(copies) => self.unlock(store, copies, secret.into(), false).await,
+            None => self.create_vault(store, secret.into()).await,
+        }
+    }
+
+    /// As [`Vault::restore_header`].
+    ///
+    /// # Errors
+    /// As [`Vault::restore_header`].
+    pub async fn restore_header(
+        &self,
+        store: Arc<dyn Backend>,
+        saved: &[u8],
+        secret: impl Into<Secret>,
+    ) -> Result<Vault> {
+        let mut header = Header::parse(saved)?;
+        let Unlocked { vault_key, slot, .. } = slot::unlock(&header, secret.into(), &self.limits).await?;
+        let mac_key = vault_key.header_mac(&header.store_id);
+        header.verify(saved, &mac_key)?;
+        let ring = unwrap_ring(&header, &vault_key)?;
+
+        let headers = self.headers(&store);
+        let mut first = HeaderCopy::A;
+        for copy in HeaderCopy::BOTH {
+            let Some(found) = Found::read(&*headers, copy).await?.intact() else { continue };
+            if found.header.store_id != header.store_id {
+                return Err(Error::VaultExists);
+            }
+            if found.header.verify(&found.bytes, &mac_key).is_ok() && found.header.generation >= header.generation {
+                header.generation = found.header.generation;
+                first = copy.other();
+            }
+        }
+        // Records carry the generation they were written under; the restored header must not be older than any.
+        header.generation = header.generation.saturating_add(RESTORE_STEP);
+        write_both(&*headers, &header.serialize(&mac_key), first).await?;
+        Ok(self.vault(headers, header, vault_key, mac_key, ring, slot, false))
+    }
+
+    /// Reads both header copies, or explains why there are none.
+    async fn find(&self, store: &Arc<dyn Backend>) -> Result<Option<Copies>> {
+        let copies = Copies::read(&*self.headers(store)).await?;
+        if copies.is_absent() {
+            refuse_occupied(&**store).await?;
+            if residue::holds_sealed_records(&**store).await? {
+                return Err(Error::HeaderMissing);
+            }
+            return Ok(None);
+        }
+        Ok(Some(copies))
+    }
+
+    async fn create_vault(&self, store: Arc<dyn Backend>, secret: Secret) -> Result<Vault> {
+        let headers = self.headers(&store);
+        let padding = self.padding.check()?;
+        refuse_existing(&*headers).await?;
+        refuse_occupied(&*store).await?;
+
+        let (new_slot, _) = NewSlot::prepare(secret, self.label.as_deref(), self.cost, &self.limits).await?;
+        let mut store_id = [0; 16];
+        getrandom::fill(&mut store_id)?;
+        let vault_key = VaultKey(Key::generate()?);
+        let mac_key = vault_key.header_mac(&store_id);
+        let (lookup_key, data_key) = (Key::generate()?, Key::generate()?);
+        let key_wrap = vault_key.key_wrap(&store_id);
+        let created = wacore::time::now_secs_u64();
+        let (padding_policy, padding_parameter) = padding.to_header();
+        let header = Header {
+            store_id,
+            generation: 1,
+            created,
+            record_suite: envelope::SUITE,
+            token_suite: 1,
+            block_suite: 1,
+            padding: padding_policy,
+            padding_parameter,
+            flags: 0,
+            slots: vec![new_slot.seal(0, &store_id, &vault_key)?],
+            data_keys: vec![WrappedDataKey {
+                epoch: 1,
+                active: true,
+                created,
+                wrapped: wrap_key(&key_wrap, &data_key, &data_key_aad(&store_id, 1))?,
+            }],
+            lookup_key: wrap_key(&key_wrap, &lookup_key, &lookup_key_aad(&store_id))?,
+            extensions: Vec::new(),
+        };
+        let ring = unwrap_ring(&header, &vault_key)?;
+
+        // The key derivation took a while: look again, so that only a true tie is left to the reading back.
+        refuse_existing(&*headers).await?;
+        write_both(&*headers, &header.serialize(&mac_key), HeaderCopy::A).await?;
+        Ok(self.vault(headers, header, vault_key, mac_key, ring, 0, false))
+    }
+
+    async fn unlock(
+        &self,
+        store: Arc<dyn Backend>,
+        copies: Copies,
+        secret: Secret,
+        read_only: bool,
+    ) -> Result<Vault> {
+        let headers = self.headers(&store);
+        let older = copies.older();
+        let Candidate { bytes, mut header, stale } = copies.candidate()?;
+        let Unlocked { vault_key, slot, passphrase } = slot::unlock(&header, secret, &self.limits).await?;
+        let mac_key = vault_key.header_mac(&header.store_id);
+        header.verify(&bytes, &mac_key)?;
+        if header.flags & IMPORTING != 0 {
+            return Err(Error::ImportIncomplete);
+        }
+        let ring = unwrap_ring(&header, &vault_key)?;
+        if stale == Stale::Fork {
+            return Err(Error::HeaderTampered);
+        }
+        if stale == Stale::Damaged {
+            log::warn!("one of the two vault header copies is damaged; the other one is intact");
+        }
+
+        if !read_only {
+            if header.flags & DEVICE_SEALED == 0 && device::holds_sealed_device(&*store).await? {
+                // A crash came between sealing the first device and noting that there is one.
+                header.flags |= DEVICE_SEALED;
+            }
+            if let Some(passphrase) = passphrase {
+                self.raise_cost(&mut header, slot, passphrase, &vault_key).await?;
+            }
+            header.generation = header.generation.saturating_add(1);
+            write_both(&*headers, &header.serialize(&mac_key), older).await?;
+        }
+        Ok(self.vault(headers, header, vault_key, mac_key, ring, slot, read_only))
+    }
+
+    /// Wraps the vault key anew under a higher cost, if the slot's is lower than the one asked for.
+    async fn raise_cost(
+        &self,
+        header: &mut Header,
+        id: u8,
+        passphrase: Passphrase,
+        vault_key: &VaultKey,
+    ) -> Result<()> {
+        let Some(slot) = header.slots.iter_mut().find(|slot| slot.id == id) else { return Ok(()) };
+        let slot::SlotKind::Passphrase(cost) = slot.info().kind else { return Ok(()) };
+        if cost.work() < self.cost.work() {
+            let (raised, _) = NewSlot::prepare(passphrase.into(), Some(&slot.label), self.cost, &self.limits).await?;
+            *slot = raised.seal(id, &header.store_id, vault_key)?;
+        }
+        Ok(())
+    }
+
+    fn headers(&self, store: &Arc<dyn Backend>) -> Arc<dyn HeaderStore> {
+        self.headers.clone().unwrap_or_else(|| Arc::new(InBackend(store.clone())))
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn vault(
+        &self,
+        headers: Arc<dyn HeaderStore>,
+        header: Header,
+        vault_key: VaultKey,
+        mac_key: Hmac<Sha256>,
+        ring: KeyRing,
+        slot: u8,
+        read_only: bool,
+    ) -> Vault {
+        let shared = Shared {
+            headers,
+            vault_key,
+            mac_key,
+            state: RwLock::new(Arc::new(State::new(header, Arc::new(ring)))),
+            header_io: async_lock::Mutex::new(()),
+            on_damage: self.on_damage,
+            damaged: AtomicU64::new(0),
+            read_only,
+        };
+        Vault { shared: Arc::new(shared), slot, options: self.clone() }
+    }
+}
+
+impl fmt::Debug for VaultOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VaultOptions")
+            .field("kdf_cost", &self.cost)
+            .field("kdf_limits", &self.limits)
+            .field("padding", &self.padding)
+            .field("on_damage", &self.on_damage)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Vault {
+    /// Creates a vault with one key slot on a store that has none.
+    ///
+    /// Two processes that create a vault on the same store at once are told apart by reading the header back: the one
+    /// whose header did not stay gets [`Error::HeaderConflict`] and has written no record. A store that offers no
+    /// compare-and-swap, as upstream's traits do not, leaves a moment between reading back and the first record in which
+    /// another process can still overwrite the header; create vaults from one process.
+    ///
+    /// # Errors
+    /// [`Error::VaultExists`] if there is a header, [`Error::HeaderDamaged`] if there is what is left of one,
+    /// [`Error::HeaderMissing`] if there is a sealed device without a header, [`Error::PlaintextDevice`] if there is a
+    /// paired plaintext device; [`Error::KdfOutOfBounds`] if the cost is above the limits; [`Error::KeyProvider`],
+    /// [`Error::Random`], [`Error::KdfFailed`]; and [`Error::Store`] with an error of the store. Nothing was written
+    /// unless it is [`Error::HeaderConflict`] or [`Error::Store`].
+    pub async fn create(store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Self> {
+        VaultOptions::new().create(store, secret).await
+    }
+
+    /// Opens the vault of a store. Writes the header with the next generation.
+    ///
+    /// # Errors
+    /// Nothing was written in any of these cases:
+    /// * [`Error::NoVault`] if the store has no vault and holds nothing that needs one;
+    /// * [`Error::PlaintextDevice`] if it holds a paired plaintext device;
+    /// * [`Error::HeaderMissing`] if the header is gone, but sealed records are there;
+    /// * [`Error::HeaderDamaged`] if neither header copy is intact, [`Error::UnsupportedVersion`] if a later version of
+    ///   this crate wrote it;
+    /// * [`Error::KdfOutOfBounds`] before any work, if the header asks for more than the limits;
+    /// * [`Error::WrongSecret`] if no slot opens, [`Error::HeaderTampered`] if one does, but the rest was altered;
+    /// * [`Error::ImportIncomplete`] if an import into the store was interrupted;
+    /// * [`Error::KeyProvider`], [`Error::KdfFailed`], [`Error::Random`] and [`Error::Store`] as they say.
+    ///
+    /// [`Error::HeaderConflict`] means that another process wrote the header at the same moment.
+    pub async fn open(store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Self> {
+        VaultOptions::new().open(store, secret).await
+    }
+
+    /// Opens the vault of a store, or creates it if the store has no header, nothing sealed and no paired device.
+    ///
+    /// # Errors
+    /// As [`Vault::open`] without [`Error::NoVault`], or as [`Vault::create`].
+    pub async fn open_or_create(store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Self> {
+        VaultOptions::new().open_or_create(store, secret).await
+    }
+
+    /// Puts a header back that [`Vault::save_header`] gave, over damaged, missing or older copies, and opens the vault.
+    ///
+    /// Key slots that were removed after saving are back, and those added are gone: `saved` opens with the secrets of its
+    /// day. Records written in between stay readable: the restored generation is above theirs, as long as the header was
+    /// written fewer than 65 536 times since.
+    ///
+    /// # Errors
+    /// [`Error::HeaderDamaged`], [`Error::UnsupportedVersion`], [`Error::WrongSecret`], [`Error::HeaderTampered`] if
+    /// `saved` is not an intact header that opens with `secret`; [`Error::VaultExists`] if the store has the header of
+    /// another vault. Nothing was written in these cases.
+    pub async fn restore_header(store: Arc<dyn Backend>, saved: &[u8], secret: impl Into<Secret>) -> Result<Self> {
+        VaultOptions::new().restore_header(store, saved, secret).await
+    }
+
+    /// The layer that encrypts what goes down and decrypts what comes up.
+    pub fn layer(&self) -> EncryptLayer {
+        EncryptLayer::new(self.shared.clone())
+    }
+
+    /// Returns the header as it is stored, 400 to 16 384 bytes, for [`Vault::restore_header`]. It opens with every
+    /// secret that opens the vault now, also after that secret is removed: keep it like a key.
+    pub fn save_header(&self) -> Vec<u8> {
+        self.shared.state().header.serialize(&self.shared.mac_key)
+    }
+
+    /// Returns a raw key for the vault of another account, always the same for the same label.
+    ///
+    /// A process with many accounts stretches one passphrase for the first vault and opens the others with
+    /// `vault.account_key("account 2")` and so on, which costs microseconds. Whoever has the vault key of this vault can
+    /// open those, not the other way round.
+    pub fn account_key(&self, label: &str) -> Key {
+        self.shared.vault_key.account_key(&self.shared.state().header.store_id, label)
+    }
+
+    /// Lists the key slots.
+    pub fn slots(&self) -> Vec<SlotInfo> {
+        self.shared.state().header.slots.iter().map(|slot| slot.info()).collect()
+    }
+
+    /// Adds a key slot and returns its number. Costs one key derivation for a passphrase, whatever the size of the store.
+    ///
+    /// `label` is stored in the clear, at most 32 bytes.
+    ///
+    /// # Errors
+    /// [`Error::SlotsFull`] with eight slots, [`Error::InvalidInput`] if the label is too long, and the errors of
+    /// changing the header: [`Error::HeaderConflict`], [`Error::HeaderMissing`], [`Error::HeaderDamaged`],
+    /// [`Error::HeaderTampered`], [`Error::HeaderRolledBack`], [`Error::ReadOnly`], [`Error::Store`].
+    pub async fn add_slot(&self, label: &str, secret: impl Into<Secret>) -> Result<u8> {
+        self.shared.refuse_read_only("add_slot")?;
+        if self.shared.state().header.slots.len() >= MAX_SLOTS {
+            return Err(Error::SlotsFull);
+        }
+        let options = &self.options;
+        let (new_slot, _) = NewSlot::prepare(secret.into(), Some(label), options.cost, &options.limits).await?;
+        self.shared
+            .update(|header, vault_key| {
+                let free = (0..=u8::MAX).find(|id| header.slots.iter().all(|slot| slot.id != *id));
+                let Some(id) = free.filter(|_| header.slots.len() < MAX_SLOTS) else { return Err(Error::SlotsFull) };
+                header.slots.push(new_slot.seal(id, &header.store_id, vault_key)?);
+                Ok(id)
+            })
+            .await
+    }
+
+    /// Adds a slot labelled `recovery` for a new recovery key and returns the key: print it and keep it in a safe.
+    ///
+    /// # Errors
+    /// As [`Vault::add_slot`].
+    pub async fn add_recovery_key(&self) -> Result<RecoveryKey> {
+        let key = RecoveryKey::generate()?;
+        self.add_slot("recovery", key.duplicate()).await?;
+        Ok(key)
+    }
+
+    /// Removes a key slot. Its secret does not open the vault any more once this returns.
+    ///
+    /// An older copy of the header, in a backup or on worn flash, still opens with it.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSlot`], [`Error::LastSlot`], and the errors of changing the header, as [`Vault::add_slot`].
+    pub async fn remove_slot(&self, id: u8) -> Result<()> {
+        self.shared
+            .update(|header, _| {
+                let position = header.slots.iter().position(|slot| slot.id == id).ok_or(Error::NoSuchSlot(id))?;
+                if header.slots.len() == 1 {
+                    return Err(Error::LastSlot);
+                }
+                header.slots.remove(position);
+                Ok(())
+            })
+            .await
+    }
+
+    /// Replaces the passphrase that opened the vault, or the only one it has. Costs one key derivation, whatever the
+    /// size of the store; records are not touched.
+    ///
+    /// If the process dies in between, either the old or the new passphrase opens the vault. An older copy of the header
+    /// still opens with the old one.
+    ///
+    /// # Errors
+    /// [`Error::AmbiguousPassphrase`] if the vault was opened by something else and has no passphrase or several, and
+    /// the errors of changing the header, as [`Vault::add_slot`].
+    pub async fn change_passphrase(&self, new: Passphrase) -> Result<()> {
+        self.shared.refuse_read_only("change_passphrase")?;
+        let id = self.passphrase_slot(&self.shared.state().header)?;
+        let label = self.slots().into_iter().find(|slot| slot.id == id).map(|slot| slot.label);
+        let options = &self.options;
+        let (new_slot, _) = NewSlot::prepare(new.into(), label.as_deref(), options.cost, &options.limits).await?;
+        self.shared
+            .update(|header, vault_key| {
+                let store_id = header.store_id;
+                let slot = header.slots.iter_mut().find(|slot| slot.id == id && slot.is_passphrase());
+                *slot.ok_or(Error::NoSuchSlot(id))? = new_slot.seal(id, &store_id, vault_key)?;
+                Ok(())
+            })
+            .await
+    }
+
+    fn passphrase_slot(&self, header: &Header) -> Result<u8> {
+        let passphrases: Vec<u8> =
+            header.slots.iter().filter(|slot| slot.is_passphrase()).map(|slot| slot.id).collect();
+        match passphrases.as_slice() {
+            ids if ids.contains(&self.slot) => Ok(self.slot),
+            [only] => Ok(*only),
+            ids => Err(Error::AmbiguousPassphrase(ids.len())),
+        }
+    }
+
+    /// How many damaged records were treated as absent so far, under [`OnDamage::TreatAsAbsent`].
+    pub fn damaged_records(&self) -> u64 {
+        self.shared.damaged.load(Ordering::Relaxed)
+    }
+
+    /// The padding policy of the vault.
+    pub fn padding(&self) -> Padding {
+        self.shared.state().padding
+    }
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vault").field("slots", &self.slots().len()).finish_non_exhaustive()
+    }
+}
+
+/// Where a vault keeps its two header copies. The default is the store itself.
+///
+/// Implement it to keep them apart from the store: on a token, in a keyring, on another disk. A write must replace the
+/// copy as a whole and be durable when it returns.
+#[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
+#[cfg_attr(not(target_arch = "wasm32"), async_trait)]
+pub trait HeaderStore: Send + Sync {
+    /// Returns the bytes last written to this copy, or `None` if there are none.
+    async fn read(&self, copy: HeaderCopy) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Replaces this copy by `bytes`, at most 16 KiB.
+    async fn write(&self, copy: HeaderCopy, bytes: &[u8]) -> Result<(), StoreError>;
+}
+
+/// One of the two copies of a vault header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HeaderCopy {
+    /// The first copy.
+    A,
+    /// The second copy.
+    B,
+}
+
+impl HeaderCopy {
+    const BOTH: [Self; 2] = [Self::A, Self::B];
+
+    /// The address of the copy among the sender keys: the one slot that every backend keeps opaque, unlisted and
+    /// unpruned. Blinded addresses have 24 characters, so none can be equal.
+    pub(crate) const fn address(self) -> &'static str {
+        match self {
+            HeaderCopy::A => "wastorevaultheaderv1a",
+            HeaderCopy::B => "wastorevaultheaderv1b",
+        }
+    }
+
+    const fn other(self) -> Self {
+        match self {
+            HeaderCopy::A => HeaderCopy::B,
+            HeaderCopy::B => HeaderCopy::A,
+        }
+    }
+}
+
+/// Headers among the sender keys of the store itself.
+struct InBackend(Arc<dyn Backend>);
+
+#[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
+#[cfg_attr(not(target_arch = "wasm32"), async_trait)]
+impl HeaderStore for InBackend {
+    async fn read(&self, copy: HeaderCopy) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.get_sender_key(copy.address()).await
+    }
+
+    async fn write(&self, copy: HeaderCopy, bytes: &[u8]) -> Result<(), StoreError> {
+        self.0.put_sender_key(copy.address(), bytes).await
+    }
+}
+
+/// What a vault and its layers have in common.
+pub(crate) struct Shared {
+    headers: Arc<dyn HeaderStore>,
+    vault_key: VaultKey,
+    mac_key: Hmac<Sha256>,
+    state: RwLock<Arc<State>>,
+    /// Held while header copies are read and written, never while records are.
+    header_io: async_lock::Mutex<()>,
+    pub(crate) on_damage: OnDamage,
+    pub(crate) damaged: AtomicU64,
+    pub(crate) read_only: bool,
+}
+
+/// What records need to know of the header.
+pub(crate) struct State {
+    pub(crate) header: Header,
+    pub(crate) ring: Arc<KeyRing>,
+    pub(crate) padding: Padding,
+    pub(crate) stamp: u32,
+}
+
+impl State {
+    fn new(header: Header, ring: Arc<KeyRing>) -> Self {
+        let (padding, stamp) = (header.padding(), header.stamp());
+        Self { header, ring, padding, stamp }
+    }
+
+    /// Seals a value with a nonce of its own.
+    pub(crate) fn seal(&self, nonce: &envelope::Nonce, place: Place<'_>, payload: &[u8]) -> Result<Vec<u8>> {
+        envelope::seal(self.ring.active(), self.stamp, self.padding, nonce, place, payload)
+    }
+}
+
+impl Shared {
+    pub(crate) fn state(&self) -> Arc<State> {
+        // Nothing panics while holding the guard, and the state is replaced as a whole.
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The state that knows the epoch and the generation of a record: this one, or after reading the header again,
+    /// because another process may have rotated keys or opened the vault.
+    ///
+    /// # Errors
+    /// [`Error::UnknownEpoch`] or [`Error::HeaderRolledBack`] if the stored header does not know them either.
+    pub(crate) async fn state_for(&self, record: Record, envelope: &envelope::Header) -> Result<Arc<State>> {
+        let knows =
+            |state: &State| state.ring.epoch(envelope.epoch()).is_some() && envelope.stamp() <= state.stamp;
+        let state = self.state();
+        if knows(&state) {
+            return Ok(state);
+        }
+        {
+            let _header_io = self.header_io.lock().await;
+            self.reload().await?;
+        }
+        let state = self.state();
+        if state.ring.epoch(envelope.epoch()).is_none() {
+            Err(Error::UnknownEpoch { record })
+        } else if envelope.stamp() > state.stamp {
+            Err(Error::HeaderRolledBack)
+        } else {
+            Ok(state)
+        }
+    }
+
+    /// Notes that a sealed device was written, so that its absence is an error from now on.
+    pub(crate) async fn note_sealed_device(&self) -> Result<()> {
+        if self.state().header.flags & DEVICE_SEALED != 0 {
+            return Ok(());
+        }
+        self.update(|header, _| {
+            header.flags |= DEVICE_SEALED;
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) fn device_is_sealed(&self) -> bool {
+        self.state().header.flags & DEVICE_SEALED != 0
+    }
+
+    fn refuse_read_only(&self, method: &'static str) -> Result<()> {
+        if self.read_only { Err(Error::ReadOnly { method }) } else { Ok(()) }
+    }
+
+    /// Changes the header: reads the newest copy, applies `change`, writes the next generation to both copies, the older
+    /// one first. If this future is dropped in between, the newer copy counts.
+    async fn update<T>(&self, change: impl FnOnce(&mut Header, &VaultKey) -> Result<T>) -> Result<T> {
+        self.refuse_read_only("header update")?;
+        let _header_io = self.header_io.lock().await;
+        let older = self.reload().await?;
+        let state = self.state();
+        let mut header = state.header.clone();
+        let result = change(&mut header, &self.vault_key)?;
+        header.generation = header.generation.saturating_add(1);
+        write_both(&*self.headers, &header.serialize(&self.mac_key), older).await?;
+        self.install(header)?;
+        Ok(result)
+    }
+
+    /// Takes over the stored header if it is newer than the one in use, and returns which copy to write first.
+    async fn reload(&self) -> Result<HeaderCopy> {
+        let copies = Copies::read(&*self.headers).await?;
+        if copies.is_absent() {
+            return Err(Error::HeaderMissing);
+        }
+        let older = copies.older();
+        let Candidate { bytes, header, stale } = copies.candidate()?;
+        header.verify(&bytes, &self.mac_key)?;
+        let state = self.state();
+        if stale == Stale::Fork || header.store_id != state.header.store_id {
+            return Err(Error::HeaderTampered);
+        }
+        if header.generation < state.header.generation {
+            return Err(Error::HeaderRolledBack);
+        }
+        if header.generation > state.header.generation {
+            self.install(header)?;
+        }
+        Ok(older)
+    }
+
+    fn install(&self, header: Header) -> Result<()> {
+        let state = self.state();
+        let same_keys =
+            header.data_keys == state.header.data_keys && header.lookup_key == state.header.lookup_key;
+        let ring =
+            if same_keys { state.ring.clone() } else { Arc::new(unwrap_ring(&header, &self.vault_key)?) };
+        let new = Arc::new(State::new(header, ring));
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+}
+
+/// How far a restored header jumps ahead of the generations that records may carry.
+const RESTORE_STEP: u64 = 1 << 16;
+
+/// One header copy as it was found.
+enum Found {
+    Absent,
+    Damaged(Error),
+    Intact(Intact),
+}
+
+struct Intact {
+    bytes: Vec<u8>,
+    header: Header,
+}
+
+impl Found {
+    /// # Errors
+    /// [`Error::Store`], and [`Error::UnsupportedVersion`], which must not be mistaken for damage and overwritten.
+    async fn read(headers: &dyn HeaderStore, copy: HeaderCopy) -> Result<Self> {
+        let Some(bytes) = headers.read(copy).await? else { return Ok(Found::Absent) };
+        match Header::parse(&bytes) {
+            Ok(header) => Ok(Found::Intact(Intact { bytes, header })),
+            Err(error @ Error::HeaderDamaged(_)) => Ok(Found::Damaged(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn intact(self) -> Option<Intact> {
+        match self {
+            Found::Intact(intact) => Some(intact),
+            _ => None,
+        }
+    }
+
+    fn generation(&self) -> Option<u64> {
+        match self {
+            Found::Intact(intact) => Some(intact.header.generation),
+            _ => None,
+        }
+    }
+}
+
+/// Both header copies as they were found.
+struct Copies {
+    a: Found,
+    b: Found,
+}
+
+/// The one header to open: the intact copy of the higher generation. There is no falling back to the other one when the
+/// secret does not fit, or a removed secret would open what a crash left behind.
+struct Candidate {
+    bytes: Vec<u8>,
+    header: Header,
+    stale: Stale,
+}
+
+/// The state of the other copy.
+#[derive(PartialEq, Eq)]
+enum Stale {
+    /// The same, or older: what a crash between the two writes leaves.
+    No,
+    /// Damaged or gone.
+    Damaged,
+    /// Of the same generation, but with other content.
+    Fork,
+}
+
+impl Copies {
+    async fn read(headers: &dyn HeaderStore) -> Result<Self> {
+        Ok(Self { a: Found::read(headers, HeaderCopy::A).await?, b: Found::read(headers, HeaderCopy::B).await? })
+    }
+
+    fn is_absent(&self) -> bool {
+        matches!((&self.a, &self.b), (Found::Absent, Found::Absent))
+    }
+
+    /// The copy that a write may destroy without losing the newest header.
+    fn older(&self) -> HeaderCopy {
+        if self.a.generation() > self.b.generation() { HeaderCopy::B } else { HeaderCopy::A }
+    }
+
+    fn candidate(self) -> Result<Candidate> {
+        let (Intact { bytes, header }, stale) = match (self.a, self.b) {
+            (Found::Intact(a), Found::Intact(b)) => {
+                let fork = a.header.generation == b.header.generation && a.bytes != b.bytes;
+                let newer = if b.header.generation > a.header.generation { b } else { a };
+                (newer, if fork { Stale::Fork } else { Stale::No })
+            }
+            (Found::Intact(intact), _) | (_, Found::Intact(intact)) => (intact, Stale::Damaged),
+            (Found::Damaged(error), _) | (_, Found::Damaged(error)) => return Err(error),
+            (Found::Absent, Found::Absent) => return Err(Error::HeaderMissing),
+        };
+        Ok(Candidate { bytes, header, stale })
+    }
+}
+
+/// Writes a header to both copies, `first` first, and reads each back.
+///
+/// # Errors
+/// [`Error::HeaderConflict`] if something else is read than was written.
+async fn write_both(headers: &dyn HeaderStore, bytes: &[u8], first: HeaderCopy) -> Result<()> {
+    for copy in [first, first.other()] {
+        headers.write(copy, bytes).await?;
+        if headers.read(copy).await?.as_deref() != Some(bytes) {
+            return Err(Error::HeaderConflict);
+        }
+    }
+    // Another process may have written the first copy while the second was on its way.
+    if headers.read(first).await?.as_deref() != Some(bytes) {
+        return Err(Error::HeaderConflict);
+    }
+    Ok(())
+}
+
+/// # Errors
+/// [`Error::VaultExists`] or [`Error::HeaderDamaged`] if there is a header or what is left of one.
+async fn refuse_existing(headers: &dyn HeaderStore) -> Result<()> {
+    for copy in HeaderCopy::BOTH {
+        match Found::read(headers, copy).await? {
+            Found::Absent => {}
+            Found::Damaged(error) => return Err(error),
+            Found::Intact(_) => return Err(Error::VaultExists),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a store without header whose device row says that it is in use.
+///
+/// # Errors
+/// [`Error::HeaderMissing`] if the device is sealed, [`Error::PlaintextDevice`] if it is paired and not sealed.
+async fn refuse_occupied(store: &dyn Backend) -> Result<()> {
+    if store.exists().await? && device::holds_sealed_device(store).await? {
+        return Err(Error::HeaderMissing);
+    }
+    Ok(())
+}
+
+fn data_key_aad(store_id: &StoreId, epoch: u32) -> Vec<u8> {
+    [b"wastore/v1/dk\0", &store_id[..], &epoch.to_le_bytes()].concat()
+}
+
+fn lookup_key_aad(store_id: &StoreId) -> Vec<u8> {
+    [b"wastore/v1/lk\0", &store_id[..]].concat()
+}
+
+fn wrap_key(key_wrap: &[u8; 32], key: &Key, aad: &[u8]) -> Result<Wrapped> {
+    let mut nonce = [0; 24];
+    getrandom::fill(&mut nonce)?;
+    slot::wrap(key_wrap, nonce, key, aad)
+}
+
+/// Unwraps and expands all keys of a verified header.
+fn unwrap_ring(header: &Header, vault_key: &VaultKey) -> Result<KeyRing> {
+    let store_id = &header.store_id;
+    let key_wrap = vault_key.key_wrap(store_id);
+    let lookup_key = slot::unwrap(&key_wrap, &header.lookup_key, &lookup_key_aad(store_id))?;
+    let (mut active, mut older) = (None, Vec::new());
+    for wrapped in &header.data_keys {
+        let key = slot::unwrap(&key_wrap, &wrapped.wrapped, &data_key_aad(store_id, wrapped.epoch))?;
+        let keys = DataKeys::new(store_id, wrapped.epoch, &key);
+        if wrapped.active {
+            active = Some(keys);
+        } else {
+            older.push(keys);
+        }
+    }
+    // Parsing made sure of exactly one.
+    let active = active.ok_or(Error::HeaderTampered)?;
+    Ok(KeyRing::new(LookupKeys::new(store_id, &lookup_key), active, older))
+}

@@ -1,0 +1,195 @@
+//! Everything that can go wrong in opening a vault and in reading sealed records.
+
+use wacore::store::error::StoreError;
+
+use crate::method::Record;
+
+/// The result of this crate's own functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of this crate.
+///
+/// Storage methods return upstream's [`StoreError`]: errors of the inner store pass through unchanged, and an `Error`
+/// travels as the source of [`StoreError::Serialization`], from where [`Error::of`] gets it back.
+///
+/// No text names a key, a passphrase, a JID or a message id, and none contains a word that upstream takes for a
+/// congested database (see [`StoreError::is_database_busy_or_locked`]), which would make it retry.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store has no vault header and nothing that would need one.
+    #[error("the store has no vault yet: create one with `Vault::create` or `Vault::open_or_create`")]
+    NoVault,
+    /// `create` found a vault, or `restore_header` found the header of another one.
+    #[error("the store already has a vault: open it, or choose an empty store")]
+    VaultExists,
+    /// Both header copies are gone, but sealed records are there. Nothing was written.
+    #[error("the vault header is missing although the store holds sealed records: restore a saved header")]
+    HeaderMissing,
+    /// No header copy is intact: truncated, overwritten, or not a header.
+    #[error("the vault header is damaged: {0}; restore a saved header")]
+    HeaderDamaged(&'static str),
+    /// The secret fits, but the header was altered by somebody who does not know it.
+    #[error("the vault header was altered without its key: restore a saved header, and find out who can write to the store")]
+    HeaderTampered,
+    /// A header older than the records, or older than the one in use, was put in place.
+    #[error("the vault header is older than what was written under it: restore a saved header with `Vault::restore_header`")]
+    HeaderRolledBack,
+    /// A format that this version does not know.
+    #[error("{what} {found} is not supported, the newest known here is {newest}: use a newer version of wastore")]
+    UnsupportedVersion {
+        /// What the number counts, for example `header format version`.
+        what: &'static str,
+        /// The number that was found.
+        found: u32,
+        /// The highest number that this version of the crate understands.
+        newest: u32,
+    },
+    /// The header asks for more key-derivation work than allowed. Nothing was computed.
+    #[error("the vault header asks for {memory_kib} KiB x {passes} passes x {lanes} lanes of key derivation, above the limits: the header was altered, or raise `KdfLimits`")]
+    KdfOutOfBounds {
+        /// Memory, in KiB.
+        memory_kib: u32,
+        /// Number of passes over the memory.
+        passes: u32,
+        /// Degree of parallelism.
+        lanes: u32,
+    },
+    /// No key slot opens with this secret.
+    #[error("wrong secret, or the header was altered")]
+    WrongSecret,
+    /// An import into this store was interrupted, so its content is incomplete.
+    #[error("an import into this store did not finish: import again into a new file")]
+    ImportIncomplete,
+    /// The store holds a paired device in plaintext.
+    #[error("the store holds a paired plaintext device: a vault never reads plaintext; import it into a new encrypted store with `wastore import`, or move it aside and pair again")]
+    PlaintextDevice,
+    /// The sealed device was there once and is gone.
+    #[error("the sealed device record is missing from the store: restore a backup; pairing again needs a new vault")]
+    DeviceMissing,
+    /// Another process wrote the header at the same moment.
+    #[error("another process wrote the vault header at the same time: open the vault again")]
+    HeaderConflict,
+    /// The vault was opened read-only.
+    #[error("the vault is open read-only: `{method}` would change the store")]
+    ReadOnly {
+        /// The refused method.
+        method: &'static str,
+    },
+
+    /// The last key slot cannot be removed: nothing would open the vault again.
+    #[error("the last key slot cannot be removed: add another one first")]
+    LastSlot,
+    /// No key slot has this number.
+    #[error("there is no key slot {0}")]
+    NoSuchSlot(u8),
+    /// A vault has at most eight key slots.
+    #[error("all 8 key slots are in use: remove one first")]
+    SlotsFull,
+    /// `change_passphrase` cannot tell which passphrase to replace.
+    #[error("the vault has {0} passphrase slots and was not opened by one of them: add and remove slots by number")]
+    AmbiguousPassphrase(usize),
+    /// A setting or an input is outside of what the format allows.
+    #[error("{what} {problem}")]
+    InvalidInput {
+        /// The setting or input, for example `passphrase`.
+        what: &'static str,
+        /// What is wrong with it, and what is allowed.
+        problem: &'static str,
+    },
+    /// The external key provider failed.
+    #[error("the key provider failed")]
+    KeyProvider(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The operating system gave no random bytes.
+    #[error("the operating system gave no random bytes")]
+    Random,
+    /// There was no memory or no thread for the key derivation.
+    #[error("the key derivation needs a thread and {memory_kib} KiB of memory, which could not be had")]
+    KdfFailed {
+        /// Memory asked for, in KiB.
+        memory_kib: u32,
+    },
+    /// A file could not be read or written.
+    #[error("cannot use the {what} file")]
+    File {
+        /// What the file holds, for example `passphrase`.
+        what: &'static str,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
+
+    /// A sealed record does not verify: damaged, altered, moved from another row, or from another vault.
+    #[error("a {record} record is damaged, altered or out of place")]
+    Tampered {
+        /// The record's kind.
+        record: Record,
+    },
+    /// A record that must be sealed is not. It is never returned.
+    #[error("a {record} record is plaintext under a vault")]
+    Plaintext {
+        /// The record's kind.
+        record: Record,
+    },
+    /// A record is sealed under a data key that the vault does not have.
+    #[error("a {record} record is sealed under a data key that this vault does not have")]
+    UnknownEpoch {
+        /// The record's kind.
+        record: Record,
+    },
+    /// A key or value is longer than the format can hold.
+    #[error("the {what} of a {record} record is too long: {limit} bytes at most")]
+    InputTooLong {
+        /// The record's kind.
+        record: Record,
+        /// The part that is too long.
+        what: &'static str,
+        /// The longest that the format can hold, in bytes.
+        limit: usize,
+    },
+    /// A typed record could not be encoded.
+    #[error("a {record} record cannot be encoded")]
+    Encode {
+        /// The record's kind.
+        record: Record,
+    },
+
+    /// An error of the inner store, unchanged.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Error {
+    /// Returns this crate's error behind an error of a storage method, or `None` if it came from the inner store.
+    ///
+    /// ```
+    /// use wastore::Error;
+    /// let from_a_layer = wacore::store::error::StoreError::from(Error::WrongSecret);
+    /// assert!(matches!(Error::of(&from_a_layer), Some(Error::WrongSecret)));
+    /// ```
+    pub fn of(error: &StoreError) -> Option<&Error> {
+        match error {
+            StoreError::Serialization(source) => source.downcast_ref(),
+            _ => None,
+        }
+    }
+
+    /// `true` if a stored record itself is at fault, not the store, the vault or the caller.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Error::Tampered { .. } | Error::Plaintext { .. })
+    }
+}
+
+impl From<Error> for StoreError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Store(inner) => inner,
+            own => StoreError::Serialization(Box::new(own)),
+        }
+    }
+}
+
+impl From<getrandom::Error> for Error {
+    fn from(_: getrandom::Error) -> Self {
+        Error::Random
+    }
+}

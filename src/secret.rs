@@ -1,0 +1,407 @@
+//! Secrets that open a vault. None of them can be cloned, printed or compared by accident; all are wiped when dropped.
+
+use std::fmt;
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use async_trait::async_trait;
+use data_encoding::{Encoding, Specification};
+use sha2::{Digest, Sha256};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::error::{Error, Result};
+
+/// A passphrase, as bytes.
+///
+/// The bytes are taken as they are: normalise to NFC before, if you let people type non-ASCII characters.
+pub struct Passphrase(Zeroizing<Vec<u8>>);
+
+impl Passphrase {
+    /// The longest passphrase: 1 MiB.
+    pub const MAX_BYTES: usize = 1 << 20;
+
+    /// Takes the passphrase over and wipes it when dropped. Hand over the only copy, not a clone.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if it is empty or longer than [`Passphrase::MAX_BYTES`].
+    pub fn new(passphrase: impl Into<Vec<u8>>) -> Result<Self> {
+        let bytes = Zeroizing::new(passphrase.into());
+        let problem = match bytes.len() {
+            0 => "must not be empty",
+            1..=Self::MAX_BYTES => return Ok(Self(bytes)),
+            _ => "must not be longer than 1 MiB",
+        };
+        Err(invalid("passphrase", problem))
+    }
+
+    /// Reads a passphrase from a file: all of it, without one trailing line break.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file cannot be read, [`Error::InvalidInput`] as in [`Passphrase::new`].
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let mut bytes = read_file(path.as_ref(), "passphrase", Self::MAX_BYTES + 2)?;
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+            if bytes.last() == Some(&b'\r') {
+                bytes.pop();
+            }
+        }
+        Self::new(std::mem::take(&mut *bytes))
+    }
+
+    /// Reads a passphrase from an environment variable.
+    ///
+    /// Other processes of the same user can read it as well, and children inherit it: prefer
+    /// [`Passphrase::from_file`] with a file from `systemd`'s `LoadCredential=`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if the variable is not set, or as in [`Passphrase::new`].
+    pub fn from_env(name: &str) -> Result<Self> {
+        let value = std::env::var_os(name).ok_or(invalid("passphrase", "is not in the environment variable given"))?;
+        Self::new(value.into_encoded_bytes())
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A 32-byte key with full entropy: for machines, and for the further accounts of one process.
+pub struct Key(Box<Zeroizing<[u8; 32]>>);
+
+impl Key {
+    /// Takes the key over and wipes `bytes`.
+    pub fn from_bytes(bytes: &mut [u8; 32]) -> Self {
+        let mut key = Self::zeroed();
+        key.0.copy_from_slice(bytes);
+        bytes.zeroize();
+        key
+    }
+
+    /// Returns a new key from the operating system's random number generator.
+    ///
+    /// # Errors
+    /// [`Error::Random`] if there is no such generator.
+    pub fn generate() -> Result<Self> {
+        let mut key = Self::zeroed();
+        getrandom::fill(&mut key.0[..])?;
+        Ok(key)
+    }
+
+    /// Reads a key from a file of 32 bytes, or of 64 hexadecimal digits with or without a trailing line break.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file cannot be read, [`Error::InvalidInput`] if it is neither.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let bytes = read_file(path.as_ref(), "key", 67)?;
+        let mut key = Self::zeroed();
+        if bytes.len() == 32 {
+            key.0.copy_from_slice(&bytes);
+            return Ok(key);
+        }
+        match data_encoding::HEXLOWER_PERMISSIVE.decode_mut(bytes.trim_ascii_end(), checked(&bytes, &mut key)?) {
+            Ok(32) => Ok(key),
+            _ => Err(KEY_FILE_PROBLEM),
+        }
+    }
+
+    /// Returns the bytes, for a [`KeyProvider`] that has to wrap them or a program that has to store them.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    pub(crate) fn zeroed() -> Self {
+        Self(Box::new(Zeroizing::new([0; 32])))
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8; 32] {
+        &mut self.0
+    }
+}
+
+const KEY_FILE_PROBLEM: Error = invalid("key file", "must hold 32 bytes or 64 hexadecimal digits");
+
+/// The output buffer for decoding `text`, whose size the decoder wants to be exact.
+fn checked<'k>(text: &[u8], key: &'k mut Key) -> Result<&'k mut [u8]> {
+    if text.trim_ascii_end().len() == 64 {
+        Ok(&mut key.bytes_mut()[..])
+    } else {
+        Err(KEY_FILE_PROBLEM)
+    }
+}
+
+/// A key to print and keep in a safe, which opens the vault when everything else is lost.
+///
+/// Its text is Crockford base32 (<https://www.crockford.com/base32.html>) in groups of four, ending in two check
+/// characters: letters in any case, `O` reads as `0`, `I` and `L` as `1`, and spaces and dashes do not matter.
+pub struct RecoveryKey(Key);
+
+/// 256 bits in characters of five bits each.
+const RECOVERY_CHARS: usize = 52;
+const CHECK_CHARS: usize = 2;
+
+impl RecoveryKey {
+    /// Returns a new recovery key from the operating system's random number generator.
+    ///
+    /// # Errors
+    /// [`Error::Random`] if there is no such generator.
+    pub fn generate() -> Result<Self> {
+        Key::generate().map(Self)
+    }
+
+    /// Reads a recovery key as a person types it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if a character is missing or mistyped; the check characters find almost all of these.
+    pub fn parse(text: &str) -> Result<Self> {
+        const PROBLEM: Error = invalid("recovery key", "is mistyped: 54 letters and digits, of which the last two are a check");
+        let mut symbols = Zeroizing::new(Vec::with_capacity(RECOVERY_CHARS + CHECK_CHARS));
+        for byte in text.bytes().filter(|byte| !matches!(byte, b'-' | b' ' | b'\r' | b'\n' | b'\t')) {
+            if symbols.len() == symbols.capacity() {
+                return Err(PROBLEM);
+            }
+            symbols.push(byte);
+        }
+        if symbols.len() != RECOVERY_CHARS + CHECK_CHARS {
+            return Err(PROBLEM);
+        }
+        let (key_chars, check_chars) = symbols.split_at(RECOVERY_CHARS);
+        // 52 characters hold 260 bits; the decoder insists that the last four are zero.
+        let mut decoded = Zeroizing::new([0; 32]);
+        if CROCKFORD.decode_mut(key_chars, &mut decoded[..]) != Ok(32) {
+            return Err(PROBLEM);
+        }
+        let key = Key::from_bytes(&mut decoded);
+        let normal = |byte: &u8| match byte.to_ascii_uppercase() {
+            b'O' => b'0',
+            b'I' | b'L' => b'1',
+            other => other,
+        };
+        if check_chars.iter().map(normal).eq(check_characters(&key)) { Ok(Self(key)) } else { Err(PROBLEM) }
+    }
+
+    /// Returns the text to print: 13 groups of four characters and one of two, joined by dashes. It is the secret itself.
+    ///
+    /// ```
+    /// let key = wastore::RecoveryKey::generate()?;
+    /// println!("Keep this in a safe place: {}", *key.expose());
+    /// # Ok::<(), wastore::Error>(())
+    /// ```
+    pub fn expose(&self) -> impl Deref<Target = String> + use<> {
+        let mut symbols = Zeroizing::new([0; RECOVERY_CHARS]);
+        CROCKFORD.encode_mut(&self.0.expose()[..], &mut symbols[..]);
+        let mut text = Zeroizing::new(String::with_capacity(RECOVERY_CHARS / 4 * 5 + CHECK_CHARS));
+        for (position, symbol) in symbols.iter().copied().chain(check_characters(&self.0)).enumerate() {
+            if position > 0 && position % 4 == 0 {
+                text.push('-');
+            }
+            text.push(char::from(symbol));
+        }
+        text
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        &self.0
+    }
+
+    pub(crate) fn into_key(self) -> Key {
+        self.0
+    }
+
+    /// A second copy, for a key that is stored and shown at once.
+    pub(crate) fn duplicate(&self) -> Self {
+        let mut key = Key::zeroed();
+        key.bytes_mut().copy_from_slice(self.0.expose());
+        Self(key)
+    }
+}
+
+static CROCKFORD: LazyLock<Encoding> = LazyLock::new(|| {
+    let mut crockford = Specification::new();
+    crockford.symbols.push_str("0123456789ABCDEFGHJKMNPQRSTVWXYZ");
+    crockford.translate.from.push_str("abcdefghjkmnpqrstvwxyzOoIiLl");
+    crockford.translate.to.push_str("ABCDEFGHJKMNPQRSTVWXYZ001111");
+    encoding(&crockford)
+});
+
+/// Builds an encoding from a specification that is fixed in the source, so a mistake shows in the first test.
+#[allow(clippy::expect_used)]
+pub(crate) fn encoding(specification: &Specification) -> Encoding {
+    specification.encoding().expect("the alphabet is valid")
+}
+
+/// Ten bits of a hash over the key, as two characters.
+fn check_characters(key: &Key) -> [u8; CHECK_CHARS] {
+    let mut hash = Sha256::new();
+    hash.update(b"wastore/v1/recovery-check\0");
+    hash.update(key.expose());
+    let mut digest = Zeroizing::new([0; 32]);
+    digest.copy_from_slice(&hash.finalize());
+    let mut symbols = Zeroizing::new([0; RECOVERY_CHARS]);
+    CROCKFORD.encode_mut(&digest[..], &mut symbols[..]);
+    [symbols[0], symbols[1]]
+}
+
+/// An external keeper of keys: a KMS, an operating system's keyring, a hardware token.
+///
+/// It is asked once when a slot is made and once at every open, never while records are read or written.
+#[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
+#[cfg_attr(not(target_arch = "wasm32"), async_trait)]
+pub trait KeyProvider: Send + Sync {
+    /// Keeps `key` and returns what is needed to get it back: the ciphertext of a KMS, or the name of a keyring entry.
+    /// At most 256 bytes, stored in the clear in the vault header.
+    async fn wrap(&self, key: &Key) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// Returns the key for which [`KeyProvider::wrap`] once returned `hint`.
+    async fn unwrap(&self, hint: &[u8]) -> Result<Key, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// What a vault is created or opened with.
+#[non_exhaustive]
+pub enum Secret {
+    /// A passphrase, stretched with Argon2id.
+    Passphrase(Passphrase),
+    /// A raw key of 32 bytes.
+    Key(Key),
+    /// A printed recovery key.
+    Recovery(RecoveryKey),
+    /// A key kept elsewhere.
+    Provider(Arc<dyn KeyProvider>),
+}
+
+impl From<Passphrase> for Secret {
+    fn from(passphrase: Passphrase) -> Self {
+        Secret::Passphrase(passphrase)
+    }
+}
+
+impl From<Key> for Secret {
+    fn from(key: Key) -> Self {
+        Secret::Key(key)
+    }
+}
+
+impl From<RecoveryKey> for Secret {
+    fn from(key: RecoveryKey) -> Self {
+        Secret::Recovery(key)
+    }
+}
+
+impl<P: KeyProvider + 'static> From<Arc<P>> for Secret {
+    fn from(provider: Arc<P>) -> Self {
+        Secret::Provider(provider)
+    }
+}
+
+macro_rules! redacted_debug {
+    ($($name:ident),+) => { $(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "(..)"))
+            }
+        }
+    )+ };
+}
+redacted_debug!(Passphrase, Key, RecoveryKey, Secret);
+
+const fn invalid(what: &'static str, problem: &'static str) -> Error {
+    Error::InvalidInput { what, problem }
+}
+
+/// Reads a small file into memory that is wiped, and refuses one of more than `limit` bytes.
+fn read_file(path: &Path, what: &'static str, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
+    use std::io::Read;
+
+    let read = || {
+        let mut bytes = Zeroizing::new(Vec::new());
+        let mut file = std::fs::File::open(path)?;
+        let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+        // Reserved at once, so that no unwiped copy is left behind by growing; a pipe reports no length.
+        bytes.reserve_exact(length.max(4096).min(limit) + 1);
+        file.by_ref().take(limit as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|source| Error::File { what, source })?;
+    if bytes.len() > limit { Err(invalid(what, "file is too long")) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recovery_key_survives_being_typed() {
+        let key = RecoveryKey::generate().unwrap();
+        let text = key.expose();
+        assert_eq!(text.len(), 54 + 13);
+        assert_eq!(text.split('-').map(str::len).collect::<Vec<_>>(), [[4; 13].as_slice(), &[2]].concat());
+        let typed = [
+            text.to_string(),
+            text.to_lowercase(),
+            text.replace('-', " "),
+            text.replace('0', "o").replace('1', "L"),
+            format!("  {}\n", text.replace('-', "")),
+        ];
+        for text in typed {
+            assert_eq!(RecoveryKey::parse(&text).unwrap().0.expose(), key.0.expose());
+        }
+    }
+
+    #[test]
+    fn recovery_key_refuses_typing_errors() {
+        let text = RecoveryKey::generate().unwrap().expose();
+        for problem in ["", "0000", &text[1..], &format!("{}0", &**text), &text.replace('-', "U")] {
+            assert!(matches!(RecoveryKey::parse(problem), Err(Error::InvalidInput { .. })));
+        }
+        // One wrong character: ten check bits let about one in a thousand through.
+        let mut accepted = 0;
+        for position in (0..text.len()).filter(|&at| text.as_bytes()[at] != b'-') {
+            for symbol in "0123456789ABCDEFGHJKMNPQRSTVWXYZ".chars() {
+                let mut wrong = text.to_string();
+                wrong.replace_range(position..=position, symbol.encode_utf8(&mut [0; 4]));
+                accepted += u32::from(wrong != **text && RecoveryKey::parse(&wrong).is_ok());
+            }
+        }
+        assert!(accepted < 20, "{accepted} of 1674 single typing errors were accepted");
+    }
+
+    #[test]
+    fn passphrase_limits() {
+        assert!(Passphrase::new("").is_err());
+        assert!(Passphrase::new(vec![0xff; Passphrase::MAX_BYTES]).is_ok());
+        assert!(Passphrase::new(vec![b'a'; Passphrase::MAX_BYTES + 1]).is_err());
+    }
+
+    #[test]
+    fn secrets_from_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        for (content, expected) in [("word\n", "word"), ("word\r\n", "word"), ("word", "word"), (" a b \n\n", " a b \n")] {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(Passphrase::from_file(&path).unwrap().as_bytes(), expected.as_bytes());
+        }
+        std::fs::write(&path, "\n").unwrap();
+        assert!(matches!(Passphrase::from_file(&path), Err(Error::InvalidInput { .. })));
+        std::fs::write(&path, vec![b'a'; Passphrase::MAX_BYTES + 3]).unwrap();
+        assert!(matches!(Passphrase::from_file(&path), Err(Error::InvalidInput { .. })));
+        assert!(matches!(Passphrase::from_file(folder.path().join("none")), Err(Error::File { .. })));
+
+        for content in [[0xab; 32].to_vec(), "ab".repeat(32).into_bytes(), format!("{}\n", "AB".repeat(32)).into_bytes()] {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(Key::from_file(&path).unwrap().expose(), &[0xab; 32]);
+        }
+        for content in ["", "ab", &"ag".repeat(32), &"ab".repeat(33)] {
+            std::fs::write(&path, content).unwrap();
+            assert!(matches!(Key::from_file(&path), Err(Error::InvalidInput { .. })));
+        }
+    }
+
+    #[test]
+    fn debug_shows_nothing() {
+        let passphrase = Passphrase::new("hunter2").unwrap();
+        assert_eq!(format!("{passphrase:?}"), "Passphrase(..)");
+        assert_eq!(format!("{:?}", Secret::from(passphrase)), "Secret(..)");
+        assert_eq!(format!("{:?}", Key::generate().unwrap()), "Key(..)");
+    }
+}
