@@ -368,7 +368,7 @@ macro_rules! define_uniform_layer {
         $name:ident $variant:ident <$($lt:lifetime),*>($($arg:ident: $ty:ty),*) -> $ret:ty; $record:ident, $access:ident;
     )* })*) => {
         /// Implements all five traits for a type with a field `inner: Arc<dyn Backend>`, whose function
-        /// `around(&self, Method, inner future) -> BoxFuture` is put around every call.
+        /// `around(&self, Method, FnOnce() -> inner future) -> BoxFuture` is put around every call.
         macro_rules! uniform_layer {
             ($d layer:ty) => { const _: () = { use $d crate::method::signature::*; $(
                 #[deny(clippy::missing_trait_methods)]
@@ -378,7 +378,7 @@ macro_rules! define_uniform_layer {
                     ) -> $d crate::method::BoxFuture<'async_trait, $ret>
                     where 's: 'async_trait, $($lt: 'async_trait,)* Self: 'async_trait
                     {
-                        self.around($d crate::method::Method::$variant, self.inner.$name($($arg),*))
+                        self.around($d crate::method::Method::$variant, move || self.inner.$name($($arg),*))
                     }
                 )* }
             )* }; };

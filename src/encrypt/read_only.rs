@@ -13,13 +13,15 @@ pub(super) struct ReadOnly {
 }
 
 impl ReadOnly {
-    fn around<'a, T: Outcome + Send + 'a>(&self, method: Method, call: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
-        if method.access().changes_rows() {
-            // The call has not begun: a future does nothing before it is polled.
-            drop(call);
-            return Box::pin(async move { T::refused(Error::ReadOnly { method: method.name() }.into()) });
+    fn around<'a, T: Outcome + Send + 'a>(
+        &self,
+        method: Method,
+        call: impl FnOnce() -> BoxFuture<'a, T>,
+    ) -> BoxFuture<'a, T> {
+        if !method.access().changes_rows() {
+            return call();
         }
-        call
+        Box::pin(async move { T::refused(Error::ReadOnly { method: method.name() }.into()) })
     }
 }
 

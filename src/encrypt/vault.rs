@@ -518,6 +518,11 @@ impl Vault {
         self.shared.damaged.load(Ordering::Relaxed)
     }
 
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// The padding policy of the vault.
     pub fn padding(&self) -> Padding {
         self.shared.state().padding
@@ -686,6 +691,16 @@ impl Shared {
         write_both(&*self.headers, &header.serialize(&self.mac_key), older).await?;
         self.install(header)?;
         Ok(result)
+    }
+
+    /// Writes a header that the public functions would not write.
+    #[cfg(test)]
+    pub(crate) async fn rewrite_header(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+        self.update(|header, _| {
+            change(header);
+            Ok(())
+        })
+        .await
     }
 
     /// Takes over the stored header if it is newer than the one in use, and returns which copy to write first.

@@ -1,3 +1,72 @@
 //! Tests that need to see both sides of the layer: what the client gets, and what the inner store holds.
 
+mod at_rest;
+mod bad_header;
+mod bad_records;
+mod device;
+mod forwarding;
+mod golden;
+mod round_trip;
+mod sample;
+mod spy;
+mod vault;
 mod vectors;
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use wacore::store::InMemoryBackend;
+use wacore::store::error::StoreError;
+use wacore::store::traits::Backend;
+use whatsapp_rust_sqlite_storage::SqliteStore;
+
+use crate::{Argon2Cost, Error, Key, Layer, Passphrase, Vault, VaultOptions};
+
+/// The cheapest allowed key derivation, so that tests do not spend their time on it.
+fn options() -> VaultOptions {
+    VaultOptions::new().kdf_cost(Argon2Cost::MINIMUM)
+}
+
+fn passphrase() -> Passphrase {
+    Passphrase::new("correct horse battery staple").unwrap()
+}
+
+/// A raw key, for tests that are not about passphrases.
+fn raw_key() -> Key {
+    Key::from_bytes(&mut [0x5a; 32])
+}
+
+fn memory() -> Arc<dyn Backend> {
+    Arc::new(InMemoryBackend::new())
+}
+
+/// Upstream's SQLite store in a file of its own.
+struct Sqlite {
+    store: Arc<dyn Backend>,
+    folder: TempDir,
+}
+
+impl Sqlite {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { store: open_sqlite(&folder).await, folder }
+    }
+}
+
+async fn open_sqlite(folder: &TempDir) -> Arc<dyn Backend> {
+    Arc::new(SqliteStore::new(folder.path().join("wa.db").to_str().unwrap()).await.unwrap())
+}
+
+/// Creates a vault with [`raw_key`] and wraps the store in it.
+async fn encrypted(store: &Arc<dyn Backend>) -> (Vault, Arc<dyn Backend>) {
+    let vault = options().create(store.clone(), raw_key()).await.unwrap();
+    let backend = vault.layer().layer(store.clone());
+    (vault, backend)
+}
+
+/// This crate's error behind a failed storage method.
+fn own_error<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
+    let error = result.expect_err("the call should have failed");
+    assert!(!error.is_database_busy_or_locked(), "{error:?}");
+    format!("{:?}", Error::of(&error).unwrap_or_else(|| panic!("not an error of ours: {error:?}")))
+}

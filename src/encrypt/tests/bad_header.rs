@@ -1,0 +1,426 @@
+//! Headers that are wrong, truncated, altered, hostile or from the future: a distinct error each, and nothing written.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest, Sha256};
+use wacore::store::traits::Backend;
+
+use super::{memory, options, passphrase, raw_key, sample};
+use crate::encrypt::header::Header;
+use crate::encrypt::vault::HeaderCopy;
+use crate::{Error, KdfLimits, Key, Layer, Passphrase, Vault};
+
+const COPIES: [&str; 2] = [HeaderCopy::A.address(), HeaderCopy::B.address()];
+
+async fn read(store: &Arc<dyn Backend>) -> [Option<Vec<u8>>; 2] {
+    [store.get_sender_key(COPIES[0]).await.unwrap(), store.get_sender_key(COPIES[1]).await.unwrap()]
+}
+
+async fn write(store: &Arc<dyn Backend>, bytes: &[u8]) {
+    for copy in COPIES {
+        store.put_sender_key(copy, bytes).await.unwrap();
+    }
+}
+
+/// Makes the checksum fit again, as an attacker would.
+fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
+    let at = bytes.len() - 48;
+    let checksum = Sha256::digest(&bytes[..at]);
+    bytes[at..at + 16].copy_from_slice(&checksum[..16]);
+    bytes
+}
+
+/// A store with a vault that opens with a passphrase, and its header.
+async fn store() -> (Arc<dyn Backend>, Vec<u8>) {
+    let store = memory();
+    options().create(store.clone(), passphrase()).await.unwrap();
+    let header = read(&store).await[0].clone().unwrap();
+    (store, header)
+}
+
+/// Opening fails, and the headers are as they were.
+async fn open_error(store: &Arc<dyn Backend>, passphrase: Passphrase) -> String {
+    let before = read(store).await;
+    let error = options().open(store.clone(), passphrase).await.expect_err("opening should have failed");
+    assert_eq!(read(store).await, before, "{error:?}");
+    for word in ["lock", "busy"] {
+        assert!(!error.to_string().to_lowercase().contains(word), "{error}");
+    }
+    format!("{error:?}")
+}
+
+#[tokio::test]
+async fn wrong_secrets() {
+    let (store, _) = store().await;
+    for wrong in ["Correct horse battery staple", "correct horse battery staple ", "x", "\u{0}"] {
+        assert_eq!(open_error(&store, Passphrase::new(wrong).unwrap()).await, "WrongSecret");
+    }
+    let long = Passphrase::new(vec![0xff; Passphrase::MAX_BYTES]).unwrap();
+    assert_eq!(open_error(&store, long).await, "WrongSecret");
+    // A vault without a slot of the secret's kind.
+    assert!(matches!(options().open(store.clone(), raw_key()).await, Err(Error::WrongSecret)));
+    assert!(matches!(options().open_or_create(store.clone(), raw_key()).await, Err(Error::WrongSecret)));
+    assert!(options().open(store, passphrase()).await.is_ok());
+}
+
+#[tokio::test]
+async fn truncated_at_every_length() {
+    let store = memory();
+    options().create(store.clone(), raw_key()).await.unwrap();
+    let intact = read(&store).await[0].clone().unwrap();
+    for length in 0..intact.len() {
+        write(&store, &intact[..length]).await;
+        let error = options().open(store.clone(), raw_key()).await.unwrap_err();
+        assert!(matches!(error, Error::HeaderDamaged(_)), "{length}: {error:?}");
+        assert!(matches!(options().open_or_create(store.clone(), raw_key()).await, Err(Error::HeaderDamaged(_))));
+        assert_eq!(read(&store).await[0].as_deref(), Some(&intact[..length]));
+    }
+}
+
+#[tokio::test]
+async fn one_damaged_copy_is_repaired() {
+    for copy in 0..2 {
+        let store = memory();
+        options().create(store.clone(), raw_key()).await.unwrap();
+        let intact = read(&store).await[copy].clone().unwrap();
+        let damaged: [&[u8]; 4] = [&intact[..100], &[], &vec![0; intact.len()], &[0xa5; 700]];
+        for damage in damaged {
+            store.put_sender_key(COPIES[copy], damage).await.unwrap();
+            // Reading alone repairs nothing.
+            options().open_read_only(store.clone(), raw_key()).await.unwrap();
+            assert_eq!(read(&store).await[copy].as_deref(), Some(damage));
+            options().open(store.clone(), raw_key()).await.unwrap();
+            let [a, b] = read(&store).await;
+            assert!(a == b && a.is_some());
+        }
+        store.delete_sender_key(COPIES[copy]).await.unwrap();
+        options().open(store.clone(), raw_key()).await.unwrap();
+        assert!(read(&store).await.iter().all(Option::is_some));
+    }
+}
+
+#[tokio::test]
+async fn every_flipped_bit_without_fixing_the_checksum_is_damage() {
+    let store = memory();
+    options().create(store.clone(), raw_key()).await.unwrap();
+    let intact = read(&store).await[0].clone().unwrap();
+    for bit in 0..intact.len() * 8 {
+        let mut flipped = intact.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        write(&store, &flipped).await;
+        let error = options().open(store.clone(), raw_key()).await.unwrap_err();
+        // The MAC itself is behind the checksum.
+        let expected = if bit / 8 >= intact.len() - 32 { "HeaderTampered" } else { "HeaderDamaged" };
+        assert!(format!("{error:?}").starts_with(expected), "bit {bit}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_byte_altered_by_an_attacker_is_noticed() {
+    let store = memory();
+    options().create(store.clone(), raw_key()).await.unwrap();
+    let intact = read(&store).await[0].clone().unwrap();
+    for at in 0..intact.len() - 48 {
+        for change in [1, 0x80] {
+            let mut altered = intact.clone();
+            altered[at] ^= change;
+            write(&store, &with_checksum(altered)).await;
+            let error = options().open(store.clone(), raw_key()).await.unwrap_err();
+            let expected = matches!(
+                error,
+                Error::HeaderDamaged(_) | Error::HeaderTampered | Error::WrongSecret | Error::UnsupportedVersion { .. }
+            );
+            assert!(expected, "byte {at}: {error:?}");
+        }
+    }
+    write(&store, &intact).await;
+    options().open(store, raw_key()).await.unwrap();
+}
+
+#[tokio::test]
+async fn settings_altered_behind_an_intact_slot_are_tampering() {
+    let (store, header) = store().await;
+    for at in [32, 40, 48, 49, 50, 51, 52, 56, 57] {
+        let mut altered = header.clone();
+        altered[at] ^= 1;
+        write(&store, &with_checksum(altered)).await;
+        assert_eq!(open_error(&store, passphrase()).await, "HeaderTampered", "byte {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_later_version_is_refused_and_kept() {
+    let (store, header) = store().await;
+    for at in [8, 10] {
+        let mut later = header.clone();
+        later[at] = 2;
+        let later = with_checksum(later);
+        write(&store, &later).await;
+        let error = open_error(&store, passphrase()).await;
+        assert_eq!(error, "UnsupportedVersion { what: \"header format version\", found: 2, newest: 1 }");
+        // Also beside an intact older copy: it may be the one that matters.
+        store.put_sender_key(COPIES[1], &header).await.unwrap();
+        assert!(open_error(&store, passphrase()).await.starts_with("UnsupportedVersion"));
+        let error = options().create(store.clone(), passphrase()).await.unwrap_err();
+        assert!(matches!(error, Error::UnsupportedVersion { .. }));
+    }
+}
+
+#[tokio::test]
+async fn settings_of_a_later_version_are_refused() {
+    type Change = fn(&mut Header);
+    let changes: [(&str, Change); 6] = [
+        ("record suite", |header| header.record_suite = 2),
+        ("token suite", |header| header.token_suite = 2),
+        ("block suite", |header| header.block_suite = 2),
+        ("padding policy", |header| header.padding = 3),
+        ("header flags", |header| header.flags = 1 << 7),
+        ("header extension", |header| header.extensions = vec![1, 0x80, 1, 0, 9]),
+    ];
+    for (what, change) in changes {
+        let store = memory();
+        let vault = options().create(store.clone(), raw_key()).await.unwrap();
+        vault.shared().rewrite_header(change).await.unwrap();
+        let error = options().open(store, raw_key()).await.unwrap_err();
+        assert!(matches!(error, Error::UnsupportedVersion { what: found, .. } if found == what), "{what}: {error:?}");
+    }
+    // An extension that is not critical is kept.
+    let store = memory();
+    let vault = options().create(store.clone(), raw_key()).await.unwrap();
+    vault.shared().rewrite_header(|header| header.extensions = vec![1, 0, 1, 0, 9]).await.unwrap();
+    let vault = options().open(store, raw_key()).await.unwrap();
+    assert_eq!(Header::parse(&vault.save_header()).unwrap().extensions, [1, 0, 1, 0, 9]);
+}
+
+#[tokio::test]
+async fn an_unfinished_import_is_refused() {
+    let store = memory();
+    let vault = options().create(store.clone(), raw_key()).await.unwrap();
+    vault.shared().rewrite_header(|header| header.flags |= crate::encrypt::header::IMPORTING).await.unwrap();
+    assert!(matches!(options().open(store, raw_key()).await, Err(Error::ImportIncomplete)));
+}
+
+#[tokio::test]
+async fn absurd_key_derivation_is_refused_before_any_work() {
+    let (store, header) = store().await;
+    // Slot 0 begins at 64 with id, type, label length; the label is `passphrase`.
+    let cost = 64 + 3 + "passphrase".len();
+    assert_eq!(header[cost..cost + 4], (19 * 1024u32).to_le_bytes());
+    let absurd = [
+        (cost, 4 << 20),
+        (cost, u32::MAX),
+        (cost, 0),
+        (cost, 7),
+        (cost + 4, u32::MAX),
+        (cost + 4, 17),
+        (cost + 4, 0),
+        (cost + 8, 1 << 24),
+        (cost + 8, 17),
+        (cost + 8, 0),
+    ];
+    for (at, number) in absurd {
+        let mut altered = header.clone();
+        altered[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        write(&store, &with_checksum(altered)).await;
+        let error = open_error(&store, passphrase()).await;
+        assert!(error.starts_with("KdfOutOfBounds"), "{number} at {at}: {error}");
+    }
+    // Within each bound, but too much together.
+    let mut altered = header.clone();
+    altered[cost..cost + 4].copy_from_slice(&(1u32 << 20).to_le_bytes());
+    altered[cost + 4..cost + 8].copy_from_slice(&5u32.to_le_bytes());
+    write(&store, &with_checksum(altered)).await;
+    assert!(open_error(&store, passphrase()).await.starts_with("KdfOutOfBounds"));
+}
+
+#[tokio::test]
+async fn limits_hold_for_creating_too() {
+    let limits = KdfLimits { memory_kib: 1024, ..KdfLimits::default() };
+    let error = options().kdf_limits(limits).create(memory(), passphrase()).await.unwrap_err();
+    assert!(matches!(error, Error::KdfOutOfBounds { memory_kib: 19456, .. }));
+}
+
+#[tokio::test]
+async fn a_cheaper_or_exchanged_slot_does_not_open() {
+    let (store, header) = store().await;
+    let cost = 64 + 3 + "passphrase".len();
+    let mut cheaper = header.clone();
+    cheaper[cost..cost + 4].copy_from_slice(&64u32.to_le_bytes());
+    write(&store, &with_checksum(cheaper)).await;
+    assert_eq!(open_error(&store, passphrase()).await, "WrongSecret");
+
+    let mut relabelled = header.clone();
+    relabelled[67] = b'P';
+    write(&store, &with_checksum(relabelled)).await;
+    assert_eq!(open_error(&store, passphrase()).await, "WrongSecret");
+
+    // The slot of another vault with the same passphrase.
+    let (_, foreign) = super::bad_header::store().await;
+    let slot = 64..64 + 3 + "passphrase".len() + 12 + 32 + 32 + 24 + 48;
+    let mut moved = header.clone();
+    moved[slot.clone()].copy_from_slice(&foreign[slot]);
+    write(&store, &with_checksum(moved)).await;
+    assert_eq!(open_error(&store, passphrase()).await, "WrongSecret");
+
+    // A slot whose commitment fits, but whose wrapped key was exchanged.
+    let mut forged = header.clone();
+    forged[cost + 12 + 32 + 32 + 24] ^= 1;
+    write(&store, &with_checksum(forged)).await;
+    assert_eq!(open_error(&store, passphrase()).await, "HeaderTampered");
+}
+
+#[tokio::test]
+async fn counts_and_lengths_that_lie() {
+    let (store, header) = store().await;
+    for (at, value) in [(60, 0), (60, 9), (60, 255), (61, 0), (61, 17), (62, 0), (62, 2), (63, 1), (66, 33), (66, 255)] {
+        let mut altered = header.clone();
+        altered[at] = value;
+        write(&store, &with_checksum(altered)).await;
+        let error = open_error(&store, passphrase()).await;
+        assert!(error.starts_with("HeaderDamaged"), "{value} at {at}: {error}");
+    }
+    for length in [0u32, 199, header.len() as u32 + 1, u32::MAX] {
+        let mut altered = header.clone();
+        altered[12..16].copy_from_slice(&length.to_le_bytes());
+        write(&store, &with_checksum(altered)).await;
+        assert!(open_error(&store, passphrase()).await.starts_with("HeaderDamaged"));
+    }
+    write(&store, &vec![0x89; 1 << 20]).await;
+    assert!(open_error(&store, passphrase()).await.starts_with("HeaderDamaged"));
+}
+
+#[tokio::test]
+async fn a_copy_with_an_invented_generation_does_not_replace_the_header() {
+    let (store, header) = store().await;
+    let mut forged = header.clone();
+    forged[32..40].copy_from_slice(&9999u64.to_le_bytes());
+    store.put_sender_key(COPIES[1], &with_checksum(forged)).await.unwrap();
+    assert_eq!(open_error(&store, passphrase()).await, "HeaderTampered");
+    // The same generation with other bytes.
+    let mut forged = header.clone();
+    forged[56] ^= 1;
+    store.put_sender_key(COPIES[1], &with_checksum(forged)).await.unwrap();
+    assert_eq!(open_error(&store, passphrase()).await, "HeaderTampered");
+}
+
+#[tokio::test]
+async fn missing_headers_are_never_replaced() {
+    let store = memory();
+    let vault = options().create(store.clone(), passphrase()).await.unwrap();
+    let saved = vault.save_header();
+    sample::fill(&*vault.layer().layer(store.clone())).await;
+    for copy in COPIES {
+        store.delete_sender_key(copy).await.unwrap();
+    }
+    assert_eq!(open_error(&store, passphrase()).await, "HeaderMissing");
+    for result in [
+        options().open_or_create(store.clone(), passphrase()).await,
+        options().create(store.clone(), passphrase()).await,
+        options().open_read_only(store.clone(), passphrase()).await,
+    ] {
+        assert!(matches!(result, Err(Error::HeaderMissing)), "{result:?}");
+    }
+    assert_eq!(read(&store).await, [None, None]);
+    options().restore_header(store.clone(), &saved, passphrase()).await.unwrap();
+    options().open(store, passphrase()).await.unwrap();
+}
+
+/// Without device and header, the other tables still tell that there was a vault.
+#[tokio::test]
+async fn sealed_rows_without_header_and_device() {
+    use crate::method::Method;
+
+    for method in [Method::StoreSignedPrekey, Method::SetSyncKey, Method::PutLidMapping, Method::PutTcToken] {
+        let store = memory();
+        let (_vault, backend) = super::encrypted(&store).await;
+        sample::call(&*backend, method).await.unwrap();
+        for copy in COPIES {
+            store.delete_sender_key(copy).await.unwrap();
+        }
+        let opened = options().open_or_create(store.clone(), raw_key()).await;
+        assert!(matches!(opened, Err(Error::HeaderMissing)), "{}: {opened:?}", method.name());
+        // Only whoever asks for a new vault by name gets one, and the old rows stay unreadable.
+        let vault = options().create(store.clone(), raw_key()).await.unwrap();
+        let backend = vault.layer().layer(store);
+        assert!(backend.load_all_signed_prekeys().await.is_err() || method != Method::StoreSignedPrekey);
+    }
+}
+
+#[tokio::test]
+async fn commitments_are_checked_before_the_wrapped_key() {
+    // A slot that would open under the passphrase's key, but commits to another one.
+    let (store, header) = store().await;
+    let commitment = 64 + 3 + "passphrase".len() + 12 + 32;
+    let mut forged = header;
+    forged[commitment] ^= 1;
+    write(&store, &with_checksum(forged)).await;
+    assert_eq!(open_error(&store, passphrase()).await, "WrongSecret");
+}
+
+#[tokio::test]
+async fn no_vault_and_vault_exists() {
+    let store = memory();
+    assert!(matches!(options().open(store.clone(), raw_key()).await, Err(Error::NoVault)));
+    options().create(store.clone(), raw_key()).await.unwrap();
+    assert!(matches!(options().create(store.clone(), raw_key()).await, Err(Error::VaultExists)));
+    options().open_or_create(store, raw_key()).await.unwrap();
+}
+
+/// Two creators at once: at most one of them succeeds, and the store opens with the winner's secret.
+#[tokio::test]
+async fn two_creators() {
+    let clock = Arc::new(AtomicU64::new(0));
+    for round in 0..50u8 {
+        let store: Arc<dyn Backend> = Arc::new(Slow { inner: memory(), clock: clock.clone() });
+        let key = |number: u8| Key::from_bytes(&mut [number; 32]);
+        let create = async |number| {
+            for _ in 0..(round % 10) * number {
+                tokio::task::yield_now().await;
+            }
+            options().create(store.clone(), key(number)).await
+        };
+        let results = tokio::join!(create(1), create(2));
+        let winners: Vec<u8> =
+            [(1, results.0.is_ok()), (2, results.1.is_ok())].into_iter().filter(|w| w.1).map(|w| w.0).collect();
+        assert!(winners.len() <= 1, "round {round}");
+        for result in [results.0, results.1] {
+            assert!(matches!(result, Ok(_) | Err(Error::HeaderConflict | Error::VaultExists)), "{result:?}");
+        }
+        for winner in winners {
+            options().open(store.clone(), key(winner)).await.unwrap();
+        }
+    }
+}
+
+/// Yields before and after every call, so that tasks interleave at each of them.
+struct Slow {
+    inner: Arc<dyn Backend>,
+    clock: Arc<AtomicU64>,
+}
+
+impl Slow {
+    fn around<'a, T: Send + 'a>(
+        &'a self,
+        _: crate::method::Method,
+        call: impl FnOnce() -> crate::method::BoxFuture<'a, T> + Send + 'a,
+    ) -> crate::method::BoxFuture<'a, T> {
+        Box::pin(async move {
+            for _ in 0..self.clock.fetch_add(1, Ordering::Relaxed) % 3 {
+                tokio::task::yield_now().await;
+            }
+            let result = call().await;
+            tokio::task::yield_now().await;
+            result
+        })
+    }
+}
+
+crate::method::uniform_layer!(Slow);
+
+#[tokio::test]
+async fn a_plain_open_needs_no_options() {
+    let store = memory();
+    Vault::open_or_create(store.clone(), raw_key()).await.unwrap();
+    Vault::open(store, raw_key()).await.unwrap();
+}

@@ -1,0 +1,555 @@
+//! Records that were flipped, truncated, swapped, moved, injected or rolled back: an error each, never a panic, never
+//! garbage, never plaintext. Every test runs over both of upstream's stores.
+
+use std::sync::Arc;
+
+use wacore::appstate::hash::HashState;
+use wacore::store::error::StoreError;
+use wacore::store::traits::{AppStateSyncKey, Backend, DeviceListRecord, LidPnMappingEntry, TcTokenEntry};
+
+use super::sample::*;
+use super::{Sqlite, encrypted, memory, options, own_error, raw_key};
+use crate::encrypt::keys::LookupKeys;
+use crate::encrypt::token::Domain;
+use crate::encrypt::vault::State;
+use crate::method::{Method, Record};
+use crate::{Error, Key, Layer, OnDamage, Vault};
+
+/// A filled store, seen from both sides.
+struct Both {
+    inner: Arc<dyn Backend>,
+    vault: Vault,
+    outer: Arc<dyn Backend>,
+    _sqlite: Option<Sqlite>,
+}
+
+impl Both {
+    async fn all() -> [Self; 2] {
+        let sqlite = Sqlite::new().await;
+        [Self::over(memory(), None).await, Self::over(sqlite.store.clone(), Some(sqlite)).await]
+    }
+
+    async fn over(inner: Arc<dyn Backend>, sqlite: Option<Sqlite>) -> Self {
+        let (vault, outer) = encrypted(&inner).await;
+        fill(&*outer).await;
+        Self { inner, vault, outer, _sqlite: sqlite }
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.vault.shared().state()
+    }
+
+    fn token(&self, record: Record, domain: Domain, parts: &[&str]) -> String {
+        self.state().ring.lookup.token(record, domain, parts).unwrap().to_string()
+    }
+
+    fn address(&self, record: Record, address: &str) -> String {
+        self.state().ring.lookup.address(record, address).unwrap().to_string()
+    }
+}
+
+fn tampered(record: Record) -> String {
+    format!("{:?}", Error::Tampered { record })
+}
+
+fn plaintext(record: Record) -> String {
+    format!("{:?}", Error::Plaintext { record })
+}
+
+/// How to rewrite the stored bytes of one kind of record, and how to read it through the layer.
+struct Slot {
+    record: Record,
+    read: Method,
+}
+
+/// Every kind of record that is sealed in full.
+const SLOTS: [Slot; 16] = [
+    Slot { record: Record::Session, read: Method::GetSession },
+    Slot { record: Record::Identity, read: Method::LoadIdentity },
+    Slot { record: Record::Prekey, read: Method::LoadPrekey },
+    Slot { record: Record::SignedPrekey, read: Method::LoadSignedPrekey },
+    Slot { record: Record::SenderKey, read: Method::GetSenderKey },
+    Slot { record: Record::SyncKey, read: Method::GetSyncKey },
+    Slot { record: Record::CollectionVersion, read: Method::GetVersion },
+    Slot { record: Record::MutationMac, read: Method::GetMutationMac },
+    Slot { record: Record::MutationMac, read: Method::GetMutationMacs },
+    Slot { record: Record::LidMapping, read: Method::GetLidMapping },
+    Slot { record: Record::DeviceList, read: Method::GetDevices },
+    Slot { record: Record::GroupMetadata, read: Method::GetGroupMetadata },
+    Slot { record: Record::TcToken, read: Method::GetTcToken },
+    Slot { record: Record::SentMessage, read: Method::TakeSentMessage },
+    Slot { record: Record::PendingInbound, read: Method::GetPendingInbound },
+    Slot { record: Record::Device, read: Method::Load },
+];
+
+const SYNC_KEY_ID: [u8; 6] = [0, 1, 0, 0, 0, 2];
+
+/// Reads the stored bytes of a record.
+async fn stored(both: &Both, record: Record) -> Vec<u8> {
+    let inner = &both.inner;
+    let text = |carrier: &str| data_encoding::BASE64URL_NOPAD.decode(carrier.as_bytes()).unwrap();
+    match record {
+        Record::Session => {
+            let address = both.address(record, SESSION_ADDRESS);
+            inner.get_session(&address).await.unwrap().unwrap().to_vec()
+        }
+        Record::Identity => {
+            let address = both.address(record, IDENTITY_ADDRESS);
+            inner.get_session(&address).await.unwrap().unwrap().to_vec()
+        }
+        Record::Prekey => inner.load_prekey(5).await.unwrap().unwrap().to_vec(),
+        Record::SignedPrekey => inner.load_signed_prekey(7).await.unwrap().unwrap(),
+        Record::SenderKey => inner.get_sender_key(&both.address(record, SENDER_KEY_ADDRESS)).await.unwrap().unwrap(),
+        Record::SyncKey => {
+            let key = inner.get_sync_key(&SYNC_KEY_ID).await.unwrap().unwrap();
+            [key.key_data, key.fingerprint].concat()
+        }
+        Record::CollectionVersion => {
+            let name = both.token(record, Domain::Collection, &[COLLECTION]);
+            inner.get_version(&name).await.unwrap().index_value_map["e"].clone()
+        }
+        Record::MutationMac => {
+            let (name, index) = mac_key(both);
+            inner.get_mutation_mac(&name, &index).await.unwrap().unwrap()
+        }
+        Record::LidMapping => {
+            text(&inner.get_lid_mapping(&both.token(record, Domain::Lid, &[LID])).await.unwrap().unwrap().learning_source)
+        }
+        Record::DeviceList => {
+            let user = both.token(record, Domain::DeviceListUser, &[PHONE]);
+            text(&inner.get_devices(&user).await.unwrap().unwrap().phash.unwrap())
+        }
+        Record::GroupMetadata => {
+            let group = both.token(record, Domain::GroupMetadata, &[GROUP]);
+            inner.get_group_metadata(&group).await.unwrap().unwrap()
+        }
+        Record::TcToken => inner.get_tc_token(&tc_key(both)).await.unwrap().unwrap().token,
+        Record::SentMessage => {
+            let id = both.token(record, Domain::SentMessage, &[CHAT, MESSAGE_ID]);
+            let message = inner.take_sent_message("x", &id).await.unwrap().unwrap();
+            inner.store_sent_message("x", &id, &message).await.unwrap();
+            message
+        }
+        Record::PendingInbound => {
+            let id = both.token(record, Domain::PendingInbound, &[CHAT, SENDER, MESSAGE_ID]);
+            inner.get_pending_inbound("x", "x", &id).await.unwrap().unwrap()
+        }
+        Record::Device => inner.load().await.unwrap().unwrap().edge_routing_info.unwrap(),
+        other => panic!("{other} is not sealed in full"),
+    }
+}
+
+fn mac_key(both: &Both) -> (String, [u8; 32]) {
+    let state = both.state();
+    let lookup: &LookupKeys = &state.ring.lookup;
+    let parts = [COLLECTION.as_bytes(), &INDEX_MAC];
+    let index = lookup.index(Record::MutationMac, Domain::MutationIndex, &parts).unwrap();
+    (both.token(Record::MutationMac, Domain::Collection, &[COLLECTION]), index)
+}
+
+fn tc_key(both: &Both) -> String {
+    both.state().ring.lookup.listed(Record::TcToken, Domain::TcTokenJid, TC_JID).unwrap()
+}
+
+/// Puts other bytes in the place of a record.
+async fn replace(both: &Both, record: Record, bytes: &[u8]) {
+    let inner = &both.inner;
+    let text = || data_encoding::BASE64URL_NOPAD.encode(bytes);
+    match record {
+        Record::Session => inner.put_session(&both.address(record, SESSION_ADDRESS), bytes).await.unwrap(),
+        Record::Identity => inner.put_session(&both.address(record, IDENTITY_ADDRESS), bytes).await.unwrap(),
+        Record::Prekey => inner.store_prekey(5, bytes, false).await.unwrap(),
+        Record::SignedPrekey => inner.store_signed_prekey(7, bytes).await.unwrap(),
+        Record::SenderKey => inner.put_sender_key(&both.address(record, SENDER_KEY_ADDRESS), bytes).await.unwrap(),
+        Record::SyncKey => {
+            let (key_data, fingerprint) = bytes.split_at(bytes.len().min(32));
+            let key = AppStateSyncKey { key_data: key_data.into(), fingerprint: fingerprint.into(), timestamp: 0 };
+            inner.set_sync_key(&SYNC_KEY_ID, key).await.unwrap();
+        }
+        Record::CollectionVersion => {
+            let name = both.token(record, Domain::Collection, &[COLLECTION]);
+            let map = [("e".to_owned(), bytes.to_vec())].into();
+            let state = HashState { version: 17, index_value_map: map, ..HashState::default() };
+            inner.set_version(&name, state).await.unwrap();
+        }
+        Record::MutationMac => {
+            let (name, index) = mac_key(both);
+            let mac = wacore::appstate::processor::AppStateMutationMAC {
+                index_mac: index.to_vec(),
+                value_mac: bytes.to_vec(),
+            };
+            inner.put_mutation_macs(&name, 17, &[mac]).await.unwrap();
+        }
+        Record::LidMapping => {
+            let row = inner.get_lid_mapping(&both.token(record, Domain::Lid, &[LID])).await.unwrap().unwrap();
+            inner.put_lid_mapping(&LidPnMappingEntry { learning_source: text(), ..row }).await.unwrap();
+        }
+        Record::DeviceList => {
+            let user = both.token(record, Domain::DeviceListUser, &[PHONE]);
+            let row = inner.get_devices(&user).await.unwrap().unwrap();
+            inner.update_device_list(DeviceListRecord { phash: Some(text()), ..row }).await.unwrap();
+        }
+        Record::GroupMetadata => {
+            inner.put_group_metadata(&both.token(record, Domain::GroupMetadata, &[GROUP]), bytes).await.unwrap();
+        }
+        Record::TcToken => {
+            let row = inner.get_tc_token(&tc_key(both)).await.unwrap().unwrap();
+            inner.put_tc_token(&tc_key(both), &TcTokenEntry { token: bytes.into(), ..row }).await.unwrap();
+        }
+        Record::SentMessage => {
+            let id = both.token(record, Domain::SentMessage, &[CHAT, MESSAGE_ID]);
+            inner.store_sent_message("x", &id, bytes).await.unwrap();
+        }
+        Record::PendingInbound => {
+            let id = both.token(record, Domain::PendingInbound, &[CHAT, SENDER, MESSAGE_ID]);
+            inner.store_pending_inbound("x", "x", &id, bytes).await.unwrap();
+        }
+        Record::Device => {
+            let mut carrier = inner.load().await.unwrap().unwrap();
+            carrier.edge_routing_info = Some(bytes.to_vec());
+            inner.save(&carrier).await.unwrap();
+        }
+        other => panic!("{other} is not sealed in full"),
+    }
+}
+
+async fn read(both: &Both, slot: &Slot) -> Result<(), StoreError> {
+    call(&*both.outer, slot.read).await
+}
+
+#[tokio::test]
+async fn flipped_bits() {
+    for both in Both::all().await {
+        for slot in &SLOTS {
+            let intact = stored(&both, slot.record).await;
+            // Every bit of what is in front of the body, then one bit of each byte.
+            for (byte, bit) in (0..38).flat_map(|byte| (0..8).map(move |bit| (byte, bit))).chain((38..intact.len()).map(|b| (b, 3))) {
+                let mut flipped = intact.clone();
+                flipped[byte] ^= 1 << bit;
+                replace(&both, slot.record, &flipped).await;
+                let error = own_error(read(&both, slot).await);
+                let expected = match byte {
+                    6..10 => format!("{:?}", Error::UnknownEpoch { record: slot.record }),
+                    // A stamp above the header's generation says that the header is too old.
+                    10..14 if flipped[byte] > intact[byte] => "HeaderRolledBack".to_owned(),
+                    _ => tampered(slot.record),
+                };
+                assert_eq!(error, expected, "{}: bit {bit} of byte {byte}", slot.record);
+            }
+            replace(&both, slot.record, &intact).await;
+            read(&both, slot).await.unwrap();
+            replace(&both, slot.record, &intact).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn truncated_and_extended() {
+    for both in Both::all().await {
+        for slot in &SLOTS {
+            let intact = stored(&both, slot.record).await;
+            for length in (0..intact.len()).filter(|length| *length < 80 || length % 61 == 0) {
+                replace(&both, slot.record, &intact[..length]).await;
+                let result = read(&both, slot).await;
+                // An empty token is a placeholder, and upstream's SQLite store takes a short sync key for absent.
+                let absent = (slot.record == Record::TcToken && length == 0)
+                    || (slot.record == Record::SyncKey && length < 32 && result.is_ok());
+                if !absent {
+                    assert_eq!(own_error(result), tampered(slot.record), "{}: {length}", slot.record);
+                }
+            }
+            let extended = [&intact[..], b"x"].concat();
+            replace(&both, slot.record, &extended).await;
+            assert_eq!(own_error(read(&both, slot).await), tampered(slot.record));
+            replace(&both, slot.record, &intact).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn plaintext_in_sealed_slots() {
+    for both in Both::all().await {
+        for slot in SLOTS.iter().filter(|slot| slot.record != Record::Device) {
+            for injected in [&[0x42; 100][..], b"\n\x05plain protobuf", &secret(77), b"\xe7", b"{}"] {
+                replace(&both, slot.record, injected).await;
+                let result = read(&both, slot).await;
+                let short_sync_key = slot.record == Record::SyncKey && injected.len() < 32;
+                if !(short_sync_key && result.is_ok()) {
+                    let error = own_error(result);
+                    // A lone first byte of the magic is what a truncated envelope looks like.
+                    let expected = if injected == b"\xe7" { tampered(slot.record) } else { plaintext(slot.record) };
+                    assert_eq!(error, expected, "{}", slot.record);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn text_that_is_no_carrier() {
+    for both in Both::all().await {
+        let lid = both.token(Record::LidMapping, Domain::Lid, &[LID]);
+        let row = both.inner.get_lid_mapping(&lid).await.unwrap().unwrap();
+        let user = both.token(Record::DeviceList, Domain::DeviceListUser, &[PHONE]);
+        let list = both.inner.get_devices(&user).await.unwrap().unwrap();
+        for text in ["usync", "", "!!", "2:phash==", "ünïcödé"] {
+            both.inner.put_lid_mapping(&LidPnMappingEntry { learning_source: text.into(), ..row.clone() }).await.unwrap();
+            both.inner.update_device_list(DeviceListRecord { phash: Some(text.into()), ..list.clone() }).await.unwrap();
+            for read in [Method::GetLidMapping, Method::GetPnMapping, Method::GetAllLidMappings, Method::GetDevices] {
+                let error = own_error(call(&*both.outer, read).await);
+                assert!(error == plaintext(read.record()) || error == tampered(read.record()), "{text:?}: {error}");
+            }
+        }
+        both.inner.update_device_list(DeviceListRecord { phash: None, ..list }).await.unwrap();
+        assert_eq!(own_error(both.outer.get_devices(PHONE).await), plaintext(Record::DeviceList));
+    }
+}
+
+#[tokio::test]
+async fn moved_to_another_kind_of_record() {
+    for both in Both::all().await {
+        for from in &SLOTS {
+            let bytes = stored(&both, from.record).await;
+            for to in SLOTS.iter().filter(|to| to.record != from.record) {
+                let intact = stored(&both, to.record).await;
+                replace(&both, to.record, &bytes).await;
+                assert_eq!(own_error(read(&both, to).await), tampered(to.record), "{} in {}", from.record, to.record);
+                replace(&both, to.record, &intact).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn swapped_with_another_row() {
+    for both in Both::all().await {
+        let (outer, inner) = (&both.outer, &both.inner);
+        // Another device of the same user, and another user.
+        for other in ["15550109921:8@s.whatsapp.net", "15550109900:7@s.whatsapp.net"] {
+            outer.put_session(other, b"other session").await.unwrap();
+            let (a, b) = (both.address(Record::Session, SESSION_ADDRESS), both.address(Record::Session, other));
+            let (first, second) =
+                (inner.get_session(&a).await.unwrap().unwrap(), inner.get_session(&b).await.unwrap().unwrap());
+            inner.put_session(&a, &second).await.unwrap();
+            inner.put_session(&b, &first).await.unwrap();
+            assert_eq!(own_error(outer.get_session(SESSION_ADDRESS).await), tampered(Record::Session));
+            assert_eq!(own_error(outer.get_session(other).await), tampered(Record::Session));
+            inner.put_session(&a, &first).await.unwrap();
+        }
+        // The identity of another peer, and 32 raw bytes: an attacker's key must never come out.
+        outer.put_identity("15550109900@s.whatsapp.net", [9; 32]).await.unwrap();
+        let other = both.address(Record::Identity, "15550109900@s.whatsapp.net");
+        let sealed = inner.get_session(&other).await.unwrap().unwrap();
+        replace(&both, Record::Identity, &sealed).await;
+        assert_eq!(own_error(outer.load_identity(IDENTITY_ADDRESS).await), tampered(Record::Identity));
+        replace(&both, Record::Identity, &[9; 32]).await;
+        assert_eq!(own_error(outer.load_identity(IDENTITY_ADDRESS).await), plaintext(Record::Identity));
+        // In the identity table nothing is looked for.
+        inner.put_identity(IDENTITY_ADDRESS, [9; 32]).await.unwrap();
+        inner.put_identity(&both.address(Record::Identity, IDENTITY_ADDRESS), [9; 32]).await.unwrap();
+        assert!(outer.load_identity(IDENTITY_ADDRESS).await.is_err());
+
+        outer.store_prekey(50, b"fifty", false).await.unwrap();
+        let fifty = inner.load_prekey(50).await.unwrap().unwrap();
+        replace(&both, Record::Prekey, &fifty).await;
+        assert_eq!(own_error(outer.load_prekey(5).await), tampered(Record::Prekey));
+        assert_eq!(own_error(outer.load_prekeys_batch(&[50, 5]).await), tampered(Record::Prekey));
+
+        outer.store_signed_prekey(70, b"seventy").await.unwrap();
+        let seventy = inner.load_signed_prekey(70).await.unwrap().unwrap();
+        replace(&both, Record::SignedPrekey, &seventy).await;
+        assert_eq!(own_error(outer.load_all_signed_prekeys().await), tampered(Record::SignedPrekey));
+
+        // A LID mapping whose row was given another phone number.
+        outer.put_lid_mapping(&LidPnMappingEntry { lid: "2".into(), phone_number: "3".into(), ..lid_mapping() }).await.unwrap();
+        let lid = both.token(Record::LidMapping, Domain::Lid, &[LID]);
+        let row = inner.get_lid_mapping(&lid).await.unwrap().unwrap();
+        let three = both.token(Record::LidMapping, Domain::PhoneNumber, &["3"]);
+        inner.put_lid_mapping(&LidPnMappingEntry { phone_number: three, ..row }).await.unwrap();
+        assert_eq!(own_error(outer.get_lid_mapping(LID).await), tampered(Record::LidMapping));
+
+        outer.set_version("other", HashState { version: 1, ..version() }).await.unwrap();
+        let name = both.token(Record::CollectionVersion, Domain::Collection, &["other"]);
+        let other = inner.get_version(&name).await.unwrap().index_value_map["e"].clone();
+        replace(&both, Record::CollectionVersion, &other).await;
+        assert_eq!(own_error(outer.get_version(COLLECTION).await), tampered(Record::CollectionVersion));
+    }
+}
+
+#[tokio::test]
+async fn from_another_vault() {
+    // The same secret, the same rows: only the vault differs.
+    let [one, two] = Both::all().await;
+    for slot in &SLOTS {
+        let foreign = stored(&two, slot.record).await;
+        let intact = stored(&one, slot.record).await;
+        replace(&one, slot.record, &foreign).await;
+        assert_eq!(own_error(read(&one, slot).await), tampered(slot.record));
+        replace(&one, slot.record, &intact).await;
+    }
+    let listed = tc_key(&two);
+    one.inner.put_tc_token(&listed, &tc_token()).await.unwrap();
+    assert_eq!(own_error(one.outer.get_all_tc_token_jids().await), tampered(Record::TcToken));
+}
+
+#[tokio::test]
+async fn settings_beside_a_carrier_are_ignored() {
+    for both in Both::all().await {
+        let name = both.token(Record::CollectionVersion, Domain::Collection, &[COLLECTION]);
+        let mut state = both.inner.get_version(&name).await.unwrap();
+        state.version = 99;
+        state.hash = [9; 128];
+        state.mac_mismatch_fatal = false;
+        state.index_value_map.insert("extra".into(), vec![1]);
+        both.inner.set_version(&name, state).await.unwrap();
+        let read = both.outer.get_version(COLLECTION).await.unwrap();
+        assert_eq!((read.version, read.hash, read.mac_mismatch_fatal), (17, version().hash, true));
+
+        // Without the carrier it is either the absent row or tampering, never what stands there.
+        let planted = HashState { mac_mismatch_fatal: true, ..HashState::default() };
+        both.inner.set_version(&name, planted).await.unwrap();
+        assert_eq!(own_error(both.outer.get_version(COLLECTION).await), tampered(Record::CollectionVersion));
+    }
+}
+
+#[tokio::test]
+async fn junk_in_listed_tables() {
+    for both in Both::all().await {
+        let group = both.token(Record::SenderKeyDevice, Domain::Group, &[GROUP]);
+        let junk_mapping = LidPnMappingEntry { lid: "junk".into(), ..lid_mapping() };
+        for junk in ["15550100000@s.whatsapp.net", "", "aaaa", &"a".repeat(200_000), &"a".repeat(103)] {
+            both.inner.set_sender_key_status(&group, &[(junk, true)]).await.unwrap();
+            assert_eq!(own_error(both.outer.get_sender_key_devices(GROUP).await), tampered(Record::SenderKeyDevice));
+            both.inner.delete_sender_key_device_rows(&[junk]).await.unwrap();
+            both.inner.put_tc_token(junk, &tc_token()).await.unwrap();
+            assert_eq!(own_error(both.outer.get_all_tc_token_jids().await), tampered(Record::TcToken));
+            both.inner.delete_tc_token(junk).await.unwrap();
+        }
+        both.inner.put_lid_mapping(&junk_mapping).await.unwrap();
+        assert_eq!(own_error(both.outer.get_all_lid_mappings().await), plaintext(Record::LidMapping));
+
+        // By option, junk is skipped and counted.
+        both.inner.set_sender_key_status(&group, &[("junk", true)]).await.unwrap();
+        both.inner.put_tc_token("junk", &tc_token()).await.unwrap();
+        let lenient = options().on_damage(OnDamage::TreatAsAbsent).open(both.inner.clone(), raw_key()).await.unwrap();
+        let outer = lenient.layer().layer(both.inner.clone());
+        assert_eq!(outer.get_sender_key_devices(GROUP).await.unwrap(), [(DEVICE_JID.to_owned(), true)]);
+        assert_eq!(outer.get_all_tc_token_jids().await.unwrap(), [TC_JID]);
+        assert_eq!(outer.get_all_lid_mappings().await.unwrap().len(), 1);
+        assert_eq!(lenient.damaged_records(), 3);
+    }
+}
+
+#[tokio::test]
+async fn damage_may_count_as_absent_only_where_the_client_can_fetch_again() {
+    for both in Both::all().await {
+        let lenient = options().on_damage(OnDamage::TreatAsAbsent).open(both.inner.clone(), raw_key()).await.unwrap();
+        let outer = lenient.layer().layer(both.inner.clone());
+        for slot in SLOTS.iter().filter(|slot| slot.read != Method::GetMutationMacs) {
+            let mut damaged = stored(&both, slot.record).await;
+            *damaged.last_mut().unwrap() ^= 1;
+            replace(&both, slot.record, &damaged).await;
+            let result = call(&*outer, slot.read).await;
+            let again = matches!(
+                slot.record,
+                Record::LidMapping | Record::DeviceList | Record::GroupMetadata | Record::TcToken
+            );
+            assert_eq!(result.is_ok(), again, "{}", slot.record);
+        }
+        assert!(outer.get_lid_mapping(LID).await.unwrap().is_none());
+        assert!(outer.get_devices(PHONE).await.unwrap().is_none());
+        assert!(outer.get_group_metadata(GROUP).await.unwrap().is_none());
+        assert!(outer.get_tc_token(TC_JID).await.unwrap().is_none());
+        assert_eq!(lenient.damaged_records(), 8);
+    }
+}
+
+#[tokio::test]
+async fn message_secrets_garble() {
+    let both = Both::over(memory(), None).await;
+    let id = both.token(Record::MessageSecret, Domain::MessageSecret, &[CHAT, SENDER, MESSAGE_ID]);
+    let block = both.inner.get_msg_secret("x", "x", &id).await.unwrap().unwrap();
+    let mut distance = 0;
+    for bit in 0..256 {
+        let mut flipped: [u8; 32] = block[..].try_into().unwrap();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        both.inner.put_msg_secret("x", "x", &id, &flipped).await.unwrap();
+        let read = both.outer.get_msg_secret(CHAT, SENDER, MESSAGE_ID).await.unwrap().unwrap();
+        distance += read.iter().zip(MESSAGE_SECRET).map(|(a, b)| (a ^ b).count_ones()).sum::<u32>();
+    }
+    // 256 × 128 bits on average; the standard deviation of the sum is 128.
+    assert!((distance as i64 - 256 * 128).abs() < 10 * 128, "{distance}");
+
+    // Swapped with another row of the same chat.
+    both.outer.put_msg_secret(CHAT, SENDER, "other", &MESSAGE_SECRET).await.unwrap();
+    let other = both.token(Record::MessageSecret, Domain::MessageSecret, &[CHAT, SENDER, "other"]);
+    let swapped: [u8; 32] = both.inner.get_msg_secret("x", "x", &other).await.unwrap().unwrap().try_into().unwrap();
+    assert_ne!(swapped[..], block[..], "equal secrets of different messages do not look equal");
+    both.inner.put_msg_secret("x", "x", &id, &swapped).await.unwrap();
+    assert_ne!(both.outer.get_msg_secret(CHAT, SENDER, MESSAGE_ID).await.unwrap().unwrap(), MESSAGE_SECRET);
+}
+
+#[tokio::test]
+async fn keys_that_are_too_long() {
+    let both = Both::over(memory(), None).await;
+    let long = "a".repeat(65_536);
+    assert!(own_error(both.outer.put_session(&long, b"").await).starts_with("InputTooLong"));
+    assert!(own_error(both.outer.get_sender_key(&long).await).starts_with("InputTooLong"));
+    assert!(own_error(both.outer.delete_tc_token(&long).await).starts_with("InputTooLong"));
+    assert!(own_error(both.outer.get_msg_secret(&long, "", "").await).starts_with("InputTooLong"));
+    // The longest part of a key that fits, and a key whose parts only fit one by one.
+    let longest = "a".repeat(65_535 - 2);
+    both.outer.put_session(&longest, b"session").await.unwrap();
+    assert_eq!(both.outer.get_session(&longest).await.unwrap().as_deref(), Some(&b"session"[..]));
+    let half = "a".repeat(40_000);
+    assert!(own_error(both.outer.store_sent_message(&half, &half, b"").await).starts_with("InputTooLong"));
+    both.outer.put_tc_token(&"b".repeat(30_000), &tc_token()).await.unwrap();
+    assert_eq!(both.outer.get_all_tc_token_jids().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn injective_tokens() {
+    let both = Both::over(memory(), None).await;
+    let mut seen = std::collections::HashSet::new();
+    for (chat, id) in [("ab", "c"), ("a", "bc"), ("", "abc"), ("abc", ""), ("a\0b", "c"), ("a", "\0bc"), ("AB", "c"), ("a_", "%")] {
+        let token = both.token(Record::SentMessage, Domain::SentMessage, &[chat, id]);
+        assert!(token.len() == 24 && token.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7')), "{token}");
+        assert!(seen.insert(token));
+    }
+}
+
+/// A header from before a slot was removed, under records that are newer.
+#[tokio::test]
+async fn header_rolled_back_under_newer_records() {
+    for both in Both::all().await {
+        let old = both.vault.save_header();
+        let vault = options().open(both.inner.clone(), raw_key()).await.unwrap();
+        let outer = vault.layer().layer(both.inner.clone());
+        outer.put_session(SESSION_ADDRESS, b"newer").await.unwrap();
+        drop(vault);
+        for copy in [crate::HeaderCopy::A, crate::HeaderCopy::B] {
+            both.inner.put_sender_key(copy.address(), &old).await.unwrap();
+        }
+        // Opened read-only, so that the generation does not catch up by opening.
+        let vault = options().open_read_only(both.inner.clone(), raw_key()).await.unwrap();
+        let outer = vault.layer().layer(both.inner.clone());
+        assert_eq!(own_error(outer.get_session(SESSION_ADDRESS).await), "HeaderRolledBack");
+        outer.get_sender_key(SENDER_KEY_ADDRESS).await.unwrap();
+        // The official way puts it above every stamp.
+        let vault = options().restore_header(both.inner.clone(), &old, raw_key()).await.unwrap();
+        let outer = vault.layer().layer(both.inner.clone());
+        assert_eq!(outer.get_session(SESSION_ADDRESS).await.unwrap().as_deref(), Some(&b"newer"[..]));
+    }
+}
+
+/// Two processes with one store: what one of them writes after the other opened is read all the same.
+#[tokio::test]
+async fn another_process_opens_later() {
+    for both in Both::all().await {
+        let later = options().open(both.inner.clone(), raw_key()).await.unwrap();
+        later.add_slot("second", Key::from_bytes(&mut [7; 32])).await.unwrap();
+        later.layer().layer(both.inner.clone()).put_session(SESSION_ADDRESS, b"later").await.unwrap();
+        assert_eq!(both.outer.get_session(SESSION_ADDRESS).await.unwrap().as_deref(), Some(&b"later"[..]));
+        assert_eq!(both.vault.slots().len(), 2, "the newer header was taken over");
+    }
+}

@@ -1,0 +1,392 @@
+//! Slots, passphrases, saved headers, providers, and header writes that are interrupted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+use wacore::store::error::StoreError;
+use wacore::store::traits::Backend;
+
+use super::{encrypted, memory, options, passphrase, raw_key, sample};
+use crate::encrypt::header::Header;
+use crate::{
+    Argon2Cost, Error, HeaderCopy, HeaderStore, Key, KeyProvider, Layer, Padding, Passphrase, RecoveryKey, SlotKind,
+    Vault,
+};
+
+fn word(word: &str) -> Passphrase {
+    Passphrase::new(word).unwrap()
+}
+
+async fn opens(store: &Arc<dyn Backend>, secret: impl Into<crate::Secret>) -> bool {
+    match options().open(store.clone(), secret).await {
+        Ok(_) => true,
+        Err(Error::WrongSecret) => false,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+#[tokio::test]
+async fn every_kind_of_secret_opens() {
+    let store = memory();
+    let vault = options().create(store.clone(), passphrase()).await.unwrap();
+    let backend = vault.layer().layer(store.clone());
+    sample::fill(&*backend).await;
+    vault.add_slot("machine", raw_key()).await.unwrap();
+    let recovery = vault.add_recovery_key().await.unwrap();
+    let keyring = Arc::new(Keyring::default());
+    vault.add_slot("keyring", keyring.clone()).await.unwrap();
+
+    let slots = vault.slots();
+    let labels: Vec<_> = slots.iter().map(|slot| (slot.id, slot.label.as_str(), slot.kind)).collect();
+    assert_eq!(
+        labels,
+        [
+            (0, "passphrase", SlotKind::Passphrase(Argon2Cost::MINIMUM)),
+            (1, "machine", SlotKind::Key),
+            (2, "recovery", SlotKind::Key),
+            (3, "keyring", SlotKind::Provider),
+        ]
+    );
+    let printed = recovery.expose();
+    for vault in [
+        options().open(store.clone(), passphrase()).await.unwrap(),
+        options().open(store.clone(), raw_key()).await.unwrap(),
+        options().open(store.clone(), RecoveryKey::parse(&printed).unwrap()).await.unwrap(),
+        options().open(store.clone(), keyring.clone()).await.unwrap(),
+    ] {
+        let backend = vault.layer().layer(store.clone());
+        assert_eq!(backend.get_session(sample::SESSION_ADDRESS).await.unwrap().as_deref(), Some(sample::SESSION));
+    }
+    assert!(!opens(&store, word("wrong")).await);
+    assert!(!opens(&store, Key::generate().unwrap()).await);
+    assert!(!opens(&store, RecoveryKey::generate().unwrap()).await);
+    assert!(!opens(&store, Arc::new(Keyring { key: [9; 32], ..Keyring::default() })).await);
+    let unreachable = Arc::new(Keyring { broken: true, ..Keyring::default() });
+    assert!(matches!(options().open(store, unreachable).await, Err(Error::KeyProvider(_))));
+}
+
+#[tokio::test]
+async fn created_with_every_kind_of_secret() {
+    let keyring = Arc::new(Keyring::default());
+    let store = memory();
+    options().slot_label("kms").create(store.clone(), keyring.clone()).await.unwrap();
+    assert!(opens(&store, keyring).await);
+
+    let recovery = RecoveryKey::generate().unwrap();
+    let printed = recovery.expose();
+    let store = memory();
+    options().create(store.clone(), recovery).await.unwrap();
+    assert!(opens(&store, RecoveryKey::parse(&printed).unwrap()).await);
+
+    let talkative = Arc::new(Keyring { hint_bytes: 257, ..Keyring::default() });
+    assert!(matches!(options().create(memory(), talkative).await, Err(Error::InvalidInput { .. })));
+}
+
+#[tokio::test]
+async fn changing_the_passphrase() {
+    let store = memory();
+    let vault = options().slot_label("operator").create(store.clone(), word("first")).await.unwrap();
+    let backend = vault.layer().layer(store.clone());
+    sample::fill(&*backend).await;
+    vault.change_passphrase(word("second")).await.unwrap();
+    assert!(!opens(&store, word("first")).await);
+    assert!(opens(&store, word("second")).await);
+    assert_eq!(vault.slots()[0].label, "operator");
+    backend.get_session(sample::SESSION_ADDRESS).await.unwrap();
+
+    // With a second passphrase, the one that opened is changed.
+    vault.add_slot("backup", word("third")).await.unwrap();
+    let vault = options().open(store.clone(), word("third")).await.unwrap();
+    vault.change_passphrase(word("fourth")).await.unwrap();
+    assert!(opens(&store, word("second")).await && opens(&store, word("fourth")).await);
+    assert!(!opens(&store, word("third")).await);
+
+    // Opened by something else, it is not clear which.
+    vault.add_slot("machine", raw_key()).await.unwrap();
+    let vault = options().open(store.clone(), raw_key()).await.unwrap();
+    assert!(matches!(vault.change_passphrase(word("x")).await, Err(Error::AmbiguousPassphrase(2))));
+    vault.remove_slot(0).await.unwrap();
+    vault.change_passphrase(word("fifth")).await.unwrap();
+    assert!(opens(&store, word("fifth")).await && !opens(&store, word("second")).await);
+}
+
+#[tokio::test]
+async fn slots_are_bounded_and_one_stays() {
+    let store = memory();
+    let vault = options().create(store.clone(), raw_key()).await.unwrap();
+    assert!(matches!(vault.remove_slot(0).await, Err(Error::LastSlot)));
+    assert!(matches!(vault.remove_slot(5).await, Err(Error::NoSuchSlot(5))));
+    assert!(matches!(vault.change_passphrase(word("x")).await, Err(Error::AmbiguousPassphrase(0))));
+    let key = |number: u8| Key::from_bytes(&mut [number; 32]);
+    for number in 1..8 {
+        assert_eq!(vault.add_slot("more", key(number)).await.unwrap(), number);
+    }
+    assert!(matches!(vault.add_slot("more", key(9)).await, Err(Error::SlotsFull)));
+    vault.remove_slot(3).await.unwrap();
+    assert!(!opens(&store, key(3)).await && opens(&store, key(4)).await);
+    assert_eq!(vault.add_slot("again", key(9)).await.unwrap(), 3);
+    let long = "l".repeat(33);
+    vault.remove_slot(1).await.unwrap();
+    assert!(matches!(vault.add_slot(&long, key(10)).await, Err(Error::InvalidInput { .. })));
+    assert!(opens(&store, raw_key()).await);
+}
+
+#[tokio::test]
+async fn the_cost_of_a_guess_is_raised_on_opening() {
+    let store = memory();
+    options().create(store.clone(), passphrase()).await.unwrap();
+    let higher = Argon2Cost::new(20 * 1024, 2, 1).unwrap();
+    let vault = options().kdf_cost(higher).open(store.clone(), passphrase()).await.unwrap();
+    assert_eq!(vault.slots()[0].kind, SlotKind::Passphrase(higher));
+    // A lower one does not lower it.
+    let vault = options().open(store.clone(), passphrase()).await.unwrap();
+    assert_eq!(vault.slots()[0].kind, SlotKind::Passphrase(higher));
+    assert!(opens(&store, passphrase()).await);
+    for (memory_kib, passes, lanes) in [(19 * 1024 - 1, 2, 1), (19 * 1024, 1, 1), (19 * 1024, 2, 0), (0, 0, 0)] {
+        assert!(matches!(Argon2Cost::new(memory_kib, passes, lanes), Err(Error::InvalidInput { .. })));
+    }
+    Argon2Cost::new(46 * 1024, 1, 4).unwrap();
+}
+
+#[tokio::test]
+async fn accounts_share_one_key_derivation() {
+    let (first, second) = (memory(), memory());
+    let vault = options().create(first.clone(), passphrase()).await.unwrap();
+    options().create(second.clone(), vault.account_key("account 2")).await.unwrap();
+    let vault = options().open(first, passphrase()).await.unwrap();
+    assert!(opens(&second, vault.account_key("account 2")).await);
+    assert!(!opens(&second, vault.account_key("account 3")).await);
+}
+
+#[tokio::test]
+async fn saved_headers_can_be_restored() {
+    let store = memory();
+    let vault = options().create(store.clone(), word("old")).await.unwrap();
+    let backend = vault.layer().layer(store.clone());
+    sample::fill(&*backend).await;
+    let saved = vault.save_header();
+    vault.change_passphrase(word("new")).await.unwrap();
+    backend.put_session(sample::SESSION_ADDRESS, b"newer").await.unwrap();
+    let generation = Header::parse(&vault.save_header()).unwrap().generation;
+
+    let error = options().restore_header(store.clone(), &saved, word("new")).await.unwrap_err();
+    assert!(matches!(error, Error::WrongSecret), "a saved header opens with the secrets of its day");
+    for copy in [HeaderCopy::A, HeaderCopy::B] {
+        store.put_sender_key(copy.address(), b"damaged").await.unwrap();
+    }
+    let vault = options().restore_header(store.clone(), &saved, word("old")).await.unwrap();
+    assert!(Header::parse(&vault.save_header()).unwrap().generation > generation);
+    let backend = vault.layer().layer(store.clone());
+    assert_eq!(backend.get_session(sample::SESSION_ADDRESS).await.unwrap().as_deref(), Some(&b"newer"[..]));
+    assert!(opens(&store, word("old")).await);
+
+    let mut altered = saved.clone();
+    altered[200] ^= 1;
+    assert!(matches!(
+        options().restore_header(store.clone(), &altered, word("old")).await,
+        Err(Error::HeaderDamaged(_))
+    ));
+    let (other, _) = encrypted(&memory()).await;
+    let foreign = options().restore_header(store, &other.save_header(), raw_key()).await;
+    assert!(matches!(foreign, Err(Error::VaultExists)));
+}
+
+/// The process dies after any number of header writes: the old or the new secret opens, never neither, and once a new
+/// copy is complete the removed one does not.
+#[tokio::test]
+async fn interrupted_header_writes() {
+    for writes in 0..=2 {
+        for torn in [false, true] {
+            let headers = Arc::new(Headers::default());
+            let store = memory();
+            let vault =
+                options().header_store(headers.clone()).create(store.clone(), word("old")).await.unwrap();
+            headers.allow(writes, torn);
+            let changed = vault.change_passphrase(word("new")).await;
+            assert_eq!(changed.is_ok(), writes == 2);
+            headers.allow(usize::MAX, false);
+            let open = async |secret| {
+                let options = options().header_store(headers.clone());
+                options.open_read_only(store.clone(), word(secret)).await.is_ok()
+            };
+            let (old, new) = (open("old").await, open("new").await);
+            assert_eq!((old, new), (writes == 0, writes > 0), "{writes} writes, torn: {torn}");
+            // The vault that failed goes on, and the next change succeeds.
+            vault.change_passphrase(word("third")).await.unwrap();
+            assert!(open("third").await && !open("old").await && !open("new").await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_detached_header_leaves_nothing_in_the_store() {
+    let (headers, store) = (Arc::new(Headers::default()), memory());
+    let detached = options().header_store(headers.clone());
+    let vault = detached.create(store.clone(), raw_key()).await.unwrap();
+    let backend = vault.layer().layer(store.clone());
+    backend.create().await.unwrap();
+    for copy in [HeaderCopy::A, HeaderCopy::B] {
+        assert_eq!(store.get_sender_key(copy.address()).await.unwrap(), None);
+    }
+    assert!(matches!(options().open(store.clone(), raw_key()).await, Err(Error::HeaderMissing)));
+    detached.open(store, raw_key()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_header_deleted_or_replaced_under_an_open_vault() {
+    let store = memory();
+    let (vault, _) = encrypted(&store).await;
+    let old = vault.save_header();
+    vault.add_slot("more", passphrase()).await.unwrap();
+    for copy in [HeaderCopy::A, HeaderCopy::B] {
+        store.put_sender_key(copy.address(), &old).await.unwrap();
+    }
+    assert!(matches!(vault.remove_slot(0).await, Err(Error::HeaderRolledBack)));
+    for copy in [HeaderCopy::A, HeaderCopy::B] {
+        store.delete_sender_key(copy.address()).await.unwrap();
+    }
+    assert!(matches!(vault.remove_slot(0).await, Err(Error::HeaderMissing)));
+    let (other, _) = encrypted(&memory()).await;
+    for copy in [HeaderCopy::A, HeaderCopy::B] {
+        store.put_sender_key(copy.address(), &other.save_header()).await.unwrap();
+    }
+    assert!(matches!(vault.remove_slot(0).await, Err(Error::HeaderTampered)));
+}
+
+#[tokio::test]
+async fn padding_is_kept_in_the_header() {
+    let store = memory();
+    options().padding(Padding::Multiple(256)).create(store.clone(), raw_key()).await.unwrap();
+    let vault = options().padding(Padding::Padme).open(store, raw_key()).await.unwrap();
+    assert_eq!(vault.padding(), Padding::Multiple(256));
+    let error = options().padding(Padding::Multiple(7)).create(memory(), raw_key()).await.unwrap_err();
+    assert!(matches!(error, Error::InvalidInput { .. }));
+}
+
+#[tokio::test]
+async fn debug_says_nothing_secret() {
+    let store = memory();
+    let vault = Vault::create(store.clone(), raw_key()).await.unwrap();
+    assert_eq!(format!("{vault:?}"), "Vault { slots: 1, .. }");
+    assert_eq!(format!("{:?}", vault.layer()), "encrypt(v1)");
+    let stack = crate::Stack::new(store).named("memory").layer(vault.layer());
+    assert_eq!(format!("{stack:?}"), "encrypt(v1) > memory");
+}
+
+#[tokio::test]
+async fn error_texts_are_safe() {
+    let record = crate::Record::Session;
+    let errors = [
+        Error::NoVault,
+        Error::VaultExists,
+        Error::HeaderMissing,
+        Error::HeaderDamaged("its checksum does not fit"),
+        Error::HeaderTampered,
+        Error::HeaderRolledBack,
+        Error::UnsupportedVersion { what: "record suite", found: 2, newest: 1 },
+        Error::KdfOutOfBounds { memory_kib: 1, passes: 2, lanes: 3 },
+        Error::WrongSecret,
+        Error::ImportIncomplete,
+        Error::PlaintextDevice,
+        Error::DeviceMissing,
+        Error::HeaderConflict,
+        Error::ReadOnly { method: "put_session" },
+        Error::LastSlot,
+        Error::NoSuchSlot(3),
+        Error::SlotsFull,
+        Error::AmbiguousPassphrase(2),
+        Error::InvalidInput { what: "passphrase", problem: "must not be empty" },
+        Error::KeyProvider("offline".into()),
+        Error::Random,
+        Error::KdfFailed { memory_kib: 1 },
+        Error::File { what: "key", source: std::io::ErrorKind::NotFound.into() },
+        Error::Tampered { record },
+        Error::Plaintext { record },
+        Error::UnknownEpoch { record },
+        Error::InputTooLong { record, what: "key", limit: 9 },
+        Error::Encode { record },
+    ];
+    for error in errors {
+        let text = error.to_string().to_lowercase();
+        assert!(!text.contains("lock") && !text.contains("busy"), "{text}");
+        let error = StoreError::from(error);
+        assert!(!error.is_database_busy_or_locked() && Error::of(&error).is_some());
+    }
+    for record in crate::Record::ALL {
+        assert!(!record.name().contains("lock") && !record.name().contains("busy"));
+    }
+    let passed = StoreError::from(Error::from(StoreError::DeviceNotFound(7)));
+    assert!(matches!(passed, StoreError::DeviceNotFound(7)));
+}
+
+/// An operating system's keyring, as far as a vault sees it.
+struct Keyring {
+    key: [u8; 32],
+    hint_bytes: usize,
+    broken: bool,
+}
+
+impl Default for Keyring {
+    fn default() -> Self {
+        Self { key: [0x77; 32], hint_bytes: 32, broken: false }
+    }
+}
+
+#[async_trait]
+impl KeyProvider for Keyring {
+    async fn wrap(&self, key: &Key) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        let mut hint: Vec<u8> = key.expose().iter().zip(self.key).map(|(a, b)| a ^ b).collect();
+        hint.resize(self.hint_bytes, 0);
+        Ok(hint)
+    }
+
+    async fn unwrap(&self, hint: &[u8]) -> Result<Key, Box<dyn std::error::Error + Send + Sync>> {
+        if self.broken {
+            return Err("the keyring is not reachable".into());
+        }
+        let mut key: [u8; 32] = std::array::from_fn(|at| hint[at] ^ self.key[at]);
+        Ok(Key::from_bytes(&mut key))
+    }
+}
+
+/// Header copies in memory, whose writes can be made to fail.
+#[derive(Default)]
+struct Headers {
+    copies: Mutex<[Option<Vec<u8>>; 2]>,
+    forbidden: AtomicUsize,
+    torn: AtomicUsize,
+}
+
+impl Headers {
+    /// Lets `writes` more writes through. If `torn`, the one after them writes half.
+    fn allow(&self, writes: usize, torn: bool) {
+        self.forbidden.store(usize::MAX - writes, Ordering::SeqCst);
+        self.torn.store(usize::from(torn), Ordering::SeqCst);
+    }
+}
+
+fn index(copy: HeaderCopy) -> usize {
+    usize::from(copy == HeaderCopy::B)
+}
+
+#[async_trait]
+impl HeaderStore for Headers {
+    async fn read(&self, copy: HeaderCopy) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.copies.lock().await[index(copy)].clone())
+    }
+
+    async fn write(&self, copy: HeaderCopy, bytes: &[u8]) -> Result<(), StoreError> {
+        let slot = &mut self.copies.lock().await[index(copy)];
+        if self.forbidden.load(Ordering::SeqCst) == usize::MAX {
+            if self.torn.load(Ordering::SeqCst) == 1 {
+                *slot = Some(bytes[..bytes.len() / 2].to_vec());
+            }
+            return Err(StoreError::DeviceNotFound(0));
+        }
+        self.forbidden.fetch_add(usize::from(self.forbidden.load(Ordering::SeqCst) > 0), Ordering::SeqCst);
+        *slot = Some(bytes.to_vec());
+        Ok(())
+    }
+}
