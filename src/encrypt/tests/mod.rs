@@ -6,6 +6,7 @@ mod bad_records;
 mod device;
 mod forwarding;
 mod golden;
+mod interop;
 mod round_trip;
 mod sample;
 mod spy;

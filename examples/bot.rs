@@ -1,0 +1,47 @@
+//! A bot whose whole state is encrypted: it answers `ping` with `pong`.
+//!
+//! ```sh
+//! echo 'a long passphrase' > passphrase && chmod 600 passphrase
+//! cargo run --example bot -- wa.db passphrase
+//! ```
+//!
+//! Scan the printed code with your phone under "Linked devices". On the next start the bot connects by itself, given the
+//! same passphrase.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use wastore::{Passphrase, Stack, Vault};
+use whatsapp_rust::prelude::*;
+use whatsapp_rust_sqlite_storage::SqliteStore;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
+    let (Some(database), Some(passphrase)) = (arguments.next(), arguments.next()) else {
+        return Err("usage: bot DATABASE PASSPHRASE_FILE".into());
+    };
+
+    let store = Arc::new(SqliteStore::new(&database.to_string_lossy()).await?);
+    let vault = Vault::open_or_create(store.clone(), Passphrase::from_file(passphrase)?).await?;
+    let stack = Stack::new(store).layer(vault.layer());
+    println!("{stack:?}");
+
+    let bot = Bot::builder()
+        .with_backend_arc(stack.into_backend())
+        .on_qr_code(|code, timeout| async move {
+            println!("Scan within {} s (as a QR code): {code}", timeout.as_secs());
+        })
+        .on_connected(|_| async { println!("connected") })
+        .on_message(|context| async move {
+            if context.message.text_content() == Some("ping")
+                && let Err(error) = context.reply_quoting("pong").await
+            {
+                eprintln!("could not answer: {error}");
+            }
+        })
+        .build()
+        .await?;
+    bot.run().await;
+    Ok(())
+}
