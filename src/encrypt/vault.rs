@@ -844,11 +844,17 @@ async fn write_both(headers: &dyn HeaderStore, bytes: &[u8], first: HeaderCopy) 
             return Err(Error::HeaderConflict);
         }
     }
-    // Another process may have written the first copy while the second was on its way.
-    if headers.read(first).await?.as_deref() != Some(bytes) {
-        return Err(Error::HeaderConflict);
+    // Another process may have written the first copy while the second was on its way. The first copy decides: the loser
+    // takes its own second copy back, or the two would disagree for ever.
+    match headers.read(first).await? {
+        Some(found) if found == bytes => Ok(()),
+        found => {
+            if let Some(winner) = found.filter(|found| Header::parse(found).is_ok()) {
+                headers.write(first.other(), &winner).await?;
+            }
+            Err(Error::HeaderConflict)
+        }
     }
-    Ok(())
 }
 
 /// # Errors
