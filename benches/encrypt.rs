@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench encrypt`. The inner store is upstream's in-memory one, so that the layer is what shows.
 
+#![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test or measurement")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -56,7 +58,8 @@ fn other_records(criterion: &mut Criterion) {
             bencher.iter(|| block_on(store.get_tc_token(black_box("100000099887766@lid"))).unwrap());
         });
         group.bench_function("store_sent_message, 200 B", |bencher| {
-            bencher.iter(|| block_on(store.store_sent_message("15550109921@s.whatsapp.net", "3EB0", &[1; 200])).unwrap());
+            bencher
+                .iter(|| block_on(store.store_sent_message("15550109921@s.whatsapp.net", "3EB0", &[1; 200])).unwrap());
         });
         let entry = MsgSecretEntry {
             chat: "15550109921@s.whatsapp.net".into(),

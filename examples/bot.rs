@@ -8,6 +8,8 @@
 //! Scan the printed code with your phone under "Linked devices". On the next start the bot connects by itself, given the
 //! same passphrase.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a terminal")]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

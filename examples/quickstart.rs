@@ -3,6 +3,8 @@
 //!
 //! Run with `cargo run --example quickstart`. It ends with an error if anything is found.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a terminal")]
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -84,7 +86,8 @@ async fn run(folder: &Path, encrypt: bool) -> Result<Report> {
     )
     .await?;
     converse(&mut alice, &mut bob, &["Hello Bob, your parcel 4711 is on its way"], &mut rng, &mut secrets).await?;
-    converse(&mut bob, &mut alice, &["Thanks Alice, leave it at number 12", "and ring twice"], &mut rng, &mut secrets).await?;
+    converse(&mut bob, &mut alice, &["Thanks Alice, leave it at number 12", "and ring twice"], &mut rng, &mut secrets)
+        .await?;
 
     // A group with sender keys.
     let group = alice.sender_key_name();
@@ -111,7 +114,9 @@ async fn run(folder: &Path, encrypt: bool) -> Result<Report> {
     if encrypt {
         let store: Arc<dyn Backend> = Arc::new(SqliteStore::new(&alice_file.to_string_lossy()).await?);
         match Vault::open(store, Passphrase::new("incorrect horse")?).await {
-            Err(wastore::Error::WrongSecret) => println!("a wrong passphrase is refused: {}", wastore::Error::WrongSecret),
+            Err(wastore::Error::WrongSecret) => {
+                println!("a wrong passphrase is refused: {}", wastore::Error::WrongSecret)
+            }
             Err(error) => return Err(error.into()),
             Ok(_) => return Err("a wrong passphrase opened the vault".into()),
         }
@@ -324,8 +329,7 @@ async fn converse(
 async fn deliver(from: &mut Account, to: &mut Account, plaintext: &[u8], rng: &mut StdRng) -> Result<Vec<u8>> {
     let (sender, receiver) = (from.jid.to_protocol_address(), to.jid.to_protocol_address());
     let signal = &mut from.signal;
-    let message =
-        message_encrypt(plaintext, &receiver, &mut signal.session_store, &mut signal.identity_store).await?;
+    let message = message_encrypt(plaintext, &receiver, &mut signal.session_store, &mut signal.identity_store).await?;
     from.flush().await?;
     let wire = match &message {
         CiphertextMessage::PreKeySignalMessage(message) => {

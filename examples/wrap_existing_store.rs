@@ -2,6 +2,8 @@
 //!
 //! Run with `cargo run --example wrap_existing_store`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a terminal")]
+
 use std::sync::Arc;
 
 use wastore::{Passphrase, Stack, Vault};

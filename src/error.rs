@@ -30,10 +30,14 @@ pub enum Error {
     #[error("the vault header is damaged: {0}; restore a saved header")]
     HeaderDamaged(&'static str),
     /// The secret fits, but the header was altered by somebody who does not know it.
-    #[error("the vault header was altered without its key: restore a saved header, and find out who can write to the store")]
+    #[error(
+        "the vault header was altered without its key: restore a saved header, and find out who can write to the store"
+    )]
     HeaderTampered,
     /// A header older than the records, or older than the one in use, was put in place.
-    #[error("the vault header is older than what was written under it: restore a saved header with `Vault::restore_header`")]
+    #[error(
+        "the vault header is older than what was written under it: restore a saved header with `Vault::restore_header`"
+    )]
     HeaderRolledBack,
     /// A format that this version does not know.
     #[error("{what} {found} is not supported, the newest known here is {newest}: use a newer version of wastore")]
@@ -46,7 +50,9 @@ pub enum Error {
         newest: u32,
     },
     /// The header asks for more key-derivation work than allowed. Nothing was computed.
-    #[error("the vault header asks for {memory_kib} KiB x {passes} passes x {lanes} lanes of key derivation, above the limits: the header was altered, or raise `KdfLimits`")]
+    #[error(
+        "the vault header asks for {memory_kib} KiB x {passes} passes x {lanes} lanes of key derivation, above the limits: the header was altered, or raise `KdfLimits`"
+    )]
     KdfOutOfBounds {
         /// Memory, in KiB.
         memory_kib: u32,
@@ -62,7 +68,9 @@ pub enum Error {
     #[error("an import into this store did not finish: import again into a new file")]
     ImportIncomplete,
     /// The store holds a paired device in plaintext.
-    #[error("the store holds a paired plaintext device: a vault never reads plaintext; import it into a new encrypted store with `wastore import`, or move it aside and pair again")]
+    #[error(
+        "the store holds a paired plaintext device: a vault never reads plaintext; import it into a new encrypted store with `wastore import`, or move it aside and pair again"
+    )]
     PlaintextDevice,
     /// The sealed device was there once and is gone.
     #[error("the sealed device record is missing from the store: restore a backup; pairing again needs a new vault")]

@@ -59,10 +59,7 @@ impl Stack {
     /// Starts a stack at `backend`: an `Arc` of any concrete store, or an `Arc<dyn Backend>`.
     pub fn new(backend: impl IntoBackend) -> Self {
         let (backend, name) = backend.into_backend();
-        Self {
-            backend,
-            names: vec![name],
-        }
+        Self { backend, names: vec![name] }
     }
 
     /// Sets the text that `Debug` prints for the innermost backend, for example `sqlite(wa.db)`. The default is the

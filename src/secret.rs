@@ -124,11 +124,7 @@ const KEY_FILE_PROBLEM: Error = invalid("key file", "must hold 32 bytes or 64 he
 
 /// The output buffer for decoding `text`, whose size the decoder wants to be exact.
 fn checked<'k>(text: &[u8], key: &'k mut Key) -> Result<&'k mut [u8]> {
-    if text.trim_ascii_end().len() == 64 {
-        Ok(&mut key.bytes_mut()[..])
-    } else {
-        Err(KEY_FILE_PROBLEM)
-    }
+    if text.trim_ascii_end().len() == 64 { Ok(&mut key.bytes_mut()[..]) } else { Err(KEY_FILE_PROBLEM) }
 }
 
 /// A key to print and keep in a safe, which opens the vault when everything else is lost.
@@ -155,7 +151,8 @@ impl RecoveryKey {
     /// # Errors
     /// [`Error::InvalidInput`] if a character is missing or mistyped; the check characters find almost all of these.
     pub fn parse(text: &str) -> Result<Self> {
-        const PROBLEM: Error = invalid("recovery key", "is mistyped: 54 letters and digits, of which the last two are a check");
+        const PROBLEM: Error =
+            invalid("recovery key", "is mistyped: 54 letters and digits, of which the last two are a check");
         let mut symbols = Zeroizing::new(Vec::with_capacity(RECOVERY_CHARS + CHECK_CHARS));
         for byte in text.bytes().filter(|byte| !matches!(byte, b'-' | b' ' | b'\r' | b'\n' | b'\t')) {
             if symbols.len() == symbols.capacity() {
@@ -377,7 +374,9 @@ mod tests {
     fn secrets_from_files() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
-        for (content, expected) in [("word\n", "word"), ("word\r\n", "word"), ("word", "word"), (" a b \n\n", " a b \n")] {
+        for (content, expected) in
+            [("word\n", "word"), ("word\r\n", "word"), ("word", "word"), (" a b \n\n", " a b \n")]
+        {
             std::fs::write(&path, content).unwrap();
             assert_eq!(Passphrase::from_file(&path).unwrap().as_bytes(), expected.as_bytes());
         }
@@ -387,7 +386,9 @@ mod tests {
         assert!(matches!(Passphrase::from_file(&path), Err(Error::InvalidInput { .. })));
         assert!(matches!(Passphrase::from_file(folder.path().join("none")), Err(Error::File { .. })));
 
-        for content in [[0xab; 32].to_vec(), "ab".repeat(32).into_bytes(), format!("{}\n", "AB".repeat(32)).into_bytes()] {
+        for content in
+            [[0xab; 32].to_vec(), "ab".repeat(32).into_bytes(), format!("{}\n", "AB".repeat(32)).into_bytes()]
+        {
             std::fs::write(&path, content).unwrap();
             assert_eq!(Key::from_file(&path).unwrap().expose(), &[0xab; 32]);
         }

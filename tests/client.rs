@@ -1,6 +1,8 @@
 //! A real client object on the encrypted stack, without a network: the device that it persists is the one that it loads
 //! after a restart.
 
+#![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test or measurement")]
+
 use std::path::Path;
 use std::sync::Arc;
 

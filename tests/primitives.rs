@@ -1,5 +1,7 @@
 //! Published test vectors for the cryptographic crates that were chosen, run against the versions that are resolved.
 
+#![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test or measurement")]
+
 use aes_siv::siv::Aes256Siv;
 use argon2::{Algorithm, Argon2, AssociatedData, ParamsBuilder, Version};
 use chacha20poly1305::XChaCha20Poly1305;
@@ -40,9 +42,8 @@ fn xchacha20_poly1305_wycheproof() {
 #[test]
 fn xchacha20_poly1305_draft() {
     // draft-irtf-cfrg-xchacha-03, appendix A.3.1
-    let cipher = XChaCha20Poly1305::new(
-        &hex::<32>("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f").into(),
-    );
+    let cipher =
+        XChaCha20Poly1305::new(&hex::<32>("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f").into());
     let mut buffer = *b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, sunscreen would be it.";
     let nonce = hex::<24>("404142434445464748494a4b4c4d4e4f5051525354555657").into();
     let aad = hex::<12>("50515253c0c1c2c3c4c5c6c7");

@@ -99,11 +99,7 @@ impl AppSyncStore for EncryptStore {
         Ok(Some(self.open(mutation_mac(&token, &index, index_mac), value).await?))
     }
 
-    async fn get_mutation_macs(
-        &self,
-        name: &str,
-        index_macs: &[[u8; 32]],
-    ) -> Result<HashMap<[u8; 32], Vec<u8>>> {
+    async fn get_mutation_macs(&self, name: &str, index_macs: &[[u8; 32]]) -> Result<HashMap<[u8; 32], Vec<u8>>> {
         let vault = self.state();
         let token = vault.ring.lookup.collection(Record::MutationMac, name)?;
         let indices = index_macs

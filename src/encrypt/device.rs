@@ -84,9 +84,7 @@ impl DeviceStore for EncryptStore {
         let state = self.state();
         let token = state.ring.lookup.token(Record::SnapshotExtra, Domain::SnapshotName, &[name])?;
         let sealed = extra_content
-            .map(|content| {
-                state.seal(&nonce()?, Place::new(Record::SnapshotExtra, [token.as_bytes()], []), content)
-            })
+            .map(|content| state.seal(&nonce()?, Place::new(Record::SnapshotExtra, [token.as_bytes()], []), content))
             .transpose()?;
         self.inner.snapshot_db(&token, sealed.as_deref()).await
     }
@@ -110,9 +108,10 @@ pub(super) async fn holds_sealed_device(store: &dyn Backend) -> error::Result<bo
 
 /// Takes the envelope out of a carrier; `None` for a plaintext device that was never paired, whose keys nobody uses.
 fn sealed_device(device: &mut Device) -> error::Result<Option<Vec<u8>>> {
-    let sealed = device.edge_routing_info.take().filter(|value| {
-        !matches!(Header::read(Record::Device, value), Err(Error::Plaintext { .. }))
-    });
+    let sealed = device
+        .edge_routing_info
+        .take()
+        .filter(|value| !matches!(Header::read(Record::Device, value), Err(Error::Plaintext { .. })));
     let paired = device.pn.is_some() || device.lid.is_some() || device.account.is_some();
     if sealed.is_none() && paired { Err(Error::PlaintextDevice) } else { Ok(sealed) }
 }

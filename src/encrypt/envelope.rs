@@ -180,8 +180,11 @@ pub(crate) fn seal(
     }
 
     let key = keys.record(kind_number(place.record));
-    let tag = aead::seal(key, nonce, &place.aad(&header), &mut envelope[BODY_AT..])
-        .ok_or(Error::InputTooLong { record: place.record, what: "value", limit: u32::MAX as usize })?;
+    let tag = aead::seal(key, nonce, &place.aad(&header), &mut envelope[BODY_AT..]).ok_or(Error::InputTooLong {
+        record: place.record,
+        what: "value",
+        limit: u32::MAX as usize,
+    })?;
     envelope.extend_from_slice(&tag);
     Ok(envelope)
 }
@@ -206,9 +209,7 @@ impl Header {
             return Err(Error::Plaintext { record });
         }
         match value.first_chunk::<HEADER_BYTES>() {
-            Some(bytes)
-                if value.len() >= OVERHEAD_BYTES && bytes[..4] == fixed && bytes[5] == kind_number(record) =>
-            {
+            Some(bytes) if value.len() >= OVERHEAD_BYTES && bytes[..4] == fixed && bytes[5] == kind_number(record) => {
                 Ok(Self { bytes: *bytes })
             }
             _ => Err(Error::Tampered { record }),

@@ -198,7 +198,8 @@ impl Header {
         if usize::try_from(input.u32()?) != Ok(bytes.len()) {
             return Err(Error::HeaderDamaged("its length is not the one it states"));
         }
-        let (content, checksum) = bytes.split_at(bytes.len() - MAC_BYTES).0.split_at(bytes.len() - MAC_BYTES - CHECKSUM_BYTES);
+        let (content, checksum) =
+            bytes.split_at(bytes.len() - MAC_BYTES).0.split_at(bytes.len() - MAC_BYTES - CHECKSUM_BYTES);
         if Sha256::digest(content)[..CHECKSUM_BYTES] != *checksum {
             return Err(Error::HeaderDamaged("its checksum does not fit"));
         }

@@ -39,7 +39,9 @@ impl Argon2Cost {
         }
         match cost.params() {
             Some(_) => Ok(cost),
-            None => Err(Error::InvalidInput { what: "Argon2 cost", problem: "needs 1 lane or more, and 8 KiB per lane" }),
+            None => {
+                Err(Error::InvalidInput { what: "Argon2 cost", problem: "needs 1 lane or more, and 8 KiB per lane" })
+            }
         }
     }
 

@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use wacore::store::error::Result;
 use wacore::store::traits::{MessageSecret, MsgSecretEntry, MsgSecretStore};
 
+use super::EncryptStore;
 use super::keys::LookupKeys;
 use super::protocol::UNUSED;
 use super::token::{Domain, Token};
-use super::EncryptStore;
 use crate::error::{self, Error};
 use crate::method::{Record, forward};
 
@@ -48,12 +48,7 @@ impl MsgSecretStore for EncryptStore {
         Ok(Some(self.open_block(chat, sender, msg_id, &block)?))
     }
 
-    async fn get_msg_secret_with_ts(
-        &self,
-        chat: &str,
-        sender: &str,
-        msg_id: &str,
-    ) -> Result<Option<(Vec<u8>, i64)>> {
+    async fn get_msg_secret_with_ts(&self, chat: &str, sender: &str, msg_id: &str) -> Result<Option<(Vec<u8>, i64)>> {
         let token = self.state().ring.lookup.message_secret(chat, sender, msg_id)?;
         let found = self.inner.get_msg_secret_with_ts(UNUSED, UNUSED, &token).await?;
         let Some((block, message_ts)) = found else { return Ok(None) };

@@ -167,14 +167,19 @@ impl ProtocolStore for EncryptStore {
     async fn get_group_metadata(&self, group_jid: &str) -> Result<Option<Vec<u8>>> {
         let token = self.state().ring.lookup.group_metadata(group_jid)?;
         let Some(value) = self.inner.get_group_metadata(&token).await? else { return Ok(None) };
-        let blob = self.open(Place::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]), value).await;
+        let blob =
+            self.open(Place::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]), value).await;
         Ok(self.or_absent(blob)?)
     }
 
     async fn put_group_metadata(&self, group_jid: &str, blob: &[u8]) -> Result<()> {
         let state = self.state();
         let token = state.ring.lookup.group_metadata(group_jid)?;
-        let sealed = state.seal(&nonce()?, Place::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]), blob)?;
+        let sealed = state.seal(
+            &nonce()?,
+            Place::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]),
+            blob,
+        )?;
         self.inner.put_group_metadata(&token, &sealed).await
     }
 
@@ -399,10 +404,7 @@ impl LookupKeys {
 
     fn base_key(&self, address: &str, message_id: &str, base_key: &[u8]) -> error::Result<(Token, [u8; 32])> {
         let parts = [address.as_bytes(), message_id.as_bytes(), base_key];
-        Ok((
-            self.base_key_row(address, message_id)?,
-            self.index(Record::BaseKey, Domain::BaseKeyValue, &parts)?,
-        ))
+        Ok((self.base_key_row(address, message_id)?, self.index(Record::BaseKey, Domain::BaseKeyValue, &parts)?))
     }
 
     fn device_list(&self, user: &str) -> error::Result<Token> {

@@ -245,13 +245,7 @@ impl VaultOptions {
         Ok(self.vault(headers, header, vault_key, mac_key, ring, 0, false))
     }
 
-    async fn unlock(
-        &self,
-        store: Arc<dyn Backend>,
-        copies: Copies,
-        secret: Secret,
-        read_only: bool,
-    ) -> Result<Vault> {
+    async fn unlock(&self, store: Arc<dyn Backend>, copies: Copies, secret: Secret, read_only: bool) -> Result<Vault> {
         let headers = self.headers(&store);
         let older = copies.older();
         let Candidate { bytes, mut header, stale } = copies.candidate()?;
@@ -638,8 +632,7 @@ impl Shared {
     /// # Errors
     /// [`Error::UnknownEpoch`] or [`Error::HeaderRolledBack`] if the stored header does not know them either.
     pub(crate) async fn state_for(&self, record: Record, envelope: &envelope::Header) -> Result<Arc<State>> {
-        let knows =
-            |state: &State| state.ring.epoch(envelope.epoch()).is_some() && envelope.stamp() <= state.stamp;
+        let knows = |state: &State| state.ring.epoch(envelope.epoch()).is_some() && envelope.stamp() <= state.stamp;
         let state = self.state();
         if knows(&state) {
             return Ok(state);
@@ -727,10 +720,8 @@ impl Shared {
 
     fn install(&self, header: Header) -> Result<()> {
         let state = self.state();
-        let same_keys =
-            header.data_keys == state.header.data_keys && header.lookup_key == state.header.lookup_key;
-        let ring =
-            if same_keys { state.ring.clone() } else { Arc::new(unwrap_ring(&header, &self.vault_key)?) };
+        let same_keys = header.data_keys == state.header.data_keys && header.lookup_key == state.header.lookup_key;
+        let ring = if same_keys { state.ring.clone() } else { Arc::new(unwrap_ring(&header, &self.vault_key)?) };
         let new = Arc::new(State::new(header, ring));
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
@@ -833,28 +824,31 @@ impl Copies {
     }
 }
 
-/// Writes a header to both copies, `first` first, and reads each back.
+/// Writes a header to both copies, `first` first, and reads them back. With several writers at once the first copy decides
+/// whose header it is: whoever finds another one there hands the second copy over.
 ///
 /// # Errors
 /// [`Error::HeaderConflict`] if something else is read than was written.
 async fn write_both(headers: &dyn HeaderStore, bytes: &[u8], first: HeaderCopy) -> Result<()> {
-    for copy in [first, first.other()] {
-        headers.write(copy, bytes).await?;
-        if headers.read(copy).await?.as_deref() != Some(bytes) {
+    let second = first.other();
+    headers.write(first, bytes).await?;
+    if headers.read(first).await?.as_deref() != Some(bytes) {
+        return Err(Error::HeaderConflict);
+    }
+    for _ in 0..3 {
+        headers.write(second, bytes).await?;
+        let decisive = headers.read(first).await?;
+        if decisive.as_deref() != Some(bytes) {
+            if let Some(winner) = decisive.filter(|found| Header::parse(found).is_ok()) {
+                headers.write(second, &winner).await?;
+            }
             return Err(Error::HeaderConflict);
         }
-    }
-    // Another process may have written the first copy while the second was on its way. The first copy decides: the loser
-    // takes its own second copy back, or the two would disagree for ever.
-    match headers.read(first).await? {
-        Some(found) if found == bytes => Ok(()),
-        found => {
-            if let Some(winner) = found.filter(|found| Header::parse(found).is_ok()) {
-                headers.write(first.other(), &winner).await?;
-            }
-            Err(Error::HeaderConflict)
+        if headers.read(second).await?.as_deref() == Some(bytes) {
+            return Ok(());
         }
     }
+    Err(Error::HeaderConflict)
 }
 
 /// # Errors

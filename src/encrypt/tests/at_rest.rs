@@ -103,8 +103,9 @@ async fn derive_listing() -> Vec<String> {
         rows.push(format!("| {record} | {sealed} | {blinded} | {readable} |"));
     };
     let envelope = |record, value: &[u8]| crate::encrypt::envelope::Header::read(record, value).is_ok();
-    let text_envelope =
-        |record, text: &str| crate::encrypt::protocol::decode_text(record, text).is_ok_and(|value| envelope(record, &value));
+    let text_envelope = |record, text: &str| {
+        crate::encrypt::protocol::decode_text(record, text).is_ok_and(|value| envelope(record, &value))
+    };
 
     // Each row of the listing is written down only after the stored row was seen to be so.
     let session = lookup.address(Record::Session, sample::SESSION_ADDRESS).unwrap();
@@ -144,11 +145,8 @@ async fn derive_listing() -> Vec<String> {
     assert!(version.index_value_map.len() == 1 && envelope(Record::CollectionVersion, &version.index_value_map["e"]));
     row(Record::CollectionVersion, "hash, map, flags", "name", "version");
 
-    let index = lookup.index(
-        Record::MutationMac,
-        Domain::MutationIndex,
-        &[sample::COLLECTION.as_bytes(), &sample::INDEX_MAC],
-    );
+    let index =
+        lookup.index(Record::MutationMac, Domain::MutationIndex, &[sample::COLLECTION.as_bytes(), &sample::INDEX_MAC]);
     let mac = inner.get_mutation_mac(&collection, &index.unwrap()).await.unwrap().unwrap();
     assert!(envelope(Record::MutationMac, &mac));
     row(Record::MutationMac, "value MAC", "name, index MAC", "version");
@@ -190,11 +188,7 @@ async fn derive_listing() -> Vec<String> {
     assert_eq!((token.token_timestamp, token.sender_timestamp), (1_700_000_009, Some(1_700_000_008)));
     row(Record::TcToken, "token", "JID", "both timestamps, whether there is a token");
 
-    let sent = lookup.token(
-        Record::SentMessage,
-        Domain::SentMessage,
-        &[sample::CHAT, sample::MESSAGE_ID],
-    );
+    let sent = lookup.token(Record::SentMessage, Domain::SentMessage, &[sample::CHAT, sample::MESSAGE_ID]);
     assert!(envelope(Record::SentMessage, &inner.take_sent_message("x", &sent.unwrap()).await.unwrap().unwrap()));
     row(Record::SentMessage, "message", "chat, message id", "time of insertion");
 
@@ -207,14 +201,16 @@ async fn derive_listing() -> Vec<String> {
     assert!(envelope(Record::PendingInbound, &pending));
     row(Record::PendingInbound, "message", "chat, sender, message id", "time of insertion");
 
-    let secret = lookup.token(
-        Record::MessageSecret,
-        Domain::MessageSecret,
-        &[sample::CHAT, sample::SENDER, sample::MESSAGE_ID],
-    );
+    let secret =
+        lookup.token(Record::MessageSecret, Domain::MessageSecret, &[sample::CHAT, sample::SENDER, sample::MESSAGE_ID]);
     let (block, message_ts) = inner.get_msg_secret_with_ts("x", "x", &secret.unwrap()).await.unwrap().unwrap();
     assert!(block.len() == 32 && block != sample::MESSAGE_SECRET && message_ts == 1_700_000_007);
-    row(Record::MessageSecret, "secret (as a block, not authenticated)", "chat, sender, message id", "deadline, message time");
+    row(
+        Record::MessageSecret,
+        "secret (as a block, not authenticated)",
+        "chat, sender, message id",
+        "deadline, message time",
+    );
 
     let device = inner.load().await.unwrap().unwrap();
     assert!(device.pn.is_none() && device.lid.is_none() && device.account.is_none());

@@ -80,13 +80,13 @@ async fn truncated_at_every_length() {
 
 #[tokio::test]
 async fn one_damaged_copy_is_repaired() {
-    for copy in 0..2 {
+    for (copy, address) in COPIES.into_iter().enumerate() {
         let store = memory();
         options().create(store.clone(), raw_key()).await.unwrap();
         let intact = read(&store).await[copy].clone().unwrap();
         let damaged: [&[u8]; 4] = [&intact[..100], &[], &vec![0; intact.len()], &[0xa5; 700]];
         for damage in damaged {
-            store.put_sender_key(COPIES[copy], damage).await.unwrap();
+            store.put_sender_key(address, damage).await.unwrap();
             // Reading alone repairs nothing.
             options().open_read_only(store.clone(), raw_key()).await.unwrap();
             assert_eq!(read(&store).await[copy].as_deref(), Some(damage));
@@ -94,7 +94,7 @@ async fn one_damaged_copy_is_repaired() {
             let [a, b] = read(&store).await;
             assert!(a == b && a.is_some());
         }
-        store.delete_sender_key(COPIES[copy]).await.unwrap();
+        store.delete_sender_key(address).await.unwrap();
         options().open(store.clone(), raw_key()).await.unwrap();
         assert!(read(&store).await.iter().all(Option::is_some));
     }
@@ -273,7 +273,8 @@ async fn a_cheaper_or_exchanged_slot_does_not_open() {
 #[tokio::test]
 async fn counts_and_lengths_that_lie() {
     let (store, header) = store().await;
-    for (at, value) in [(60, 0), (60, 9), (60, 255), (61, 0), (61, 17), (62, 0), (62, 2), (63, 1), (66, 33), (66, 255)] {
+    for (at, value) in [(60, 0), (60, 9), (60, 255), (61, 0), (61, 17), (62, 0), (62, 2), (63, 1), (66, 33), (66, 255)]
+    {
         let mut altered = header.clone();
         altered[at] = value;
         write(&store, &with_checksum(altered)).await;
@@ -372,10 +373,11 @@ async fn no_vault_and_vault_exists() {
 #[tokio::test]
 async fn two_creators() {
     let mut outcomes = std::collections::BTreeMap::<_, u32>::new();
-    for seed in 0..2000u64 {
+    for seed in 0..super::rounds(1000, 20_000) {
         let store: Arc<dyn Backend> = Arc::new(Slow { inner: memory(), clock: AtomicU64::new(seed) });
         let key = |number: u8| Key::from_bytes(&mut [number; 32]);
-        let results = tokio::join!(options().create(store.clone(), key(1)), options().create(store.clone(), key(2)));
+        let create = async |number| options().create(store.clone(), key(number)).await;
+        let results = tokio::join!(create(1), create(2));
         let mut opening = 0;
         for (number, result) in [(1, &results.0), (2, &results.1)] {
             assert!(matches!(result, Ok(_) | Err(Error::HeaderConflict | Error::VaultExists)), "{seed}: {result:?}");
@@ -398,7 +400,7 @@ async fn two_creators() {
 /// The same for two open vaults that change their slots at once.
 #[tokio::test]
 async fn two_changes_at_once() {
-    for seed in 0..500u64 {
+    for seed in 0..super::rounds(1000, 20_000) {
         let store: Arc<dyn Backend> = Arc::new(Slow { inner: memory(), clock: AtomicU64::new(seed) });
         let first = options().create(store.clone(), raw_key()).await.unwrap();
         let second = options().open(store.clone(), raw_key()).await.unwrap();

@@ -112,9 +112,9 @@ async fn stored(both: &Both, record: Record) -> Vec<u8> {
             let (name, index) = mac_key(both);
             inner.get_mutation_mac(&name, &index).await.unwrap().unwrap()
         }
-        Record::LidMapping => {
-            text(&inner.get_lid_mapping(&both.token(record, Domain::Lid, &[LID])).await.unwrap().unwrap().learning_source)
-        }
+        Record::LidMapping => text(
+            &inner.get_lid_mapping(&both.token(record, Domain::Lid, &[LID])).await.unwrap().unwrap().learning_source,
+        ),
         Record::DeviceList => {
             let user = both.token(record, Domain::DeviceListUser, &[PHONE]);
             text(&inner.get_devices(&user).await.unwrap().unwrap().phash.unwrap())
@@ -223,7 +223,9 @@ async fn flipped_bits() {
         for slot in &SLOTS {
             let intact = stored(&both, slot.record).await;
             // Every bit of what is in front of the body, then one bit of each byte.
-            for (byte, bit) in (0..38).flat_map(|byte| (0..8).map(move |bit| (byte, bit))).chain((38..intact.len()).map(|b| (b, 3))) {
+            for (byte, bit) in
+                (0..38).flat_map(|byte| (0..8).map(move |bit| (byte, bit))).chain((38..intact.len()).map(|b| (b, 3)))
+            {
                 let mut flipped = intact.clone();
                 flipped[byte] ^= 1 << bit;
                 replace(&both, slot.record, &flipped).await;
@@ -293,7 +295,10 @@ async fn text_that_is_no_carrier() {
         let user = both.token(Record::DeviceList, Domain::DeviceListUser, &[PHONE]);
         let list = both.inner.get_devices(&user).await.unwrap().unwrap();
         for text in ["usync", "", "!!", "2:phash==", "ünïcödé"] {
-            both.inner.put_lid_mapping(&LidPnMappingEntry { learning_source: text.into(), ..row.clone() }).await.unwrap();
+            both.inner
+                .put_lid_mapping(&LidPnMappingEntry { learning_source: text.into(), ..row.clone() })
+                .await
+                .unwrap();
             both.inner.update_device_list(DeviceListRecord { phash: Some(text.into()), ..list.clone() }).await.unwrap();
             for read in [Method::GetLidMapping, Method::GetPnMapping, Method::GetAllLidMappings, Method::GetDevices] {
                 let error = own_error(call(&*both.outer, read).await);
@@ -361,7 +366,10 @@ async fn swapped_with_another_row() {
         assert_eq!(own_error(outer.load_all_signed_prekeys().await), tampered(Record::SignedPrekey));
 
         // A LID mapping whose row was given another phone number.
-        outer.put_lid_mapping(&LidPnMappingEntry { lid: "2".into(), phone_number: "3".into(), ..lid_mapping() }).await.unwrap();
+        outer
+            .put_lid_mapping(&LidPnMappingEntry { lid: "2".into(), phone_number: "3".into(), ..lid_mapping() })
+            .await
+            .unwrap();
         let lid = both.token(Record::LidMapping, Domain::Lid, &[LID]);
         let row = inner.get_lid_mapping(&lid).await.unwrap().unwrap();
         let three = both.token(Record::LidMapping, Domain::PhoneNumber, &["3"]);
@@ -511,7 +519,9 @@ async fn keys_that_are_too_long() {
 async fn injective_tokens() {
     let both = Both::over(memory(), None).await;
     let mut seen = std::collections::HashSet::new();
-    for (chat, id) in [("ab", "c"), ("a", "bc"), ("", "abc"), ("abc", ""), ("a\0b", "c"), ("a", "\0bc"), ("AB", "c"), ("a_", "%")] {
+    for (chat, id) in
+        [("ab", "c"), ("a", "bc"), ("", "abc"), ("abc", ""), ("a\0b", "c"), ("a", "\0bc"), ("AB", "c"), ("a_", "%")]
+    {
         let token = both.token(Record::SentMessage, Domain::SentMessage, &[chat, id]);
         assert!(token.len() == 24 && token.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7')), "{token}");
         assert!(seen.insert(token));

@@ -23,11 +23,8 @@ async fn write_missing_golden_stores() {
         }
         let folder = tempfile::tempdir().unwrap();
         let store = open_sqlite(&folder).await;
-        let vault = options()
-            .padding(padding)
-            .create(store.clone(), Passphrase::new(PASSPHRASE).unwrap())
-            .await
-            .unwrap();
+        let vault =
+            options().padding(padding).create(store.clone(), Passphrase::new(PASSPHRASE).unwrap()).await.unwrap();
         vault.add_slot("machine", raw_key()).await.unwrap();
         if padding == Padding::None {
             std::fs::write(golden(RECOVERY_KEY_FILE), &*vault.add_recovery_key().await.unwrap().expose()).unwrap();

@@ -7,8 +7,11 @@ use std::process::Command;
 use super::sample::*;
 use super::{Sqlite, encrypted, sample};
 
+/// Original key and payload of each record, by kind.
+type Records = BTreeMap<String, Vec<(Vec<Vec<u8>>, Vec<u8>)>>;
+
 /// Runs `tests/interop/open_store.py` and returns the payloads by kind of record.
-pub(super) fn open_store(database: &Path, secret: [&str; 2]) -> BTreeMap<String, Vec<(Vec<Vec<u8>>, Vec<u8>)>> {
+pub(super) fn open_store(database: &Path, secret: [&str; 2]) -> Records {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/open_store.py");
     let output = Command::new("python3")
         .arg(script)
@@ -19,7 +22,7 @@ pub(super) fn open_store(database: &Path, secret: [&str; 2]) -> BTreeMap<String,
         .output()
         .expect("this test needs python3");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let mut records = BTreeMap::<_, Vec<_>>::new();
+    let mut records = Records::new();
     for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let record: serde_json::Value = serde_json::from_slice(line).unwrap();
         let bytes = |value: &serde_json::Value| hex::decode(value.as_str().unwrap()).unwrap();
@@ -30,10 +33,11 @@ pub(super) fn open_store(database: &Path, secret: [&str; 2]) -> BTreeMap<String,
 }
 
 /// Checks what the script found against what [`sample::fill`] wrote.
-pub(super) fn assert_complete(mut records: BTreeMap<String, Vec<(Vec<Vec<u8>>, Vec<u8>)>>) {
+pub(super) fn assert_complete(mut records: Records) {
     let mut one = |kind: &str, key: &[&[u8]]| {
         let found = records.remove(kind).unwrap_or_else(|| panic!("no {kind} was found"));
-        let (_, payload) = found.into_iter().find(|(found, _)| found == key).unwrap_or_else(|| panic!("{kind} {key:?}"));
+        let (_, payload) =
+            found.into_iter().find(|(found, _)| found == key).unwrap_or_else(|| panic!("{kind} {key:?}"));
         payload
     };
     assert_eq!(one("session", &[SESSION_ADDRESS.as_bytes()]), SESSION);

@@ -23,6 +23,11 @@ use whatsapp_rust_sqlite_storage::SqliteStore;
 
 use crate::{Argon2Cost, Error, Key, Layer, Passphrase, Vault, VaultOptions};
 
+/// How often to repeat a randomised test: more under `WASTORE_LONG=1`.
+fn rounds(usual: u64, long: u64) -> u64 {
+    if std::env::var_os("WASTORE_LONG").is_some() { long } else { usual }
+}
+
 /// The cheapest allowed key derivation, so that tests do not spend their time on it.
 fn options() -> VaultOptions {
     VaultOptions::new().kdf_cost(Argon2Cost::MINIMUM)

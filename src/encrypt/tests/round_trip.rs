@@ -288,7 +288,8 @@ async fn protocol(store: &dyn Backend) {
 }
 
 async fn tc_tokens(store: &dyn Backend) {
-    let get = async |jid| store.get_tc_token(jid).await.unwrap().map(|e| (e.token, e.token_timestamp, e.sender_timestamp));
+    let get =
+        async |jid| store.get_tc_token(jid).await.unwrap().map(|e| (e.token, e.token_timestamp, e.sender_timestamp));
     assert_eq!(get(TC_JID).await, None);
     store.touch_tc_token_sender_timestamp(TC_JID, 50).await.unwrap();
     assert_eq!(get(TC_JID).await, Some((vec![], 50, Some(50))));

@@ -225,9 +225,7 @@ pub(super) async fn call(store: &dyn Backend, method: Method) -> Result<()> {
         Method::StoreSentMessage => store.store_sent_message(CHAT, MESSAGE_ID, SENT_MESSAGE).await,
         Method::TakeSentMessage => store.take_sent_message(CHAT, MESSAGE_ID).await.map(drop),
         Method::DeleteExpiredSentMessages => store.delete_expired_sent_messages(1).await.map(drop),
-        Method::StorePendingInbound => {
-            store.store_pending_inbound(CHAT, SENDER, MESSAGE_ID, PENDING_MESSAGE).await
-        }
+        Method::StorePendingInbound => store.store_pending_inbound(CHAT, SENDER, MESSAGE_ID, PENDING_MESSAGE).await,
         Method::GetPendingInbound => store.get_pending_inbound(CHAT, SENDER, MESSAGE_ID).await.map(drop),
         Method::DeletePendingInbound => store.delete_pending_inbound(CHAT, SENDER, MESSAGE_ID).await,
         Method::DeleteExpiredPendingInbound => store.delete_expired_pending_inbound(1).await.map(drop),
@@ -270,9 +268,25 @@ pub(super) fn canaries() -> Vec<(String, Vec<u8>)> {
     let mut canaries: Vec<_> = (1..=21).map(|number| (format!("secret {number}"), secret(number).to_vec())).collect();
     canaries.extend(
         [
-            PHONE, LID, SESSION_ADDRESS, IDENTITY_ADDRESS, SENDER_KEY_ADDRESS, GROUP, DEVICE_JID, TC_JID, COLLECTION,
-            CHAT, SENDER, MESSAGE_ID, SOURCE, PUSH_NAME, PHASH, "canary account details", "canary props hash",
-            "15550109926", "100000033221100",
+            PHONE,
+            LID,
+            SESSION_ADDRESS,
+            IDENTITY_ADDRESS,
+            SENDER_KEY_ADDRESS,
+            GROUP,
+            DEVICE_JID,
+            TC_JID,
+            COLLECTION,
+            CHAT,
+            SENDER,
+            MESSAGE_ID,
+            SOURCE,
+            PUSH_NAME,
+            PHASH,
+            "canary account details",
+            "canary props hash",
+            "15550109926",
+            "100000033221100",
         ]
         .map(text),
     );

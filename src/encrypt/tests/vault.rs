@@ -201,8 +201,7 @@ async fn interrupted_header_writes() {
         for torn in [false, true] {
             let headers = Arc::new(Headers::default());
             let store = memory();
-            let vault =
-                options().header_store(headers.clone()).create(store.clone(), word("old")).await.unwrap();
+            let vault = options().header_store(headers.clone()).create(store.clone(), word("old")).await.unwrap();
             headers.allow(writes, torn);
             let changed = vault.change_passphrase(word("new")).await;
             assert_eq!(changed.is_ok(), writes == 2);

@@ -47,7 +47,9 @@ fn passphrase_slot() {
         commitment: hex("02fcab8ac6a1286ddf4a4db276de6a54b284badc2dc2cd4c3db7e0f6f9f8e260"),
         vault_key: Wrapped {
             nonce: counting(0xc0),
-            sealed: hex("d774151e25283693abd018941e4286a66066a829a71e83cf624d83d6ca9ddb2bf443d85034abe77862811bbba1f6b11c"),
+            sealed: hex(
+                "d774151e25283693abd018941e4286a66066a829a71e83cf624d83d6ca9ddb2bf443d85034abe77862811bbba1f6b11c",
+            ),
         },
     };
     let public = slot.public_bytes();
@@ -56,7 +58,8 @@ fn passphrase_slot() {
 
     let passphrase = Passphrase::new("correct horse battery staple").unwrap();
     let job = Job { salt: counting(0xa0), cost };
-    let (_, prk) = futures::executor::block_on(kdf::derive_until(passphrase, vec![job], |_, prk| Some(*prk.expose()))).unwrap();
+    let (_, prk) =
+        futures::executor::block_on(kdf::derive_until(passphrase, vec![job], |_, prk| Some(*prk.expose()))).unwrap();
     let prk = Key::from_bytes(&mut prk.unwrap());
     assert_eq!(hex::encode(prk.expose()), "beb510dabc12cd01be0c141a13d6fc137e0eea6719c05386b48d443cd0982808");
 
@@ -98,10 +101,7 @@ fn key_tree() {
     );
     let record_key = "1ad15fa365f4cd4fcae1d6333bce7d116d15e309b1f87f3ad15f55502c666a36";
     assert_eq!(hex::encode(data_keys().record(1)), record_key);
-    assert_eq!(
-        hex::encode(vault_key.account_key(&store_id(), "account 2").expose()),
-        ACCOUNT_KEY
-    );
+    assert_eq!(hex::encode(vault_key.account_key(&store_id(), "account 2").expose()), ACCOUNT_KEY);
 }
 
 #[test]
@@ -112,7 +112,8 @@ fn lookup_keys() {
         &*lookup.address(Record::Identity, ADDRESS).unwrap(),
         "hdsymhiu7cpiwrtg2kiihx6r@s4mj5zfdjhsx6u5xy6vbhmqf"
     );
-    let listed = "f2tl4b5xzncajx22kydbuweopwttvqnolrmgy2lqbjwqs3qmfveemnrbbffqrudmqdtwlv54vzj3ia6luirzrknnws4fmf4pe53nsda";
+    let listed =
+        "f2tl4b5xzncajx22kydbuweopwttvqnolrmgy2lqbjwqs3qmfveemnrbbffqrudmqdtwlv54vzj3ia6luirzrknnws4fmf4pe53nsda";
     assert_eq!(lookup.listed(Record::SenderKeyDevice, Domain::DeviceJid, ADDRESS).unwrap(), listed);
     assert_eq!(lookup.name(Record::SenderKeyDevice, Domain::DeviceJid, listed).unwrap(), ADDRESS);
     assert!(matches!(
@@ -123,9 +124,8 @@ fn lookup_keys() {
 
 #[test]
 fn message_secret_block() {
-    let block = lookup()
-        .block("120363021033254949@g.us", "5511987650001@s.whatsapp.net", "3EB0AABBCCDDEEFF0011")
-        .unwrap();
+    let block =
+        lookup().block("120363021033254949@g.us", "5511987650001@s.whatsapp.net", "3EB0AABBCCDDEEFF0011").unwrap();
     let sealed = block.encrypt(&counting(0x60));
     assert_eq!(hex::encode(sealed), "06d7b876a712a8470f1dbc3d4f1c98ebc4e2657326495c030c97a8a55edb44e2");
     assert_eq!(block.decrypt(&sealed), counting::<32>(0x60));
@@ -184,20 +184,34 @@ fn envelope_of_every_kind() {
         (Place::new(Record::Identity, [identity.as_bytes()], [ADDRESS.as_bytes()]), &[0x22; 32]),
         (Place::new(Record::Prekey, [&id], []), b"prekey"),
         (Place::new(Record::SignedPrekey, [&id], []), b"signed prekey"),
-        (Place::new(Record::SenderKey, [sender_key.as_bytes()], [b"120363021033254949@g.us:5511987650001.0"]), b"sender key"),
+        (
+            Place::new(Record::SenderKey, [sender_key.as_bytes()], [b"120363021033254949@g.us:5511987650001.0"]),
+            b"sender key",
+        ),
         (Place::new(Record::SyncKey, [&[0, 1, 0, 0, 0, 2]], []), &sync_key),
         (Place::new(Record::CollectionVersion, [collection.as_bytes()], [b"regular_high"]), &version),
         (Place::new(Record::MutationMac, [collection.as_bytes(), &index], [&index_mac]), &[0x33; 32]),
         (
-            Place::new(Record::LidMapping, [lid_token.as_bytes(), pn_token.as_bytes()], [lid.as_bytes(), pn.as_bytes()]),
+            Place::new(
+                Record::LidMapping,
+                [lid_token.as_bytes(), pn_token.as_bytes()],
+                [lid.as_bytes(), pn.as_bytes()],
+            ),
             b"usync",
         ),
         (Place::new(Record::DeviceList, [user.as_bytes()], [pn.as_bytes()]), &device_list),
         (Place::new(Record::GroupMetadata, [group.as_bytes()], [b"120363021033254949@g.us"]), b"group metadata"),
         (Place::new(Record::TcToken, [tc_token.as_bytes()], []), b"tc token"),
-        (Place::new(Record::SentMessage, [b"x", sent.as_bytes()], [chat.as_bytes(), message.as_bytes()]), b"sent message"),
         (
-            Place::new(Record::PendingInbound, [b"x", b"x", pending.as_bytes()], [chat, sender, message].map(str::as_bytes)),
+            Place::new(Record::SentMessage, [b"x", sent.as_bytes()], [chat.as_bytes(), message.as_bytes()]),
+            b"sent message",
+        ),
+        (
+            Place::new(
+                Record::PendingInbound,
+                [b"x", b"x", pending.as_bytes()],
+                [chat, sender, message].map(str::as_bytes),
+            ),
             b"pending inbound",
         ),
         (Place::new(Record::Device, [], []), b"{}"),
@@ -215,7 +229,10 @@ fn envelope_of_every_kind() {
         "base key value: {}\n",
         hex::encode(lookup.index(Record::BaseKey, Domain::BaseKeyValue, &base_key).unwrap())
     );
-    report += &format!("message secret row: {}\n", &*token(Record::MessageSecret, Domain::MessageSecret, &[chat, sender, message]));
+    report += &format!(
+        "message secret row: {}\n",
+        &*token(Record::MessageSecret, Domain::MessageSecret, &[chat, sender, message])
+    );
     report += &format!("group of sender-key devices: {}\n", &*token(Record::SenderKeyDevice, Domain::Group, &[chat]));
     report += &format!("bare session: {}\n", &*lookup.address(Record::Session, "bare").unwrap());
     report += &format!("bare identity: {}\n", &*lookup.address(Record::Identity, "bare").unwrap());
@@ -229,7 +246,9 @@ fn envelope_of_every_kind() {
 #[test]
 fn padded_envelope() {
     let place = Place::new(Record::Prekey, [b"id"], []);
-    for (padding, length) in [(Padding::Padme, 54 + 64), (Padding::Multiple(16), 54 + 16), (Padding::Multiple(100), 54 + 100)] {
+    for (padding, length) in
+        [(Padding::Padme, 54 + 64), (Padding::Multiple(16), 54 + 16), (Padding::Multiple(100), 54 + 100)]
+    {
         for payload in [&b""[..], b"0", b"a prekey\x80\0\0"] {
             let sealed = envelope::seal(&data_keys(), 9, padding, &counting(0xe0), place, payload).unwrap();
             assert_eq!((sealed.len(), sealed[4]), (length, 1));
