@@ -93,7 +93,7 @@ async fn run(folder: &Path, encrypt: bool) -> Result<Report> {
     let group = alice.sender_key_name();
     let distribution =
         create_sender_key_distribution_message(&group, &mut alice.signal.sender_key_store, &mut rng).await?;
-    let received = deliver(&mut alice, &mut bob, distribution.serialized(), &mut rng).await?;
+    let received = deliver(&mut alice, &mut bob, distribution.serialized(), &mut rng, &mut secrets).await?;
     let distribution = SenderKeyDistributionMessage::try_from(&received[..])?;
     process_sender_key_distribution_message(&group, &distribution, &mut bob.signal.sender_key_store).await?;
     group_message(&mut alice, &mut bob, "Warehouse closes at six today", &mut rng, &mut secrets).await?;
@@ -121,6 +121,7 @@ async fn run(folder: &Path, encrypt: bool) -> Result<Report> {
             Ok(_) => return Err("a wrong passphrase opened the vault".into()),
         }
     }
+    secrets.add("passphrase", PASSPHRASE.as_bytes());
     alice.collect(&bob.jid, &mut secrets).await?;
     bob.collect(&alice.jid, &mut secrets).await?;
     // The stores are still open, so that their WAL and SHM files are there to be searched.
@@ -189,6 +190,7 @@ impl Account {
             let mut record = Vec::new();
             encode_pre_key_record_to(id, &keys, &mut record);
             secrets.add("one-time prekeys", keys.private_key.serialize());
+            secrets.add("one-time prekeys", keys.public_key.public_key_bytes());
             first.get_or_insert((id.into(), keys.public_key));
             rows.push((id, record.into()));
         }
@@ -277,6 +279,7 @@ impl Account {
         let device = self.device.get_device_snapshot();
         for key in [&device.noise_key, &device.identity_key, &device.signed_pre_key] {
             secrets.add("device keys", key.private_key.serialize());
+            secrets.add("device keys", key.public_key.public_key_bytes());
         }
         secrets.add("device keys", &device.adv_secret_key);
         secrets.add("device keys", device.nct_salt.as_deref().unwrap_or_default());
@@ -288,17 +291,21 @@ impl Account {
         }
         let address = peer.to_protocol_address();
         secrets.add("JIDs", address.as_str().as_bytes());
-        let session = self.backend.get_session(address.as_str()).await?.ok_or("no session was stored")?;
         let identity = self.backend.load_identity(address.as_str()).await?.ok_or("no identity was stored")?;
         secrets.add("identity keys of peers", &identity);
-        // In pieces, so that it does not matter how a database lays a long value out over its pages.
-        for piece in session.chunks_exact(32) {
+        self.collect_ratchets(peer, secrets).await
+    }
+
+    /// The session and the sender key as they are stored now; both change with every message. In pieces, so that it does
+    /// not matter how a database lays a long value out over its pages.
+    async fn collect_ratchets(&self, peer: &Jid, secrets: &mut Secrets) -> Result<()> {
+        let session = self.backend.get_session(peer.to_protocol_address().as_str()).await?;
+        for piece in session.ok_or("no session was stored")?.chunks_exact(32) {
             secrets.add("sessions (32-byte pieces)", piece);
         }
         let alice: Jid = "15550101111:3@s.whatsapp.net".parse()?;
         let name = SenderKeyName::from_parts(GROUP, alice.to_protocol_address().as_str());
-        let sender_key = self.backend.get_sender_key(name.cache_key()).await?.ok_or("no sender key was stored")?;
-        for piece in sender_key.chunks_exact(32) {
+        for piece in self.backend.get_sender_key(name.cache_key()).await?.unwrap_or_default().chunks_exact(32) {
             secrets.add("sender keys (32-byte pieces)", piece);
         }
         Ok(())
@@ -314,7 +321,7 @@ async fn converse(
     secrets: &mut Secrets,
 ) -> Result<()> {
     for text in texts {
-        let received = deliver(from, to, text.as_bytes(), rng).await?;
+        let received = deliver(from, to, text.as_bytes(), rng, secrets).await?;
         if received != text.as_bytes() {
             return Err("the message did not arrive as it was sent".into());
         }
@@ -326,7 +333,13 @@ async fn converse(
 }
 
 /// Encrypts, "sends", and decrypts one message; both sides store their ratchets.
-async fn deliver(from: &mut Account, to: &mut Account, plaintext: &[u8], rng: &mut StdRng) -> Result<Vec<u8>> {
+async fn deliver(
+    from: &mut Account,
+    to: &mut Account,
+    plaintext: &[u8],
+    rng: &mut StdRng,
+    secrets: &mut Secrets,
+) -> Result<Vec<u8>> {
     let (sender, receiver) = (from.jid.to_protocol_address(), to.jid.to_protocol_address());
     let signal = &mut from.signal;
     let message = message_encrypt(plaintext, &receiver, &mut signal.session_store, &mut signal.identity_store).await?;
@@ -354,6 +367,8 @@ async fn deliver(from: &mut Account, to: &mut Account, plaintext: &[u8], rng: &m
         signal.pre_key_store.buffer_consumed_prekey(id, &sender).await;
     }
     to.flush().await?;
+    from.collect_ratchets(&to.jid, secrets).await?;
+    to.collect_ratchets(&from.jid, secrets).await?;
     Ok(decrypted.plaintext)
 }
 
@@ -375,7 +390,8 @@ async fn group_message(
     }
     from.backend.store_sent_message(GROUP, text, text.as_bytes()).await?;
     secrets.add("messages", text.as_bytes());
-    Ok(())
+    from.collect_ratchets(&to.jid, secrets).await?;
+    to.collect_ratchets(&from.jid, secrets).await
 }
 
 /// By kind: how many were looked for, and how many were found.

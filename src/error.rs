@@ -132,8 +132,8 @@ pub enum Error {
         /// The record's kind.
         record: Record,
     },
-    /// A record that must be sealed is not. It is never returned.
-    #[error("a {record} record is plaintext under a vault")]
+    /// A record that must be sealed is not. It is never returned, and no vault is created over it.
+    #[error("a {record} record is in plaintext where only sealed ones may be")]
     Plaintext {
         /// The record's kind.
         record: Record,
@@ -183,7 +183,7 @@ impl Error {
 
     /// `true` if a stored record itself is at fault, not the store, the vault or the caller.
     pub(crate) fn is_damage(&self) -> bool {
-        matches!(self, Error::Tampered { .. } | Error::Plaintext { .. })
+        matches!(self, Error::Tampered { .. } | Error::Plaintext { .. } | Error::UnknownEpoch { .. })
     }
 }
 

@@ -96,14 +96,14 @@ impl Key {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let bytes = read_file(path.as_ref(), "key", 67)?;
         let mut key = Self::zeroed();
+        let digits = bytes.trim_ascii_end();
         if bytes.len() == 32 {
             key.0.copy_from_slice(&bytes);
-            return Ok(key);
+        } else if digits.len() != 64 || data_encoding::HEXLOWER_PERMISSIVE.decode_mut(digits, &mut key.0[..]) != Ok(32)
+        {
+            return Err(invalid("key file", "must hold 32 bytes or 64 hexadecimal digits"));
         }
-        match data_encoding::HEXLOWER_PERMISSIVE.decode_mut(bytes.trim_ascii_end(), checked(&bytes, &mut key)?) {
-            Ok(32) => Ok(key),
-            _ => Err(KEY_FILE_PROBLEM),
-        }
+        Ok(key)
     }
 
     /// Returns the bytes, for a [`KeyProvider`] that has to wrap them or a program that has to store them.
@@ -115,16 +115,16 @@ impl Key {
         Self(Box::new(Zeroizing::new([0; 32])))
     }
 
+    /// A second copy, for a key that goes two ways.
+    pub(crate) fn duplicate(&self) -> Self {
+        let mut key = Self::zeroed();
+        key.0.copy_from_slice(self.expose());
+        key
+    }
+
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8; 32] {
         &mut self.0
     }
-}
-
-const KEY_FILE_PROBLEM: Error = invalid("key file", "must hold 32 bytes or 64 hexadecimal digits");
-
-/// The output buffer for decoding `text`, whose size the decoder wants to be exact.
-fn checked<'k>(text: &[u8], key: &'k mut Key) -> Result<&'k mut [u8]> {
-    if text.trim_ascii_end().len() == 64 { Ok(&mut key.bytes_mut()[..]) } else { Err(KEY_FILE_PROBLEM) }
 }
 
 /// A key to print and keep in a safe, which opens the vault when everything else is lost.
@@ -208,9 +208,7 @@ impl RecoveryKey {
 
     /// A second copy, for a key that is stored and shown at once.
     pub(crate) fn duplicate(&self) -> Self {
-        let mut key = Key::zeroed();
-        key.bytes_mut().copy_from_slice(self.0.expose());
-        Self(key)
+        Self(self.0.duplicate())
     }
 }
 
@@ -242,7 +240,10 @@ fn check_characters(key: &Key) -> [u8; CHECK_CHARS] {
 
 /// An external keeper of keys: a KMS, an operating system's keyring, a hardware token.
 ///
-/// It is asked once when a slot is made and once at every open, never while records are read or written.
+/// It is asked once when a slot is made, and at every open once per provider slot until one fits; never while records are
+/// read or written. Whoever can write the vault header chooses the hints, so `unwrap` must only accept what `wrap` made: an
+/// authenticated ciphertext, or the name of an entry of one's own. Under a public-key scheme that anybody can encrypt to, a
+/// writer could put a whole vault of his own in the place of yours.
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
 pub trait KeyProvider: Send + Sync {

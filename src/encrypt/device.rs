@@ -13,9 +13,11 @@ use wacore::stats::StorageResourceReport;
 use wacore::store::Device;
 use wacore::store::error::Result;
 use wacore::store::traits::{Backend, DeviceStore};
+use zeroize::Zeroize;
 
-use super::envelope::{Header, Place};
+use super::envelope::{self, Place, Prefix};
 use super::token::Domain;
+use super::vault::State;
 use super::{EncryptStore, encode, nonce};
 use crate::error::{self, Error};
 use crate::method::{Record, forward};
@@ -75,6 +77,11 @@ impl DeviceStore for EncryptStore {
         if self.exists().await? {
             return Ok(1);
         }
+        // Another process may have sealed a device since the header was read.
+        self.vault.refresh().await?;
+        if self.vault.device_is_sealed() {
+            return Err(Error::DeviceMissing.into());
+        }
         let id = if self.inner.exists().await? { 1 } else { self.inner.create().await? };
         self.save(&Device::new()).await?;
         Ok(id)
@@ -106,12 +113,20 @@ pub(super) async fn holds_sealed_device(store: &dyn Backend) -> error::Result<bo
     }
 }
 
+/// `true` if the store's device opens with these keys.
+pub(super) async fn opens(store: &dyn Backend, state: &State) -> error::Result<bool> {
+    let Some(mut value) = store.load().await?.and_then(|carrier| carrier.edge_routing_info) else { return Ok(false) };
+    let Ok(prefix) = Prefix::read(Record::Device, &value) else { return Ok(false) };
+    let opened = state.keys(&prefix, Record::Device).and_then(|keys| envelope::open(keys, prefix, PLACE, &mut value));
+    value.zeroize();
+    Ok(opened.is_ok())
+}
+
 /// Takes the envelope out of a carrier; `None` for a plaintext device that was never paired, whose keys nobody uses.
 fn sealed_device(device: &mut Device) -> error::Result<Option<Vec<u8>>> {
-    let sealed = device
-        .edge_routing_info
-        .take()
-        .filter(|value| !matches!(Header::read(Record::Device, value), Err(Error::Plaintext { .. })));
+    let sealed = device.edge_routing_info.take().filter(|value| {
+        !value.is_empty() && !matches!(Prefix::read(Record::Device, value), Err(Error::Plaintext { .. }))
+    });
     let paired = device.pn.is_some() || device.lid.is_some() || device.account.is_some();
     if sealed.is_none() && paired { Err(Error::PlaintextDevice) } else { Ok(sealed) }
 }

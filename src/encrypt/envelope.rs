@@ -191,12 +191,12 @@ pub(crate) fn seal(
 
 /// The clear part of an envelope, checked for everything that needs no key.
 #[derive(Clone, Copy)]
-pub(crate) struct Header {
+pub(crate) struct Prefix {
     bytes: [u8; HEADER_BYTES],
 }
 
-impl Header {
-    /// Reads the header of a stored value.
+impl Prefix {
+    /// Reads the front of a stored value.
     ///
     /// # Errors
     /// [`Error::Plaintext`] if the value was never an envelope; [`Error::Tampered`] if it is truncated, of another kind
@@ -255,22 +255,22 @@ impl Opened {
 
 /// Verifies and decrypts `value` in place.
 ///
-/// `header` is what [`Header::read`] returned for it, `keys` those of its epoch. If `place` has an original key, the
+/// `prefix` is what [`Prefix::read`] returned for it, `keys` those of its epoch. If `place` has an original key, the
 /// envelope must be self-describing and name exactly that key.
 ///
 /// # Errors
 /// [`Error::Tampered`] if the value was not sealed by this vault for this place; [`Error::UnsupportedVersion`] if it
 /// verifies but carries a flag of a later version.
-pub(crate) fn open(keys: &DataKeys, header: Header, place: Place<'_>, value: &mut [u8]) -> Result<Opened> {
+pub(crate) fn open(keys: &DataKeys, prefix: Prefix, place: Place<'_>, value: &mut [u8]) -> Result<Opened> {
     let record = place.record;
     let tampered = || Error::Tampered { record };
     let (sealed, tag) = value.split_last_chunk_mut::<TAG_BYTES>().ok_or_else(tampered)?;
     let (front, body) = sealed.split_at_mut_checked(BODY_AT).ok_or_else(tampered)?;
     let nonce: &Nonce = front.last_chunk().ok_or_else(tampered)?;
     let key = keys.record(kind_number(record));
-    aead::open(key, nonce, &place.aad(&header.bytes), body, tag).map_err(|_| tampered())?;
+    aead::open(key, nonce, &place.aad(&prefix.bytes), body, tag).map_err(|_| tampered())?;
 
-    let opened = parse_body(header.bytes[4], record, body);
+    let opened = parse_body(prefix.bytes[4], record, body);
     let accepted = opened.and_then(|opened| {
         let described = opened.parts.iter().map(|&(start, end)| &body[start - BODY_AT..end - BODY_AT]);
         let original = place.original.as_slice();
@@ -319,8 +319,8 @@ fn parse_body(flags: u8, record: Record, body: &[u8]) -> Result<Opened> {
 }
 
 /// [`open`] for a value that may be shared: decrypts in place if it is not, in a copy if it is.
-pub(crate) fn open_bytes(keys: &DataKeys, header: Header, place: Place<'_>, value: Bytes) -> Result<Bytes> {
+pub(crate) fn open_bytes(keys: &DataKeys, prefix: Prefix, place: Place<'_>, value: Bytes) -> Result<Bytes> {
     let mut buffer = value.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-    let opened = open(keys, header, place, &mut buffer)?;
+    let opened = open(keys, prefix, place, &mut buffer)?;
     Ok(buffer.freeze().slice(opened.start..opened.end))
 }

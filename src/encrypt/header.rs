@@ -6,7 +6,7 @@
 //!  10  2  minimum reader version: an older reader refuses
 //!  12  4  total length, equal to the blob's
 //!  16 16  store id
-//!  32  8  generation, +1 on every write
+//!  32  8  generation, rises with every write
 //!  40  8  created, unix seconds
 //!  48  1  record suite, 49 1 token suite, 50 1 block suite
 //!  51  1  padding: 0 none, 1 Padmé, 2 multiple of N    52 4 padding parameter

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::layer::Layer;
 use crate::method::Record;
 
-use envelope::{Nonce, Opened, Place};
+use envelope::{Nonce, Opened, Place, Prefix};
 use read_only::ReadOnly;
 use vault::{Shared, State};
 
@@ -94,10 +94,14 @@ impl EncryptStore {
 
     /// Verifies and decrypts a stored value in place.
     async fn open_in_place(&self, place: Place<'_>, value: &mut [u8]) -> Result<Opened> {
-        let header = envelope::Header::read(place.record, value)?;
-        let state = self.vault.state_for(place.record, &header).await?;
-        let keys = state.ring.epoch(header.epoch()).ok_or(Error::UnknownEpoch { record: place.record })?;
-        envelope::open(keys, header, place, value)
+        let prefix = Prefix::read(place.record, value)?;
+        let state = self.vault.state_for(place.record, prefix.epoch()).await?;
+        let opened = envelope::open(state.keys(&prefix, place.record)?, prefix, place, value)?;
+        if let Err(error) = self.vault.check_stamp(&state, prefix.stamp()).await {
+            value.zeroize();
+            return Err(error);
+        }
+        Ok(opened)
     }
 
     /// Returns the payload of a stored value.
@@ -108,10 +112,11 @@ impl EncryptStore {
 
     /// Returns the payload of a stored value that may be shared with the inner store.
     async fn open_bytes(&self, place: Place<'_>, value: Bytes) -> Result<Bytes> {
-        let header = envelope::Header::read(place.record, &value)?;
-        let state = self.vault.state_for(place.record, &header).await?;
-        let keys = state.ring.epoch(header.epoch()).ok_or(Error::UnknownEpoch { record: place.record })?;
-        envelope::open_bytes(keys, header, place, value)
+        let prefix = Prefix::read(place.record, &value)?;
+        let state = self.vault.state_for(place.record, prefix.epoch()).await?;
+        let payload = envelope::open_bytes(state.keys(&prefix, place.record)?, prefix, place, value)?;
+        self.vault.check_stamp(&state, prefix.stamp()).await?;
+        Ok(payload)
     }
 
     /// Decodes the typed payload of a stored value and wipes the encoding.

@@ -380,9 +380,13 @@ fn pending_inbound<'a>(token: &'a Token, chat: &'a str, sender: &'a str, id: &'a
 /// The envelope in a text field.
 ///
 /// # Errors
-/// [`Error::Plaintext`] if the field holds something else.
+/// [`Error::Tampered`] if it is cut or altered, [`Error::Plaintext`] if the field holds something else.
 pub(super) fn decode_text(record: Record, text: &str) -> error::Result<Vec<u8>> {
-    BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| Error::Plaintext { record })
+    /// How the base64 of every envelope begins: its magic and its version.
+    const BEGIN: &str = "51cB";
+    BASE64URL_NOPAD
+        .decode(text.as_bytes())
+        .map_err(|_| if text.starts_with(BEGIN) { Error::Tampered { record } } else { Error::Plaintext { record } })
 }
 
 impl LookupKeys {

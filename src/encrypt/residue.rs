@@ -1,30 +1,50 @@
-//! Looking for sealed records in a store whose header is gone, as far as the traits can list anything.
+//! Looking for what a vault, or a client without one, left in a store, as far as the traits can list anything.
 
 use wacore::store::traits::Backend;
 
-use super::envelope::Header;
+use super::envelope::Prefix;
 use super::{app_sync, protocol};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::method::Record;
 
 /// `true` if one of the listable tables holds a record that a vault sealed.
+///
+/// # Errors
+/// [`Error::Plaintext`] if one of them holds a record that no vault sealed.
 pub(super) async fn holds_sealed_records(store: &dyn Backend) -> Result<bool> {
-    let signed_prekeys = store.load_all_signed_prekeys().await?;
-    if signed_prekeys.iter().any(|(_, value)| Header::read(Record::SignedPrekey, value).is_ok()) {
-        return Ok(true);
+    let mut sealed = false;
+    let mut look_at = |record, value: &[u8]| match Prefix::read(record, value) {
+        Err(error @ Error::Plaintext { .. }) => Err(error),
+        _ => {
+            sealed = true;
+            Ok(())
+        }
+    };
+    for (_, value) in store.load_all_signed_prekeys().await? {
+        look_at(Record::SignedPrekey, &value)?;
     }
     if let Some(id) = store.get_latest_sync_key_id().await?
         && let Some(key) = store.get_sync_key(&id).await?
-        && Header::read(Record::SyncKey, &app_sync::join_carrier(key)).is_ok()
     {
-        return Ok(true);
+        look_at(Record::SyncKey, &app_sync::join_carrier(key))?;
     }
-    if store.get_all_lid_mappings().await?.iter().any(|entry| {
-        protocol::decode_text(Record::LidMapping, &entry.learning_source)
-            .is_ok_and(|value| Header::read(Record::LidMapping, &value).is_ok())
-    }) {
-        return Ok(true);
+    for entry in store.get_all_lid_mappings().await? {
+        look_at(Record::LidMapping, &protocol::decode_text(Record::LidMapping, &entry.learning_source)?)?;
     }
-    // A JID has an `@`, a token never does.
-    Ok(store.get_all_tc_token_jids().await?.iter().any(|jid| jid.len() >= 52 && !jid.contains('@')))
+    for jid in store.get_all_tc_token_jids().await? {
+        // A JID has an `@`, a token never does.
+        if jid.contains('@') {
+            return Err(Error::Plaintext { record: Record::TcToken });
+        }
+        sealed = true;
+    }
+    Ok(sealed)
+}
+
+/// `true` if one of the listable tables holds anything at all.
+pub(super) async fn leftovers(store: &dyn Backend) -> Result<bool> {
+    match holds_sealed_records(store).await {
+        Err(error) if error.is_damage() => Ok(true),
+        result => result,
+    }
 }

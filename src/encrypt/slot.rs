@@ -57,21 +57,25 @@ impl Slot {
         SlotInfo { id: self.id, label: self.label.clone(), kind }
     }
 
-    pub(crate) fn is_passphrase(&self) -> bool {
-        matches!(self.kdf, Kdf::Argon2id(_))
+    /// The cost of a passphrase slot.
+    pub(crate) fn cost(&self) -> Option<Argon2Cost> {
+        match self.kdf {
+            Kdf::Argon2id(cost) => Some(cost),
+            _ => None,
+        }
     }
 }
 
 /// A secret on its way into a new slot. Slow work is done; what is left is cheap and cannot be interrupted.
 pub(crate) struct NewSlot {
-    label: String,
-    kdf: Kdf,
-    salt: [u8; 32],
-    prk: Key,
+    pub(super) label: String,
+    pub(super) kdf: Kdf,
+    pub(super) salt: [u8; 32],
+    pub(super) prk: Key,
 }
 
 impl NewSlot {
-    /// Stretches, generates or wraps the key for a new slot, and gives a passphrase back for further use.
+    /// Stretches, generates or wraps the key for a new slot.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] for a label of more than 32 bytes, [`Error::KeyProvider`] if the provider fails,
@@ -81,7 +85,7 @@ impl NewSlot {
         label: Option<&str>,
         cost: Argon2Cost,
         limits: &KdfLimits,
-    ) -> Result<(Self, Option<Passphrase>)> {
+    ) -> Result<Self> {
         let label = label.unwrap_or(match &secret {
             Secret::Passphrase(_) => "passphrase",
             Secret::Key(_) => "key",
@@ -93,13 +97,10 @@ impl NewSlot {
         }
         let mut salt = [0; 32];
         getrandom::fill(&mut salt)?;
-        let mut passphrase = None;
         let (kdf, prk) = match secret {
-            Secret::Passphrase(given) => {
+            Secret::Passphrase(passphrase) => {
                 limits.check([cost].into_iter())?;
-                let (given, key) = stretch(given, salt, cost).await?;
-                passphrase = Some(given);
-                (Kdf::Argon2id(cost), key)
+                (Kdf::Argon2id(cost), stretch(passphrase, salt, cost).await?)
             }
             Secret::Key(key) => (Kdf::RawKey, key),
             Secret::Recovery(recovery) => (Kdf::RawKey, recovery.into_key()),
@@ -113,7 +114,7 @@ impl NewSlot {
                 (Kdf::Provider { hint }, key)
             }
         };
-        Ok((Self { label: label.to_owned(), kdf, salt, prk }, passphrase))
+        Ok(Self { label: label.to_owned(), kdf, salt, prk })
     }
 
     /// Wraps the vault key for this slot.
@@ -123,7 +124,7 @@ impl NewSlot {
         self.seal_with(id, store_id, vault_key, nonce)
     }
 
-    fn seal_with(&self, id: u8, store_id: &StoreId, vault_key: &VaultKey, nonce: [u8; 24]) -> Result<Slot> {
+    pub(super) fn seal_with(&self, id: u8, store_id: &StoreId, vault_key: &VaultKey, nonce: [u8; 24]) -> Result<Slot> {
         let mut slot = Slot {
             id,
             label: self.label.clone(),
@@ -140,14 +141,9 @@ impl NewSlot {
 }
 
 /// Stretches a passphrase once.
-async fn stretch(passphrase: Passphrase, salt: [u8; 32], cost: Argon2Cost) -> Result<(Passphrase, Key)> {
-    let copy = |_: usize, key: &Key| {
-        let mut copy = Key::zeroed();
-        copy.bytes_mut().copy_from_slice(key.expose());
-        Some(copy)
-    };
-    let (passphrase, key) = kdf::derive_until(passphrase, vec![Job { salt, cost }], copy).await?;
-    Ok((passphrase, key.ok_or(Error::KdfFailed { memory_kib: cost.memory_kib() })?))
+async fn stretch(passphrase: Passphrase, salt: [u8; 32], cost: Argon2Cost) -> Result<Key> {
+    let (_, key) = kdf::derive_until(passphrase, vec![Job { salt, cost }], |_, key| Some(key.duplicate())).await?;
+    key.ok_or(Error::KdfFailed { memory_kib: cost.memory_kib() })
 }
 
 /// A header opened by one of its slots.
@@ -168,14 +164,8 @@ pub(crate) async fn unlock(header: &Header, secret: Secret, limits: &KdfLimits) 
     let store_id = header.store_id;
     match secret {
         Secret::Passphrase(passphrase) => {
-            let slots: Vec<(Slot, Argon2Cost)> = header
-                .slots
-                .iter()
-                .filter_map(|slot| match &slot.kdf {
-                    Kdf::Argon2id(cost) => Some((slot.clone(), *cost)),
-                    _ => None,
-                })
-                .collect();
+            let slots: Vec<(Slot, Argon2Cost)> =
+                header.slots.iter().filter_map(|slot| slot.cost().map(|cost| (slot.clone(), cost))).collect();
             limits.check(slots.iter().map(|(_, cost)| *cost))?;
             let jobs = slots.iter().map(|(slot, cost)| Job { salt: slot.salt, cost: *cost }).collect();
             let accept = move |position: usize, prk: &Key| {

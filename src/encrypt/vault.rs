@@ -10,7 +10,7 @@ use sha2::Sha256;
 use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 
-use super::envelope::{self, Place};
+use super::envelope::{self, Place, Prefix};
 use super::header::{DEVICE_SEALED, Header, IMPORTING, MAX_SLOTS, Wrapped, WrappedDataKey};
 use super::kdf::{Argon2Cost, KdfLimits};
 use super::keys::{DataKeys, KeyRing, LookupKeys, StoreId, VaultKey};
@@ -165,28 +165,41 @@ impl VaultOptions {
         saved: &[u8],
         secret: impl Into<Secret>,
     ) -> Result<Vault> {
-        let mut header = Header::parse(saved)?;
-        let Unlocked { vault_key, slot, .. } = slot::unlock(&header, secret.into(), &self.limits).await?;
-        let mac_key = vault_key.header_mac(&header.store_id);
-        header.verify(saved, &mac_key)?;
-        let ring = unwrap_ring(&header, &vault_key)?;
-
+        let (mut opened, _) = self.open_header(Header::parse(saved)?, saved, secret.into()).await?;
         let headers = self.headers(&store);
-        let mut first = HeaderCopy::A;
+        let in_use = device::holds_sealed_device(&*store).await? || residue::leftovers(&*store).await?;
+
+        let (mut first, mut foreign) = (HeaderCopy::A, None);
         for copy in HeaderCopy::BOTH {
-            let Some(found) = Found::read(&*headers, copy).await?.intact() else { continue };
-            if found.header.store_id != header.store_id {
-                return Err(Error::VaultExists);
-            }
-            if found.header.verify(&found.bytes, &mac_key).is_ok() && found.header.generation >= header.generation {
-                header.generation = found.header.generation;
-                first = copy.other();
+            let Some(bytes) = headers.read(copy).await? else { continue };
+            match Header::parse(&bytes) {
+                Ok(found) if found.verify(&bytes, &opened.mac_key).is_ok() => {
+                    opened.header.flags |= found.flags & DEVICE_SEALED;
+                    if found.generation >= opened.header.generation {
+                        opened.header.generation = found.generation;
+                        first = copy.other();
+                    }
+                }
+                Ok(_) => foreign = Some(Error::VaultExists),
+                Err(error @ Error::UnsupportedVersion { .. }) => foreign = Some(error),
+                Err(_) => {}
             }
         }
+        // An intact header of another vault stays, unless the sealed device proves that this is the vault's store and
+        // somebody planted the header.
+        if let Some(refusal) = foreign {
+            let ring = Arc::new(unwrap_ring(&opened.header, &opened.vault_key)?);
+            if !device::opens(&*store, &State::new(opened.header.clone(), ring)).await? {
+                return Err(refusal);
+            }
+        }
+        if in_use {
+            opened.header.flags |= DEVICE_SEALED;
+        }
         // Records carry the generation they were written under; the restored header must not be older than any.
-        header.generation = header.generation.saturating_add(RESTORE_STEP);
-        write_both(&*headers, &header.serialize(&mac_key), first).await?;
-        Ok(self.vault(headers, header, vault_key, mac_key, ring, slot, false))
+        opened.header.generation = opened.header.generation.saturating_add(RESTORE_STEP);
+        write_both(&*headers, &opened.header.serialize(&opened.mac_key), first).await?;
+        Ok(self.vault(headers, opened, false))
     }
 
     /// Reads both header copies, or explains why there are none.
@@ -207,8 +220,10 @@ impl VaultOptions {
         let padding = self.padding.check()?;
         refuse_existing(&*headers).await?;
         refuse_occupied(&*store).await?;
+        // What an older vault left behind may stay, plaintext may not.
+        residue::holds_sealed_records(&*store).await?;
 
-        let (new_slot, _) = NewSlot::prepare(secret, self.label.as_deref(), self.cost, &self.limits).await?;
+        let new_slot = NewSlot::prepare(secret, self.label.as_deref(), self.cost, &self.limits).await?;
         let mut store_id = [0; 16];
         getrandom::fill(&mut store_id)?;
         let vault_key = VaultKey(Key::generate()?);
@@ -242,73 +257,53 @@ impl VaultOptions {
         // The key derivation took a while: look again, so that only a true tie is left to the reading back.
         refuse_existing(&*headers).await?;
         write_both(&*headers, &header.serialize(&mac_key), HeaderCopy::A).await?;
-        Ok(self.vault(headers, header, vault_key, mac_key, ring, 0, false))
+        Ok(self.vault(headers, OpenedHeader { header, vault_key, mac_key, ring, slot: 0 }, false))
     }
 
     async fn unlock(&self, store: Arc<dyn Backend>, copies: Copies, secret: Secret, read_only: bool) -> Result<Vault> {
-        let headers = self.headers(&store);
-        let older = copies.older();
-        let Candidate { bytes, mut header, stale } = copies.candidate()?;
-        let Unlocked { vault_key, slot, passphrase } = slot::unlock(&header, secret, &self.limits).await?;
-        let mac_key = vault_key.header_mac(&header.store_id);
-        header.verify(&bytes, &mac_key)?;
-        if header.flags & IMPORTING != 0 {
-            return Err(Error::ImportIncomplete);
-        }
-        let ring = unwrap_ring(&header, &vault_key)?;
+        let Candidate { bytes, header, stale } = copies.candidate()?;
+        let (opened, passphrase) = self.open_header(header, &bytes, secret).await?;
         if stale == Stale::Fork {
             return Err(Error::HeaderTampered);
         }
         if stale == Stale::Damaged {
             log::warn!("one of the two vault header copies is damaged; the other one is intact");
         }
-
+        let vault = self.vault(self.headers(&store), opened, read_only);
         if !read_only {
-            if header.flags & DEVICE_SEALED == 0 && device::holds_sealed_device(&*store).await? {
-                // A crash came between sealing the first device and noting that there is one.
-                header.flags |= DEVICE_SEALED;
-            }
-            if let Some(passphrase) = passphrase {
-                self.raise_cost(&mut header, slot, passphrase, &vault_key).await?;
-            }
-            header.generation = header.generation.saturating_add(1);
-            write_both(&*headers, &header.serialize(&mac_key), older).await?;
+            vault.note_opening(&*store, passphrase).await?;
         }
-        Ok(self.vault(headers, header, vault_key, mac_key, ring, slot, read_only))
+        Ok(vault)
     }
 
-    /// Wraps the vault key anew under a higher cost, if the slot's is lower than the one asked for.
-    async fn raise_cost(
+    /// Opens a header with a secret and checks all of it. Gives a passphrase back.
+    async fn open_header(
         &self,
-        header: &mut Header,
-        id: u8,
-        passphrase: Passphrase,
-        vault_key: &VaultKey,
-    ) -> Result<()> {
-        let Some(slot) = header.slots.iter_mut().find(|slot| slot.id == id) else { return Ok(()) };
-        let slot::SlotKind::Passphrase(cost) = slot.info().kind else { return Ok(()) };
-        if cost.work() < self.cost.work() {
-            let (raised, _) = NewSlot::prepare(passphrase.into(), Some(&slot.label), self.cost, &self.limits).await?;
-            *slot = raised.seal(id, &header.store_id, vault_key)?;
+        header: Header,
+        bytes: &[u8],
+        secret: Secret,
+    ) -> Result<(OpenedHeader, Option<Passphrase>)> {
+        let Unlocked { vault_key, slot, passphrase } = slot::unlock(&header, secret, &self.limits).await?;
+        let mac_key = vault_key.header_mac(&header.store_id);
+        header.verify(bytes, &mac_key)?;
+        if header.flags & IMPORTING != 0 {
+            return Err(Error::ImportIncomplete);
         }
-        Ok(())
+        let ring = unwrap_ring(&header, &vault_key)?;
+        Ok((OpenedHeader { header, vault_key, mac_key, ring, slot }, passphrase))
+    }
+
+    /// Checks that a header with these slots would be opened again.
+    fn check_costs(&self, header: &Header) -> Result<()> {
+        self.limits.check(header.slots.iter().filter_map(|slot| slot.cost()))
     }
 
     fn headers(&self, store: &Arc<dyn Backend>) -> Arc<dyn HeaderStore> {
         self.headers.clone().unwrap_or_else(|| Arc::new(InBackend(store.clone())))
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn vault(
-        &self,
-        headers: Arc<dyn HeaderStore>,
-        header: Header,
-        vault_key: VaultKey,
-        mac_key: Hmac<Sha256>,
-        ring: KeyRing,
-        slot: u8,
-        read_only: bool,
-    ) -> Vault {
+    fn vault(&self, headers: Arc<dyn HeaderStore>, opened: OpenedHeader, read_only: bool) -> Vault {
+        let OpenedHeader { header, vault_key, mac_key, ring, slot } = opened;
         let shared = Shared {
             headers,
             vault_key,
@@ -321,6 +316,16 @@ impl VaultOptions {
         };
         Vault { shared: Arc::new(shared), slot, options: self.clone() }
     }
+}
+
+/// A header that a secret opened, and what came out.
+struct OpenedHeader {
+    header: Header,
+    vault_key: VaultKey,
+    mac_key: Hmac<Sha256>,
+    ring: KeyRing,
+    /// The slot that opened.
+    slot: u8,
 }
 
 impl fmt::Debug for VaultOptions {
@@ -345,7 +350,8 @@ impl Vault {
     /// # Errors
     /// [`Error::VaultExists`] if there is a header, [`Error::HeaderDamaged`] if there is what is left of one,
     /// [`Error::HeaderMissing`] if there is a sealed device without a header, [`Error::PlaintextDevice`] if there is a
-    /// paired plaintext device; [`Error::KdfOutOfBounds`] if the cost is above the limits; [`Error::KeyProvider`],
+    /// paired plaintext device, [`Error::Plaintext`] if there are other records in plaintext; [`Error::KdfOutOfBounds`] if
+    /// the cost is above the limits; [`Error::KeyProvider`],
     /// [`Error::Random`], [`Error::KdfFailed`]; and [`Error::Store`] with an error of the store. Nothing was written
     /// unless it is [`Error::HeaderConflict`] or [`Error::Store`].
     pub async fn create(store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Self> {
@@ -357,16 +363,18 @@ impl Vault {
     /// # Errors
     /// Nothing was written in any of these cases:
     /// * [`Error::NoVault`] if the store has no vault and holds nothing that needs one;
-    /// * [`Error::PlaintextDevice`] if it holds a paired plaintext device;
+    /// * [`Error::PlaintextDevice`] if it holds a paired plaintext device, [`Error::Plaintext`] if it has no header and
+    ///   other records in plaintext;
     /// * [`Error::HeaderMissing`] if the header is gone, but sealed records are there;
     /// * [`Error::HeaderDamaged`] if neither header copy is intact, [`Error::UnsupportedVersion`] if a later version of
     ///   this crate wrote it;
     /// * [`Error::KdfOutOfBounds`] before any work, if the header asks for more than the limits;
     /// * [`Error::WrongSecret`] if no slot opens, [`Error::HeaderTampered`] if one does, but the rest was altered;
     /// * [`Error::ImportIncomplete`] if an import into the store was interrupted;
-    /// * [`Error::KeyProvider`], [`Error::KdfFailed`], [`Error::Random`] and [`Error::Store`] as they say.
+    /// * [`Error::KeyProvider`], [`Error::KdfFailed`] and [`Error::Random`] as they say.
     ///
-    /// [`Error::HeaderConflict`] means that another process wrote the header at the same moment.
+    /// [`Error::HeaderConflict`] means that another process wrote the header at the same moment, [`Error::Store`] that the
+    /// store failed; one header copy may have been written then, and both the old and the new one open.
     pub async fn open(store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Self> {
         VaultOptions::new().open(store, secret).await
     }
@@ -382,13 +390,14 @@ impl Vault {
     /// Puts a header back that [`Vault::save_header`] gave, over damaged, missing or older copies, and opens the vault.
     ///
     /// Key slots that were removed after saving are back, and those added are gone: `saved` opens with the secrets of its
-    /// day. Records written in between stay readable: the restored generation is above theirs, as long as the header was
-    /// written fewer than 65 536 times since.
+    /// day. Records written in between stay readable, as long as slots were changed fewer than about a thousand times since:
+    /// the restored generation is above theirs. Save the header again afterwards.
     ///
     /// # Errors
     /// [`Error::HeaderDamaged`], [`Error::UnsupportedVersion`], [`Error::WrongSecret`], [`Error::HeaderTampered`] if
-    /// `saved` is not an intact header that opens with `secret`; [`Error::VaultExists`] if the store has the header of
-    /// another vault. Nothing was written in these cases.
+    /// `saved` is not an intact header that opens with `secret`; [`Error::ImportIncomplete`], [`Error::PlaintextDevice`] as
+    /// in [`Vault::open`]; [`Error::VaultExists`] or [`Error::UnsupportedVersion`] if the store has the header of another
+    /// vault or of a later version, and no sealed device that proves it to be planted. Nothing was written in these cases.
     pub async fn restore_header(store: Arc<dyn Backend>, saved: &[u8], secret: impl Into<Secret>) -> Result<Self> {
         VaultOptions::new().restore_header(store, saved, secret).await
     }
@@ -398,7 +407,7 @@ impl Vault {
         EncryptLayer::new(self.shared.clone())
     }
 
-    /// Returns the header as it is stored, 400 to 16 384 bytes, for [`Vault::restore_header`]. It opens with every
+    /// Returns the header as this vault last read or wrote it, at most 16 KiB, for [`Vault::restore_header`]. It opens with every
     /// secret that opens the vault now, also after that secret is removed: keep it like a key.
     pub fn save_header(&self) -> Vec<u8> {
         self.shared.state().header.serialize(&self.shared.mac_key)
@@ -423,7 +432,8 @@ impl Vault {
     /// `label` is stored in the clear, at most 32 bytes.
     ///
     /// # Errors
-    /// [`Error::SlotsFull`] with eight slots, [`Error::InvalidInput`] if the label is too long, and the errors of
+    /// [`Error::SlotsFull`] with eight slots, [`Error::InvalidInput`] if the label is too long, [`Error::KdfOutOfBounds`] if
+    /// all passphrase slots together would ask for more work than the limits allow, and the errors of
     /// changing the header: [`Error::HeaderConflict`], [`Error::HeaderMissing`], [`Error::HeaderDamaged`],
     /// [`Error::HeaderTampered`], [`Error::HeaderRolledBack`], [`Error::ReadOnly`], [`Error::Store`].
     pub async fn add_slot(&self, label: &str, secret: impl Into<Secret>) -> Result<u8> {
@@ -432,12 +442,13 @@ impl Vault {
             return Err(Error::SlotsFull);
         }
         let options = &self.options;
-        let (new_slot, _) = NewSlot::prepare(secret.into(), Some(label), options.cost, &options.limits).await?;
+        let new_slot = NewSlot::prepare(secret.into(), Some(label), options.cost, &options.limits).await?;
         self.shared
-            .update(|header, vault_key| {
+            .update(SLOT_STEP, |header, vault_key| {
                 let free = (0..=u8::MAX).find(|id| header.slots.iter().all(|slot| slot.id != *id));
                 let Some(id) = free.filter(|_| header.slots.len() < MAX_SLOTS) else { return Err(Error::SlotsFull) };
                 header.slots.push(new_slot.seal(id, &header.store_id, vault_key)?);
+                options.check_costs(header)?;
                 Ok(id)
             })
             .await
@@ -455,13 +466,14 @@ impl Vault {
 
     /// Removes a key slot. Its secret does not open the vault any more once this returns.
     ///
-    /// An older copy of the header, in a backup or on worn flash, still opens with it.
+    /// An older copy of the header, in a backup or on worn flash, still opens with it, and whoever opened the vault with it
+    /// may have kept its keys.
     ///
     /// # Errors
     /// [`Error::NoSuchSlot`], [`Error::LastSlot`], and the errors of changing the header, as [`Vault::add_slot`].
     pub async fn remove_slot(&self, id: u8) -> Result<()> {
         self.shared
-            .update(|header, _| {
+            .update(SLOT_STEP, |header, _| {
                 let position = header.slots.iter().position(|slot| slot.id == id).ok_or(Error::NoSuchSlot(id))?;
                 if header.slots.len() == 1 {
                     return Err(Error::LastSlot);
@@ -486,12 +498,52 @@ impl Vault {
         let id = self.passphrase_slot(&self.shared.state().header)?;
         let label = self.slots().into_iter().find(|slot| slot.id == id).map(|slot| slot.label);
         let options = &self.options;
-        let (new_slot, _) = NewSlot::prepare(new.into(), label.as_deref(), options.cost, &options.limits).await?;
+        let new_slot = NewSlot::prepare(new.into(), label.as_deref(), options.cost, &options.limits).await?;
         self.shared
-            .update(|header, vault_key| {
+            .update(SLOT_STEP, |header, vault_key| {
                 let store_id = header.store_id;
-                let slot = header.slots.iter_mut().find(|slot| slot.id == id && slot.is_passphrase());
+                let slot = header.slots.iter_mut().find(|slot| slot.id == id && slot.cost().is_some());
                 *slot.ok_or(Error::NoSuchSlot(id))? = new_slot.seal(id, &store_id, vault_key)?;
+                options.check_costs(header)
+            })
+            .await
+    }
+
+    /// What opening leaves in the header: the next generation, the mark of a sealed device that a crash kept from being
+    /// set, and a slot of the cost that is asked for now.
+    async fn note_opening(&self, store: &dyn Backend, passphrase: Option<Passphrase>) -> Result<()> {
+        let opened = self.shared.state();
+        let by = opened.header.slots.iter().find(|slot| slot.id == self.slot).ok_or(Error::HeaderTampered)?;
+        let device = !self.shared.device_is_sealed() && device::holds_sealed_device(store).await?;
+        let raised = match (passphrase, by.cost()) {
+            (Some(passphrase), Some(cost)) if cost.work() < self.options.cost.work() => {
+                let options = &self.options;
+                match NewSlot::prepare(passphrase.into(), Some(&by.label), options.cost, &options.limits).await {
+                    Ok(slot) => Some(slot),
+                    Err(error) => {
+                        log::warn!("the passphrase slot keeps its cost: {error}");
+                        None
+                    }
+                }
+            }
+            _ => None,
+        };
+        self.shared
+            .update(1, |header, vault_key| {
+                let store_id = header.store_id;
+                // Somebody may have removed the secret while its key was being derived.
+                let at =
+                    header.slots.iter().position(|slot| slot.commitment == by.commitment).ok_or(Error::WrongSecret)?;
+                if let Some(raised) = &raised {
+                    let raised = raised.seal(header.slots[at].id, &store_id, vault_key)?;
+                    let kept = std::mem::replace(&mut header.slots[at], raised);
+                    if self.options.check_costs(header).is_err() {
+                        header.slots[at] = kept;
+                    }
+                }
+                if device {
+                    header.flags |= DEVICE_SEALED;
+                }
                 Ok(())
             })
             .await
@@ -499,7 +551,7 @@ impl Vault {
 
     fn passphrase_slot(&self, header: &Header) -> Result<u8> {
         let passphrases: Vec<u8> =
-            header.slots.iter().filter(|slot| slot.is_passphrase()).map(|slot| slot.id).collect();
+            header.slots.iter().filter(|slot| slot.cost().is_some()).map(|slot| slot.id).collect();
         match passphrases.as_slice() {
             ids if ids.contains(&self.slot) => Ok(self.slot),
             [only] => Ok(*only),
@@ -614,6 +666,11 @@ impl State {
         Self { header, ring, padding, stamp }
     }
 
+    /// The keys that opened values of this epoch need.
+    pub(crate) fn keys(&self, prefix: &Prefix, record: Record) -> Result<&DataKeys> {
+        self.ring.epoch(prefix.epoch()).ok_or(Error::UnknownEpoch { record })
+    }
+
     /// Seals a value with a nonce of its own.
     pub(crate) fn seal(&self, nonce: &envelope::Nonce, place: Place<'_>, payload: &[u8]) -> Result<Vec<u8>> {
         envelope::seal(self.ring.active(), self.stamp, self.padding, nonce, place, payload)
@@ -626,29 +683,40 @@ impl Shared {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The state that knows the epoch and the generation of a record: this one, or after reading the header again,
-    /// because another process may have rotated keys or opened the vault.
+    /// The state that knows an epoch: this one, or after reading the header again, because another process may have
+    /// rotated keys.
     ///
     /// # Errors
-    /// [`Error::UnknownEpoch`] or [`Error::HeaderRolledBack`] if the stored header does not know them either.
-    pub(crate) async fn state_for(&self, record: Record, envelope: &envelope::Header) -> Result<Arc<State>> {
-        let knows = |state: &State| state.ring.epoch(envelope.epoch()).is_some() && envelope.stamp() <= state.stamp;
-        let state = self.state();
-        if knows(&state) {
-            return Ok(state);
+    /// [`Error::UnknownEpoch`] if the stored header does not know it either.
+    pub(crate) async fn state_for(&self, record: Record, epoch: u32) -> Result<Arc<State>> {
+        let mut state = self.state();
+        if state.ring.epoch(epoch).is_none() {
+            self.refresh().await?;
+            state = self.state();
         }
-        {
-            let _header_io = self.header_io.lock().await;
-            self.reload().await?;
+        if state.ring.epoch(epoch).is_some() { Ok(state) } else { Err(Error::UnknownEpoch { record }) }
+    }
+
+    /// Checks the stamp of a record that verified against the state it was opened with, or, because another process may
+    /// have opened the vault since, against the stored header.
+    ///
+    /// # Errors
+    /// [`Error::HeaderRolledBack`] if the record is newer than the stored header.
+    pub(crate) async fn check_stamp(&self, state: &State, stamp: u32) -> Result<()> {
+        if stamp > state.stamp {
+            self.refresh().await?;
+            if stamp > self.state().stamp {
+                return Err(Error::HeaderRolledBack);
+            }
         }
-        let state = self.state();
-        if state.ring.epoch(envelope.epoch()).is_none() {
-            Err(Error::UnknownEpoch { record })
-        } else if envelope.stamp() > state.stamp {
-            Err(Error::HeaderRolledBack)
-        } else {
-            Ok(state)
-        }
+        Ok(())
+    }
+
+    /// Reads the header again.
+    pub(crate) async fn refresh(&self) -> Result<()> {
+        let _header_io = self.header_io.lock().await;
+        self.reload().await?;
+        Ok(())
     }
 
     /// Notes that a sealed device was written, so that its absence is an error from now on.
@@ -656,7 +724,7 @@ impl Shared {
         if self.state().header.flags & DEVICE_SEALED != 0 {
             return Ok(());
         }
-        self.update(|header, _| {
+        self.update(1, |header, _| {
             header.flags |= DEVICE_SEALED;
             Ok(())
         })
@@ -671,38 +739,44 @@ impl Shared {
         if self.read_only { Err(Error::ReadOnly { method }) } else { Ok(()) }
     }
 
-    /// Changes the header: reads the newest copy, applies `change`, writes the next generation to both copies, the older
-    /// one first. If this future is dropped in between, the newer copy counts.
-    async fn update<T>(&self, change: impl FnOnce(&mut Header, &VaultKey) -> Result<T>) -> Result<T> {
+    /// Changes the header: reads the newest copy, applies `change`, and writes it with a generation higher by `step` to
+    /// both copies, the older one first. If this future is dropped in between, the newer copy counts.
+    async fn update<T>(&self, step: u64, change: impl FnOnce(&mut Header, &VaultKey) -> Result<T>) -> Result<T> {
         self.refuse_read_only("header update")?;
         let _header_io = self.header_io.lock().await;
-        let older = self.reload().await?;
-        let state = self.state();
-        let mut header = state.header.clone();
+        let (older, seen) = self.reload().await?;
+        let mut header = self.state().header.clone();
         let result = change(&mut header, &self.vault_key)?;
-        header.generation = header.generation.saturating_add(1);
+        header.generation = header.generation.saturating_add(step);
+        if self.headers.read(older).await? != seen {
+            return Err(Error::HeaderConflict);
+        }
         write_both(&*self.headers, &header.serialize(&self.mac_key), older).await?;
         self.install(header)?;
         Ok(result)
     }
 
+    #[cfg(test)]
+    pub(crate) fn vault_key(&self) -> &VaultKey {
+        &self.vault_key
+    }
+
     /// Writes a header that the public functions would not write.
     #[cfg(test)]
     pub(crate) async fn rewrite_header(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
-        self.update(|header, _| {
+        self.update(1, |header, _| {
             change(header);
             Ok(())
         })
         .await
     }
 
-    /// Takes over the stored header if it is newer than the one in use, and returns which copy to write first.
-    async fn reload(&self) -> Result<HeaderCopy> {
+    /// Takes over the stored header if it is another one than that in use, and returns the copy to write first, with what
+    /// it holds.
+    async fn reload(&self) -> Result<(HeaderCopy, Option<Vec<u8>>)> {
         let copies = Copies::read(&*self.headers).await?;
-        if copies.is_absent() {
-            return Err(Error::HeaderMissing);
-        }
         let older = copies.older();
+        let seen = copies.bytes(older);
         let Candidate { bytes, header, stale } = copies.candidate()?;
         header.verify(&bytes, &self.mac_key)?;
         let state = self.state();
@@ -712,10 +786,11 @@ impl Shared {
         if header.generation < state.header.generation {
             return Err(Error::HeaderRolledBack);
         }
-        if header.generation > state.header.generation {
+        // At the same generation it is what a process wrote that met this one; the stored header is the one that counts.
+        if header.generation > state.header.generation || bytes != state.header.serialize(&self.mac_key) {
             self.install(header)?;
         }
-        Ok(older)
+        Ok((older, seen))
     }
 
     fn install(&self, header: Header) -> Result<()> {
@@ -728,13 +803,16 @@ impl Shared {
     }
 }
 
-/// How far a restored header jumps ahead of the generations that records may carry.
-const RESTORE_STEP: u64 = 1 << 16;
+/// How far the generation jumps when slots change, so that a header from before the change, put back, is noticed at the
+/// first record written after it, however often (up to this number) the vault is opened in between.
+const SLOT_STEP: u64 = 1 << 10;
+/// How far a restored header jumps ahead, to be above the generation of every record.
+const RESTORE_STEP: u64 = 1 << 20;
 
 /// One header copy as it was found.
 enum Found {
     Absent,
-    Damaged(Error),
+    Damaged { bytes: Vec<u8>, error: Error },
     Intact(Intact),
 }
 
@@ -750,15 +828,16 @@ impl Found {
         let Some(bytes) = headers.read(copy).await? else { return Ok(Found::Absent) };
         match Header::parse(&bytes) {
             Ok(header) => Ok(Found::Intact(Intact { bytes, header })),
-            Err(error @ Error::HeaderDamaged(_)) => Ok(Found::Damaged(error)),
+            Err(error @ Error::HeaderDamaged(_)) => Ok(Found::Damaged { bytes, error }),
             Err(error) => Err(error),
         }
     }
 
-    fn intact(self) -> Option<Intact> {
+    fn bytes(&self) -> Option<&Vec<u8>> {
         match self {
-            Found::Intact(intact) => Some(intact),
-            _ => None,
+            Found::Absent => None,
+            Found::Damaged { bytes, .. } => Some(bytes),
+            Found::Intact(intact) => Some(&intact.bytes),
         }
     }
 
@@ -804,6 +883,13 @@ impl Copies {
         matches!((&self.a, &self.b), (Found::Absent, Found::Absent))
     }
 
+    fn bytes(&self, copy: HeaderCopy) -> Option<Vec<u8>> {
+        match copy {
+            HeaderCopy::A => self.a.bytes().cloned(),
+            HeaderCopy::B => self.b.bytes().cloned(),
+        }
+    }
+
     /// The copy that a write may destroy without losing the newest header.
     fn older(&self) -> HeaderCopy {
         if self.a.generation() > self.b.generation() { HeaderCopy::B } else { HeaderCopy::A }
@@ -817,7 +903,7 @@ impl Copies {
                 (newer, if fork { Stale::Fork } else { Stale::No })
             }
             (Found::Intact(intact), _) | (_, Found::Intact(intact)) => (intact, Stale::Damaged),
-            (Found::Damaged(error), _) | (_, Found::Damaged(error)) => return Err(error),
+            (Found::Damaged { error, .. }, _) | (_, Found::Damaged { error, .. }) => return Err(error),
             (Found::Absent, Found::Absent) => return Err(Error::HeaderMissing),
         };
         Ok(Candidate { bytes, header, stale })
@@ -857,7 +943,7 @@ async fn refuse_existing(headers: &dyn HeaderStore) -> Result<()> {
     for copy in HeaderCopy::BOTH {
         match Found::read(headers, copy).await? {
             Found::Absent => {}
-            Found::Damaged(error) => return Err(error),
+            Found::Damaged { error, .. } => return Err(error),
             Found::Intact(_) => return Err(Error::VaultExists),
         }
     }
@@ -875,11 +961,11 @@ async fn refuse_occupied(store: &dyn Backend) -> Result<()> {
     Ok(())
 }
 
-fn data_key_aad(store_id: &StoreId, epoch: u32) -> Vec<u8> {
+pub(super) fn data_key_aad(store_id: &StoreId, epoch: u32) -> Vec<u8> {
     [b"wastore/v1/dk\0", &store_id[..], &epoch.to_le_bytes()].concat()
 }
 
-fn lookup_key_aad(store_id: &StoreId) -> Vec<u8> {
+pub(super) fn lookup_key_aad(store_id: &StoreId) -> Vec<u8> {
     [b"wastore/v1/lk\0", &store_id[..]].concat()
 }
 

@@ -1,8 +1,16 @@
 //! No canary of any kind of record is found in the files of an encrypted store, and each is found without encryption.
 
+use std::collections::HashSet;
 use std::path::Path;
 
+use rusqlite::types::Value;
+use wacore::store::traits::{Backend, MsgSecretEntry};
+
 use super::{Sqlite, encrypted, sample};
+use crate::encrypt::app_sync::join_carrier;
+use crate::encrypt::envelope::Prefix;
+use crate::encrypt::keys::LookupKeys;
+use crate::encrypt::protocol::decode_text;
 use crate::encrypt::token::Domain;
 use crate::encrypt::vault::HeaderCopy;
 use crate::method::{Method, Record};
@@ -31,9 +39,9 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-fn found(files: &[(String, Vec<u8>)]) -> Vec<String> {
+fn found(files: &[(String, Vec<u8>)], canaries: Vec<(String, Vec<u8>)>) -> Vec<String> {
     let mut found = Vec::new();
-    for (canary, bytes) in sample::canaries() {
+    for (canary, bytes) in canaries {
         let disguises = disguises(&bytes);
         for (name, content) in files {
             let haystack = [name.as_bytes(), content].concat();
@@ -46,17 +54,38 @@ fn found(files: &[(String, Vec<u8>)]) -> Vec<String> {
     found
 }
 
+/// What [`sample::fill`] wrote, and the private keys of the device.
+async fn canaries(backend: &dyn Backend) -> Vec<(String, Vec<u8>)> {
+    let device = backend.load().await.unwrap().unwrap();
+    let mut canaries = sample::canaries();
+    for (name, key) in
+        [("noise key", &device.noise_key), ("identity key", &device.identity_key), ("prekey", &device.signed_pre_key)]
+    {
+        canaries.push((name.to_owned(), key.private_key.serialize().to_vec()));
+    }
+    canaries
+}
+
 #[tokio::test]
 async fn no_canary_in_any_file() {
     let sqlite = Sqlite::new().await;
-    let (_vault, backend) = encrypted(&sqlite.store).await;
+    let (vault, backend) = encrypted(&sqlite.store).await;
+    vault.add_slot("people", super::passphrase()).await.unwrap();
     sample::fill(&*backend).await;
     sample::call(&*backend, Method::SnapshotDb).await.unwrap();
+    let mut canaries = canaries(&*backend).await;
+    let state = vault.shared().state();
+    canaries.push(("raw key".into(), super::raw_key().expose().to_vec()));
+    canaries.push(("passphrase".into(), super::passphrase().as_bytes().to_vec()));
+    canaries.push(("vault key".into(), vault.shared().vault_key().0.expose().to_vec()));
+    canaries.push(("listing key".into(), state.ring.lookup.siv.to_vec()));
+    canaries.push(("record key".into(), state.ring.active().record(1).to_vec()));
+
     let files = files(sqlite.folder.path());
     let names: Vec<_> = files.iter().map(|(name, _)| name.as_str()).collect();
     assert!(names.contains(&"wa.db") && names.contains(&"wa.db-wal") && names.contains(&"wa.db-shm"), "{names:?}");
     assert_eq!(names.iter().filter(|name| name.contains("snapshot")).count(), 2, "{names:?}");
-    assert_eq!(found(&files), Vec::<String>::new());
+    assert_eq!(found(&files, canaries), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -64,14 +93,13 @@ async fn every_canary_without_the_layer() {
     let sqlite = Sqlite::new().await;
     sample::fill(&*sqlite.store).await;
     sample::call(&*sqlite.store, Method::SnapshotDb).await.unwrap();
-    let missing: Vec<_> = {
-        let found = found(&files(sqlite.folder.path()));
-        sample::canaries().into_iter().map(|(canary, _)| canary).filter(|canary| !found.contains(canary)).collect()
-    };
+    let canaries = canaries(&*sqlite.store).await;
+    let found = found(&files(sqlite.folder.path()), canaries.clone());
+    let missing: Vec<_> = canaries.into_iter().map(|(canary, _)| canary).filter(|name| !found.contains(name)).collect();
     assert_eq!(missing, Vec::<String>::new(), "the search must be able to find what it looks for");
 }
 
-/// What an inner store is given by a full store: the listing of README and SECURITY.md, derived from the stored bytes.
+/// The listing of README and SECURITY.md is what the database of a full store shows.
 #[tokio::test]
 async fn the_published_listing_is_what_is_stored() {
     let listing = derive_listing().await;
@@ -87,137 +115,255 @@ async fn the_published_listing_is_what_is_stored() {
     }
 }
 
-/// One row per kind of record: which of its fields are sealed, which are blinded, and which stay readable.
-///
-/// A field of the stored row is readable if it is what the client gave, sealed if it holds an envelope (or a part of
-/// one), blinded if it differs and does not, and left out if it is constant.
+/// What a stored value turns out to be.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    /// The same for everybody.
+    Constant,
+    /// An envelope, or a part of one.
+    Sealed,
+    /// The block of a message secret.
+    Block,
+    /// The output of a keyed function over names.
+    Blinded,
+    /// Anything else.
+    Readable,
+}
+
+/// A table of upstream's schema, and the record whose rows it holds.
+const TABLES: [(Record, &str); 18] = [
+    (Record::Session, "sessions"),
+    (Record::Identity, "sessions"),
+    (Record::Prekey, "prekeys"),
+    (Record::SignedPrekey, "signed_prekeys"),
+    (Record::SenderKey, "sender_keys"),
+    (Record::SyncKey, "app_state_keys"),
+    (Record::CollectionVersion, "app_state_versions"),
+    (Record::MutationMac, "app_state_mutation_macs"),
+    (Record::SenderKeyDevice, "sender_key_devices"),
+    (Record::LidMapping, "lid_pn_mapping"),
+    (Record::BaseKey, "base_keys"),
+    (Record::DeviceList, "device_registry"),
+    (Record::GroupMetadata, "group_metadata"),
+    (Record::TcToken, "tc_tokens"),
+    (Record::SentMessage, "sent_messages"),
+    (Record::PendingInbound, "pending_inbound_messages"),
+    (Record::MessageSecret, "msg_secrets"),
+    (Record::Device, "device"),
+];
+
+/// One row per kind of record, from the raw columns of the database: each column is sealed, blinded or readable, unless it
+/// is the same for everybody. A column that is neither an envelope nor a keyed function of a name that was used counts as
+/// readable, whatever it is.
 async fn derive_listing() -> Vec<String> {
     let sqlite = Sqlite::new().await;
     let (vault, backend) = encrypted(&sqlite.store).await;
     sample::fill(&*backend).await;
-    let inner = &*sqlite.store;
+    // In `fill`, "never" wins over the deadline.
+    let secret = MsgSecretEntry { msg_id: OTHER_MESSAGE.into(), ..sample::message_secret() };
+    backend.put_msg_secrets(vec![secret]).await.unwrap();
+    let database = sqlite.folder.path().join("wa.db");
     let state = vault.shared().state();
-    let lookup = &state.ring.lookup;
+    let keyed = keyed_functions(&state.ring.lookup);
+    let blocks = [sample::MESSAGE_ID, OTHER_MESSAGE].map(|id| {
+        let block = state.ring.lookup.block(sample::CHAT, sample::SENDER, id).unwrap();
+        block.encrypt(&sample::MESSAGE_SECRET).to_vec()
+    });
+    let classify = |record: Record, value: &Value| {
+        let bytes = match value {
+            Value::Null | Value::Integer(0) => return Class::Constant,
+            Value::Integer(_) | Value::Real(_) => return Class::Readable,
+            Value::Text(text) => text.as_bytes(),
+            Value::Blob(bytes) => bytes,
+        };
+        let text = String::from_utf8_lossy(bytes);
+        if Prefix::read(record, bytes).is_ok()
+            || decode_text(record, &text).is_ok_and(|value| Prefix::read(record, &value).is_ok())
+        {
+            Class::Sealed
+        } else if blocks.iter().any(|block| block == bytes) {
+            Class::Block
+        } else if bytes.split(|byte| *byte == b'@').all(|half| keyed.contains(half)) {
+            Class::Blinded
+        } else if matches!(&*text, "" | "x" | "[]") || bytes.iter().all(|byte| *byte == 0) {
+            Class::Constant
+        } else {
+            Class::Readable
+        }
+    };
+
     let mut rows = Vec::new();
-    let mut row = |record: Record, sealed: &str, blinded: &str, readable: &str| {
-        rows.push(format!("| {record} | {sealed} | {blinded} | {readable} |"));
-    };
-    let envelope = |record, value: &[u8]| crate::encrypt::envelope::Header::read(record, value).is_ok();
-    let text_envelope = |record, text: &str| {
-        crate::encrypt::protocol::decode_text(record, text).is_ok_and(|value| envelope(record, &value))
-    };
+    for (record, table) in TABLES {
+        let mut classes: Vec<(String, Class)> = Vec::new();
+        let mut note = |column: &str, class: Class| match classes.iter_mut().find(|(known, _)| known == column) {
+            Some((_, known)) => *known = class.max(*known),
+            None => classes.push((column.to_owned(), class)),
+        };
+        let mut stored = raw_rows(&database, table);
+        if table == "sessions" {
+            stored.retain(|row| row.iter().any(|(_, value)| classify(record, value) == Class::Sealed));
+        }
+        stored.retain(|row| !row.iter().any(|(_, value)| is_header_address(value)));
+        assert!(!stored.is_empty(), "{record}");
+        if record == Record::Device {
+            // What does not change with the device is the decoy.
+            backend.save(&wacore::store::Device::new()).await.unwrap();
+            let other = raw_rows(&database, table);
+            for (column, value) in stored.remove(0) {
+                let same = other[0].iter().any(|(name, other)| *name == column && *other == value);
+                note(&column, if same { Class::Constant } else { classify(record, &value) });
+            }
+        }
+        for row in stored {
+            for (column, value) in unpack(&*sqlite.store, record, row).await {
+                // A sync key's envelope is split over two fields.
+                let class = match (record, &value) {
+                    (Record::SyncKey, Value::Blob(part)) if column != "key_id" => {
+                        let key = sqlite.store.get_sync_key(&SYNC_KEY_ID).await.unwrap().unwrap();
+                        assert!(part == &key.key_data || part == &key.fingerprint);
+                        classify(record, &Value::Blob(join_carrier(key)))
+                    }
+                    _ => classify(record, &value),
+                };
+                note(&column, class);
+            }
+        }
+        let columns = |wanted: &[Class]| {
+            let names = classes.iter().filter(|(_, class)| wanted.contains(class)).map(|(name, class)| match class {
+                Class::Block => format!("{name} (not authenticated)"),
+                _ => name.clone(),
+            });
+            Some(names.collect::<Vec<_>>().join(", ")).filter(|names| !names.is_empty()).unwrap_or("–".to_owned())
+        };
+        let (sealed, blinded) = (columns(&[Class::Sealed, Class::Block]), columns(&[Class::Blinded]));
+        rows.push(format!("| {record} | {sealed} | {blinded} | {} |", columns(&[Class::Readable])));
+    }
 
-    // Each row of the listing is written down only after the stored row was seen to be so.
-    let session = lookup.address(Record::Session, sample::SESSION_ADDRESS).unwrap();
-    assert!(envelope(Record::Session, &inner.get_session(&session).await.unwrap().unwrap()));
-    assert_eq!(inner.get_session(sample::SESSION_ADDRESS).await.unwrap(), None);
-    row(Record::Session, "session", "address", "–");
-
-    let identity = lookup.address(Record::Identity, sample::IDENTITY_ADDRESS).unwrap();
-    assert!(envelope(Record::Identity, &inner.get_session(&identity).await.unwrap().unwrap()));
-    assert_eq!(inner.load_identity(sample::IDENTITY_ADDRESS).await.unwrap(), None);
-    assert_eq!(inner.load_identity(&identity).await.unwrap(), None);
-    row(Record::Identity, "key", "address", "–");
-
-    assert!(envelope(Record::Prekey, &inner.load_prekey(5).await.unwrap().unwrap()));
-    row(Record::Prekey, "key pair", "–", "id, uploaded");
-
-    let signed = inner.load_all_signed_prekeys().await.unwrap();
-    assert!(signed.len() == 1 && signed[0].0 == 7 && envelope(Record::SignedPrekey, &signed[0].1));
-    row(Record::SignedPrekey, "key pair", "–", "id");
-
-    let sender_key = lookup.address(Record::SenderKey, sample::SENDER_KEY_ADDRESS).unwrap();
-    assert!(envelope(Record::SenderKey, &inner.get_sender_key(&sender_key).await.unwrap().unwrap()));
-    assert!(inner.get_sender_key(HeaderCopy::A.address()).await.unwrap().is_some());
-    row(Record::SenderKey, "sender key", "address", "–");
-
-    let id = inner.get_latest_sync_key_id().await.unwrap().unwrap();
-    assert_eq!(id, [0, 1, 0, 0, 0, 2]);
-    let sync_key = inner.get_sync_key(&id).await.unwrap().unwrap();
-    assert_eq!(sync_key.timestamp, 0);
-    assert!(envelope(Record::SyncKey, &crate::encrypt::app_sync::join_carrier(sync_key)));
-    row(Record::SyncKey, "key, fingerprint, timestamp", "–", "id");
-
-    let collection = lookup.token(Record::CollectionVersion, Domain::Collection, &[sample::COLLECTION]);
-    let collection = collection.unwrap();
-    let version = inner.get_version(&collection).await.unwrap();
-    assert_eq!((version.version, version.hash, version.mac_mismatch_fatal), (17, [0; 128], false));
-    assert!(version.index_value_map.len() == 1 && envelope(Record::CollectionVersion, &version.index_value_map["e"]));
-    row(Record::CollectionVersion, "hash, map, flags", "name", "version");
-
-    let index =
-        lookup.index(Record::MutationMac, Domain::MutationIndex, &[sample::COLLECTION.as_bytes(), &sample::INDEX_MAC]);
-    let mac = inner.get_mutation_mac(&collection, &index.unwrap()).await.unwrap().unwrap();
-    assert!(envelope(Record::MutationMac, &mac));
-    row(Record::MutationMac, "value MAC", "name, index MAC", "version");
-
-    let group = lookup.token(Record::SenderKeyDevice, Domain::Group, &[sample::GROUP]).unwrap();
-    let devices = inner.get_sender_key_devices(&group).await.unwrap();
-    assert!(devices.len() == 1 && !devices[0].0.contains('@') && devices[0].1);
-    row(Record::SenderKeyDevice, "–", "group, device", "has key");
-
-    let mappings = inner.get_all_lid_mappings().await.unwrap();
-    let [mapping] = mappings.as_slice() else { panic!("{mappings:?}") };
-    assert!(text_envelope(Record::LidMapping, &mapping.learning_source));
-    assert_eq!((mapping.lid.len(), mapping.phone_number.len()), (24, 24));
-    assert_eq!((mapping.created_at, mapping.updated_at), (1_700_000_002, 1_700_000_003));
-    row(Record::LidMapping, "LID, phone number, source", "LID, phone number", "created, updated");
-
-    let (address, message) = (sample::SESSION_ADDRESS, sample::MESSAGE_ID);
-    let base_key = [address.as_bytes(), message.as_bytes(), &sample::BASE_KEY];
-    let token = lookup.token(Record::BaseKey, Domain::BaseKeyRow, &[address, message]).unwrap();
-    let value = lookup.index(Record::BaseKey, Domain::BaseKeyValue, &base_key).unwrap();
-    assert!(inner.has_same_base_key(&token, "x", &value).await.unwrap());
-    row(Record::BaseKey, "–", "address, message id, base key", "–");
-
-    let user = lookup.token(Record::DeviceList, Domain::DeviceListUser, &[sample::PHONE]).unwrap();
-    let list = inner.get_devices(&user).await.unwrap().unwrap();
-    assert!(text_envelope(Record::DeviceList, &list.phash.unwrap()));
-    assert!(list.devices.is_empty() && list.raw_id.is_none());
-    assert_eq!(list.timestamp as i32, 5_000_000_000i64 as i32);
-    row(Record::DeviceList, "user, devices, phash, raw id", "user", "timestamp");
-
-    let metadata = lookup.token(Record::GroupMetadata, Domain::GroupMetadata, &[sample::GROUP]);
-    assert!(envelope(Record::GroupMetadata, &inner.get_group_metadata(&metadata.unwrap()).await.unwrap().unwrap()));
-    row(Record::GroupMetadata, "metadata", "group", "–");
-
-    let jids = inner.get_all_tc_token_jids().await.unwrap();
-    let [jid] = jids.as_slice() else { panic!("{jids:?}") };
-    let token = inner.get_tc_token(jid).await.unwrap().unwrap();
-    assert!(envelope(Record::TcToken, &token.token));
-    assert_eq!((token.token_timestamp, token.sender_timestamp), (1_700_000_009, Some(1_700_000_008)));
-    row(Record::TcToken, "token", "JID", "both timestamps, whether there is a token");
-
-    let sent = lookup.token(Record::SentMessage, Domain::SentMessage, &[sample::CHAT, sample::MESSAGE_ID]);
-    assert!(envelope(Record::SentMessage, &inner.take_sent_message("x", &sent.unwrap()).await.unwrap().unwrap()));
-    row(Record::SentMessage, "message", "chat, message id", "time of insertion");
-
-    let pending = lookup.token(
-        Record::PendingInbound,
-        Domain::PendingInbound,
-        &[sample::CHAT, sample::SENDER, sample::MESSAGE_ID],
-    );
-    let pending = inner.get_pending_inbound("x", "x", &pending.unwrap()).await.unwrap().unwrap();
-    assert!(envelope(Record::PendingInbound, &pending));
-    row(Record::PendingInbound, "message", "chat, sender, message id", "time of insertion");
-
-    let secret =
-        lookup.token(Record::MessageSecret, Domain::MessageSecret, &[sample::CHAT, sample::SENDER, sample::MESSAGE_ID]);
-    let (block, message_ts) = inner.get_msg_secret_with_ts("x", "x", &secret.unwrap()).await.unwrap().unwrap();
-    assert!(block.len() == 32 && block != sample::MESSAGE_SECRET && message_ts == 1_700_000_007);
-    row(
-        Record::MessageSecret,
-        "secret (as a block, not authenticated)",
-        "chat, sender, message id",
-        "deadline, message time",
-    );
-
-    let device = inner.load().await.unwrap().unwrap();
-    assert!(device.pn.is_none() && device.lid.is_none() && device.account.is_none());
-    assert_eq!(device.push_name, "encrypted by wastore");
-    assert!(envelope(Record::Device, &device.edge_routing_info.unwrap()));
-    row(Record::Device, "everything", "–", "–");
-
-    row(Record::SnapshotExtra, "content", "name", "time of the snapshot");
+    // `<database>.snapshot-<time>-<name>` and the same with `.json`, which holds the extra content.
+    sample::call(&*backend, Method::SnapshotDb).await.unwrap();
+    let files = files(sqlite.folder.path());
+    let (name, content) = files.iter().find(|(name, _)| name.ends_with(".json")).unwrap();
+    let parts: Vec<&str> = name.strip_prefix("wa.db.snapshot-").unwrap().splitn(2, '-').collect();
+    assert!(parts[0].parse::<u64>().unwrap() > 1_700_000_000, "the time is readable");
+    assert!(keyed.contains(parts[1].strip_suffix(".json").unwrap().as_bytes()), "the name is blinded");
+    assert!(Prefix::read(Record::SnapshotExtra, content).is_ok(), "the content is sealed");
+    rows.push(format!("| {} | content | name | time |", Record::SnapshotExtra));
+    assert_eq!(rows.len(), Record::ALL.len() - 2, "every kind of record but the two that have no rows");
     rows
+}
+
+const OTHER_MESSAGE: &str = "3EB0CA11AB1E5EED0002";
+const SYNC_KEY_ID: [u8; 6] = [0, 1, 0, 0, 0, 2];
+
+/// All rows of a table, with their column names, without the number of the account.
+fn raw_rows(database: &Path, table: &str) -> Vec<Vec<(String, Value)>> {
+    let connection = rusqlite::Connection::open(database).unwrap();
+    let mut statement = connection.prepare(&format!("SELECT * FROM {table}")).unwrap();
+    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let account = if table == "device" { "id" } else { "device_id" };
+    let rows = statement.query_map([], |row| {
+        let columns = names.iter().enumerate().filter(|(_, name)| *name != account);
+        columns.map(|(at, name)| Ok((name.clone(), row.get(at)?))).collect()
+    });
+    rows.unwrap().map(Result::unwrap).collect()
+}
+
+fn is_header_address(value: &Value) -> bool {
+    matches!(value, Value::Text(text) if [HeaderCopy::A, HeaderCopy::B].map(HeaderCopy::address).contains(&text.as_str()))
+}
+
+/// Two columns of upstream's schema hold several fields in a protobuf; these fields take their place.
+async fn unpack(store: &dyn Backend, record: Record, row: Vec<(String, Value)>) -> Vec<(String, Value)> {
+    let mut fields = Vec::new();
+    let mut push = |name: &str, value| fields.push((name.to_owned(), value));
+    match record {
+        Record::SyncKey => {
+            let key = store.get_sync_key(&SYNC_KEY_ID).await.unwrap().unwrap();
+            push("key_id", Value::Blob(SYNC_KEY_ID.to_vec()));
+            push("key_data", Value::Blob(key.key_data));
+            push("fingerprint", Value::Blob(key.fingerprint));
+            push("timestamp", Value::Integer(key.timestamp));
+        }
+        Record::CollectionVersion => {
+            let Value::Text(name) = row[0].1.clone() else { panic!("{row:?}") };
+            let state = store.get_version(&name).await.unwrap();
+            push("name", Value::Text(name));
+            push("version", Value::Integer(i64::try_from(state.version).unwrap()));
+            push("hash", Value::Blob(state.hash.to_vec()));
+            push("mac_mismatch_fatal", Value::Integer(i64::from(state.mac_mismatch_fatal)));
+            for value in state.index_value_map.into_values() {
+                push("index_value_map", Value::Blob(value));
+            }
+        }
+        _ => return row,
+    }
+    fields
+}
+
+/// Every output of the keyed functions over the names that were used, up to three at a time, in every domain.
+fn keyed_functions(lookup: &LookupKeys) -> HashSet<Vec<u8>> {
+    use Domain::*;
+
+    let domains = [
+        User,
+        SessionAddress,
+        IdentityAddress,
+        BareSessionAddress,
+        SenderKey,
+        Collection,
+        MutationIndex,
+        Group,
+        Lid,
+        PhoneNumber,
+        BaseKeyRow,
+        BaseKeyValue,
+        DeviceListUser,
+        GroupMetadata,
+        SentMessage,
+        PendingInbound,
+        MessageSecret,
+        SnapshotName,
+        BareIdentityAddress,
+    ];
+    let names: Vec<&[u8]> = [
+        sample::PHONE,
+        sample::LID,
+        sample::SESSION_ADDRESS,
+        sample::IDENTITY_ADDRESS,
+        "15550109922",
+        sample::SENDER_KEY_ADDRESS,
+        sample::GROUP,
+        sample::COLLECTION,
+        sample::CHAT,
+        sample::SENDER,
+        sample::MESSAGE_ID,
+        OTHER_MESSAGE,
+        "2",
+        sample::SNAPSHOT_NAME,
+    ]
+    .map(str::as_bytes)
+    .into_iter()
+    .chain([&sample::INDEX_MAC[..], &sample::BASE_KEY])
+    .collect();
+    let mut outputs = HashSet::new();
+    let mut add = |parts: &[&[u8]]| {
+        for domain in domains {
+            let index = lookup.index(Record::Session, domain, parts).unwrap();
+            let token = data_encoding::BASE32_NOPAD.encode(&index[..15]).to_lowercase();
+            outputs.extend([index.to_vec(), token.into_bytes()]);
+        }
+    };
+    for first in &names {
+        add(&[first]);
+        for second in &names {
+            add(&[first, second]);
+            for third in &names {
+                add(&[first, second, third]);
+            }
+        }
+    }
+    for (domain, jid) in [(DeviceJid, sample::DEVICE_JID), (TcTokenJid, sample::TC_JID)] {
+        outputs.insert(lookup.listed(Record::TcToken, domain, jid).unwrap().into_bytes());
+    }
+    outputs
 }

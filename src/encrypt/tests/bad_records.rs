@@ -8,7 +8,7 @@ use wacore::store::error::StoreError;
 use wacore::store::traits::{AppStateSyncKey, Backend, DeviceListRecord, LidPnMappingEntry, TcTokenEntry};
 
 use super::sample::*;
-use super::{Sqlite, encrypted, memory, options, own_error, raw_key};
+use super::{Sqlite, encrypted, memory, options, own_error, passphrase, raw_key};
 use crate::encrypt::keys::LookupKeys;
 use crate::encrypt::token::Domain;
 use crate::encrypt::vault::State;
@@ -232,8 +232,6 @@ async fn flipped_bits() {
                 let error = own_error(read(&both, slot).await);
                 let expected = match byte {
                     6..10 => format!("{:?}", Error::UnknownEpoch { record: slot.record }),
-                    // A stamp above the header's generation says that the header is too old.
-                    10..14 if flipped[byte] > intact[byte] => "HeaderRolledBack".to_owned(),
                     _ => tampered(slot.record),
                 };
                 assert_eq!(error, expected, "{}: bit {bit} of byte {byte}", slot.record);
@@ -256,8 +254,12 @@ async fn truncated_and_extended() {
                 // An empty token is a placeholder, and upstream's SQLite store takes a short sync key for absent.
                 let absent = (slot.record == Record::TcToken && length == 0)
                     || (slot.record == Record::SyncKey && length < 32 && result.is_ok());
+                let expected = match (slot.record, length) {
+                    (Record::Device, 0) => "PlaintextDevice".to_owned(),
+                    _ => tampered(slot.record),
+                };
                 if !absent {
-                    assert_eq!(own_error(result), tampered(slot.record), "{}: {length}", slot.record);
+                    assert_eq!(own_error(result), expected, "{}: {length}", slot.record);
                 }
             }
             let extended = [&intact[..], b"x"].concat();
@@ -307,6 +309,19 @@ async fn text_that_is_no_carrier() {
         }
         both.inner.update_device_list(DeviceListRecord { phash: None, ..list }).await.unwrap();
         assert_eq!(own_error(both.outer.get_devices(PHONE).await), plaintext(Record::DeviceList));
+    }
+}
+
+#[tokio::test]
+async fn text_carriers_cut_in_the_middle() {
+    for both in Both::all().await {
+        let lid = both.token(Record::LidMapping, Domain::Lid, &[LID]);
+        let row = both.inner.get_lid_mapping(&lid).await.unwrap().unwrap();
+        for length in 4..row.learning_source.len() {
+            let cut = row.learning_source[..length].to_owned();
+            both.inner.put_lid_mapping(&LidPnMappingEntry { learning_source: cut, ..row.clone() }).await.unwrap();
+            assert_eq!(own_error(both.outer.get_lid_mapping(LID).await), tampered(Record::LidMapping), "{length}");
+        }
     }
 }
 
@@ -439,12 +454,17 @@ async fn junk_in_listed_tables() {
         // By option, junk is skipped and counted.
         both.inner.set_sender_key_status(&group, &[("junk", true)]).await.unwrap();
         both.inner.put_tc_token("junk", &tc_token()).await.unwrap();
+        let mut envelope = stored(&both, Record::LidMapping).await;
+        envelope[6] ^= 0x40;
+        let unknown_epoch = data_encoding::BASE64URL_NOPAD.encode(&envelope);
+        let row = LidPnMappingEntry { lid: "junk 2".into(), learning_source: unknown_epoch, ..lid_mapping() };
+        both.inner.put_lid_mapping(&row).await.unwrap();
         let lenient = options().on_damage(OnDamage::TreatAsAbsent).open(both.inner.clone(), raw_key()).await.unwrap();
         let outer = lenient.layer().layer(both.inner.clone());
         assert_eq!(outer.get_sender_key_devices(GROUP).await.unwrap(), [(DEVICE_JID.to_owned(), true)]);
         assert_eq!(outer.get_all_tc_token_jids().await.unwrap(), [TC_JID]);
         assert_eq!(outer.get_all_lid_mappings().await.unwrap().len(), 1);
-        assert_eq!(lenient.damaged_records(), 3);
+        assert_eq!(lenient.damaged_records(), 4);
     }
 }
 
@@ -528,23 +548,24 @@ async fn injective_tokens() {
     }
 }
 
-/// A header from before a slot was removed, under records that are newer.
+/// A header from before a slot was removed, put back under records that are newer: the removed secret does not come back
+/// unnoticed, however often the vault is opened in between.
 #[tokio::test]
 async fn header_rolled_back_under_newer_records() {
     for both in Both::all().await {
+        let id = both.vault.add_slot("leaked", passphrase()).await.unwrap();
         let old = both.vault.save_header();
-        let vault = options().open(both.inner.clone(), raw_key()).await.unwrap();
-        let outer = vault.layer().layer(both.inner.clone());
-        outer.put_session(SESSION_ADDRESS, b"newer").await.unwrap();
-        drop(vault);
+        both.vault.remove_slot(id).await.unwrap();
+        both.outer.put_session(SESSION_ADDRESS, b"newer").await.unwrap();
         for copy in [crate::HeaderCopy::A, crate::HeaderCopy::B] {
             both.inner.put_sender_key(copy.address(), &old).await.unwrap();
         }
-        // Opened read-only, so that the generation does not catch up by opening.
-        let vault = options().open_read_only(both.inner.clone(), raw_key()).await.unwrap();
-        let outer = vault.layer().layer(both.inner.clone());
-        assert_eq!(own_error(outer.get_session(SESSION_ADDRESS).await), "HeaderRolledBack");
-        outer.get_sender_key(SENDER_KEY_ADDRESS).await.unwrap();
+        for _ in 0..20 {
+            let vault = options().open(both.inner.clone(), passphrase()).await.unwrap();
+            let outer = vault.layer().layer(both.inner.clone());
+            assert_eq!(own_error(outer.get_session(SESSION_ADDRESS).await), "HeaderRolledBack");
+            outer.get_sender_key(SENDER_KEY_ADDRESS).await.unwrap();
+        }
         // The official way puts it above every stamp.
         let vault = options().restore_header(both.inner.clone(), &old, raw_key()).await.unwrap();
         let outer = vault.layer().layer(both.inner.clone());

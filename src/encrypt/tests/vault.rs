@@ -193,6 +193,113 @@ async fn saved_headers_can_be_restored() {
     assert!(matches!(foreign, Err(Error::VaultExists)));
 }
 
+/// Whoever can write to the store plants headers; the official way gets rid of them.
+#[tokio::test]
+async fn planted_headers_are_cured_by_restoring() {
+    use super::bad_header::with_checksum;
+
+    let store = memory();
+    let (vault, backend) = encrypted(&store).await;
+    backend.create().await.unwrap();
+    let saved = vault.save_header();
+    let (foreign, _) = encrypted(&memory()).await;
+    let mut later = saved.clone();
+    later[8] = 2;
+    for planted in [foreign.save_header(), with_checksum(later)] {
+        for copies in [&[HeaderCopy::A][..], &[HeaderCopy::B], &[HeaderCopy::A, HeaderCopy::B]] {
+            for copy in copies {
+                store.put_sender_key(copy.address(), &planted).await.unwrap();
+            }
+            options().restore_header(store.clone(), &saved, raw_key()).await.unwrap();
+            options().open(store.clone(), raw_key()).await.unwrap();
+        }
+    }
+    // Without a device to prove whose store it is, a foreign header stays.
+    let (store, other) = (memory(), memory());
+    let (vault, _) = encrypted(&store).await;
+    encrypted(&other).await;
+    let refused = options().restore_header(other, &vault.save_header(), raw_key()).await;
+    assert!(matches!(refused, Err(Error::VaultExists)));
+}
+
+#[tokio::test]
+async fn restoring_an_early_header_keeps_the_device_missed() {
+    let store = memory();
+    let (vault, backend) = encrypted(&store).await;
+    let before_the_device = vault.save_header();
+    sample::fill(&*backend).await;
+    let emptied = memory();
+    for copy in [HeaderCopy::A, HeaderCopy::B] {
+        emptied.put_sender_key(copy.address(), b"damaged").await.unwrap();
+    }
+    // What is left are rows that show that the vault was in use.
+    emptied.store_signed_prekey(7, &store.load_signed_prekey(7).await.unwrap().unwrap()).await.unwrap();
+    let vault = options().restore_header(emptied.clone(), &before_the_device, raw_key()).await.unwrap();
+    let backend = vault.layer().layer(emptied);
+    assert_eq!(super::own_error(backend.load().await.map(drop)), "DeviceMissing");
+
+    let occupied = memory();
+    occupied.create().await.unwrap();
+    occupied.save(&sample::device()).await.unwrap();
+    let refused = options().restore_header(occupied, &before_the_device, raw_key()).await;
+    assert!(matches!(refused, Err(Error::PlaintextDevice)));
+}
+
+/// A device that another process made is not made again by one that opened before.
+#[tokio::test]
+async fn a_device_of_another_process() {
+    let store = memory();
+    let (_, early) = encrypted(&store).await;
+    let later = options().open(store.clone(), raw_key()).await.unwrap();
+    later.layer().layer(store.clone()).create().await.unwrap();
+    let created = store.load().await.unwrap().unwrap();
+    assert_eq!(early.create().await.unwrap(), 1);
+    let kept = store.load().await.unwrap().unwrap();
+    assert_eq!(kept.edge_routing_info, created.edge_routing_info);
+}
+
+#[tokio::test]
+async fn plaintext_records_are_no_place_for_a_vault() {
+    use crate::method::Method;
+
+    for method in [Method::StoreSignedPrekey, Method::SetSyncKey, Method::PutLidMapping, Method::PutTcToken] {
+        let store = memory();
+        sample::call(&*store, method).await.unwrap();
+        for result in
+            [options().create(store.clone(), raw_key()).await, options().open_or_create(store.clone(), raw_key()).await]
+        {
+            assert!(matches!(result, Err(Error::Plaintext { record }) if record == method.record()), "{result:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn slots_that_nobody_could_open_are_refused() {
+    let limits = crate::KdfLimits { work_kib: 2 * 19 * 1024, ..Default::default() };
+    let tight = options().kdf_limits(limits);
+    let store = memory();
+    let vault = tight.create(store.clone(), word("first")).await.unwrap();
+    vault.add_slot("second", word("second")).await.unwrap();
+    let refused = vault.add_slot("third", word("third")).await;
+    assert!(matches!(refused, Err(Error::KdfOutOfBounds { .. })), "{refused:?}");
+    tight.open(store.clone(), word("second")).await.unwrap();
+    // Raising the cost must not make the vault unopenable either; it stays as it is.
+    let higher = tight.clone().kdf_cost(Argon2Cost::new(21 * 1024, 2, 1).unwrap());
+    let vault = higher.open(store.clone(), word("first")).await.unwrap();
+    assert_eq!(vault.slots()[0].kind, SlotKind::Passphrase(Argon2Cost::MINIMUM));
+    tight.open(store, word("second")).await.unwrap();
+}
+
+#[test]
+fn futures_of_the_vault_are_send() {
+    fn send<F: Send>(_: F) {}
+    let options = options();
+    send(options.create(memory(), raw_key()));
+    send(options.open(memory(), passphrase()));
+    send(options.open_or_create(memory(), passphrase()));
+    send(options.restore_header(memory(), &[], passphrase()));
+}
+
 /// The process dies after any number of header writes: the old or the new secret opens, never neither, and once a new
 /// copy is complete the removed one does not.
 #[tokio::test]
