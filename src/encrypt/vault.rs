@@ -351,9 +351,8 @@ impl Vault {
     /// [`Error::VaultExists`] if there is a header, [`Error::HeaderDamaged`] if there is what is left of one,
     /// [`Error::HeaderMissing`] if there is a sealed device without a header, [`Error::PlaintextDevice`] if there is a
     /// paired plaintext device, [`Error::Plaintext`] if there are other records in plaintext; [`Error::KdfOutOfBounds`] if
-    /// the cost is above the limits; [`Error::KeyProvider`],
-    /// [`Error::Random`], [`Error::KdfFailed`]; and [`Error::Store`] with an error of the store. Nothing was written
-    /// unless it is [`Error::HeaderConflict`] or [`Error::Store`].
+    /// the cost is above the limits; [`Error::KeyProvider`], [`Error::Random`], [`Error::KdfFailed`]; and [`Error::Store`]
+    /// with an error of the store. Nothing was written unless it is [`Error::HeaderConflict`] or [`Error::Store`].
     pub async fn create(store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Self> {
         VaultOptions::new().create(store, secret).await
     }
@@ -373,8 +372,8 @@ impl Vault {
     /// * [`Error::ImportIncomplete`] if an import into the store was interrupted;
     /// * [`Error::KeyProvider`], [`Error::KdfFailed`] and [`Error::Random`] as they say.
     ///
-    /// [`Error::HeaderConflict`] means that another process wrote the header at the same moment, [`Error::Store`] that the
-    /// store failed; one header copy may have been written then, and both the old and the new one open.
+    /// [`Error::HeaderConflict`] means that other processes kept writing the header at the same moment, [`Error::Store`]
+    /// that the store failed; one header copy may have been written then, and both the old and the new one open.
     pub async fn open(store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Self> {
         VaultOptions::new().open(store, secret).await
     }
@@ -407,8 +406,8 @@ impl Vault {
         EncryptLayer::new(self.shared.clone())
     }
 
-    /// Returns the header as this vault last read or wrote it, at most 16 KiB, for [`Vault::restore_header`]. It opens with every
-    /// secret that opens the vault now, also after that secret is removed: keep it like a key.
+    /// Returns the header as this vault last read or wrote it, at most 16 KiB, for [`Vault::restore_header`]. It opens with
+    /// every secret that opens the vault now, also after that secret is removed: keep it like a key.
     pub fn save_header(&self) -> Vec<u8> {
         self.shared.state().header.serialize(&self.shared.mac_key)
     }
@@ -740,20 +739,30 @@ impl Shared {
     }
 
     /// Changes the header: reads the newest copy, applies `change`, and writes it with a generation higher by `step` to
-    /// both copies, the older one first. If this future is dropped in between, the newer copy counts.
-    async fn update<T>(&self, step: u64, change: impl FnOnce(&mut Header, &VaultKey) -> Result<T>) -> Result<T> {
+    /// both copies, the older one first. If another process writes at the same time, starts again, a few times. If this
+    /// future is dropped in between, the newer copy counts.
+    async fn update<T>(&self, step: u64, mut change: impl FnMut(&mut Header, &VaultKey) -> Result<T>) -> Result<T> {
         self.refuse_read_only("header update")?;
         let _header_io = self.header_io.lock().await;
-        let (older, seen) = self.reload().await?;
-        let mut header = self.state().header.clone();
-        let result = change(&mut header, &self.vault_key)?;
-        header.generation = header.generation.saturating_add(step);
-        if self.headers.read(older).await? != seen {
-            return Err(Error::HeaderConflict);
+        for _ in 0..UPDATE_TRIES {
+            let (older, seen) = self.reload().await?;
+            let mut header = self.state().header.clone();
+            let result = change(&mut header, &self.vault_key)?;
+            header.generation = header.generation.saturating_add(step);
+            let bytes = header.serialize(&self.mac_key);
+            // Two processes that only open write the same bytes, which is no conflict.
+            let found = self.headers.read(older).await?;
+            if found != seen && found.as_ref() != Some(&bytes) {
+                continue;
+            }
+            match write_both(&*self.headers, &bytes, older).await {
+                Err(Error::HeaderConflict) => continue,
+                written => written?,
+            }
+            self.install(header)?;
+            return Ok(result);
         }
-        write_both(&*self.headers, &header.serialize(&self.mac_key), older).await?;
-        self.install(header)?;
-        Ok(result)
+        Err(Error::HeaderConflict)
     }
 
     #[cfg(test)]
@@ -763,7 +772,7 @@ impl Shared {
 
     /// Writes a header that the public functions would not write.
     #[cfg(test)]
-    pub(crate) async fn rewrite_header(&self, change: impl FnOnce(&mut Header)) -> Result<()> {
+    pub(crate) async fn rewrite_header(&self, change: impl Fn(&mut Header)) -> Result<()> {
         self.update(1, |header, _| {
             change(header);
             Ok(())
@@ -806,6 +815,8 @@ impl Shared {
 /// How far the generation jumps when slots change, so that a header from before the change, put back, is noticed at the
 /// first record written after it, however often (up to this number) the vault is opened in between.
 const SLOT_STEP: u64 = 1 << 10;
+/// How often a change of the header is tried while other processes write it as well.
+const UPDATE_TRIES: usize = 8;
 /// How far a restored header jumps ahead, to be above the generation of every record.
 const RESTORE_STEP: u64 = 1 << 20;
 

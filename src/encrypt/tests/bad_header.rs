@@ -425,6 +425,20 @@ async fn two_changes_at_once() {
     assert!(lost * 5 < rounds, "{outcomes:?}");
 }
 
+/// Several processes that start at once all open.
+#[tokio::test]
+async fn many_openers() {
+    for seed in 0..super::rounds(200, 5000) {
+        let store: Arc<dyn Backend> = Arc::new(Slow { inner: memory(), clock: AtomicU64::new(seed) });
+        options().create(store.clone(), raw_key()).await.unwrap();
+        let open = async || options().open(store.clone(), raw_key()).await;
+        let (a, b, c) = tokio::join!(open(), open(), open());
+        for result in [a, b, c, open().await] {
+            result.unwrap_or_else(|error| panic!("{seed}: {error:?}"));
+        }
+    }
+}
+
 /// A secret that is removed while somebody derives its key does not come back with the header of the one who opens.
 #[tokio::test]
 async fn removed_while_it_opens() {

@@ -7,6 +7,7 @@ mod device;
 mod forwarding;
 mod golden;
 mod interop;
+mod interrupted;
 mod round_trip;
 mod sample;
 mod spy;

@@ -1,0 +1,223 @@
+//! Futures that are dropped at every point, and inner stores that fail at every call: what is left is consistent, nothing
+//! is plaintext, and trying again succeeds.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+
+use wacore::store::error::StoreError;
+use wacore::store::traits::Backend;
+
+use super::sample::{self, SESSION, SESSION_ADDRESS};
+use super::spy::FAULT;
+use super::{memory, options, passphrase, raw_key};
+use crate::encrypt::envelope::Prefix;
+use crate::method::{BoxFuture, Method, Outcome, Record, uniform_layer};
+use crate::{Error, Key, Layer};
+
+/// Fails the `n`th call, counted from now, and the calls after it until it is told to stop.
+struct FailFrom {
+    inner: Arc<dyn Backend>,
+    left: AtomicUsize,
+}
+
+impl FailFrom {
+    fn new(inner: Arc<dyn Backend>, calls: usize) -> Arc<Self> {
+        Arc::new(Self { inner, left: AtomicUsize::new(calls) })
+    }
+
+    fn stop(&self) {
+        self.left.store(usize::MAX, Ordering::SeqCst);
+    }
+
+    fn around<'a, T: Outcome + Send + 'a>(
+        &self,
+        _: Method,
+        call: impl FnOnce() -> BoxFuture<'a, T>,
+    ) -> BoxFuture<'a, T> {
+        match self.left.load(Ordering::SeqCst) {
+            0 => Box::pin(async { T::refused(StoreError::DeviceNotFound(FAULT)) }),
+            usize::MAX => call(),
+            left => {
+                self.left.store(left - 1, Ordering::SeqCst);
+                call()
+            }
+        }
+    }
+}
+
+uniform_layer!(FailFrom);
+
+/// Gives way before and after every call, so that a future can be dropped there.
+struct Yielding {
+    inner: Arc<dyn Backend>,
+}
+
+impl Yielding {
+    fn around<'a, T: Send + 'a>(
+        &self,
+        _: Method,
+        call: impl FnOnce() -> BoxFuture<'a, T> + Send + 'a,
+    ) -> BoxFuture<'a, T> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            let result = call().await;
+            tokio::task::yield_now().await;
+            result
+        })
+    }
+}
+
+uniform_layer!(Yielding);
+
+/// Polls a future so many times and drops it; its output if it got there.
+async fn poll_times<F: Future>(times: usize, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    for _ in 0..times {
+        if let Poll::Ready(output) = futures::poll!(&mut future) {
+            return Some(output);
+        }
+    }
+    None
+}
+
+fn is_fault(error: &Error) -> bool {
+    matches!(error, Error::Store(StoreError::DeviceNotFound(FAULT)))
+}
+
+/// The device in a store is a carrier, or one that was never paired.
+async fn assert_no_plaintext_device(store: &Arc<dyn Backend>) {
+    if let Some(device) = store.load().await.unwrap() {
+        assert!(device.pn.is_none() && device.account.is_none());
+        if let Some(sealed) = device.edge_routing_info {
+            Prefix::read(Record::Device, &sealed).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_at_any_call() {
+    let mut finished = false;
+    for calls in 0.. {
+        let inner = memory();
+        let store = FailFrom::new(inner.clone(), calls);
+        let whole = async {
+            let vault = options().create(store.clone(), raw_key()).await?;
+            let backend = vault.layer().layer(store.clone());
+            backend.create().await?;
+            backend.save(&sample::device()).await?;
+            backend.put_session(SESSION_ADDRESS, SESSION).await?;
+            vault.add_slot("people", Key::from_bytes(&mut [7; 32])).await?;
+            vault.remove_slot(0).await?;
+            Ok::<(), Error>(())
+        };
+        let result = whole.await;
+        store.stop();
+        assert_no_plaintext_device(&inner).await;
+        match result {
+            Ok(()) => {
+                finished = true;
+                assert!(calls > 30, "{calls}");
+            }
+            Err(error) => assert!(is_fault(&error), "{calls}: {error:?}"),
+        }
+        // Everything again, with the secret that opens now.
+        let vault = match options().open_or_create(inner.clone(), raw_key()).await {
+            Ok(vault) => vault,
+            Err(Error::WrongSecret) => options().open(inner.clone(), Key::from_bytes(&mut [7; 32])).await.unwrap(),
+            Err(error) => panic!("{calls}: {error:?}"),
+        };
+        let backend = vault.layer().layer(inner.clone());
+        if !backend.exists().await.unwrap() {
+            backend.create().await.unwrap();
+        }
+        backend.save(&sample::device()).await.unwrap();
+        assert!(backend.load().await.unwrap().unwrap().is_registered());
+        backend.put_session(SESSION_ADDRESS, SESSION).await.unwrap();
+        assert_eq!(backend.get_session(SESSION_ADDRESS).await.unwrap().as_deref(), Some(SESSION));
+        if finished {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn dropped_at_any_point() {
+    let new_key = || Key::from_bytes(&mut [7; 32]);
+    let mut finished = false;
+    for polls in 1.. {
+        let inner = memory();
+        let store: Arc<dyn Backend> = Arc::new(Yielding { inner: inner.clone() });
+        let done = poll_times(polls, async {
+            let vault = options().create(store.clone(), raw_key()).await.unwrap();
+            let backend = vault.layer().layer(store.clone());
+            backend.create().await.unwrap();
+            backend.save(&sample::device()).await.unwrap();
+            backend.put_session(SESSION_ADDRESS, SESSION).await.unwrap();
+            vault.add_slot("people", new_key()).await.unwrap();
+            vault.remove_slot(0).await.unwrap();
+        });
+        finished |= done.await.is_some();
+        assert_no_plaintext_device(&inner).await;
+        let old = options().open_or_create(inner.clone(), raw_key()).await;
+        let new = options().open(inner.clone(), new_key()).await;
+        let vault = match (old, new) {
+            (Ok(_), Ok(vault)) | (Err(Error::WrongSecret), Ok(vault)) => vault,
+            (Ok(vault), Err(Error::WrongSecret)) => vault,
+            results => panic!("{polls}: {results:?}"),
+        };
+        let backend = vault.layer().layer(inner.clone());
+        let exists = backend.exists().await.unwrap();
+        if exists {
+            backend.load().await.unwrap().unwrap();
+        } else {
+            backend.create().await.unwrap();
+        }
+        let session = backend.get_session(SESSION_ADDRESS).await.unwrap();
+        assert!(session.is_none_or(|session| session == SESSION));
+        if finished {
+            assert!(polls > 60, "{polls}");
+            break;
+        }
+    }
+}
+
+/// A vault whose change was dropped half-way goes on, and does not hold anything up.
+#[tokio::test]
+async fn a_vault_survives_its_dropped_changes() {
+    let store: Arc<dyn Backend> = Arc::new(Yielding { inner: memory() });
+    let vault = options().create(store.clone(), raw_key()).await.unwrap();
+    for polls in 1..40 {
+        let dropped = poll_times(polls, vault.add_slot("dropped", Key::generate().unwrap())).await;
+        if let Some(id) = dropped {
+            vault.remove_slot(id.unwrap()).await.unwrap();
+        }
+        for slot in vault.slots().into_iter().filter(|slot| slot.id != 0) {
+            vault.remove_slot(slot.id).await.unwrap();
+        }
+        let id = vault.add_slot("kept", Key::generate().unwrap()).await.unwrap();
+        vault.remove_slot(id).await.unwrap();
+    }
+    options().open(store, raw_key()).await.unwrap();
+}
+
+/// Deriving a key takes a while; other tasks of the same thread go on meanwhile.
+#[tokio::test(flavor = "current_thread")]
+async fn other_tasks_go_on_while_a_key_is_derived() {
+    let store = memory();
+    let turns = AtomicUsize::new(0);
+    let options = options();
+    let created = tokio::select! {
+        created = options.create(store.clone(), passphrase()) => created,
+        () = async {
+            loop {
+                turns.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        } => unreachable!(),
+    };
+    created.unwrap();
+    assert!(turns.load(Ordering::Relaxed) > 100, "{turns:?}");
+}
