@@ -117,6 +117,11 @@ impl NewSlot {
         Ok(Self { label: label.to_owned(), kdf, salt, prk })
     }
 
+    /// The slot that was made of this secret, if the header has it; the salt is random and tells.
+    pub(crate) fn find<'h>(&self, header: &'h Header) -> Option<&'h Slot> {
+        header.slots.iter().find(|slot| slot.salt == self.salt)
+    }
+
     /// Wraps the vault key for this slot.
     pub(crate) fn seal(&self, id: u8, store_id: &StoreId, vault_key: &VaultKey) -> Result<Slot> {
         let mut nonce = [0; 24];

@@ -169,16 +169,13 @@ impl VaultOptions {
         let headers = self.headers(&store);
         let in_use = device::holds_sealed_device(&*store).await? || residue::leftovers(&*store).await?;
 
-        let (mut first, mut foreign) = (HeaderCopy::A, None);
+        let mut foreign = None;
         for copy in HeaderCopy::BOTH {
             let Some(bytes) = headers.read(copy).await? else { continue };
             match Header::parse(&bytes) {
                 Ok(found) if found.verify(&bytes, &opened.mac_key).is_ok() => {
                     opened.header.flags |= found.flags & DEVICE_SEALED;
-                    if found.generation >= opened.header.generation {
-                        opened.header.generation = found.generation;
-                        first = copy.other();
-                    }
+                    opened.header.generation = opened.header.generation.max(found.generation);
                 }
                 Ok(_) => foreign = Some(Error::VaultExists),
                 Err(error @ Error::UnsupportedVersion { .. }) => foreign = Some(error),
@@ -198,7 +195,7 @@ impl VaultOptions {
         }
         // Records carry the generation they were written under; the restored header must not be older than any.
         opened.header.generation = opened.header.generation.saturating_add(RESTORE_STEP);
-        write_both(&*headers, &opened.header.serialize(&opened.mac_key), first).await?;
+        write_header(&*headers, &opened.header.serialize(&opened.mac_key)).await?;
         Ok(self.vault(headers, opened, false))
     }
 
@@ -256,7 +253,7 @@ impl VaultOptions {
 
         // The key derivation took a while: look again, so that only a true tie is left to the reading back.
         refuse_existing(&*headers).await?;
-        write_both(&*headers, &header.serialize(&mac_key), HeaderCopy::A).await?;
+        write_header(&*headers, &header.serialize(&mac_key)).await?;
         Ok(self.vault(headers, OpenedHeader { header, vault_key, mac_key, ring, slot: 0 }, false))
     }
 
@@ -343,9 +340,9 @@ impl Vault {
     /// Creates a vault with one key slot on a store that has none.
     ///
     /// Two processes that create a vault on the same store at once are told apart by reading the header back: the one
-    /// whose header did not stay gets [`Error::HeaderConflict`] and has written no record. A store that offers no
-    /// compare-and-swap, as upstream's traits do not, leaves a moment between reading back and the first record in which
-    /// another process can still overwrite the header; create vaults from one process.
+    /// whose header did not stay gets [`Error::HeaderConflict`] and has written no record. Without a compare-and-swap, which
+    /// upstream's traits do not have, there is a gap: a process that looked before the other one began, and writes after
+    /// it finished, takes its place unnoticed. Create vaults from one process.
     ///
     /// # Errors
     /// [`Error::VaultExists`] if there is a header, [`Error::HeaderDamaged`] if there is what is left of one,
@@ -444,6 +441,9 @@ impl Vault {
         let new_slot = NewSlot::prepare(secret.into(), Some(label), options.cost, &options.limits).await?;
         self.shared
             .update(SLOT_STEP, |header, vault_key| {
+                if let Some(there) = new_slot.find(header) {
+                    return Ok(there.id);
+                }
                 let free = (0..=u8::MAX).find(|id| header.slots.iter().all(|slot| slot.id != *id));
                 let Some(id) = free.filter(|_| header.slots.len() < MAX_SLOTS) else { return Err(Error::SlotsFull) };
                 header.slots.push(new_slot.seal(id, &header.store_id, vault_key)?);
@@ -463,7 +463,8 @@ impl Vault {
         Ok(key)
     }
 
-    /// Removes a key slot. Its secret does not open the vault any more once this returns.
+    /// Removes a key slot. Its secret does not open the vault any more once this returns, unless another process, which
+    /// had looked before, writes the header after it finished: change slots from one process.
     ///
     /// An older copy of the header, in a backup or on worn flash, still opens with it, and whoever opened the vault with it
     /// may have kept its keys.
@@ -471,13 +472,20 @@ impl Vault {
     /// # Errors
     /// [`Error::NoSuchSlot`], [`Error::LastSlot`], and the errors of changing the header, as [`Vault::add_slot`].
     pub async fn remove_slot(&self, id: u8) -> Result<()> {
+        let mut removed = None;
         self.shared
             .update(SLOT_STEP, |header, _| {
-                let position = header.slots.iter().position(|slot| slot.id == id).ok_or(Error::NoSuchSlot(id))?;
+                let position = header.slots.iter().position(|slot| slot.id == id);
+                match position.map(|at| header.slots[at].salt) {
+                    Some(salt) if removed.is_none_or(|removed| removed == salt) => removed = Some(salt),
+                    // A try before this one removed it, and another process wrote the header since.
+                    _ if removed.is_some() => return Ok(()),
+                    _ => return Err(Error::NoSuchSlot(id)),
+                }
                 if header.slots.len() == 1 {
                     return Err(Error::LastSlot);
                 }
-                header.slots.remove(position);
+                header.slots.retain(|slot| slot.id != id);
                 Ok(())
             })
             .await
@@ -500,6 +508,9 @@ impl Vault {
         let new_slot = NewSlot::prepare(new.into(), label.as_deref(), options.cost, &options.limits).await?;
         self.shared
             .update(SLOT_STEP, |header, vault_key| {
+                if new_slot.find(header).is_some() {
+                    return Ok(());
+                }
                 let store_id = header.store_id;
                 let slot = header.slots.iter_mut().find(|slot| slot.id == id && slot.cost().is_some());
                 *slot.ok_or(Error::NoSuchSlot(id))? = new_slot.seal(id, &store_id, vault_key)?;
@@ -528,20 +539,22 @@ impl Vault {
             _ => None,
         };
         self.shared
-            .update(1, |header, vault_key| {
-                let store_id = header.store_id;
+            .update_as(Holder::Opening, 1, |header, vault_key| {
+                if device {
+                    header.flags |= DEVICE_SEALED;
+                }
+                if raised.as_ref().is_some_and(|raised| raised.find(header).is_some()) {
+                    return Ok(());
+                }
                 // Somebody may have removed the secret while its key was being derived.
                 let at =
                     header.slots.iter().position(|slot| slot.commitment == by.commitment).ok_or(Error::WrongSecret)?;
                 if let Some(raised) = &raised {
-                    let raised = raised.seal(header.slots[at].id, &store_id, vault_key)?;
+                    let raised = raised.seal(header.slots[at].id, &header.store_id, vault_key)?;
                     let kept = std::mem::replace(&mut header.slots[at], raised);
                     if self.options.check_costs(header).is_err() {
                         header.slots[at] = kept;
                     }
-                }
-                if device {
-                    header.flags |= DEVICE_SEALED;
                 }
                 Ok(())
             })
@@ -612,13 +625,6 @@ impl HeaderCopy {
         match self {
             HeaderCopy::A => "wastorevaultheaderv1a",
             HeaderCopy::B => "wastorevaultheaderv1b",
-        }
-    }
-
-    const fn other(self) -> Self {
-        match self {
-            HeaderCopy::A => HeaderCopy::B,
-            HeaderCopy::B => HeaderCopy::A,
         }
     }
 }
@@ -714,7 +720,7 @@ impl Shared {
     /// Reads the header again.
     pub(crate) async fn refresh(&self) -> Result<()> {
         let _header_io = self.header_io.lock().await;
-        self.reload().await?;
+        self.reload(Holder::Open).await?;
         Ok(())
     }
 
@@ -738,24 +744,39 @@ impl Shared {
         if self.read_only { Err(Error::ReadOnly { method }) } else { Ok(()) }
     }
 
-    /// Changes the header: reads the newest copy, applies `change`, and writes it with a generation higher by `step` to
-    /// both copies, the older one first. If another process writes at the same time, starts again, a few times. If this
-    /// future is dropped in between, the newer copy counts.
-    async fn update<T>(&self, step: u64, mut change: impl FnMut(&mut Header, &VaultKey) -> Result<T>) -> Result<T> {
+    /// Changes the header: reads the newest copy, applies `change`, and writes it with a generation higher by `step`. If
+    /// another process writes at the same time, starts again, so `change` must do no harm when it finds its work done.
+    /// If this future is dropped in between, the newer copy counts.
+    async fn update<T>(&self, step: u64, change: impl FnMut(&mut Header, &VaultKey) -> Result<T>) -> Result<T> {
+        self.update_as(Holder::Open, step, change).await
+    }
+
+    async fn update_as<T>(
+        &self,
+        holder: Holder,
+        step: u64,
+        mut change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
+    ) -> Result<T> {
         self.refuse_read_only("header update")?;
         let _header_io = self.header_io.lock().await;
         for _ in 0..UPDATE_TRIES {
-            let (older, seen) = self.reload().await?;
+            let current = self.reload(holder).await?;
+            // Both copies hold the newest header before one of them is written, so that a torn write loses nothing.
+            for copy in HeaderCopy::BOTH {
+                if self.headers.read(copy).await?.as_ref() != Some(&current) {
+                    self.headers.write(copy, &current).await?;
+                }
+            }
             let mut header = self.state().header.clone();
             let result = change(&mut header, &self.vault_key)?;
             header.generation = header.generation.saturating_add(step);
             let bytes = header.serialize(&self.mac_key);
             // Two processes that only open write the same bytes, which is no conflict.
-            let found = self.headers.read(older).await?;
-            if found != seen && found.as_ref() != Some(&bytes) {
+            let found = self.headers.read(HeaderCopy::A).await?;
+            if found.as_ref() != Some(&current) && found.as_ref() != Some(&bytes) {
                 continue;
             }
-            match write_both(&*self.headers, &bytes, older).await {
+            match write_header(&*self.headers, &bytes).await {
                 Err(Error::HeaderConflict) => continue,
                 written => written?,
             }
@@ -780,26 +801,23 @@ impl Shared {
         .await
     }
 
-    /// Takes over the stored header if it is another one than that in use, and returns the copy to write first, with what
-    /// it holds.
-    async fn reload(&self) -> Result<(HeaderCopy, Option<Vec<u8>>)> {
-        let copies = Copies::read(&*self.headers).await?;
-        let older = copies.older();
-        let seen = copies.bytes(older);
-        let Candidate { bytes, header, stale } = copies.candidate()?;
+    /// Takes over the stored header if it is another one than that in use, and returns its bytes.
+    async fn reload(&self, holder: Holder) -> Result<Vec<u8>> {
+        let Candidate { bytes, header, stale } = Copies::read(&*self.headers).await?.candidate()?;
         header.verify(&bytes, &self.mac_key)?;
         let state = self.state();
         if stale == Stale::Fork || header.store_id != state.header.store_id {
             return Err(Error::HeaderTampered);
         }
-        if header.generation < state.header.generation {
+        // A vault that is being opened has no records yet that could be newer.
+        if header.generation < state.header.generation && holder == Holder::Open {
             return Err(Error::HeaderRolledBack);
         }
         // At the same generation it is what a process wrote that met this one; the stored header is the one that counts.
-        if header.generation > state.header.generation || bytes != state.header.serialize(&self.mac_key) {
+        if bytes != state.header.serialize(&self.mac_key) {
             self.install(header)?;
         }
-        Ok((older, seen))
+        Ok(bytes)
     }
 
     fn install(&self, header: Header) -> Result<()> {
@@ -810,6 +828,15 @@ impl Shared {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
+}
+
+/// Who reads the header.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// A vault on its way to being opened.
+    Opening,
+    /// An open vault.
+    Open,
 }
 
 /// How far the generation jumps when slots change, so that a header from before the change, put back, is noticed at the
@@ -823,7 +850,7 @@ const RESTORE_STEP: u64 = 1 << 20;
 /// One header copy as it was found.
 enum Found {
     Absent,
-    Damaged { bytes: Vec<u8>, error: Error },
+    Damaged(Error),
     Intact(Intact),
 }
 
@@ -839,23 +866,8 @@ impl Found {
         let Some(bytes) = headers.read(copy).await? else { return Ok(Found::Absent) };
         match Header::parse(&bytes) {
             Ok(header) => Ok(Found::Intact(Intact { bytes, header })),
-            Err(error @ Error::HeaderDamaged(_)) => Ok(Found::Damaged { bytes, error }),
+            Err(error @ Error::HeaderDamaged(_)) => Ok(Found::Damaged(error)),
             Err(error) => Err(error),
-        }
-    }
-
-    fn bytes(&self) -> Option<&Vec<u8>> {
-        match self {
-            Found::Absent => None,
-            Found::Damaged { bytes, .. } => Some(bytes),
-            Found::Intact(intact) => Some(&intact.bytes),
-        }
-    }
-
-    fn generation(&self) -> Option<u64> {
-        match self {
-            Found::Intact(intact) => Some(intact.header.generation),
-            _ => None,
         }
     }
 }
@@ -886,66 +898,81 @@ enum Stale {
 }
 
 impl Copies {
+    /// Reads both copies; again, if they look like two processes that are just settling whose header it is.
     async fn read(headers: &dyn HeaderStore) -> Result<Self> {
-        Ok(Self { a: Found::read(headers, HeaderCopy::A).await?, b: Found::read(headers, HeaderCopy::B).await? })
+        let mut tries = 0..UPDATE_TRIES;
+        loop {
+            let (a, b) = (Found::read(headers, HeaderCopy::A).await?, Found::read(headers, HeaderCopy::B).await?);
+            let copies = Self { a, b };
+            if !copies.is_fork() || tries.next().is_none() {
+                return Ok(copies);
+            }
+        }
+    }
+
+    /// Two intact headers of the same generation with different content.
+    fn is_fork(&self) -> bool {
+        match (&self.a, &self.b) {
+            (Found::Intact(a), Found::Intact(b)) => a.header.generation == b.header.generation && a.bytes != b.bytes,
+            _ => false,
+        }
     }
 
     fn is_absent(&self) -> bool {
         matches!((&self.a, &self.b), (Found::Absent, Found::Absent))
     }
 
-    fn bytes(&self, copy: HeaderCopy) -> Option<Vec<u8>> {
-        match copy {
-            HeaderCopy::A => self.a.bytes().cloned(),
-            HeaderCopy::B => self.b.bytes().cloned(),
-        }
-    }
-
-    /// The copy that a write may destroy without losing the newest header.
-    fn older(&self) -> HeaderCopy {
-        if self.a.generation() > self.b.generation() { HeaderCopy::B } else { HeaderCopy::A }
-    }
-
     fn candidate(self) -> Result<Candidate> {
+        let fork = self.is_fork();
         let (Intact { bytes, header }, stale) = match (self.a, self.b) {
             (Found::Intact(a), Found::Intact(b)) => {
-                let fork = a.header.generation == b.header.generation && a.bytes != b.bytes;
                 let newer = if b.header.generation > a.header.generation { b } else { a };
                 (newer, if fork { Stale::Fork } else { Stale::No })
             }
             (Found::Intact(intact), _) | (_, Found::Intact(intact)) => (intact, Stale::Damaged),
-            (Found::Damaged { error, .. }, _) | (_, Found::Damaged { error, .. }) => return Err(error),
+            (Found::Damaged(error), _) | (_, Found::Damaged(error)) => return Err(error),
             (Found::Absent, Found::Absent) => return Err(Error::HeaderMissing),
         };
         Ok(Candidate { bytes, header, stale })
     }
 }
 
-/// Writes a header to both copies, `first` first, and reads them back. With several writers at once the first copy decides
-/// whose header it is: whoever finds another one there hands the second copy over.
+/// Writes a header to both copies and reads them back. With several writers at once copy A decides whose header it is:
+/// whoever finds another one there makes copy B follow. (Two processes cannot agree for certain by reading and writing
+/// alone; making A follow as well was tried, and ends with the copies exchanged.)
 ///
 /// # Errors
 /// [`Error::HeaderConflict`] if something else is read than was written.
-async fn write_both(headers: &dyn HeaderStore, bytes: &[u8], first: HeaderCopy) -> Result<()> {
-    let second = first.other();
-    headers.write(first, bytes).await?;
-    if headers.read(first).await?.as_deref() != Some(bytes) {
+async fn write_header(headers: &dyn HeaderStore, bytes: &[u8]) -> Result<()> {
+    headers.write(HeaderCopy::A, bytes).await?;
+    if headers.read(HeaderCopy::A).await?.as_deref() != Some(bytes) {
         return Err(Error::HeaderConflict);
     }
-    for _ in 0..3 {
-        headers.write(second, bytes).await?;
-        let decisive = headers.read(first).await?;
+    for _ in 0..UPDATE_TRIES {
+        headers.write(HeaderCopy::B, bytes).await?;
+        let decisive = headers.read(HeaderCopy::A).await?;
         if decisive.as_deref() != Some(bytes) {
-            if let Some(winner) = decisive.filter(|found| Header::parse(found).is_ok()) {
-                headers.write(second, &winner).await?;
-            }
+            follow_a(headers, decisive).await?;
             return Err(Error::HeaderConflict);
         }
-        if headers.read(second).await?.as_deref() == Some(bytes) {
+        if headers.read(HeaderCopy::B).await?.as_deref() == Some(bytes) {
             return Ok(());
         }
     }
     Err(Error::HeaderConflict)
+}
+
+/// Makes copy B hold what copy A does, until they agree or A is not worth copying.
+async fn follow_a(headers: &dyn HeaderStore, mut found: Option<Vec<u8>>) -> Result<()> {
+    for _ in 0..UPDATE_TRIES {
+        let Some(header) = found.filter(|found| Header::parse(found).is_ok()) else { break };
+        headers.write(HeaderCopy::B, &header).await?;
+        found = headers.read(HeaderCopy::A).await?;
+        if found.as_ref() == Some(&header) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// # Errors
@@ -954,7 +981,7 @@ async fn refuse_existing(headers: &dyn HeaderStore) -> Result<()> {
     for copy in HeaderCopy::BOTH {
         match Found::read(headers, copy).await? {
             Found::Absent => {}
-            Found::Damaged { error, .. } => return Err(error),
+            Found::Damaged(error) => return Err(error),
             Found::Intact(_) => return Err(Error::VaultExists),
         }
     }

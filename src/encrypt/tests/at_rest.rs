@@ -183,7 +183,7 @@ async fn derive_listing() -> Vec<String> {
             Class::Sealed
         } else if blocks.iter().any(|block| block == bytes) {
             Class::Block
-        } else if bytes.split(|byte| *byte == b'@').all(|half| keyed.contains(half)) {
+        } else if keyed.contains(bytes) || text.split('@').all(|half| keyed.contains(half.as_bytes())) {
             Class::Blinded
         } else if matches!(&*text, "" | "x" | "[]") || bytes.iter().all(|byte| *byte == 0) {
             Class::Constant
