@@ -1,5 +1,8 @@
 //! Everything that can go wrong in opening a vault and in reading sealed records.
 
+#[cfg(feature = "sqlite")]
+use std::{error, path::PathBuf, sync::Arc};
+
 use wacore::store::error::StoreError;
 
 use crate::method::Record;
@@ -10,10 +13,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// An error of this crate.
 ///
 /// Storage methods return upstream's [`StoreError`]: errors of the inner store pass through unchanged, and an `Error`
-/// travels as the source of [`StoreError::Serialization`], from where [`Error::of`] gets it back.
+/// travels as the source of a [`StoreError`], from where [`Error::of`] gets it back.
 ///
 /// No text names a key, a passphrase, a JID or a message id, and none contains a word that upstream takes for a
-/// congested database (see [`StoreError::is_database_busy_or_locked`]), which would make it retry.
+/// congested database (see [`StoreError::is_database_busy_or_locked`]), which would make it retry, except that of a
+/// congested database.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -161,6 +165,42 @@ pub enum Error {
         record: Record,
     },
 
+    /// A stored record cannot be decoded: the database was damaged or edited.
+    #[error("a stored {record} record is not well formed: the database was damaged or edited")]
+    Malformed {
+        /// The record's kind.
+        record: Record,
+    },
+
+    /// The file is not one that [`SqliteStore`](crate::SqliteStore) may use. It was not changed.
+    #[cfg(feature = "sqlite")]
+    #[error("{} {found}", path.display())]
+    ForeignFile {
+        /// Where the file is.
+        path: PathBuf,
+        /// What it is.
+        found: ForeignFile,
+    },
+    /// The database file is not where it was. What the failed call wrote may be lost when the store is closed.
+    #[cfg(feature = "sqlite")]
+    #[error(
+        "the database file or its write-ahead log was moved, deleted or replaced under the running store: put it back, or open the store again"
+    )]
+    FileMoved,
+    /// SQLite could not do what was asked.
+    #[cfg(feature = "sqlite")]
+    #[error("{problem}")]
+    Sqlite {
+        /// What is wrong and what to do.
+        problem: SqliteProblem,
+        /// SQLite's own error.
+        source: Arc<dyn error::Error + Send + Sync>,
+    },
+    /// A thread of the store stopped in the middle of the call. Whether it was stored is unknown.
+    #[cfg(feature = "sqlite")]
+    #[error("the store stopped working on the call: open it again to see whether it was stored")]
+    Stopped,
+
     /// An error of the inner store, unchanged.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -176,8 +216,20 @@ impl Error {
     /// ```
     pub fn of(error: &StoreError) -> Option<&Error> {
         match error {
-            StoreError::Serialization(source) => source.downcast_ref(),
+            StoreError::Serialization(source) | StoreError::Database(source) | StoreError::Connection(source) => {
+                source.downcast_ref()
+            }
             _ => None,
+        }
+    }
+
+    /// The same error for another one of the calls that shared a transaction.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn duplicate(&self) -> Self {
+        match self {
+            Error::Sqlite { problem, source } => Error::Sqlite { problem: *problem, source: source.clone() },
+            Error::FileMoved => Error::FileMoved,
+            _ => Error::Stopped,
         }
     }
 
@@ -191,6 +243,10 @@ impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         match error {
             Error::Store(inner) => inner,
+            #[cfg(feature = "sqlite")]
+            Error::Sqlite { problem: SqliteProblem::CannotOpen, .. } => StoreError::Connection(Box::new(error)),
+            #[cfg(feature = "sqlite")]
+            Error::Sqlite { .. } | Error::FileMoved | Error::Stopped => StoreError::Database(Box::new(error)),
             own => StoreError::Serialization(Box::new(own)),
         }
     }
@@ -200,4 +256,54 @@ impl From<getrandom::Error> for Error {
     fn from(_: getrandom::Error) -> Self {
         Error::Random
     }
+}
+
+/// What a file is that [`SqliteStore`](crate::SqliteStore) refuses.
+#[cfg(feature = "sqlite")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ForeignFile {
+    /// No SQLite database, or one that is encrypted as a whole.
+    #[error("is not an SQLite database, or is encrypted as a whole: choose another file")]
+    NotSqlite,
+    /// The database of upstream's own store.
+    #[error("is a database of whatsapp-rust's own SQLite store: import it into a new file with `wastore import`")]
+    Upstream,
+    /// The database of some other program.
+    #[error("is the database of another program: choose another file")]
+    OtherProgram,
+}
+
+/// Why SQLite could not do what was asked of [`SqliteStore`](crate::SqliteStore).
+#[cfg(feature = "sqlite")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SqliteProblem {
+    /// Another process holds the database. The only one that waiting may help against.
+    #[error("the database stayed locked by another process until the timeout: try again, or raise the busy timeout")]
+    Contended,
+    /// There is no space left. Nothing of the call was stored; the store works again when there is.
+    #[error("the disk is full, nothing of the call was stored: free some space and try again")]
+    DiskFull,
+    /// The content of the file makes no sense.
+    #[error("the database is damaged: keep a copy of the file, then restore a backup")]
+    Damaged,
+    /// The file, its folder or its file system cannot be written.
+    #[error("the database cannot be written: check the permissions of the file and of its folder")]
+    ReadOnly,
+    /// The file is gone or may not be opened.
+    #[error("the database cannot be opened: check that the file is there and that it and its folder may be written")]
+    CannotOpen,
+    /// Reading or writing failed.
+    #[error("the disk failed to read or write the database: check its health and the system's log")]
+    Disk,
+    /// A record is longer than SQLite's limit, 1 GB by default.
+    #[error("a record is too large for the database")]
+    TooLarge,
+    /// There is no memory left.
+    #[error("there is not enough memory for the database")]
+    OutOfMemory,
+    /// Anything else; the source says what.
+    #[error("the database refused the call")]
+    Other,
 }

@@ -3,15 +3,24 @@
 
 mod encrypt;
 mod error;
+mod json;
 mod layer;
 mod method;
+#[cfg(test)]
+mod sample;
 mod secret;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 pub use encrypt::{
     Argon2Cost, EncryptLayer, HeaderCopy, HeaderStore, KdfLimits, OnDamage, Padding, SlotInfo, SlotKind, Vault,
     VaultOptions,
 };
 pub use error::{Error, Result};
+#[cfg(feature = "sqlite")]
+pub use error::{ForeignFile, SqliteProblem};
 pub use layer::{IntoBackend, Layer, Stack};
 pub use method::{Access, Method, Record};
 pub use secret::{Key, KeyProvider, Passphrase, RecoveryKey, Secret};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{Durability, SqliteConfig, SqliteStore};

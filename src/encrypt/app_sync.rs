@@ -17,8 +17,9 @@ use wacore::store::traits::{AppStateSyncKey, AppSyncStore};
 use super::envelope::Place;
 use super::keys::LookupKeys;
 use super::token::{Domain, Token};
-use super::{EncryptStore, encode, nonce, nonces};
+use super::{EncryptStore, nonce, nonces};
 use crate::error::{self, Error};
+use crate::json;
 use crate::method::{Record, forward};
 
 /// Upstream's SQLite store takes a sync key whose `key_data` has another length for absent.
@@ -37,7 +38,7 @@ impl AppSyncStore for EncryptStore {
 
     async fn set_sync_key(&self, key_id: &[u8], key: AppStateSyncKey) -> Result<()> {
         let place = Place::new(Record::SyncKey, [key_id], []);
-        let mut sealed = self.state().seal(&nonce()?, place, &encode(Record::SyncKey, &key)?)?;
+        let mut sealed = self.state().seal(&nonce()?, place, &json::encode(Record::SyncKey, &key)?)?;
         // An envelope is longer than its overhead of 54 bytes, so there is always something to split off.
         let fingerprint = sealed.split_off(KEY_DATA_BYTES.min(sealed.len()));
         self.inner.set_sync_key(key_id, AppStateSyncKey { key_data: sealed, fingerprint, timestamp: 0 }).await
@@ -66,7 +67,7 @@ impl AppSyncStore for EncryptStore {
         let vault = self.state();
         let token = vault.ring.lookup.collection(Record::CollectionVersion, name)?;
         let place = Place::new(Record::CollectionVersion, [token.as_bytes()], [name.as_bytes()]);
-        let sealed = vault.seal(&nonce()?, place, &encode(Record::CollectionVersion, &state)?)?;
+        let sealed = vault.seal(&nonce()?, place, &json::encode(Record::CollectionVersion, &state)?)?;
         let carrier = HashState {
             version: state.version,
             index_value_map: HashMap::from([(CARRIER.to_owned(), sealed)]),

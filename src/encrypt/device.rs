@@ -18,8 +18,9 @@ use zeroize::Zeroize;
 use super::envelope::{self, Place, Prefix};
 use super::token::Domain;
 use super::vault::State;
-use super::{EncryptStore, encode, nonce};
+use super::{EncryptStore, nonce};
 use crate::error::{self, Error};
+use crate::json;
 use crate::method::{Record, forward};
 
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
@@ -27,7 +28,7 @@ use crate::method::{Record, forward};
 #[deny(clippy::missing_trait_methods)]
 impl DeviceStore for EncryptStore {
     async fn save(&self, device: &Device) -> Result<()> {
-        let sealed = self.state().seal(&nonce()?, PLACE, &encode(Record::Device, device)?)?;
+        let sealed = self.state().seal(&nonce()?, PLACE, &json::encode(Record::Device, device)?)?;
         let carrier = Device {
             edge_routing_info: Some(sealed),
             // Not serialized, not secret, and their serde defaults are not the client's: a store that keeps them keeps

@@ -22,6 +22,7 @@
 //!   type 3   u16 length ≤ 256 ‖ hint ‖ 32 salt                        external provider
 //! data key   u32 epoch ‖ u8 state (1 active, 2 open-only) ‖ u64 created ‖ 24 nonce ‖ 48 wrapped key
 //! lookup key 24 nonce ‖ 48 wrapped key
+//! extension  type 1, not critical: 16 checksum of the header that this one replaced
 //! ```
 //!
 //! Integers are little-endian. This file only encodes and decodes; what the fields mean is decided in `vault.rs`. The
@@ -46,6 +47,8 @@ const MIN_HEADER_BYTES: usize = 200;
 const MAX_DATA_KEYS: usize = 16;
 const MAX_EXTENSION_BYTES: usize = 4096;
 const CRITICAL: u16 = 1 << 15;
+/// The checksum of the header that was replaced.
+const PREVIOUS: u16 = 1;
 const MAGIC: [u8; 8] = *b"\x89wastore";
 const CHECKSUM_BYTES: usize = 16;
 const MAC_BYTES: usize = 32;
@@ -324,6 +327,42 @@ impl Header {
         Padding::from_header(self.padding, self.padding_parameter).unwrap_or_default()
     }
 
+    /// Notes which header this one replaces, by its checksum, so that a store can tell whether it still is the one there.
+    pub(crate) fn set_previous(&mut self, previous: Option<[u8; CHECKSUM_BYTES]>) {
+        let mut extensions = Vec::with_capacity(self.extensions.len() + 4 + CHECKSUM_BYTES);
+        for (kind, value) in self.extensions().filter(|(kind, _)| *kind != PREVIOUS) {
+            push_extension(&mut extensions, kind, value);
+        }
+        if let Some(previous) = previous {
+            push_extension(&mut extensions, PREVIOUS, &previous);
+        }
+        self.extensions = extensions;
+    }
+
+    /// The checksum of the header that this one replaces.
+    pub(crate) fn previous(&self) -> Option<[u8; CHECKSUM_BYTES]> {
+        self.extensions().find(|(kind, _)| *kind == PREVIOUS).and_then(|(_, value)| value.try_into().ok())
+    }
+
+    /// The extensions, as far as they are well formed.
+    fn extensions(&self) -> impl Iterator<Item = (u16, &[u8])> {
+        let mut rest = Reader(&self.extensions);
+        std::iter::from_fn(move || {
+            let (kind, length) = (rest.u16().ok()?, rest.u16().ok()?);
+            Some((kind, rest.take(usize::from(length)).ok()?))
+        })
+    }
+
+    /// The checksum of anything that is an intact header, of whatever version.
+    pub(crate) fn checksum(bytes: &[u8]) -> Option<[u8; CHECKSUM_BYTES]> {
+        let stated: [u8; 4] = bytes.get(12..16)?.try_into().ok()?;
+        if !bytes.starts_with(&MAGIC) || usize::try_from(u32::from_le_bytes(stated)) != Ok(bytes.len()) {
+            return None;
+        }
+        let (content, checksum) = bytes.split_last_chunk::<MAC_BYTES>()?.0.split_last_chunk::<CHECKSUM_BYTES>()?;
+        (Sha256::digest(content)[..CHECKSUM_BYTES] == *checksum).then_some(*checksum)
+    }
+
     /// What records carry as their stamp.
     pub(crate) fn stamp(&self) -> u32 {
         u32::try_from(self.generation).unwrap_or(u32::MAX)
@@ -350,6 +389,12 @@ impl WrappedDataKey {
 }
 
 const DAMAGED_SLOT: Error = Error::HeaderDamaged("a key slot is not well formed");
+
+fn push_extension(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    out.extend_from_slice(&kind.to_le_bytes());
+    out.extend_from_slice(&(value.len() as u16).to_le_bytes());
+    out.extend_from_slice(value);
+}
 
 fn unsupported(what: &'static str, found: u32, newest: u32) -> Error {
     Error::UnsupportedVersion { what, found, newest }

@@ -25,8 +25,9 @@ use super::envelope::{Nonce, Place};
 use super::keys::LookupKeys;
 use super::token::{Domain, Token};
 use super::vault::State;
-use super::{EncryptStore, encode, nonce, nonces};
+use super::{EncryptStore, nonce, nonces};
 use crate::error::{self, Error};
+use crate::json;
 use crate::method::{Record, forward};
 
 /// Stands in key columns whose part went into a merged token; some databases forbid empty keys.
@@ -350,7 +351,7 @@ impl State {
     fn seal_device_list(&self, nonce: &Nonce, record: &DeviceListRecord) -> error::Result<DeviceListRecord> {
         let token = self.ring.lookup.device_list(&record.user)?;
         let place = Place::new(Record::DeviceList, [token.as_bytes()], [record.user.as_bytes()]);
-        let sealed = self.seal(nonce, place, &encode(Record::DeviceList, record)?)?;
+        let sealed = self.seal(nonce, place, &json::encode(Record::DeviceList, record)?)?;
         Ok(DeviceListRecord {
             user: token.to_string(),
             devices: Vec::new(),

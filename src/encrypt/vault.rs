@@ -169,9 +169,12 @@ impl VaultOptions {
         let headers = self.headers(&store);
         let in_use = device::holds_sealed_device(&*store).await? || residue::leftovers(&*store).await?;
 
-        let mut foreign = None;
+        let (mut foreign, mut replaced) = (None, None);
         for copy in HeaderCopy::BOTH {
             let Some(bytes) = headers.read(copy).await? else { continue };
+            if copy == HeaderCopy::A {
+                replaced = Header::checksum(&bytes);
+            }
             match Header::parse(&bytes) {
                 Ok(found) if found.verify(&bytes, &opened.mac_key).is_ok() => {
                     opened.header.flags |= found.flags & DEVICE_SEALED;
@@ -195,6 +198,7 @@ impl VaultOptions {
         }
         // Records carry the generation they were written under; the restored header must not be older than any.
         opened.header.generation = opened.header.generation.saturating_add(RESTORE_STEP);
+        opened.header.set_previous(replaced);
         write_header(&*headers, &opened.header.serialize(&opened.mac_key)).await?;
         Ok(self.vault(headers, opened, false))
     }
@@ -617,7 +621,7 @@ pub enum HeaderCopy {
 }
 
 impl HeaderCopy {
-    const BOTH: [Self; 2] = [Self::A, Self::B];
+    pub(crate) const BOTH: [Self; 2] = [Self::A, Self::B];
 
     /// The address of the copy among the sender keys: the one slot that every backend keeps opaque, unlisted and
     /// unpruned. Blinded addresses have 24 characters, so none can be equal.
@@ -625,6 +629,29 @@ impl HeaderCopy {
         match self {
             HeaderCopy::A => "wastorevaultheaderv1a",
             HeaderCopy::B => "wastorevaultheaderv1b",
+        }
+    }
+
+    /// The copy that is kept at an address.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn of(address: &str) -> Option<Self> {
+        Self::BOTH.into_iter().find(|copy| copy.address() == address)
+    }
+
+    /// Whether this copy may become `new`, for a store that can look at both copies and write in one step. Copy A goes on
+    /// from what it is, or catches up with a newer copy B; copy B follows copy A. What is not intact may be replaced.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn may_become(self, new: &[u8], a: Option<&[u8]>, b: Option<&[u8]>) -> bool {
+        let Some(a) = a else { return true };
+        let (Some(checksum), Ok(header)) = (Header::checksum(a), Header::parse(new)) else { return true };
+        let generation = |bytes: &[u8]| Header::parse(bytes).map_or(0, |header| header.generation);
+        match self {
+            HeaderCopy::A => {
+                a == new
+                    || header.previous() == Some(checksum)
+                    || (b == Some(new) && header.generation > generation(a))
+            }
+            HeaderCopy::B => a == new,
         }
     }
 }
@@ -760,30 +787,42 @@ impl Shared {
         self.refuse_read_only("header update")?;
         let _header_io = self.header_io.lock().await;
         for _ in 0..UPDATE_TRIES {
-            let current = self.reload(holder).await?;
-            // Both copies hold the newest header before one of them is written, so that a torn write loses nothing.
-            for copy in HeaderCopy::BOTH {
-                if self.headers.read(copy).await?.as_ref() != Some(&current) {
-                    self.headers.write(copy, &current).await?;
-                }
+            match self.update_once(holder, step, &mut change).await {
+                Err(Error::HeaderConflict) => {}
+                result => return result,
             }
-            let mut header = self.state().header.clone();
-            let result = change(&mut header, &self.vault_key)?;
-            header.generation = header.generation.saturating_add(step);
-            let bytes = header.serialize(&self.mac_key);
-            // Two processes that only open write the same bytes, which is no conflict.
-            let found = self.headers.read(HeaderCopy::A).await?;
-            if found.as_ref() != Some(&current) && found.as_ref() != Some(&bytes) {
-                continue;
-            }
-            match write_header(&*self.headers, &bytes).await {
-                Err(Error::HeaderConflict) => continue,
-                written => written?,
-            }
-            self.install(header)?;
-            return Ok(result);
         }
         Err(Error::HeaderConflict)
+    }
+
+    /// # Errors
+    /// [`Error::HeaderConflict`] if another process writes at the same time.
+    async fn update_once<T>(
+        &self,
+        holder: Holder,
+        step: u64,
+        change: &mut impl FnMut(&mut Header, &VaultKey) -> Result<T>,
+    ) -> Result<T> {
+        let current = self.reload(holder).await?;
+        // Both copies hold the newest header before one of them is written, so that a torn write loses nothing.
+        for copy in HeaderCopy::BOTH {
+            if self.headers.read(copy).await?.as_ref() != Some(&current) {
+                write_copy(&*self.headers, copy, &current).await?;
+            }
+        }
+        let mut header = self.state().header.clone();
+        let result = change(&mut header, &self.vault_key)?;
+        header.generation = header.generation.saturating_add(step);
+        header.set_previous(Header::checksum(&current));
+        let bytes = header.serialize(&self.mac_key);
+        // Two processes that only open write the same bytes, which is no conflict.
+        let found = self.headers.read(HeaderCopy::A).await?;
+        if found.as_ref() != Some(&current) && found.as_ref() != Some(&bytes) {
+            return Err(Error::HeaderConflict);
+        }
+        write_header(&*self.headers, &bytes).await?;
+        self.install(header)?;
+        Ok(result)
     }
 
     #[cfg(test)]
@@ -944,12 +983,12 @@ impl Copies {
 /// # Errors
 /// [`Error::HeaderConflict`] if something else is read than was written.
 async fn write_header(headers: &dyn HeaderStore, bytes: &[u8]) -> Result<()> {
-    headers.write(HeaderCopy::A, bytes).await?;
+    write_copy(headers, HeaderCopy::A, bytes).await?;
     if headers.read(HeaderCopy::A).await?.as_deref() != Some(bytes) {
         return Err(Error::HeaderConflict);
     }
     for _ in 0..UPDATE_TRIES {
-        headers.write(HeaderCopy::B, bytes).await?;
+        write_copy(headers, HeaderCopy::B, bytes).await?;
         let decisive = headers.read(HeaderCopy::A).await?;
         if decisive.as_deref() != Some(bytes) {
             follow_a(headers, decisive).await?;
@@ -962,11 +1001,20 @@ async fn write_header(headers: &dyn HeaderStore, bytes: &[u8]) -> Result<()> {
     Err(Error::HeaderConflict)
 }
 
+/// # Errors
+/// [`Error::HeaderConflict`] if the store can tell that another header is there than the one that `bytes` was made from.
+async fn write_copy(headers: &dyn HeaderStore, copy: HeaderCopy, bytes: &[u8]) -> Result<()> {
+    match headers.write(copy, bytes).await {
+        Err(error) if matches!(Error::of(&error), Some(Error::HeaderConflict)) => Err(Error::HeaderConflict),
+        written => Ok(written?),
+    }
+}
+
 /// Makes copy B hold what copy A does, until they agree or A is not worth copying.
 async fn follow_a(headers: &dyn HeaderStore, mut found: Option<Vec<u8>>) -> Result<()> {
     for _ in 0..UPDATE_TRIES {
         let Some(header) = found.filter(|found| Header::parse(found).is_ok()) else { break };
-        headers.write(HeaderCopy::B, &header).await?;
+        write_copy(headers, HeaderCopy::B, &header).await?;
         found = headers.read(HeaderCopy::A).await?;
         if found.as_ref() == Some(&header) {
             break;

@@ -6,7 +6,8 @@ use std::path::Path;
 use rusqlite::types::Value;
 use wacore::store::traits::{Backend, MsgSecretEntry};
 
-use super::{Sqlite, encrypted, sample};
+use super::{Sqlite, encrypted};
+use crate::sample;
 use crate::encrypt::app_sync::join_carrier;
 use crate::encrypt::envelope::Prefix;
 use crate::encrypt::keys::LookupKeys;

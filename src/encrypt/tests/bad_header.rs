@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest, Sha256};
 use wacore::store::traits::Backend;
 
-use super::{memory, options, passphrase, raw_key, sample};
+use super::{memory, options, passphrase, raw_key};
+use crate::sample;
 use crate::encrypt::header::Header;
 use crate::encrypt::vault::HeaderCopy;
 use crate::{Error, KdfLimits, Key, Layer, Passphrase, Vault};

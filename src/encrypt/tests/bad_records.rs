@@ -7,7 +7,7 @@ use wacore::appstate::hash::HashState;
 use wacore::store::error::StoreError;
 use wacore::store::traits::{AppStateSyncKey, Backend, DeviceListRecord, LidPnMappingEntry, TcTokenEntry};
 
-use super::sample::*;
+use crate::sample::*;
 use super::{Sqlite, encrypted, memory, options, own_error, passphrase, raw_key};
 use crate::encrypt::keys::LookupKeys;
 use crate::encrypt::token::Domain;

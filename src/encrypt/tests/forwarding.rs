@@ -6,7 +6,8 @@ use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 
 use super::spy::{FAULT, Fault, Spy};
-use super::{encrypted, memory, options, raw_key, sample};
+use super::{encrypted, memory, options, raw_key};
+use crate::sample;
 use crate::method::{Access, Method};
 use crate::{Layer, Vault};
 

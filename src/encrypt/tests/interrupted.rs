@@ -10,7 +10,7 @@ use std::task::Poll;
 use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 
-use super::sample::{self, SESSION, SESSION_ADDRESS};
+use crate::sample::{self, SESSION, SESSION_ADDRESS};
 use super::spy::FAULT;
 use super::{memory, options, passphrase, raw_key};
 use crate::encrypt::envelope::Prefix;

@@ -9,7 +9,6 @@ mod golden;
 mod interop;
 mod interrupted;
 mod round_trip;
-mod sample;
 mod spy;
 mod vault;
 mod vectors;

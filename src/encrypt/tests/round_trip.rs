@@ -8,7 +8,7 @@ use wacore::store::traits::{
     Backend, DeviceListRecord, LidPnMappingEntry, MsgSecretEntry, PendingInboundKey, PendingInboundRow, TcTokenEntry,
 };
 
-use super::sample::*;
+use crate::sample::*;
 use super::spy::Spy;
 use super::{Sqlite, encrypted, memory, options, raw_key};
 use crate::method::Method;
@@ -81,7 +81,7 @@ async fn device(store: &dyn Backend) {
     let fresh = store.load().await.unwrap().unwrap();
     assert!(!fresh.is_registered());
 
-    let device = super::sample::device();
+    let device = crate::sample::device();
     store.save(&device).await.unwrap();
     let loaded = store.load().await.unwrap().unwrap();
     assert_eq!(json(&loaded), json(&device));

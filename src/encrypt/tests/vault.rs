@@ -8,7 +8,8 @@ use tokio::sync::Mutex;
 use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 
-use super::{encrypted, memory, options, passphrase, raw_key, sample};
+use super::{encrypted, memory, options, passphrase, raw_key};
+use crate::sample;
 use crate::encrypt::header::Header;
 use crate::{
     Argon2Cost, Error, HeaderCopy, HeaderStore, Key, KeyProvider, Layer, Padding, Passphrase, RecoveryKey, SlotKind,

@@ -12,7 +12,8 @@ use crate::encrypt::keys::{DataKeys, LookupKeys, StoreId, VaultKey, derive};
 use crate::encrypt::slot::NewSlot;
 use crate::encrypt::token::Domain;
 use crate::encrypt::vault::{data_key_aad, lookup_key_aad};
-use crate::encrypt::{Padding, encode, slot};
+use crate::encrypt::{Padding, slot};
+use crate::json;
 use crate::method::Record;
 use crate::{Error, Key, Passphrase};
 
@@ -235,9 +236,9 @@ fn envelope_of_every_kind() {
         phash: Some("2:abc".into()),
         raw_id: Some(u32::MAX),
     };
-    let sync_key = encode(Record::SyncKey, &sync_key).unwrap();
-    let version = encode(Record::CollectionVersion, &version).unwrap();
-    let device_list = encode(Record::DeviceList, &device_list).unwrap();
+    let sync_key = json::encode(Record::SyncKey, &sync_key).unwrap();
+    let version = json::encode(Record::CollectionVersion, &version).unwrap();
+    let device_list = json::encode(Record::DeviceList, &device_list).unwrap();
 
     let kinds: [(Place<'_>, &[u8]); 15] = [
         (Place::new(Record::Identity, [identity.as_bytes()], [ADDRESS.as_bytes()]), &[0x22; 32]),

@@ -15,69 +15,69 @@ use wacore::store::traits::{
 
 use crate::method::Method;
 
-pub(super) const PHONE: &str = "15550109921";
-pub(super) const LID: &str = "100000099887766";
-pub(super) const SESSION_ADDRESS: &str = "15550109921:7@s.whatsapp.net";
-pub(super) const IDENTITY_ADDRESS: &str = "15550109922@s.whatsapp.net";
-pub(super) const SENDER_KEY_ADDRESS: &str = "120363029988776655@g.us:15550109923.4";
-pub(super) const GROUP: &str = "120363025544332211@g.us";
-pub(super) const DEVICE_JID: &str = "15550109924:3@s.whatsapp.net";
-pub(super) const TC_JID: &str = "100000055443322@lid";
-pub(super) const COLLECTION: &str = "canary_collection";
-pub(super) const CHAT: &str = "120363027766554433@g.us";
-pub(super) const SENDER: &str = "15550109925@s.whatsapp.net";
-pub(super) const MESSAGE_ID: &str = "3EB0CA11AB1E5EED0001";
-pub(super) const SNAPSHOT_NAME: &str = "canary-snapshot-3EB0CA11AB1E";
-pub(super) const SOURCE: &str = "canary_learning_source";
-pub(super) const PUSH_NAME: &str = "Canary Push Name";
-pub(super) const PHASH: &str = "2:canaryphash";
+pub(crate) const PHONE: &str = "15550109921";
+pub(crate) const LID: &str = "100000099887766";
+pub(crate) const SESSION_ADDRESS: &str = "15550109921:7@s.whatsapp.net";
+pub(crate) const IDENTITY_ADDRESS: &str = "15550109922@s.whatsapp.net";
+pub(crate) const SENDER_KEY_ADDRESS: &str = "120363029988776655@g.us:15550109923.4";
+pub(crate) const GROUP: &str = "120363025544332211@g.us";
+pub(crate) const DEVICE_JID: &str = "15550109924:3@s.whatsapp.net";
+pub(crate) const TC_JID: &str = "100000055443322@lid";
+pub(crate) const COLLECTION: &str = "canary_collection";
+pub(crate) const CHAT: &str = "120363027766554433@g.us";
+pub(crate) const SENDER: &str = "15550109925@s.whatsapp.net";
+pub(crate) const MESSAGE_ID: &str = "3EB0CA11AB1E5EED0001";
+pub(crate) const SNAPSHOT_NAME: &str = "canary-snapshot-3EB0CA11AB1E";
+pub(crate) const SOURCE: &str = "canary_learning_source";
+pub(crate) const PUSH_NAME: &str = "Canary Push Name";
+pub(crate) const PHASH: &str = "2:canaryphash";
 
 /// 32 bytes that stand for one secret, all different.
-pub(super) const fn secret(number: u8) -> [u8; 32] {
+pub(crate) const fn secret(number: u8) -> [u8; 32] {
     let mut bytes = *b"\x00\xffcanary secret no. ?? ...... \xfe\x01";
     bytes[19] = b'0' + number / 10;
     bytes[20] = b'0' + number % 10;
     bytes
 }
 
-pub(super) const IDENTITY_KEY: [u8; 32] = secret(1);
-pub(super) const SESSION: &[u8] = &secret(2);
-pub(super) const PREKEY: &[u8] = &secret(3);
-pub(super) const SIGNED_PREKEY: &[u8] = &secret(4);
-pub(super) const SENDER_KEY: &[u8] = &secret(5);
-pub(super) const SYNC_KEY: [u8; 32] = secret(6);
-pub(super) const LT_HASH: [u8; 32] = secret(7);
-pub(super) const INDEX_MAC: [u8; 32] = secret(8);
-pub(super) const VALUE_MAC: [u8; 32] = secret(9);
-pub(super) const BASE_KEY: [u8; 32] = secret(10);
-pub(super) const GROUP_METADATA: &[u8] = &secret(11);
-pub(super) const TC_TOKEN: &[u8] = &secret(12);
-pub(super) const SENT_MESSAGE: &[u8] = &secret(13);
-pub(super) const PENDING_MESSAGE: &[u8] = &secret(14);
-pub(super) const MESSAGE_SECRET: [u8; 32] = secret(15);
-pub(super) const ADV_SECRET: [u8; 32] = secret(16);
-pub(super) const SERVER_KEY: [u8; 32] = secret(17);
-pub(super) const SNAPSHOT_EXTRA: &[u8] = &secret(18);
-pub(super) const NCT_SALT: [u8; 32] = secret(19);
-pub(super) const ROUTING: [u8; 32] = secret(20);
-pub(super) const FINGERPRINT: [u8; 32] = secret(21);
+pub(crate) const IDENTITY_KEY: [u8; 32] = secret(1);
+pub(crate) const SESSION: &[u8] = &secret(2);
+pub(crate) const PREKEY: &[u8] = &secret(3);
+pub(crate) const SIGNED_PREKEY: &[u8] = &secret(4);
+pub(crate) const SENDER_KEY: &[u8] = &secret(5);
+pub(crate) const SYNC_KEY: [u8; 32] = secret(6);
+pub(crate) const LT_HASH: [u8; 32] = secret(7);
+pub(crate) const INDEX_MAC: [u8; 32] = secret(8);
+pub(crate) const VALUE_MAC: [u8; 32] = secret(9);
+pub(crate) const BASE_KEY: [u8; 32] = secret(10);
+pub(crate) const GROUP_METADATA: &[u8] = &secret(11);
+pub(crate) const TC_TOKEN: &[u8] = &secret(12);
+pub(crate) const SENT_MESSAGE: &[u8] = &secret(13);
+pub(crate) const PENDING_MESSAGE: &[u8] = &secret(14);
+pub(crate) const MESSAGE_SECRET: [u8; 32] = secret(15);
+pub(crate) const ADV_SECRET: [u8; 32] = secret(16);
+pub(crate) const SERVER_KEY: [u8; 32] = secret(17);
+pub(crate) const SNAPSHOT_EXTRA: &[u8] = &secret(18);
+pub(crate) const NCT_SALT: [u8; 32] = secret(19);
+pub(crate) const ROUTING: [u8; 32] = secret(20);
+pub(crate) const FINGERPRINT: [u8; 32] = secret(21);
 
-pub(super) fn sync_key() -> AppStateSyncKey {
+pub(crate) fn sync_key() -> AppStateSyncKey {
     AppStateSyncKey { key_data: SYNC_KEY.to_vec(), fingerprint: FINGERPRINT.to_vec(), timestamp: 1_700_000_001 }
 }
 
-pub(super) fn version() -> HashState {
+pub(crate) fn version() -> HashState {
     let mut hash = [0x66; 128];
     hash[..32].copy_from_slice(&LT_HASH);
     let index_value_map = [("e".to_owned(), vec![1, 2, 3]), ("other".to_owned(), vec![])].into();
     HashState { version: 17, hash, index_value_map, mac_mismatch_fatal: true }
 }
 
-pub(super) fn mac() -> AppStateMutationMAC {
+pub(crate) fn mac() -> AppStateMutationMAC {
     AppStateMutationMAC { index_mac: INDEX_MAC.to_vec(), value_mac: VALUE_MAC.to_vec() }
 }
 
-pub(super) fn lid_mapping() -> LidPnMappingEntry {
+pub(crate) fn lid_mapping() -> LidPnMappingEntry {
     LidPnMappingEntry {
         lid: LID.to_owned(),
         phone_number: PHONE.to_owned(),
@@ -87,7 +87,7 @@ pub(super) fn lid_mapping() -> LidPnMappingEntry {
     }
 }
 
-pub(super) fn device_list() -> DeviceListRecord {
+pub(crate) fn device_list() -> DeviceListRecord {
     DeviceListRecord {
         user: PHONE.to_owned(),
         devices: vec![DeviceInfo::new(0, None), DeviceInfo::new(99, Some(3)).with_hosting(true)],
@@ -98,11 +98,11 @@ pub(super) fn device_list() -> DeviceListRecord {
     }
 }
 
-pub(super) fn tc_token() -> TcTokenEntry {
+pub(crate) fn tc_token() -> TcTokenEntry {
     TcTokenEntry { token: TC_TOKEN.to_vec(), token_timestamp: 1_700_000_004, sender_timestamp: Some(1_700_000_005) }
 }
 
-pub(super) fn message_secret() -> MsgSecretEntry {
+pub(crate) fn message_secret() -> MsgSecretEntry {
     MsgSecretEntry {
         chat: CHAT.into(),
         sender: SENDER.into(),
@@ -114,7 +114,7 @@ pub(super) fn message_secret() -> MsgSecretEntry {
 }
 
 /// A device whose every field differs from a new one's.
-pub(super) fn device() -> Device {
+pub(crate) fn device() -> Device {
     let mut device = Device::new();
     let account = waproto::whatsapp::ADVSignedDeviceIdentity {
         details: Some(b"canary account details".to_vec()),
@@ -152,7 +152,7 @@ pub(super) fn device() -> Device {
 }
 
 /// Calls one method. The result is thrown away; errors come through.
-pub(super) async fn call(store: &dyn Backend, method: Method) -> Result<()> {
+pub(crate) async fn call(store: &dyn Backend, method: Method) -> Result<()> {
     let row = |id| PendingInboundRow { chat: CHAT, sender: SENDER, id, message: PENDING_MESSAGE };
     let address = |text: &str| -> Arc<str> { Arc::from(text) };
     match method {
@@ -252,7 +252,7 @@ pub(super) async fn call(store: &dyn Backend, method: Method) -> Result<()> {
 }
 
 /// Fills a store through every method that writes, and deletes nothing.
-pub(super) async fn fill(store: &dyn Backend) {
+pub(crate) async fn fill(store: &dyn Backend) {
     use crate::method::Access;
 
     // LID mappings have a foreign key to the device row in upstream's SQLite store.
@@ -263,7 +263,7 @@ pub(super) async fn fill(store: &dyn Backend) {
 }
 
 /// Everything that [`fill`] writes and nobody may find in the files of an encrypted store.
-pub(super) fn canaries() -> Vec<(String, Vec<u8>)> {
+pub(crate) fn canaries() -> Vec<(String, Vec<u8>)> {
     let text = |text: &str| (text.to_owned(), text.as_bytes().to_vec());
     let mut canaries: Vec<_> = (1..=21).map(|number| (format!("secret {number}"), secret(number).to_vec())).collect();
     canaries.extend(

@@ -1,0 +1,151 @@
+//! App-state keys, versions and mutation MACs.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use rusqlite::Connection;
+use wacore::appstate::hash::HashState;
+use wacore::appstate::processor::AppStateMutationMAC;
+use wacore::store::error::Result;
+use wacore::store::traits::{AppStateSyncKey, AppSyncStore};
+
+use super::SqliteStore;
+use super::connection::Statements;
+use super::writer::Plan;
+use crate::error::{self, Error};
+use crate::method::Record;
+
+const GET_MUTATION_MAC: &str =
+    "SELECT value_mac FROM mutation_macs WHERE account = ?1 AND name = ?2 AND index_mac = ?3";
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl AppSyncStore for SqliteStore {
+    async fn get_sync_key(&self, key_id: &[u8]) -> Result<Option<AppStateSyncKey>> {
+        const SQL: &str = "SELECT key_data, fingerprint, timestamp FROM sync_keys WHERE account = ?1 AND key_id = ?2";
+        self.read(|c| {
+            c.first(SQL, (self.account, key_id), |row| {
+                Ok(AppStateSyncKey { key_data: row.get(0)?, fingerprint: row.get(1)?, timestamp: row.get(2)? })
+            })
+        })
+        .await
+    }
+
+    async fn set_sync_key(&self, key_id: &[u8], key: AppStateSyncKey) -> Result<()> {
+        const SQL: &str = "INSERT INTO sync_keys (account, key_id, key_data, fingerprint, timestamp)
+            VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (account, key_id) DO UPDATE
+            SET key_data = excluded.key_data, fingerprint = excluded.fingerprint, timestamp = excluded.timestamp";
+        let (account, key_id) = (self.account, key_id.to_vec());
+        self.write(Plan::SIGNAL, move |c| {
+            c.run(SQL, (account, &key_id, &key.key_data, &key.fingerprint, key.timestamp)).map(drop)
+        })
+        .await
+    }
+
+    async fn get_version(&self, name: &str) -> Result<HashState> {
+        const SQL: &str = "SELECT version, hash, index_value_map, mac_mismatch_fatal FROM collection_versions
+            WHERE account = ?1 AND name = ?2";
+        self.read(|c| {
+            let row = c.first(SQL, (self.account, name), |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?, row.get(3)?))
+            })?;
+            let Some((version, hash, index_value_map, mac_mismatch_fatal)) = row else { return Ok(HashState::default()) };
+            Ok(HashState {
+                version: version.cast_unsigned(),
+                hash: hash.try_into().map_err(|_| MALFORMED)?,
+                index_value_map: decode_map(&index_value_map)?,
+                mac_mismatch_fatal,
+            })
+        })
+        .await
+    }
+
+    async fn set_version(&self, name: &str, state: HashState) -> Result<()> {
+        const SQL: &str =
+            "INSERT INTO collection_versions (account, name, version, hash, index_value_map, mac_mismatch_fatal)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (account, name) DO UPDATE SET version = excluded.version,
+            hash = excluded.hash, index_value_map = excluded.index_value_map,
+            mac_mismatch_fatal = excluded.mac_mismatch_fatal";
+        let (account, name) = (self.account, name.to_owned());
+        let (version, map) = (state.version.cast_signed(), encode_map(&state.index_value_map)?);
+        self.write(Plan::CACHE, move |c| {
+            c.run(SQL, (account, &name, version, &state.hash[..], &map, state.mac_mismatch_fatal)).map(drop)
+        })
+        .await
+    }
+
+    async fn put_mutation_macs(&self, name: &str, version: u64, mutations: &[AppStateMutationMAC]) -> Result<()> {
+        const SQL: &str = "INSERT INTO mutation_macs (account, name, index_mac, value_mac, version)
+            VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (account, name, index_mac) DO UPDATE
+            SET value_mac = excluded.value_mac, version = excluded.version";
+        let (account, name, version) = (self.account, name.to_owned(), version.cast_signed());
+        self.write_rows(Plan::CACHE, SQL, mutations.to_vec(), |mac| mac.value_mac.len(), move |put, mac| {
+            put.execute((account, &name, &mac.index_mac, &mac.value_mac, version))
+        })
+        .await
+    }
+
+    async fn get_mutation_mac(&self, name: &str, index_mac: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.read(|c| c.first(GET_MUTATION_MAC, (self.account, name, index_mac), |row| row.get(0))).await
+    }
+
+    async fn get_mutation_macs(&self, name: &str, index_macs: &[[u8; 32]]) -> Result<HashMap<[u8; 32], Vec<u8>>> {
+        let (account, name) = (self.account, name.to_owned());
+        let load = move |c: &Connection, index_mac: &[u8; 32]| {
+            let value_mac = c.first(GET_MUTATION_MAC, (account, &name, index_mac), |row| row.get(0))?;
+            Ok(value_mac.map(|value_mac| (*index_mac, value_mac)))
+        };
+        Ok(self.read_rows(index_macs, load).await?.into_iter().collect())
+    }
+
+    async fn delete_mutation_macs(&self, name: &str, index_macs: &[Vec<u8>]) -> Result<()> {
+        const SQL: &str = "DELETE FROM mutation_macs WHERE account = ?1 AND name = ?2 AND index_mac = ?3";
+        let (account, name) = (self.account, name.to_owned());
+        self.write_rows(Plan::CACHE, SQL, index_macs.to_vec(), |_| 0, move |delete, index_mac| {
+            delete.execute((account, &name, index_mac))
+        })
+        .await
+    }
+
+    async fn clear_mutation_macs(&self, name: &str) -> Result<()> {
+        const SQL: &str = "DELETE FROM mutation_macs WHERE account = ?1 AND name = ?2";
+        let (account, name) = (self.account, name.to_owned());
+        self.write(Plan::CACHE.long(), move |c| c.run(SQL, (account, &name)).map(drop)).await
+    }
+
+    /// The highest id, byte by byte. Ids end in an epoch that rises, so that this is the newest of the account's devices.
+    async fn get_latest_sync_key_id(&self) -> Result<Option<Vec<u8>>> {
+        const SQL: &str = "SELECT key_id FROM sync_keys WHERE account = ?1 ORDER BY key_id DESC LIMIT 1";
+        self.read(|c| c.first(SQL, (self.account,), |row| row.get(0))).await
+    }
+}
+
+const MALFORMED: Error = Error::Malformed { record: Record::CollectionVersion };
+
+/// The entries one after the other: length of the name, name, length of the value, value; lengths are u32, little-endian.
+fn encode_map(map: &HashMap<String, Vec<u8>>) -> error::Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(map.iter().map(|(name, value)| 8 + name.len() + value.len()).sum());
+    for part in map.iter().flat_map(|(name, value)| [name.as_bytes(), value]) {
+        let length = u32::try_from(part.len()).map_err(|_| Error::Encode { record: Record::CollectionVersion })?;
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(part);
+    }
+    Ok(out)
+}
+
+fn decode_map(mut encoded: &[u8]) -> error::Result<HashMap<String, Vec<u8>>> {
+    let mut map = HashMap::new();
+    while !encoded.is_empty() {
+        let (name, value) = (take_part(&mut encoded)?, take_part(&mut encoded)?);
+        map.insert(String::from_utf8(name.to_vec()).map_err(|_| MALFORMED)?, value.to_vec());
+    }
+    Ok(map)
+}
+
+fn take_part<'a>(encoded: &mut &'a [u8]) -> error::Result<&'a [u8]> {
+    let (length, rest) = encoded.split_first_chunk().ok_or(MALFORMED)?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| MALFORMED)?;
+    let (part, rest) = rest.split_at_checked(length).ok_or(MALFORMED)?;
+    *encoded = rest;
+    Ok(part)
+}

@@ -1,0 +1,295 @@
+//! One open database: its writing connection, its readers, and its write-ahead log.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
+use super::SqliteConfig;
+use super::connection::{Location, Patience, Role, configure, patiently};
+use super::fairness;
+use super::readers::Readers;
+use super::schema::{self, Content};
+use super::writer::{Plan, Writer};
+use crate::error::{Error, Result};
+
+/// What the accounts in one database share.
+pub(super) struct Database {
+    pub(super) config: SqliteConfig,
+    pub(super) location: Location,
+    pub(super) writer: Writer,
+    pub(super) readers: Readers,
+    open_connections: AtomicUsize,
+    files: Option<Files>,
+    checkpointing: AtomicBool,
+}
+
+impl Database {
+    /// Opens, and if need be creates or migrates, a database. Blocks its thread.
+    pub(super) fn open_file(path: &Path, config: SqliteConfig) -> Result<Arc<Self>> {
+        if rusqlite::version_number() < OLDEST_SQLITE {
+            return Err(Error::InvalidInput { what: "the linked SQLite library", problem: "is older than 3.37" });
+        }
+        let created = create_private(path)?;
+        let path = fs::canonicalize(path).map_err(|source| Error::File { what: "database", source })?;
+        let content = schema::identify_file(&path)?;
+        if !created && content == Content::Ours {
+            warn_if_readable_by_others(&path);
+        }
+        let location = Location::File(path.clone());
+        let connection = patiently(config.busy_timeout, || prepare(&location, &path, &config))?;
+        let files = Files::look(&path).map_err(|source| Error::File { what: "database", source })?;
+        Ok(Arc::new(Self::new(config, location, connection, Some(files))))
+    }
+
+    /// Creates a database in memory.
+    pub(super) fn in_memory(config: SqliteConfig) -> Result<Arc<Self>> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let location = Location::Memory { uri: format!("file:/wastore-{number}?vfs=memdb") };
+        let mut connection = location.connect()?;
+        configure(&connection, &config, Role::Writer)?;
+        schema::migrate(&mut connection, Path::new(":memory:"))?;
+        Ok(Arc::new(Self::new(config, location, connection, None)))
+    }
+
+    fn new(config: SqliteConfig, location: Location, connection: Connection, files: Option<Files>) -> Self {
+        Self {
+            readers: Readers::new(config.readers),
+            config,
+            location,
+            writer: Writer::new(connection),
+            open_connections: AtomicUsize::new(1),
+            files,
+            checkpointing: AtomicBool::new(false),
+        }
+    }
+
+    /// The path of the database file, or `None` in memory.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.location {
+            Location::File(path) => Some(path),
+            Location::Memory { .. } => None,
+        }
+    }
+
+    /// How many connections there are, each with a page cache of its own.
+    pub(super) fn open_connections(&self) -> usize {
+        self.open_connections.load(Ordering::Relaxed)
+    }
+
+    /// Runs a short query where the caller is.
+    ///
+    /// # Errors
+    /// What `query` returns; contention only after the timeout.
+    pub(super) async fn read<T>(self: &Arc<Self>, mut query: impl FnMut(&Connection) -> Result<T> + Send) -> Result<T> {
+        if fairness::spend(fairness::READ) {
+            fairness::step_aside().await;
+        }
+        let mut patience = None;
+        loop {
+            let result = match self.read_as_writer(&mut query) {
+                Some(result) => result,
+                None => self.reader().await?.run(&mut query),
+            };
+            match result {
+                Err(error) if error.is_contention() => {
+                    match patience.get_or_insert_with(|| Patience::new(self.config.busy_timeout)).next() {
+                        Some(pause) => blocking::unblock(move || std::thread::sleep(pause)).await,
+                        None => return Err(error),
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Runs a query of many rows on a blocking thread.
+    ///
+    /// # Errors
+    /// As [`Database::read`].
+    pub(super) async fn read_long<T, F>(self: &Arc<Self>, mut query: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        let (reader, timeout) = (self.reader_to_go().await?, self.config.busy_timeout);
+        blocking::unblock(move || patiently(timeout, || reader.run(&mut query))).await
+    }
+
+    /// Opens a reader. Blocks its thread.
+    pub(super) fn open_reader(&self) -> Result<Connection> {
+        let connection = self.location.connect()?;
+        configure(&connection, &self.config, Role::Reader)?;
+        // What lies at the path now may be another file than the writer has.
+        if let Some(files) = &self.files {
+            files.check()?;
+        }
+        self.open_connections.fetch_add(1, Ordering::Relaxed);
+        Ok(connection)
+    }
+
+    /// What a commit has to be followed by, before its caller hears of it.
+    ///
+    /// # Errors
+    /// [`Error::FileMoved`] if the commit went to a file that is not at its path any more.
+    pub(super) fn after_commit(self: &Arc<Self>, wal_pages: u32) -> Result<()> {
+        if let Some(files) = &self.files {
+            files.check()?;
+        }
+        if wal_pages >= CHECKPOINT_PAGES && !self.checkpointing.swap(true, Ordering::Relaxed) {
+            let database = self.clone();
+            blocking::unblock(move || database.begin_checkpoint()).detach();
+        }
+        Ok(())
+    }
+
+    /// Copies most of the write-ahead log into the database on a connection of its own, beside readers and the writer,
+    /// and queues the rest, for which the writer must stand still: otherwise the log would never end under steady load.
+    fn begin_checkpoint(self: Arc<Self>) {
+        let copied = self.location.connect().and_then(|connection| {
+            connection.pragma_update(None, "synchronous", "NORMAL")?;
+            // Each pass copies what came during the one before, so there is less to do every time.
+            for _ in 0..CHECKPOINT_PASSES {
+                checkpoint(&connection, "PASSIVE")?;
+            }
+            Ok(())
+        });
+        if let Err(error) = copied {
+            log::warn!("the write-ahead log could not be copied into the database: {}", Error::from(error));
+        }
+        let database = self.clone();
+        let finish = move |connection: &Connection| {
+            let done = checkpoint(connection, "PASSIVE");
+            database.checkpointing.store(false, Ordering::Relaxed);
+            Ok(done?)
+        };
+        self.enqueue_detached(Plan::UPKEEP, finish);
+    }
+}
+
+/// The oldest version with `STRICT` tables.
+const OLDEST_SQLITE: i32 = 3_037_000;
+/// Five sessions of 1.5 KB fit, where a page of 4 KB holds two; a page is what a commit writes.
+const PAGE_BYTES: i64 = 8192;
+/// From how many pages on the write-ahead log is copied into the database: 32 MiB. A page that was written several times
+/// meanwhile is copied once.
+const CHECKPOINT_PAGES: u32 = 4096;
+const CHECKPOINT_PASSES: usize = 3;
+
+/// Opens the writing connection.
+fn prepare(location: &Location, path: &Path, config: &SqliteConfig) -> Result<Connection> {
+    let mut connection = location.connect()?;
+    // Closing somebody else's database must not fold its write-ahead log into it.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    let content = schema::identify(&connection, path)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    if content == Content::Empty {
+        // Only before there are tables.
+        connection.pragma_update(None, "page_size", PAGE_BYTES)?;
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
+    configure(&connection, config, Role::Writer)?;
+    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(Error::InvalidInput {
+            what: "the file system",
+            problem: "has no shared memory for SQLite's write-ahead log: use a local disk",
+        });
+    }
+    schema::migrate(&mut connection, path)?;
+    Ok(connection)
+}
+
+/// Copies what it can from the write-ahead log into the database. `true` if that was everything.
+pub(super) fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<bool> {
+    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), (), |row| {
+        let (blocked, pages, copied) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
+        Ok(blocked == 0 && pages == copied)
+    })
+}
+
+/// Creates a file that only its owner may read, unless there is one. `true` if it was created.
+fn create_private(path: &Path) -> Result<bool> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Ok(_) => {
+            sync_folder(path).map_err(|source| Error::File { what: "database", source })?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Error::InvalidInput { what: "the database path", problem: "is in a folder that does not exist" })
+        }
+        Err(source) => Err(Error::File { what: "database", source }),
+    }
+}
+
+/// Makes the name of a new file survive a power cut.
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn warn_if_readable_by_others(path: &Path) {
+    #[cfg(unix)]
+    if let Ok(metadata) = fs::metadata(path)
+        && std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0
+    {
+        log::warn!("other users of this machine may open the database file {}: change its mode to 600", path.display());
+    }
+}
+
+/// The files that the writing connection has open, to notice when their names lead elsewhere.
+#[derive(Debug)]
+struct Files {
+    #[cfg(unix)]
+    identities: [(PathBuf, (u64, u64)); 2],
+}
+
+impl Files {
+    fn look(path: &Path) -> io::Result<Self> {
+        #[cfg(unix)]
+        {
+            let mut log = path.as_os_str().to_owned();
+            log.push("-wal");
+            let log = PathBuf::from(log);
+            let (database_id, log_id) = (identity(path)?, identity(&log)?);
+            Ok(Self { identities: [(path.to_owned(), database_id), (log, log_id)] })
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = path;
+            Ok(Self {})
+        }
+    }
+
+    /// # Errors
+    /// [`Error::FileMoved`] if one of the files was moved, deleted or replaced. Elsewhere than on Unix, open files cannot.
+    fn check(&self) -> Result<()> {
+        #[cfg(unix)]
+        for (path, expected) in &self.identities {
+            if identity(path).ok().as_ref() != Some(expected) {
+                return Err(Error::FileMoved);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+

@@ -1,0 +1,112 @@
+//! The own device.
+//!
+//! It is stored as JSON, which carries every field that upstream serializes now or adds later; only the routing info has
+//! a column of its own, because an encrypting layer keeps kilobytes in it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rusqlite::Connection;
+use wacore::client_profile::ClientProfile;
+use wacore::stats::StorageResourceReport;
+use wacore::store::Device;
+use wacore::store::device::DEVICE_PROPS;
+use wacore::store::error::Result;
+use wacore::store::traits::DeviceStore;
+use zeroize::Zeroizing;
+
+use super::SqliteStore;
+use super::connection::Statements;
+use super::writer::Plan;
+use crate::error::{self, Error};
+use crate::json;
+use crate::method::Record;
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl DeviceStore for SqliteStore {
+    async fn save(&self, device: &Device) -> Result<()> {
+        const SQL: &str = "INSERT INTO devices (account, record, edge_routing_info) VALUES (?1, ?2, ?3)
+            ON CONFLICT (account) DO UPDATE SET record = excluded.record, edge_routing_info = excluded.edge_routing_info";
+        let (account, row) = (self.account, Row::new(device)?);
+        self.write(Plan::SIGNAL, move |c| c.run(SQL, (account, &row.record[..], &row.edge_routing_info)).map(drop)).await
+    }
+
+    async fn load(&self) -> Result<Option<Device>> {
+        const SQL: &str = "SELECT record, edge_routing_info FROM devices WHERE account = ?1";
+        self.read(|c| {
+            let row = c.first(SQL, (self.account,), |row| {
+                Ok(Row { record: Zeroizing::new(row.get(0)?), edge_routing_info: row.get(1)? })
+            })?;
+            row.map(Row::into_device).transpose()
+        })
+        .await
+    }
+
+    async fn exists(&self) -> Result<bool> {
+        const SQL: &str = "SELECT 1 FROM devices WHERE account = ?1";
+        self.read(|c| Ok(c.first(SQL, (self.account,), |_| Ok(()))?.is_some())).await
+    }
+
+    /// Stores a new device, unless the account has one. Returns the account's number.
+    async fn create(&self) -> Result<i32> {
+        const SQL: &str = "INSERT INTO devices (account, record, edge_routing_info) VALUES (?1, ?2, ?3)
+            ON CONFLICT (account) DO NOTHING";
+        if !self.exists().await? {
+            let (account, row) = (self.account, Row::new(&Device::new())?);
+            self.write(Plan::SIGNAL, move |c| {
+                c.run(SQL, (account, &row.record[..], &row.edge_routing_info)).map(drop)
+            })
+            .await?;
+        }
+        Ok(self.account)
+    }
+
+    /// Writes `<database>.snapshot-<unix time in ms>-<name>` beside the database, and the extra content into the same name with
+    /// `.extra`, both with mode 0600. What is not an ASCII letter, a digit
+    /// or `-` in `name` becomes `_`; 64 characters are kept.
+    async fn snapshot_db(&self, name: &str, extra_content: Option<&[u8]>) -> Result<()> {
+        Ok(self.snapshot(name, extra_content.map(<[u8]>::to_vec)).await?)
+    }
+
+    /// An upper bound of what the page caches hold, and the number of pages of the database. The connections belong to all
+    /// accounts, so account 1 reports their memory and the others none of it.
+    async fn resource_report(&self) -> StorageResourceReport {
+        let pragmas = |c: &Connection| {
+            let value = |name| c.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+            Ok((value("page_count")?.cast_unsigned(), value("page_size")?.cast_unsigned()))
+        };
+        let Ok((pages, page_size)) = self.database.read(pragmas).await else { return StorageResourceReport::default() };
+        let cache = (self.database.config.page_cache as u64).min(pages.saturating_mul(page_size));
+        let shared = cache.saturating_mul(self.database.open_connections() as u64);
+        let memory_bytes = Some(if self.account == 1 { shared } else { 0 });
+        StorageResourceReport { memory_bytes, pages: Some(pages), ..StorageResourceReport::default() }
+    }
+}
+
+/// A device as it is stored.
+struct Row {
+    record: Zeroizing<Vec<u8>>,
+    edge_routing_info: Option<Vec<u8>>,
+}
+
+impl Row {
+    fn new(device: &Device) -> error::Result<Self> {
+        let mut device = device.clone();
+        let edge_routing_info = device.edge_routing_info.take();
+        Ok(Self { record: json::encode(Record::Device, &device)?, edge_routing_info })
+    }
+
+    fn into_device(self) -> error::Result<Device> {
+        let device: Device =
+            serde_json::from_slice(&self.record).map_err(|_| Error::Malformed { record: Record::Device })?;
+        Ok(Device {
+            edge_routing_info: self.edge_routing_info,
+            // Not serialized, and their serde defaults are not the client's.
+            device_props: Arc::new(DEVICE_PROPS.clone()),
+            client_profile: ClientProfile::web(),
+            nct_salt_sync_seen: false,
+            ..device
+        })
+    }
+}

@@ -1,0 +1,46 @@
+//! Giving way to other tasks.
+//!
+//! Calls that run where the caller is never wait, so a task that makes many of them in a row would keep its thread from
+//! timers and from other tasks for as long as it likes. Each thread therefore keeps account of the work done on it, and
+//! after about half a millisecond the call at hand steps aside.
+
+use std::cell::Cell;
+use std::future;
+use std::mem;
+use std::task::Poll;
+
+/// What a call costs on the caller's thread: roughly microseconds.
+pub(super) const READ: u32 = 4;
+pub(super) const WRITE: u32 = 20;
+pub(super) const ROW: u32 = 4;
+const BUDGET: u32 = 500;
+
+thread_local! {
+    static SPENT: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Books work on this thread. `true` if it is time to step aside.
+pub(super) fn spend(cost: u32) -> bool {
+    let spent = SPENT.get().saturating_add(cost);
+    SPENT.set(if spent > BUDGET { 0 } else { spent });
+    spent > BUDGET
+}
+
+/// Comes back when the other tasks have had their turn, and, under tokio, timers and sockets theirs, which are not looked at
+/// every time that a task just asks to be called again.
+pub(super) async fn step_aside() {
+    tokio::task::yield_now().await;
+}
+
+/// Lets those run who are ready.
+pub(super) async fn let_others_run() {
+    let mut yielded = false;
+    future::poll_fn(|context| {
+        if mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,342 @@
+//! The embedded default: an SQLite store that is faster than upstream's, and the reference implementation of the traits.
+//!
+//! | file | |
+//! |--|--|
+//! | `database.rs` | one open database: readers, the write-ahead log, what lies at its path |
+//! | `writer.rs` | the writing connection, and how calls share it and its commits |
+//! | `connection.rs` | settings of a connection; running statements |
+//! | `schema.rs`, `migrations/` | the schema, and telling our files from others |
+//! | `snapshot.rs` | backups, snapshots and upkeep |
+//! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |
+
+mod app_sync;
+mod connection;
+mod database;
+mod device;
+mod fairness;
+mod msg_secret;
+mod protocol;
+mod readers;
+mod schema;
+mod signal;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use wacore::store::error::StoreError;
+
+use crate::error::Result;
+use connection::Statements;
+use database::Database;
+use writer::Plan;
+
+/// A [`Backend`](wacore::store::traits::Backend) in an SQLite file: one account of possibly many.
+///
+/// ```
+/// # futures::executor::block_on(async {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("wa.db");
+/// use wacore::store::traits::SignalStore;
+/// use wastore::SqliteStore;
+///
+/// let store = SqliteStore::open(&path).await?;         // account 1
+/// let second = store.account(2);                       // same file, same connections, other records
+/// store.put_session("15550001111:2@s.whatsapp.net", b"a session").await?;
+/// assert!(!second.has_session("15550001111:2@s.whatsapp.net").await?);
+/// # Ok::<(), wastore::Error>(())
+/// # }).unwrap();
+/// ```
+///
+/// Clones and accounts are cheap: they share one writing connection, a few readers and one queue. Short calls run on the
+/// caller's thread, calls that have to wait for the disk on threads of the
+/// [`blocking`](https://docs.rs/blocking) crate, under any async runtime. Several processes may open the same file.
+/// When the last clone is dropped, the connections are closed.
+///
+/// # What survives
+/// With the default [`Durability::SignalState`], a call that has returned `Ok` survives the process being killed, and, if
+/// it stored Signal state, the device, app-state keys or pending messages, a power cut. A call whose future is dropped may
+/// still be carried out.
+///
+/// # Errors
+/// Methods of the storage traits fail with [`StoreError::Database`] or [`StoreError::Connection`], from which
+/// [`Error::of`](crate::Error::of) gets an [`Error::Sqlite`](crate::Error::Sqlite) that says what is wrong. Upstream's
+/// `is_database_busy_or_locked` is `true` for [`SqliteProblem::Contended`](crate::SqliteProblem::Contended) only.
+#[derive(Clone)]
+pub struct SqliteStore {
+    database: Arc<Database>,
+    account: i32,
+}
+
+impl SqliteStore {
+    /// Opens account 1 of a database with the default settings; see [`SqliteConfig::open`].
+    ///
+    /// # Errors
+    /// As [`SqliteConfig::open`].
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        SqliteConfig::new().open(path).await
+    }
+
+    /// Creates a store in memory, for tests; see [`SqliteConfig::in_memory`].
+    ///
+    /// # Errors
+    /// As [`SqliteConfig::in_memory`].
+    pub async fn in_memory() -> Result<Self> {
+        SqliteConfig::new().in_memory().await
+    }
+
+    /// Another account in the same database: any number, also one that has no records yet. It costs no connection and no
+    /// thread. The number is what upstream calls the device id, and what `create` returns.
+    pub fn account(&self, number: i32) -> Self {
+        Self { database: self.database.clone(), account: number }
+    }
+
+    /// The number of this account.
+    pub fn account_number(&self) -> i32 {
+        self.account
+    }
+
+    /// The numbers of all accounts that have a device, in ascending order.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`](crate::Error::Sqlite).
+    pub async fn accounts(&self) -> Result<Vec<i32>> {
+        self.database
+            .read(|connection| connection.all("SELECT account FROM devices ORDER BY account", (), |row| row.get(0)))
+            .await
+    }
+
+    /// Deletes every record of this account, in one transaction, for good. Other accounts stay.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`](crate::Error::Sqlite) and [`Error::FileMoved`](crate::Error::FileMoved); nothing is deleted then.
+    pub async fn delete_account(&self) -> Result<()> {
+        let account = self.account;
+        let delete = move |connection: &Connection| {
+            for sql in DELETE_ACCOUNT {
+                connection.run(sql, (account,))?;
+            }
+            Ok(())
+        };
+        self.database.write(Plan::SIGNAL.transaction().long(), delete).await
+    }
+
+    /// The path of the database, absolute and without symbolic links, or `None` if it is in memory.
+    pub fn path(&self) -> Option<&Path> {
+        self.database.path()
+    }
+
+    /// Runs a short query of a storage method.
+    async fn read<T: Send>(&self, query: impl FnMut(&Connection) -> Result<T> + Send) -> Result<T, StoreError> {
+        Ok(self.database.read(query).await?)
+    }
+
+    /// Runs a query of a storage method that may return many rows.
+    async fn read_long<T, F>(&self, query: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        Ok(self.database.read_long(query).await?)
+    }
+
+    /// Runs a storage method that changes something.
+    async fn write<T, F>(&self, plan: Plan, operation: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        Ok(self.database.write(plan, operation).await?)
+    }
+
+    /// Deletes [`SWEEP_ROWS`] rows at a time until none are left, and gives the number of rows. Each time is a transaction
+    /// of its own, so that others need not wait for all of it.
+    async fn sweep(&self, delete: impl Fn(&Connection) -> Result<usize> + Clone + Send + 'static) -> Result<u32, StoreError> {
+        let mut total = 0u32;
+        loop {
+            let count = self.write(Plan::CACHE.long().transaction(), delete.clone()).await?;
+            total = total.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+            if count < SWEEP_ROWS {
+                return Ok(total);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.path().and_then(Path::file_name).map_or("in memory".into(), |name| name.to_string_lossy());
+        match self.account {
+            1 => write!(f, "sqlite({name})"),
+            account => write!(f, "sqlite({name}, account {account})"),
+        }
+    }
+}
+
+/// How many rows a statement of a sweep deletes at most.
+const SWEEP_ROWS: usize = 1000;
+
+const DELETE_ACCOUNT: [&str; 18] = [
+    "DELETE FROM identities WHERE account = ?1",
+    "DELETE FROM sessions WHERE account = ?1",
+    "DELETE FROM prekeys WHERE account = ?1",
+    "DELETE FROM signed_prekeys WHERE account = ?1",
+    "DELETE FROM sender_keys WHERE account = ?1",
+    "DELETE FROM sync_keys WHERE account = ?1",
+    "DELETE FROM collection_versions WHERE account = ?1",
+    "DELETE FROM mutation_macs WHERE account = ?1",
+    "DELETE FROM sender_key_devices WHERE account = ?1",
+    "DELETE FROM lid_mappings WHERE account = ?1",
+    "DELETE FROM base_keys WHERE account = ?1",
+    "DELETE FROM device_lists WHERE account = ?1",
+    "DELETE FROM group_metadata WHERE account = ?1",
+    "DELETE FROM tc_tokens WHERE account = ?1",
+    "DELETE FROM sent_messages WHERE account = ?1",
+    "DELETE FROM pending_inbound WHERE account = ?1",
+    "DELETE FROM message_secrets WHERE account = ?1",
+    "DELETE FROM devices WHERE account = ?1",
+];
+
+/// When a commit waits until it is on the disk (`PRAGMA synchronous = FULL`), and not just in the operating system's hands
+/// (`NORMAL`). The file is consistent after a power cut in any case; the question is what it misses.
+///
+/// Waiting costs what an `fsync` of the disk costs, 0.1 to 10 ms, shared by all calls that wait at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Every call that has returned survives a power cut.
+    Full,
+    /// Signal state, the device, app-state keys and pending messages survive a power cut, which is what upstream's
+    /// counter leases and acknowledgements rely on. What the client can fetch again survives a killed process.
+    #[default]
+    SignalState,
+    /// Calls survive a killed process. A power cut may undo the last seconds, Signal state included: messages may then
+    /// fail to decrypt. This is what upstream's store does by default.
+    Process,
+}
+
+impl Durability {
+    fn full_sync(self, signal_state: bool) -> bool {
+        match self {
+            Durability::Full => true,
+            Durability::SignalState => signal_state,
+            Durability::Process => false,
+        }
+    }
+}
+
+/// Settings of an [`SqliteStore`]. The defaults suit a bot with one account.
+///
+/// For hundreds of accounts in one file, give all of them more cache and more readers:
+///
+/// ```
+/// # futures::executor::block_on(async {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("wa.db");
+/// use wastore::SqliteConfig;
+///
+/// let first = SqliteConfig::new().readers(8).page_cache(16 << 20).open(&path).await?;
+/// let stores: Vec<_> = (1..=500).map(|number| first.account(number)).collect();
+/// # Ok::<(), wastore::Error>(())
+/// # }).unwrap();
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "settings do nothing until a store is opened with them"]
+pub struct SqliteConfig {
+    durability: Durability,
+    readers: usize,
+    page_cache: usize,
+    mmap: u64,
+    busy_timeout: Duration,
+    base_key_retention: Option<Duration>,
+}
+
+impl SqliteConfig {
+    /// The defaults: what each method below says.
+    pub fn new() -> Self {
+        Self {
+            durability: Durability::default(),
+            readers: 4,
+            page_cache: 2 << 20,
+            mmap: 0,
+            busy_timeout: Duration::from_secs(10),
+            base_key_retention: Some(Duration::from_secs(30 * 24 * 3600)),
+        }
+    }
+
+    /// What survives a power cut. Default: [`Durability::SignalState`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How many reading connections there may be, at least 1; they are opened when needed. Default: 4. More than threads
+    /// that read at the same time are of no use.
+    pub fn readers(mut self, count: usize) -> Self {
+        self.readers = count.max(1);
+        self
+    }
+
+    /// The page cache of each connection, in bytes. Default: 2 MiB. Pages that are not in it come from the operating
+    /// system's cache, which takes a few microseconds each.
+    pub fn page_cache(mut self, bytes: usize) -> Self {
+        self.page_cache = bytes;
+        self
+    }
+
+    /// How many bytes of the file are read through a memory map instead of the page cache. Default: 0. Faster for large
+    /// files, but a disk error kills the process instead of failing a call (<https://www.sqlite.org/mmap.html>).
+    pub fn mmap(mut self, bytes: u64) -> Self {
+        self.mmap = bytes;
+        self
+    }
+
+    /// How long a call waits for another process that writes to the same file. Default: 10 s.
+    pub fn busy_timeout(mut self, timeout: Duration) -> Self {
+        self.busy_timeout = timeout;
+        self
+    }
+
+    /// How long base keys are kept, which upstream saves for the detection of repeated retries and deletes only
+    /// sometimes; `None`: for ever. Default: 30 days.
+    pub fn base_key_retention(mut self, retention: Option<Duration>) -> Self {
+        self.base_key_retention = retention;
+        self
+    }
+
+    /// Opens account 1 of the database at `path`. A file that is not there is created, with mode 0600; its folder must be
+    /// there. An older schema of this crate is brought up to date.
+    ///
+    /// # Errors
+    /// [`Error::ForeignFile`](crate::Error::ForeignFile) if the file belongs to something else,
+    /// [`Error::UnsupportedVersion`](crate::Error::UnsupportedVersion) if a later version of this crate wrote it; neither
+    /// is changed. [`Error::InvalidInput`](crate::Error::InvalidInput) if there is no such folder, or the file system
+    /// cannot share memory; [`Error::File`](crate::Error::File) and [`Error::Sqlite`](crate::Error::Sqlite) if the file
+    /// cannot be read or written.
+    pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore> {
+        let path: PathBuf = path.as_ref().to_owned();
+        let database = blocking::unblock(move || Database::open_file(&path, self)).await?;
+        Ok(SqliteStore { database, account: 1 })
+    }
+
+    /// Creates an empty store in memory, which is gone with its last clone.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`](crate::Error::Sqlite) if there is no memory.
+    pub async fn in_memory(self) -> Result<SqliteStore> {
+        let database = blocking::unblock(move || Database::in_memory(self)).await?;
+        Ok(SqliteStore { database, account: 1 })
+    }
+}
+
+impl Default for SqliteConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,104 @@
+//! The versioned schema, and telling our files from others.
+//!
+//! A file of ours carries [`APPLICATION_ID`] in its header and its schema version in `user_version`
+//! (<https://www.sqlite.org/fileformat2.html#database_header>). Version N is reached from N - 1 by `migrations/N.sql`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+
+use crate::error::{Error, ForeignFile, Result};
+
+/// `WAST` in ASCII.
+const APPLICATION_ID: i64 = 0x5741_5354;
+const MIGRATIONS: &[&str] = &[include_str!("migrations/1.sql")];
+/// The newest schema version that this crate knows.
+pub(super) const NEWEST: u32 = MIGRATIONS.len() as u32;
+
+/// What a file turned out to be.
+#[derive(PartialEq, Eq)]
+pub(super) enum Content {
+    /// Nothing yet.
+    Empty,
+    /// Ours, of a version that this crate can read or bring up to date.
+    Ours,
+}
+
+/// Looks at a file that is there, without SQLite, which would take any file of less than a page for an empty database.
+///
+/// # Errors
+/// [`Error::ForeignFile`] if it has content that is not an SQLite database, [`Error::File`] if it cannot be read.
+pub(super) fn identify_file(path: &Path) -> Result<Content> {
+    let cannot_read = |source| Error::File { what: "database", source };
+    let mut start = Vec::with_capacity(MAGIC.len());
+    File::open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut start)).map_err(cannot_read)?;
+    match start.as_slice() {
+        [] => Ok(Content::Empty),
+        MAGIC => Ok(Content::Ours),
+        _ => Err(foreign(path, ForeignFile::NotSqlite)),
+    }
+}
+
+const MAGIC: &[u8] = b"SQLite format 3\0";
+
+/// Looks at a database, and writes nothing.
+///
+/// # Errors
+/// [`Error::ForeignFile`] if it is not ours, [`Error::UnsupportedVersion`] if a later version wrote it, and the errors of
+/// reading.
+pub(super) fn identify(connection: &Connection, path: &Path) -> Result<Content> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (application, version) = match pragma("application_id").and_then(|id| Ok((id, pragma("user_version")?))) {
+        Ok(found) => found,
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) => {
+            return Err(foreign(path, ForeignFile::NotSqlite));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if application == APPLICATION_ID {
+        return match u32::try_from(version) {
+            Ok(1..=NEWEST) => Ok(Content::Ours),
+            Ok(newer) if newer > NEWEST => {
+                Err(Error::UnsupportedVersion { what: "database schema version", found: newer, newest: NEWEST })
+            }
+            _ => Err(foreign(path, ForeignFile::OtherProgram)),
+        };
+    }
+    let names = connection
+        .prepare("SELECT name FROM sqlite_schema")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<String>>>()?;
+    let has = |name: &str| names.iter().any(|found| found == name);
+    if names.is_empty() && application == 0 && version == 0 {
+        Ok(Content::Empty)
+    } else if has("__diesel_schema_migrations") && has("device") && has("sessions") {
+        Err(foreign(path, ForeignFile::Upstream))
+    } else {
+        Err(foreign(path, ForeignFile::OtherProgram))
+    }
+}
+
+/// Brings the schema up to date, each version in a transaction of its own.
+///
+/// # Errors
+/// As [`identify`], because another process may have written the file in between; and the errors of writing.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
+    loop {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let version = match identify(&transaction, path)? {
+            Content::Empty => 0,
+            Content::Ours => transaction.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))?,
+        };
+        let Some(migration) = MIGRATIONS.get(version as usize) else { return Ok(()) };
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", version + 1)?;
+        transaction.commit()?;
+    }
+}
+
+fn foreign(path: &Path, found: ForeignFile) -> Error {
+    Error::ForeignFile { path: path.to_owned(), found }
+}

@@ -1,0 +1,259 @@
+//! Identities, sessions, prekeys and sender keys.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rusqlite::{Connection, Row, Statement};
+use wacore::store::error::Result;
+use wacore::store::traits::SignalStore;
+
+use super::SqliteStore;
+use super::connection::Statements;
+use super::writer::Plan;
+use crate::encrypt::HeaderCopy;
+use crate::error::{self, Error};
+use crate::method::Record;
+
+const PUT_IDENTITY: &str = "INSERT INTO identities (account, address, key) VALUES (?1, ?2, ?3)
+    ON CONFLICT (account, address) DO UPDATE SET key = excluded.key";
+const PUT_SESSION: &str = "INSERT INTO sessions (account, address, record) VALUES (?1, ?2, ?3)
+    ON CONFLICT (account, address) DO UPDATE SET record = excluded.record";
+const STORE_PREKEY: &str = "INSERT INTO prekeys (account, id, record, uploaded) VALUES (?1, ?2, ?3, ?4)
+    ON CONFLICT (account, id) DO UPDATE SET record = excluded.record, uploaded = excluded.uploaded";
+const LOAD_PREKEY: &str = "SELECT record FROM prekeys WHERE account = ?1 AND id = ?2";
+const STORE_SIGNED_PREKEY: &str = "INSERT INTO signed_prekeys (account, id, record) VALUES (?1, ?2, ?3)
+    ON CONFLICT (account, id) DO UPDATE SET record = excluded.record";
+const PUT_SENDER_KEY: &str = "INSERT INTO sender_keys (account, address, record) VALUES (?1, ?2, ?3)
+    ON CONFLICT (account, address) DO UPDATE SET record = excluded.record";
+const GET_SENDER_KEY: &str = "SELECT record FROM sender_keys WHERE account = ?1 AND address = ?2";
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl SignalStore for SqliteStore {
+    async fn put_identity(&self, address: &str, key: [u8; 32]) -> Result<()> {
+        let (account, address) = (self.account, address.to_owned());
+        self.write(Plan::SIGNAL, move |c| c.run(PUT_IDENTITY, (account, &address, key)).map(drop)).await
+    }
+
+    async fn put_identities_batch(&self, identities: &[(Arc<str>, [u8; 32])]) -> Result<()> {
+        let (account, rows) = (self.account, identities.to_vec());
+        self.write_rows(Plan::SIGNAL, PUT_IDENTITY, rows, |_| 32, move |put, (address, key)| {
+            put.execute((account, address, key))
+        })
+        .await
+    }
+
+    async fn load_identity(&self, address: &str) -> Result<Option<[u8; 32]>> {
+        const SQL: &str = "SELECT key FROM identities WHERE account = ?1 AND address = ?2";
+        self.read(|c| {
+            let key: Option<Vec<u8>> = c.first(SQL, (self.account, address), |row| row.get(0))?;
+            key.map(|key| key.try_into().map_err(|_| Error::Malformed { record: Record::Identity })).transpose()
+        })
+        .await
+    }
+
+    async fn delete_identity(&self, address: &str) -> Result<()> {
+        const SQL: &str = "DELETE FROM identities WHERE account = ?1 AND address = ?2";
+        let (account, address) = (self.account, address.to_owned());
+        self.write(Plan::SIGNAL, move |c| c.run(SQL, (account, &address)).map(drop)).await
+    }
+
+    async fn get_session(&self, address: &str) -> Result<Option<Bytes>> {
+        const SQL: &str = "SELECT record FROM sessions WHERE account = ?1 AND address = ?2";
+        self.read(|c| c.first(SQL, (self.account, address), bytes)).await
+    }
+
+    async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
+        let (account, address, session) = (self.account, address.to_owned(), session.to_vec());
+        self.write(Plan::SIGNAL, move |c| c.run(PUT_SESSION, (account, &address, &session)).map(drop)).await
+    }
+
+    async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
+        let (account, rows) = (self.account, sessions.to_vec());
+        self.write_rows(Plan::SIGNAL, PUT_SESSION, rows, |row| row.1.len(), move |put, (address, session)| {
+            put.execute((account, address, &session[..]))
+        })
+        .await
+    }
+
+    async fn delete_session(&self, address: &str) -> Result<()> {
+        const SQL: &str = "DELETE FROM sessions WHERE account = ?1 AND address = ?2";
+        let (account, address) = (self.account, address.to_owned());
+        self.write(Plan::SIGNAL, move |c| c.run(SQL, (account, &address)).map(drop)).await
+    }
+
+    async fn has_session(&self, address: &str) -> Result<bool> {
+        const SQL: &str = "SELECT 1 FROM sessions WHERE account = ?1 AND address = ?2";
+        self.read(|c| Ok(c.first(SQL, (self.account, address), |_| Ok(()))?.is_some())).await
+    }
+
+    async fn has_signal_state_for_user(&self, user: &str) -> Result<bool> {
+        // Addresses go on with `@` or `:` after the user, and end before the character that follows it.
+        const SQL: &str = "SELECT
+            EXISTS (SELECT 1 FROM sessions WHERE account = ?1 AND address >= ?2 AND address < ?3)
+            OR EXISTS (SELECT 1 FROM sessions WHERE account = ?1 AND address >= ?4 AND address < ?5)
+            OR EXISTS (SELECT 1 FROM identities WHERE account = ?1 AND address >= ?2 AND address < ?3)
+            OR EXISTS (SELECT 1 FROM identities WHERE account = ?1 AND address >= ?4 AND address < ?5)";
+        let [at, after_at, colon, after_colon] = ["@", "A", ":", ";"].map(|end| [user, end].concat());
+        self.read(|c| {
+            let found = c.first(SQL, (self.account, &at, &after_at, &colon, &after_colon), |row| row.get(0))?;
+            Ok(found.unwrap_or(false))
+        })
+        .await
+    }
+
+    async fn store_prekey(&self, id: u32, record: &[u8], uploaded: bool) -> Result<()> {
+        let (account, record) = (self.account, record.to_vec());
+        self.write(Plan::SIGNAL, move |c| c.run(STORE_PREKEY, (account, id, &record, uploaded)).map(drop)).await
+    }
+
+    async fn store_prekeys_batch(&self, keys: &[(u32, Bytes)], uploaded: bool) -> Result<()> {
+        let (account, rows) = (self.account, keys.to_vec());
+        self.write_rows(Plan::SIGNAL, STORE_PREKEY, rows, |row| row.1.len(), move |store, (id, record)| {
+            store.execute((account, id, &record[..], uploaded))
+        })
+        .await
+    }
+
+    async fn load_prekey(&self, id: u32) -> Result<Option<Bytes>> {
+        self.read(|c| c.first(LOAD_PREKEY, (self.account, id), bytes)).await
+    }
+
+    /// In the order of `ids`; an id that is asked for twice is returned twice.
+    async fn load_prekeys_batch(&self, ids: &[u32]) -> Result<Vec<(u32, Bytes)>> {
+        let account = self.account;
+        let load = move |c: &Connection, &id: &u32| {
+            Ok(c.first(LOAD_PREKEY, (account, id), bytes)?.map(|record| (id, record)))
+        };
+        self.read_rows(ids, load).await
+    }
+
+    async fn mark_prekeys_uploaded(&self, ids: &[u32]) -> Result<()> {
+        const SQL: &str = "UPDATE prekeys SET uploaded = 1 WHERE account = ?1 AND id = ?2";
+        let (account, rows) = (self.account, ids.to_vec());
+        self.write_rows(Plan::SIGNAL, SQL, rows, |_| 0, move |mark, id| mark.execute((account, id))).await
+    }
+
+    async fn remove_prekey(&self, id: u32) -> Result<()> {
+        const SQL: &str = "DELETE FROM prekeys WHERE account = ?1 AND id = ?2";
+        let account = self.account;
+        self.write(Plan::SIGNAL, move |c| c.run(SQL, (account, id)).map(drop)).await
+    }
+
+    async fn get_max_prekey_id(&self) -> Result<u32> {
+        const SQL: &str = "SELECT id FROM prekeys WHERE account = ?1 ORDER BY id DESC LIMIT 1";
+        self.read(|c| Ok(c.first(SQL, (self.account,), |row| row.get(0))?.unwrap_or(0))).await
+    }
+
+    async fn store_signed_prekey(&self, id: u32, record: &[u8]) -> Result<()> {
+        let (account, record) = (self.account, record.to_vec());
+        self.write(Plan::SIGNAL, move |c| c.run(STORE_SIGNED_PREKEY, (account, id, &record)).map(drop)).await
+    }
+
+    async fn load_signed_prekey(&self, id: u32) -> Result<Option<Vec<u8>>> {
+        const SQL: &str = "SELECT record FROM signed_prekeys WHERE account = ?1 AND id = ?2";
+        self.read(|c| c.first(SQL, (self.account, id), |row| row.get(0))).await
+    }
+
+    /// In the order of their ids.
+    async fn load_all_signed_prekeys(&self) -> Result<Vec<(u32, Vec<u8>)>> {
+        const SQL: &str = "SELECT id, record FROM signed_prekeys WHERE account = ?1 ORDER BY id";
+        self.read(|c| c.all(SQL, (self.account,), |row| Ok((row.get(0)?, row.get(1)?)))).await
+    }
+
+    async fn remove_signed_prekey(&self, id: u32) -> Result<()> {
+        const SQL: &str = "DELETE FROM signed_prekeys WHERE account = ?1 AND id = ?2";
+        let account = self.account;
+        self.write(Plan::SIGNAL, move |c| c.run(SQL, (account, id)).map(drop)).await
+    }
+
+    /// A copy of a vault header replaces only the one that it was made from, so that of several vaults, tasks or processes
+    /// that write it at the same time, exactly one succeeds.
+    async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
+        let (account, address, record) = (self.account, address.to_owned(), record.to_vec());
+        let Some(copy) = HeaderCopy::of(&address) else {
+            return self
+                .write(Plan::SIGNAL, move |c| c.run(PUT_SENDER_KEY, (account, &address, &record)).map(drop))
+                .await;
+        };
+        let replace = move |c: &Connection| {
+            let stored = |copy: HeaderCopy| {
+                c.first(GET_SENDER_KEY, (account, copy.address()), |row| row.get::<_, Vec<u8>>(0))
+            };
+            if !copy.may_become(&record, stored(HeaderCopy::A)?.as_deref(), stored(HeaderCopy::B)?.as_deref()) {
+                return Err(Error::HeaderConflict);
+            }
+            c.run(PUT_SENDER_KEY, (account, &address, &record)).map(drop)
+        };
+        self.write(Plan::SIGNAL.transaction(), replace).await
+    }
+
+    async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
+        let (account, rows) = (self.account, sender_keys.to_vec());
+        self.write_rows(Plan::SIGNAL, PUT_SENDER_KEY, rows, |row| row.1.len(), move |put, (address, record)| {
+            put.execute((account, address, &record[..]))
+        })
+        .await
+    }
+
+    async fn get_sender_key(&self, address: &str) -> Result<Option<Vec<u8>>> {
+        self.read(|c| c.first(GET_SENDER_KEY, (self.account, address), |row| row.get(0))).await
+    }
+
+    async fn delete_sender_key(&self, address: &str) -> Result<()> {
+        const SQL: &str = "DELETE FROM sender_keys WHERE account = ?1 AND address = ?2";
+        let (account, address) = (self.account, address.to_owned());
+        self.write(Plan::SIGNAL, move |c| c.run(SQL, (account, &address)).map(drop)).await
+    }
+}
+
+fn bytes(row: &Row<'_>) -> rusqlite::Result<Bytes> {
+    row.get::<_, Vec<u8>>(0).map(Bytes::from)
+}
+
+impl SqliteStore {
+    /// Runs a statement once per row, in one transaction; no rows, no transaction. `size` is what a row takes, roughly, in
+    /// bytes.
+    pub(super) async fn write_rows<R: Send + 'static>(
+        &self,
+        plan: Plan,
+        sql: &'static str,
+        rows: Vec<R>,
+        size: impl Fn(&R) -> usize,
+        write: impl Fn(&mut Statement<'_>, &R) -> rusqlite::Result<usize> + Send + 'static,
+    ) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let plan = plan.batch(rows.len(), rows.iter().map(size).sum());
+        self.write(plan, move |c| c.run_each(sql, &rows, &write)).await
+    }
+
+    /// Looks up every key and leaves out those that are not there; many of them on a blocking thread.
+    pub(super) async fn read_rows<K: Clone + Send + Sync + 'static, T: Send + 'static>(
+        &self,
+        keys: &[K],
+        load: impl Fn(&Connection, &K) -> error::Result<Option<T>> + Send + Sync + 'static,
+    ) -> Result<Vec<T>> {
+        fn load_all<K, T>(
+            c: &Connection,
+            keys: &[K],
+            load: impl Fn(&Connection, &K) -> error::Result<Option<T>>,
+        ) -> error::Result<Vec<T>> {
+            // One snapshot for all of them.
+            let snapshot = c.unchecked_transaction()?;
+            let found = keys.iter().filter_map(|key| load(&snapshot, key).transpose()).collect();
+            drop(snapshot);
+            found
+        }
+        if keys.len() <= INLINE_LOOKUPS {
+            return self.read(|c| load_all(c, keys, &load)).await;
+        }
+        let keys = keys.to_vec();
+        self.read_long(move |c| load_all(c, &keys, &load)).await
+    }
+}
+
+/// How many lookups may run where the caller is: about 0.2 ms.
+const INLINE_LOOKUPS: usize = 64;

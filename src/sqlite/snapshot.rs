@@ -1,0 +1,139 @@
+//! Copies of the database, and its upkeep.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use tempfile::NamedTempFile;
+
+use super::SqliteStore;
+use super::connection::{Statements, patiently};
+use super::database::{checkpoint, sync_folder};
+use super::writer::Plan;
+use crate::error::{Error, Result, SqliteProblem};
+
+impl SqliteStore {
+    /// Copies the whole database, all accounts, to a new file at `path`, while it is in use: the copy holds what was
+    /// committed at one moment, and nothing of what was deleted before. It appears under its name when it is complete and
+    /// on the disk, has mode 0600, and is itself a database that can be opened.
+    ///
+    /// What is encrypted in the store is encrypted in the copy.
+    ///
+    /// # Errors
+    /// [`Error::File`] if there is such a file already, or none can be created; [`Error::Sqlite`] if the database cannot be
+    /// read or the disk is full. Nothing is left behind then.
+    pub async fn backup(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref().to_owned();
+        let (location, timeout) = (self.database.location.clone(), self.database.config.busy_timeout);
+        // On a connection of its own, so that no reader is missing for as long as it takes.
+        blocking::unblock(move || patiently(timeout, || copy(&location.connect()?, &path))).await
+    }
+
+    /// Looks for damage in the whole database, and returns what was found, in SQLite's words; nothing if it is sound.
+    /// Takes as long as reading the file.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`] if the file is damaged so badly that it cannot be checked, or cannot be read.
+    pub async fn integrity_check(&self) -> Result<Vec<String>> {
+        let check = |connection: &Connection| connection.all("PRAGMA integrity_check", (), |row| row.get::<_, String>(0));
+        let mut found = self.database.read_long(check).await?;
+        found.retain(|line| line != "ok");
+        Ok(found)
+    }
+
+    /// Moves the write-ahead log into the database and empties it, so that the main file alone holds everything. Happens by
+    /// itself from time to time and when the store is closed.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`], as contended if another process reads an older state of the database until the timeout.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.database
+            .write(Plan::UPKEEP, |connection| match checkpoint(connection, "TRUNCATE") {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(contended()),
+                Err(error) => Err(error.into()),
+            })
+            .await
+    }
+
+    /// Gives free pages at the end of the file back to the file system: all, or at most so many. Deleting rows leaves free
+    /// pages, which are used again by themselves; this is for after a large deletion. Returns the number of free pages left.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`].
+    pub async fn shrink(&self, pages: Option<u32>) -> Result<u32> {
+        let shrink = move |connection: &Connection| {
+            // Each step of the statement frees one page.
+            let sql = format!("PRAGMA incremental_vacuum({})", pages.unwrap_or(0));
+            if pages != Some(0) {
+                let mut statement = connection.prepare(&sql)?;
+                let mut rows = statement.query(())?;
+                while rows.next()?.is_some() {}
+            }
+            Ok(connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?)
+        };
+        self.database.write(Plan::CACHE.transaction().long(), shrink).await
+    }
+
+    /// See [`snapshot_db`](wacore::store::traits::DeviceStore::snapshot_db).
+    pub(super) async fn snapshot(&self, name: &str, extra: Option<Vec<u8>>) -> Result<()> {
+        let Some(database) = self.path() else {
+            return Err(Error::InvalidInput { what: "a snapshot", problem: "of a store in memory has no folder to go to" });
+        };
+        let name: String = name
+            .chars()
+            .map(|character| if character.is_ascii_alphanumeric() || character == '-' { character } else { '_' })
+            .take(64)
+            .collect();
+        let suffix = |ending: &str| {
+            let mut path = database.as_os_str().to_owned();
+            path.push(format!(".snapshot-{}-{name}{ending}", wacore::time::now_millis()));
+            PathBuf::from(path)
+        };
+        self.backup(suffix("")).await?;
+        if let Some(extra) = extra {
+            let path = suffix(".extra");
+            let write = move || {
+                let mut file = unfinished(&path)?;
+                file.write_all(&extra).map_err(cannot_write)?;
+                finish(file, &path)
+            };
+            blocking::unblock(write).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a copy of the database to a new file.
+fn copy(connection: &Connection, path: &Path) -> Result<()> {
+    let file = unfinished(path)?;
+    // SQLite takes an empty file as a target; its path goes in as a parameter.
+    let target = file.path().to_str().ok_or(Error::InvalidInput { what: "the path", problem: "is not valid UTF-8" })?;
+    connection.execute("VACUUM INTO ?1", (target,))?;
+    finish(file, path)
+}
+
+/// A file with a name of its own in the folder of `path`, mode 0600, deleted unless finished.
+fn unfinished(path: &Path) -> Result<NamedTempFile> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::Builder::new().prefix(".wastore-").suffix(".partial").tempfile_in(folder).map_err(cannot_write)
+}
+
+/// Gives a file its name once its content is on the disk; never replaces another file.
+fn finish(file: NamedTempFile, path: &Path) -> Result<()> {
+    file.as_file().sync_all().map_err(cannot_write)?;
+    file.persist_noclobber(path).map_err(|error| cannot_write(error.error))?;
+    sync_folder(path).map_err(cannot_write)
+}
+
+fn cannot_write(source: std::io::Error) -> Error {
+    Error::File { what: "backup", source }
+}
+
+fn contended() -> Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+    Error::Sqlite {
+        problem: SqliteProblem::Contended,
+        source: std::sync::Arc::new(rusqlite::Error::SqliteFailure(code, None)),
+    }
+}

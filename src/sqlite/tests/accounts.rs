@@ -1,0 +1,76 @@
+//! Accounts in one file see nothing of each other.
+
+use wacore::store::traits::{Backend, DeviceStore, MsgSecretStore, ProtocolStore, SignalStore};
+
+use super::*;
+use crate::method::{Access, Method};
+use crate::sample;
+
+/// Every row of every table, without the account's number.
+async fn rows(store: &SqliteStore) -> Vec<String> {
+    let account = store.account;
+    let dump = move |c: &rusqlite::Connection| {
+        let tables = "/* test */ SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name";
+        let mut out = Vec::new();
+        for table in c.all(tables, (), |row| row.get::<_, String>(0))? {
+            let mut statement = c.prepare(&format!("SELECT * FROM {table} WHERE account = ?1"))?;
+            let columns = statement.column_count();
+            let mut rows = statement.query((account,))?;
+            while let Some(row) = rows.next()? {
+                let values = (1..columns).map(|at| row.get::<_, rusqlite::types::Value>(at));
+                out.push(format!("{table} {:?}", values.collect::<rusqlite::Result<Vec<_>>>()?));
+            }
+        }
+        Ok(out)
+    };
+    store.read_long(dump).await.unwrap()
+}
+
+#[tokio::test]
+async fn no_method_touches_another_account() {
+    let scratch = Scratch::new().await;
+    let (first, second) = (scratch.store.clone(), scratch.store.account(-7));
+    sample::fill(&first).await;
+    let before = rows(&first).await;
+    assert!(before.len() > 18, "every table has a row: {before:?}");
+    // The other account sees nothing, whatever it asks for.
+    assert!(second.get_session(sample::SESSION_ADDRESS).await.unwrap().is_none());
+    assert!(!second.has_signal_state_for_user(sample::PHONE).await.unwrap());
+    assert!(second.get_all_lid_mappings().await.unwrap().is_empty());
+    assert!(second.get_all_tc_token_jids().await.unwrap().is_empty());
+    assert!(!second.exists().await.unwrap());
+    // And changes nothing, whatever it does.
+    sample::fill(&second).await;
+    assert_eq!(rows(&second).await.len(), before.len());
+    for method in Method::ALL.iter().filter(|method| method.access().changes_rows()) {
+        sample::call(&second, *method).await.unwrap();
+        assert_eq!(rows(&first).await, before, "{}", method.name());
+    }
+    for method in Method::ALL.iter().filter(|method| method.access() == Access::Delete) {
+        sample::call(&second, *method).await.unwrap();
+    }
+    second.delete_expired_msg_secrets(i64::MAX).await.unwrap();
+    second.delete_expired_sent_messages(i64::MAX).await.unwrap();
+    assert_eq!(rows(&first).await, before);
+    assert_eq!(first.accounts().await.unwrap(), [-7, 1]);
+
+    second.delete_account().await.unwrap();
+    assert_eq!(rows(&second).await, [] as [String; 0]);
+    assert_eq!(rows(&first).await, before);
+    assert_eq!(first.accounts().await.unwrap(), [1]);
+}
+
+#[tokio::test]
+async fn five_hundred_accounts_share_the_connections() {
+    let scratch = Scratch::new().await;
+    for number in 1..=500 {
+        let account = scratch.store.account(number);
+        assert_eq!(account.account_number(), number);
+        account.put_session("a", &number.to_le_bytes()).await.unwrap();
+        assert_eq!(account.get_session("a").await.unwrap().unwrap(), &number.to_le_bytes()[..]);
+    }
+    assert!(scratch.store.database.open_connections() <= 5);
+    assert_eq!(scratch.store.account(77).create().await.unwrap(), 77);
+    let backend: Arc<dyn Backend> = Arc::new(scratch.store.account(500));
+    assert!(backend.has_session("a").await.unwrap());
+}

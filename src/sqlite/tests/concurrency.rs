@@ -1,0 +1,310 @@
+//! Many tasks, runtimes and processes at once.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io::{BufRead, BufReader, Write};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Waker};
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use rusqlite::Connection;
+use wacore::store::traits::{MsgSecretEntry, MsgSecretStore, ProtocolStore, SignalStore};
+
+use super::*;
+use crate::sample;
+
+fn multi_threaded() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
+}
+
+/// Tasks that write, read back and delete their own rows, in every durability, under both kinds of runtime.
+#[test]
+fn every_task_reads_what_it_wrote() {
+    for runtime in [single_threaded(), multi_threaded()] {
+        for durability in [Durability::Process, Durability::SignalState, Durability::Full] {
+            runtime.block_on(async {
+                let scratch = Scratch::with(config().durability(durability).readers(2)).await;
+                let tasks = (0..16).map(|task| {
+                    let store = scratch.store.clone();
+                    tokio::spawn(async move {
+                        let mut rng = StdRng::seed_from_u64(task);
+                        let mut rows = BTreeMap::new();
+                        for step in 0..60u32 {
+                            let key = format!("{task} {}", rng.random_range(0..10));
+                            let value = [task as u8; 100].repeat(step as usize % 9);
+                            match rng.random_range(0..4) {
+                                0 => {
+                                    store.delete_session(&key).await.unwrap();
+                                    rows.remove(&key);
+                                }
+                                1 => {
+                                    let batch: Vec<_> =
+                                        (0..300).map(|row| (format!("{task} b{row}").into(), Bytes::new())).collect();
+                                    store.put_sessions_batch(&batch).await.unwrap();
+                                    assert!(store.has_session(&format!("{task} b299")).await.unwrap());
+                                }
+                                2 => {
+                                    store.store_sent_message(&key, "id", &value).await.unwrap();
+                                    assert_eq!(store.take_sent_message(&key, "id").await.unwrap(), Some(value));
+                                }
+                                _ => {
+                                    store.put_session(&key, &value).await.unwrap();
+                                    rows.insert(key.clone(), value);
+                                }
+                            }
+                            assert_eq!(store.get_session(&key).await.unwrap().as_deref(), rows.get(&key).map(|v| &v[..]));
+                        }
+                        rows
+                    })
+                });
+                for task in tasks.collect::<Vec<_>>() {
+                    for (key, value) in task.await.unwrap() {
+                        assert_eq!(scratch.store.get_session(&key).await.unwrap().unwrap(), value);
+                    }
+                }
+                assert_eq!(scratch.store.integrity_check().await.unwrap(), [] as [String; 0]);
+            });
+        }
+    }
+}
+
+#[test]
+fn concurrent_calls_share_commits() {
+    static COMMITS: AtomicU32 = AtomicU32::new(0);
+    for (runtime, durability) in
+        [(single_threaded(), Durability::Process), (single_threaded(), Durability::Full), (multi_threaded(), Durability::Full)]
+    {
+        runtime.block_on(async {
+            let scratch = Scratch::with(config().durability(durability)).await;
+            let count = |c: &Connection| {
+                c.commit_hook(Some(|| {
+                    COMMITS.fetch_add(1, Ordering::Relaxed);
+                    false
+                }))?;
+                Ok(())
+            };
+            scratch.store.database.write(Plan::UPKEEP, count).await.unwrap();
+            COMMITS.store(0, Ordering::Relaxed);
+            let tasks = (0..32).map(|task| {
+                let store = scratch.store.clone();
+                tokio::spawn(async move {
+                    for step in 0..50 {
+                        store.put_session(&format!("{task} {step}"), b"x").await.unwrap();
+                    }
+                })
+            });
+            for task in tasks.collect::<Vec<_>>() {
+                task.await.unwrap();
+            }
+            let commits = COMMITS.load(Ordering::Relaxed);
+            assert!(commits < 32 * 50 / 2, "{commits} commits for 1600 calls, {durability:?}");
+        });
+    }
+}
+
+/// A task that never waits for anything else leaves room for timers, on the only thread there is.
+#[test]
+fn a_busy_task_does_not_starve_the_runtime() {
+    single_threaded().block_on(async {
+        let scratch = Scratch::with(config().durability(Durability::Process)).await;
+        let done = Arc::new(AtomicBool::new(false));
+        let ticks = tokio::spawn({
+            let done = done.clone();
+            async move {
+                let mut ticks = 0;
+                while !done.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    ticks += 1;
+                }
+                ticks
+            }
+        });
+        for number in 0..3000 {
+            scratch.store.put_session(&address(number % 100), &[1; 1500]).await.unwrap();
+            scratch.store.get_session(&address(number % 100)).await.unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        let ticks = ticks.await.unwrap();
+        assert!(ticks > 10, "{ticks}");
+    });
+}
+
+/// Futures that are dropped at any point leave the store working, and each row whole.
+#[test]
+fn dropped_calls_leave_the_store_working() {
+    for durability in [Durability::Process, Durability::Full] {
+        single_threaded().block_on(async {
+            let scratch = Scratch::with(config().durability(durability).readers(1)).await;
+            let store = &scratch.store;
+            let mut rng = StdRng::seed_from_u64(7);
+            for round in 0..300u32 {
+                let value = |side: &str| (Arc::from(side), Bytes::copy_from_slice(&round.to_le_bytes()));
+                let batch = [value("left"), value("right")];
+                {
+                    let mut put = pin!(store.put_sessions_batch(&batch));
+                    let mut get = pin!(store.get_session("left"));
+                    let mut list = pin!(store.get_all_lid_mappings());
+                    for _ in 0..rng.random_range(0..4) {
+                        let mut context = Context::from_waker(Waker::noop());
+                        let _ = put.as_mut().poll(&mut context).is_ready()
+                            || get.as_mut().poll(&mut context).is_ready()
+                            || list.as_mut().poll(&mut context).is_ready();
+                        break;
+                    }
+                }
+                if rng.random_bool(0.3) {
+                    let left = store.get_session("left").await.unwrap();
+                    // Both or none, as far as they are read in one go.
+                    let pair = |c: &Connection| {
+                        let sql = "/* test */ SELECT record FROM sessions WHERE address IN ('left', 'right')";
+                        c.all(sql, (), |row| row.get::<_, Vec<u8>>(0))
+                    };
+                    let pair = store.database.read(pair).await.unwrap();
+                    assert!(pair.is_empty() || pair[0] == pair[1], "{left:?} {pair:?}");
+                }
+            }
+            store.put_session("after", b"x").await.unwrap();
+            assert!(store.has_session("after").await.unwrap());
+        });
+    }
+}
+
+/// A waiting call whose task is not polled any more does not hold up the others.
+#[test]
+fn a_sleeping_task_does_not_hold_up_others() {
+    single_threaded().block_on(async {
+        for durability in [Durability::Process, Durability::Full] {
+            let scratch = Scratch::with(config().durability(durability)).await;
+            let store = &scratch.store;
+            // Make the store expect company, so that calls queue up first.
+            futures::future::join_all((0..200).map(|number| async move {
+                store.put_session(&number.to_string(), b"x").await.unwrap();
+            }))
+            .await;
+            let mut sleeping: Vec<_> = (0..50).map(|_| Box::pin(store.put_session("sleeping", b"x"))).collect();
+            for call in &mut sleeping {
+                let _ = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            }
+            for number in 0..200 {
+                store.put_session(&number.to_string(), b"y").await.unwrap();
+            }
+            for call in sleeping {
+                call.await.unwrap();
+            }
+            assert!(store.has_session("sleeping").await.unwrap());
+        }
+    });
+}
+
+#[tokio::test]
+async fn one_reader_serves_many_long_queries() {
+    let scratch = Scratch::with(config().readers(1)).await;
+    sample::fill(&scratch.store).await;
+    let queries = (0..50).map(|_| {
+        let store = scratch.store.clone();
+        tokio::spawn(async move { store.get_all_lid_mappings().await.unwrap().len() })
+    });
+    for query in queries.collect::<Vec<_>>() {
+        assert_eq!(query.await.unwrap(), 1);
+    }
+    assert_eq!(scratch.store.database.open_connections(), 2);
+}
+
+/// Exactly one of many takers gets a message.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_message_has_one_taker() {
+    let scratch = Scratch::new().await;
+    for number in 0..50 {
+        scratch.store.store_sent_message("chat", &number.to_string(), b"x").await.unwrap();
+    }
+    let takers = (0..8).map(|_| {
+        let store = scratch.store.clone();
+        tokio::spawn(async move {
+            let mut taken = 0;
+            for number in 0..50 {
+                taken += usize::from(store.take_sent_message("chat", &number.to_string()).await.unwrap().is_some());
+            }
+            taken
+        })
+    });
+    let mut taken = 0;
+    for taker in takers.collect::<Vec<_>>() {
+        taken += taker.await.unwrap();
+    }
+    assert_eq!(taken, 50);
+}
+
+const PROCESSES: usize = 3;
+const MESSAGES: usize = 100;
+
+/// Processes that write the same rows and their own: nothing is lost, merges are merged, takes are taken once.
+#[test]
+fn processes_share_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wa.db");
+    let runtime = single_threaded();
+    // Nobody has created the file: the processes race for that too.
+    let mut running: Vec<_> = (0..PROCESSES)
+        .map(|number| {
+            let mut command = child("concurrency::work_beside_others", "share", &path);
+            command.env("WASTORE_NUMBER", number.to_string()).spawn().unwrap()
+        })
+        .collect();
+    let mut said: Vec<_> = running.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap()).lines()).collect();
+    for lines in &mut said {
+        assert!(lines.any(|line| line.unwrap().contains("ready")));
+    }
+    runtime.block_on(async {
+        let store = config().open(&path).await.unwrap();
+        for number in 0..MESSAGES {
+            store.store_sent_message("chat", &number.to_string(), b"x").await.unwrap();
+        }
+        for child in &mut running {
+            child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        }
+        let mut taken = 0;
+        for (lines, child) in said.iter_mut().zip(&mut running) {
+            let report = lines.map(|line| line.unwrap()).find(|line| line.contains("taken ")).unwrap();
+            taken += report.split("taken ").nth(1).unwrap().trim().parse::<usize>().unwrap();
+            lines.for_each(drop);
+            assert!(child.wait().unwrap().success());
+        }
+        assert_eq!(taken, MESSAGES);
+        for process in 0..PROCESSES {
+            for number in 0..MESSAGES {
+                let found = store.get_session(&format!("{process} {number}")).await.unwrap();
+                assert_eq!(found.as_deref(), Some(&[process as u8; 1500][..]), "{process} {number}");
+            }
+        }
+        let token = store.get_tc_token("shared").await.unwrap().unwrap();
+        assert_eq!(token.sender_timestamp, Some((MESSAGES * PROCESSES) as i64 - 1));
+        let (_, ts) = store.get_msg_secret_with_ts("c", "s", "m").await.unwrap().unwrap();
+        assert_eq!(ts, (MESSAGES * PROCESSES) as i64 - 1);
+        assert_eq!(store.integrity_check().await.unwrap(), [] as [String; 0]);
+    });
+}
+
+#[test]
+fn work_beside_others() {
+    let Some(path) = errand("share") else { return };
+    let process: usize = std::env::var("WASTORE_NUMBER").unwrap().parse().unwrap();
+    multi_threaded().block_on(async {
+        let store = config().durability(Durability::Process).open(&path).await.unwrap();
+        println!("ready");
+        std::io::stdin().read_line(&mut String::new()).unwrap();
+        let mut taken = 0;
+        for number in 0..MESSAGES {
+            store.put_session(&format!("{process} {number}"), &[process as u8; 1500]).await.unwrap();
+            taken += usize::from(store.take_sent_message("chat", &number.to_string()).await.unwrap().is_some());
+            let time = (number * PROCESSES + process) as i64;
+            store.touch_tc_token_sender_timestamp("shared", time).await.unwrap();
+            let (chat, sender, msg_id) = ("c".into(), "s".into(), "m".into());
+            let entry = MsgSecretEntry { chat, sender, msg_id, secret: [1; 32], expires_at: 0, message_ts: time };
+            store.put_msg_secrets(vec![entry]).await.unwrap();
+        }
+        println!("taken {taken}");
+    });
+}

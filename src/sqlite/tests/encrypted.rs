@@ -1,0 +1,232 @@
+//! With the encrypting layer on top.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+
+use wacore::store::traits::{Backend, DeviceStore, SignalStore};
+
+use super::*;
+use crate::method::Method;
+use crate::{Argon2Cost, Key, Layer, Vault, VaultOptions, sample};
+
+fn raw_key(number: u8) -> Key {
+    Key::from_bytes(&mut [number; 32])
+}
+
+#[tokio::test]
+async fn no_file_holds_a_canary_snapshots_and_backups_included() {
+    let scratch = Scratch::new().await;
+    let store: Arc<dyn Backend> = Arc::new(scratch.store.clone());
+    let vault = Vault::create(store.clone(), raw_key(1)).await.unwrap();
+    let layered = vault.layer().layer(store);
+    sample::fill(&*layered).await;
+    for method in Method::ALL.iter().filter(|method| !method.access().changes_rows()) {
+        sample::call(&*layered, *method).await.unwrap();
+    }
+    layered.save(&sample::device()).await.unwrap();
+    let search = |store: &SqliteStore| {
+        let store = store.clone();
+        let folder = scratch.path.parent().unwrap().to_owned();
+        async move {
+            store.snapshot_db("by hand", Some(b"nothing")).await.unwrap();
+            store.backup(folder.join("backup.db")).await.unwrap();
+            let (mut files, mut found) = (0, Vec::new());
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let content = fs::read(&path).unwrap();
+                files += 1;
+                for (name, canary) in sample::canaries() {
+                    let text = std::str::from_utf8(&canary).is_ok();
+                    let in_name = text && path.to_string_lossy().contains(&*String::from_utf8_lossy(&canary));
+                    if memchr::memmem::find(&content, &canary).is_some() || in_name {
+                        found.push(name);
+                    }
+                }
+            }
+            (files, found)
+        }
+    };
+    let (files, found) = search(&scratch.store).await;
+    assert!(files >= 7, "{files}");
+    assert_eq!(found, [] as [String; 0]);
+
+    // The same search over the same calls without the layer.
+    let plain = Scratch::new().await;
+    sample::fill(&plain.store).await;
+    plain.store.checkpoint().await.unwrap();
+    let content = fs::read(&plain.path).unwrap();
+    let seen = sample::canaries().iter().filter(|(_, canary)| memchr::memmem::find(&content, canary).is_some()).count();
+    assert!(seen > 30, "{seen}");
+}
+
+#[tokio::test]
+async fn every_method_works_through_the_layer() {
+    let scratch = Scratch::new().await;
+    let store: Arc<dyn Backend> = Arc::new(scratch.store.clone());
+    let vault = Vault::create(store.clone(), raw_key(1)).await.unwrap();
+    let layered = vault.layer().layer(store);
+    sample::fill(&*layered).await;
+    assert_eq!(layered.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
+    assert_eq!(layered.load_identity(sample::IDENTITY_ADDRESS).await.unwrap(), Some(sample::IDENTITY_KEY));
+    assert_eq!(layered.get_version(sample::COLLECTION).await.unwrap().version, 17);
+    layered.save(&sample::device()).await.unwrap();
+    assert_eq!(layered.load().await.unwrap().unwrap().push_name, sample::PUSH_NAME);
+    for method in Method::ALL {
+        sample::call(&*layered, *method).await.unwrap();
+    }
+}
+
+/// Of many tasks that create a vault at once, one does, and its key opens it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn exactly_one_task_creates_the_vault() {
+    for _ in 0..20 {
+        let scratch = Scratch::with(config().durability(Durability::Process)).await;
+        let tasks = (0..8u8).map(|number| {
+            let store: Arc<dyn Backend> = Arc::new(scratch.store.clone());
+            tokio::spawn(async move { Vault::create(store, raw_key(number)).await })
+        });
+        let mut creators = Vec::new();
+        for (number, task) in tasks.collect::<Vec<_>>().into_iter().enumerate() {
+            match task.await.unwrap() {
+                Ok(vault) => creators.push((number as u8, vault)),
+                Err(error) => {
+                    assert!(matches!(error, Error::HeaderConflict | Error::VaultExists), "{error:?}");
+                }
+            }
+        }
+        let [(number, vault)] = creators.as_slice() else { panic!("{} creators", creators.len()) };
+        let store: Arc<dyn Backend> = Arc::new(scratch.store.clone());
+        vault.layer().layer(store.clone()).put_session("a@b", b"x").await.unwrap();
+        let opened = Vault::open(store.clone(), raw_key(*number)).await.unwrap();
+        assert_eq!(opened.layer().layer(store).get_session("a@b").await.unwrap().unwrap(), &b"x"[..]);
+    }
+}
+
+/// Slots that several vaults add at the same moment are all there afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_header_change_is_lost() {
+    for _ in 0..10 {
+        let scratch = Scratch::with(config().durability(Durability::Process)).await;
+        let store: Arc<dyn Backend> = Arc::new(scratch.store.clone());
+        Vault::create(store.clone(), raw_key(0)).await.unwrap();
+        let tasks = (1..5u8).map(|number| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                // Opening changes the header as well.
+                let vault = Vault::open(store, raw_key(0)).await.unwrap();
+                vault.add_slot(&number.to_string(), raw_key(number)).await.unwrap();
+            })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            task.await.unwrap();
+        }
+        for number in 0..5 {
+            let vault = Vault::open(store.clone(), raw_key(number)).await.unwrap();
+            assert_eq!(vault.slots().len(), 5);
+        }
+    }
+}
+
+const PROCESSES: u8 = 4;
+
+#[test]
+fn exactly_one_process_creates_the_vault() {
+    for _ in 0..5 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wa.db");
+        let mut running: Vec<_> = (0..PROCESSES)
+            .map(|number| {
+                let mut command = child("encrypted::create_beside_others", "create", &path);
+                command.env("WASTORE_NUMBER", number.to_string()).spawn().unwrap()
+            })
+            .collect();
+        let mut said: Vec<_> =
+            running.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap()).lines()).collect();
+        for lines in &mut said {
+            assert!(lines.any(|line| line.unwrap().contains("ready")));
+        }
+        for child in &mut running {
+            child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        }
+        let mut creators = Vec::new();
+        for (number, (lines, child)) in said.iter_mut().zip(&mut running).enumerate() {
+            if lines.map(|line| line.unwrap()).filter(|line| line.contains("created")).count() > 0 {
+                creators.push(number as u8);
+            }
+            assert!(child.wait().unwrap().success());
+        }
+        let [creator] = creators[..] else { panic!("{creators:?}") };
+        single_threaded().block_on(async {
+            let store: Arc<dyn Backend> = Arc::new(config().open(&path).await.unwrap());
+            let vault = Vault::open(store.clone(), raw_key(creator)).await.unwrap();
+            assert!(vault.layer().layer(store).has_session("a@b").await.unwrap());
+        });
+    }
+}
+
+#[test]
+fn create_beside_others() {
+    let Some(path) = errand("create") else { return };
+    let number: u8 = std::env::var("WASTORE_NUMBER").unwrap().parse().unwrap();
+    single_threaded().block_on(async {
+        let store: Arc<dyn Backend> = Arc::new(config().open(&path).await.unwrap());
+        println!("ready");
+        std::io::stdin().read_line(&mut String::new()).unwrap();
+        match Vault::create(store.clone(), raw_key(number)).await {
+            Ok(vault) => {
+                vault.layer().layer(store).put_session("a@b", b"x").await.unwrap();
+                println!("created");
+            }
+            Err(error) => assert!(matches!(error, Error::HeaderConflict | Error::VaultExists), "{error:?}"),
+        }
+    });
+}
+
+/// Restoring a header goes over what is there, also over one that somebody planted.
+#[tokio::test]
+async fn restoring_replaces_planted_and_damaged_headers() {
+    let scratch = Scratch::new().await;
+    let store: Arc<dyn Backend> = Arc::new(scratch.store.clone());
+    let options = || VaultOptions::new().kdf_cost(Argon2Cost::MINIMUM);
+    let vault = options().create(store.clone(), raw_key(1)).await.unwrap();
+    let layered = vault.layer().layer(store.clone());
+    layered.create().await.unwrap();
+    layered.put_session("a@b", b"x").await.unwrap();
+    let saved = vault.save_header();
+
+    let foreign = SqliteStore::in_memory().await.unwrap();
+    options().create(Arc::new(foreign.clone()) as Arc<dyn Backend>, raw_key(2)).await.unwrap();
+    for copy in crate::HeaderCopy::BOTH {
+        let planted = foreign.get_sender_key(copy.address()).await.unwrap().unwrap();
+        // The store does not let it in through the front door.
+        let error = store.put_sender_key(copy.address(), &planted).await.unwrap_err();
+        assert!(matches!(Error::of(&error), Some(Error::HeaderConflict)), "{error:?}");
+        store.delete_sender_key(copy.address()).await.unwrap();
+        store.put_sender_key(copy.address(), &planted).await.unwrap_or(());
+    }
+    let sql = "/* test */ INSERT OR REPLACE INTO sender_keys (account, address, record) VALUES (1, ?1, ?2)";
+    for copy in crate::HeaderCopy::BOTH {
+        let planted = foreign.get_sender_key(copy.address()).await.unwrap().unwrap();
+        scratch.store.write(Plan::SIGNAL, move |c| c.run(sql, (copy.address(), &planted))).await.unwrap();
+    }
+    assert!(matches!(Vault::open(store.clone(), raw_key(1)).await, Err(Error::WrongSecret)));
+    let vault = options().restore_header(store.clone(), &saved, raw_key(1)).await.unwrap();
+    assert_eq!(vault.layer().layer(store.clone()).get_session("a@b").await.unwrap().unwrap(), &b"x"[..]);
+    let vault = Vault::open(store.clone(), raw_key(1)).await.unwrap();
+
+    // A damaged copy A is repaired from copy B, an old copy A catches up with it.
+    scratch
+        .store
+        .write(Plan::SIGNAL, move |c| c.run(sql, (crate::HeaderCopy::A.address(), &b"rubbish"[..])))
+        .await
+        .unwrap();
+    Vault::open(store.clone(), raw_key(1)).await.unwrap();
+    let old = store.get_sender_key(crate::HeaderCopy::A.address()).await.unwrap().unwrap();
+    Vault::open(store.clone(), raw_key(1)).await.unwrap();
+    scratch.store.write(Plan::SIGNAL, move |c| c.run(sql, (crate::HeaderCopy::A.address(), &old))).await.unwrap();
+    Vault::open(store.clone(), raw_key(1)).await.unwrap();
+    let copies = crate::HeaderCopy::BOTH.map(|copy| store.get_sender_key(copy.address()));
+    let [a, b] = copies;
+    assert_eq!(a.await.unwrap(), b.await.unwrap());
+    drop(vault);
+}

@@ -1,0 +1,181 @@
+//! Things go wrong under a running store.
+
+use std::fs;
+use std::time::Instant;
+
+use rusqlite::Connection;
+use wacore::store::traits::{ProtocolStore, SignalStore};
+
+use super::*;
+
+async fn limit_pages(store: &SqliteStore, pages: u32) {
+    let limit = move |c: &Connection| Ok(c.pragma_update(None, "max_page_count", pages)?);
+    store.database.write(Plan::UPKEEP, limit).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_and_loses_nothing() {
+    for durability in [Durability::Full, Durability::Process] {
+        let scratch = Scratch::with(config().durability(durability)).await;
+        let store = &scratch.store;
+        limit_pages(store, 60).await;
+        let mut stored = 0;
+        let refusal = loop {
+            match store.put_session(&address(stored), &[stored as u8; 1500]).await {
+                Ok(()) => stored += 1,
+                result => break problem(result),
+            }
+        };
+        assert_eq!(refusal, SqliteProblem::DiskFull);
+        assert!(stored > 20, "{stored}");
+        // A batch is refused as a whole, although its first rows would fit.
+        let batch: Vec<_> = (stored..stored + 20).map(|number| (address(number), vec![1; 1500].into())).collect();
+        assert_eq!(problem(store.put_sessions_batch(&batch).await), SqliteProblem::DiskFull);
+        assert!(!store.has_session(&address(stored)).await.unwrap());
+        // Deleting needs no space.
+        store.delete_session(&address(0)).await.unwrap();
+        limit_pages(store, 100_000).await;
+        store.put_sessions_batch(&batch).await.unwrap();
+        let scratch = scratch.reopen().await;
+        for number in 1..stored {
+            let found = scratch.store.get_session(&address(number)).await.unwrap();
+            assert_eq!(found.unwrap(), vec![number as u8; 1500]);
+        }
+        assert_eq!(scratch.store.integrity_check().await.unwrap(), [] as [String; 0]);
+    }
+}
+
+/// One call that cannot be stored does not take the others of its group with it.
+#[test]
+fn calls_of_a_group_fail_alone() {
+    for durability in [Durability::Full, Durability::Process] {
+        single_threaded().block_on(async {
+            let scratch = Scratch::with(config().durability(durability)).await;
+            let store = scratch.store.clone();
+            let fails = |c: &Connection| Ok(c.run("/* test */ INSERT INTO sessions VALUES (1, 'x', NULL)", ())?);
+            let calls = (0..40).map(|number| {
+                let store = store.clone();
+                async move {
+                    if number % 4 == 3 {
+                        let half = move |c: &Connection| {
+                            c.run("/* test */ DELETE FROM sessions WHERE address = '0'", ())?;
+                            fails(c)
+                        };
+                        (number, store.write(Plan::CACHE.transaction(), half).await.map(drop))
+                    } else {
+                        (number, store.put_session(&number.to_string(), b"x").await)
+                    }
+                }
+            });
+            for (number, result) in futures::future::join_all(calls).await {
+                if number % 4 == 3 {
+                    assert_eq!(problem(result), SqliteProblem::Other);
+                } else {
+                    result.unwrap();
+                    assert!(store.has_session(&number.to_string()).await.unwrap(), "{number}");
+                }
+            }
+        });
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_deleted_file_is_noticed_before_anything_is_acknowledged() {
+    for (ending, durability) in [("", Durability::Process), ("", Durability::Full), ("-wal", Durability::Process)] {
+        let scratch = Scratch::with(config().durability(durability)).await;
+        let store = &scratch.store;
+        store.put_session("a", b"1").await.unwrap();
+        let path = PathBuf::from(format!("{}{ending}", scratch.path.display()));
+        let aside = scratch.path.with_extension("aside");
+        fs::rename(&path, &aside).unwrap();
+        let error = store.put_session("a", b"2").await.unwrap_err();
+        assert!(matches!(Error::of(&error), Some(Error::FileMoved)), "{error:?}");
+        assert!(!error.is_database_busy_or_locked());
+        // Another file in its place is not taken for it.
+        fs::write(&path, "").unwrap();
+        assert!(store.put_session("a", b"3").await.is_err());
+        fs::rename(&aside, &path).unwrap();
+        store.put_session("a", b"4").await.unwrap();
+        let scratch = scratch.reopen().await;
+        assert_eq!(scratch.store.get_session("a").await.unwrap().unwrap(), &b"4"[..]);
+    }
+}
+
+/// Another process writes for longer than the timeout. Nothing waits on the runtime's only thread meanwhile.
+#[test]
+fn contention_is_reported_as_such_and_waits_elsewhere() {
+    single_threaded().block_on(async {
+        let scratch = Scratch::with(config().busy_timeout(Duration::from_millis(150))).await;
+        let store = &scratch.store;
+        let other = Connection::open(&scratch.path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let start = Instant::now();
+        assert_eq!(problem(store.put_session("a", b"1").await), SqliteProblem::Contended);
+        assert_eq!(problem(store.store_sent_message("a", "b", b"1").await), SqliteProblem::Contended);
+        assert!(start.elapsed() >= Duration::from_millis(300));
+        // Reading goes on.
+        assert!(!store.has_session("a").await.unwrap());
+
+        // The task that ends the contention runs on the same thread as those that wait for it.
+        let store = &SqliteConfig::new().open(&scratch.path).await.unwrap();
+        let release = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            other.execute_batch("COMMIT").unwrap();
+        };
+        let waiting = futures::future::join_all((0..20).map(|number| async move {
+            store.put_session(&number.to_string(), b"1").await.unwrap();
+            store.store_sent_message("chat", &number.to_string(), b"1").await.unwrap();
+        }));
+        futures::future::join(waiting, release).await;
+        assert_eq!(store.take_sent_message("chat", "7").await.unwrap().unwrap(), b"1");
+    });
+}
+
+/// A write that the file size limit stops in the middle, which is an error of the disk to SQLite.
+#[cfg(unix)]
+#[test]
+fn a_write_that_the_system_cuts_short_loses_nothing() {
+    use std::io::Read;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wa.db");
+    let mut inner = child("failures::write_until_refused", "limited", &path);
+    let mut command = Command::new("sh");
+    // Blocks of 512 bytes.
+    command.args(["-c", "trap '' XFSZ; ulimit -f 2000; exec \"$@\"", "sh"]).arg(inner.get_program());
+    command.args(inner.get_args()).envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    inner = command;
+    let mut running = inner.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    running.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(running.wait().unwrap().success(), "{said}");
+    let stored: usize =
+        said.lines().find_map(|line| line.split("stored ").nth(1)).expect(&said).trim().parse().unwrap();
+    assert!(stored > 20, "{said}");
+    futures::executor::block_on(async {
+        let store = config().open(&path).await.unwrap();
+        for number in 0..stored {
+            assert!(store.has_session(&address(number)).await.unwrap(), "{number} of {stored}");
+        }
+        assert_eq!(store.integrity_check().await.unwrap(), [] as [String; 0]);
+    });
+}
+
+#[test]
+fn write_until_refused() {
+    let Some(path) = errand("limited") else { return };
+    single_threaded().block_on(async {
+        let store = config().open(&path).await.unwrap();
+        for number in 0.. {
+            if let Err(error) = store.put_session(&address(number), &[7; 1500]).await {
+                assert!(!error.is_database_busy_or_locked());
+                let problem = problem(Err::<(), _>(error));
+                assert!(matches!(problem, SqliteProblem::Disk | SqliteProblem::DiskFull), "{problem:?}");
+                // Reading what is there still works.
+                assert!(store.has_session(&address(number - 1)).await.unwrap());
+                println!("stored {number}");
+                return;
+            }
+        }
+    });
+}

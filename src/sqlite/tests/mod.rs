@@ -1,0 +1,102 @@
+//! What the store promises, on real files, and across processes.
+
+mod accounts;
+mod bad_files;
+mod concurrency;
+mod crash;
+mod encrypted;
+mod failures;
+mod plans;
+mod semantics;
+mod snapshots;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use wacore::store::error::StoreError;
+
+use super::connection::Statements;
+use super::writer::Plan;
+use super::{Durability, SqliteConfig, SqliteStore};
+use crate::error::{Error, SqliteProblem};
+
+/// In the statements that only tests run.
+const OF_TESTS: &str = "/* test */";
+
+/// Every statement that a store has run in this process.
+static STATEMENTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+
+pub(super) fn record(sql: &'static str) {
+    STATEMENTS.lock().unwrap().insert(sql);
+}
+
+/// A store in a file of its own.
+struct Scratch {
+    store: SqliteStore,
+    path: PathBuf,
+    _folder: TempDir,
+}
+
+impl Scratch {
+    async fn new() -> Self {
+        Self::with(config()).await
+    }
+
+    async fn with(config: SqliteConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wa.db");
+        Self { store: config.open(&path).await.unwrap(), path, _folder: folder }
+    }
+
+    /// Closes the store and opens the file again.
+    async fn reopen(mut self) -> Self {
+        let memory = SqliteStore::in_memory().await.unwrap();
+        drop(std::mem::replace(&mut self.store, memory));
+        self.store = config().open(&self.path).await.unwrap();
+        self
+    }
+}
+
+/// Settings that fail soon rather than late.
+fn config() -> SqliteConfig {
+    SqliteConfig::new().busy_timeout(Duration::from_secs(30))
+}
+
+/// What SQLite refused a call for.
+fn problem<T: std::fmt::Debug>(result: Result<T, StoreError>) -> SqliteProblem {
+    let error = result.expect_err("the call should have failed");
+    let Some(Error::Sqlite { problem, .. }) = Error::of(&error) else { panic!("not an error of SQLite: {error:?}") };
+    assert_eq!(error.is_database_busy_or_locked(), *problem == SqliteProblem::Contended, "{error:?}");
+    *problem
+}
+
+fn single_threaded() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// What a child process was started for; the test named after it returns at once if it was not.
+fn errand(name: &str) -> Option<PathBuf> {
+    (std::env::var("WASTORE_ERRAND").ok()? == name).then(|| std::env::var_os("WASTORE_FILE").unwrap().into())
+}
+
+/// Runs one test of this binary in a process of its own.
+fn child(test: &str, errand: &str, file: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args([&format!("sqlite::tests::{test}"), "--exact", "--nocapture", "--test-threads=1"])
+        .env("WASTORE_ERRAND", errand)
+        .env("WASTORE_FILE", file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit());
+    command
+}
+
+fn address(number: usize) -> Arc<str> {
+    format!("1555{number:07}:2@s.whatsapp.net").into()
+}

@@ -1,0 +1,444 @@
+//! The one writing connection, and how calls share it.
+//!
+//! A call that finds the connection free takes it and runs where the caller is: a thread hop costs several times what
+//! SQLite does. Calls that come meanwhile wait in a queue, and whoever has the connection runs them together, in one
+//! transaction: a commit costs more than a row. What may wait for the disk, or takes long, runs on a blocking thread.
+//!
+//! If a call of a group fails, the group is undone and its calls run one by one, so that each gets the outcome it would
+//! have had alone. A call whose future is dropped still runs.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_lock::{Semaphore, SemaphoreGuardArc};
+use futures_channel::oneshot;
+use rusqlite::Connection;
+
+use super::connection::{Statements, patiently};
+use super::database::Database;
+use super::fairness;
+use crate::error::{Error, Result};
+
+/// How many calls may wait before callers wait to be let into the queue.
+const WAITING_CALLS: usize = 1024;
+/// How many calls share a transaction on a blocking thread, and where the caller is.
+const GROUP: usize = 256;
+const INLINE_GROUP: usize = 32;
+/// What a call may do where the caller is: about 0.2 ms.
+const INLINE_ROWS: usize = 128;
+const INLINE_BYTES: usize = 256 * 1024;
+/// How long somebody runs the calls of others before a blocking thread takes over.
+const INLINE_TIME: Duration = Duration::from_micros(500);
+
+/// What the queue has to know about a call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    /// The commit is to survive a power cut under [`Durability::SignalState`](super::Durability).
+    pub(super) signal: bool,
+    /// More than one statement that changes something.
+    several: bool,
+    long: bool,
+    outside_transactions: bool,
+    rows: u32,
+}
+
+impl Plan {
+    /// One statement on records that the client cannot fetch again.
+    pub(super) const SIGNAL: Self = Self { signal: true, several: false, long: false, outside_transactions: false, rows: 1 };
+    /// One statement on records that the client can fetch again, or does without.
+    pub(super) const CACHE: Self = Self { signal: false, ..Self::SIGNAL };
+    /// Not in a transaction, on a blocking thread.
+    pub(super) const UPKEEP: Self = Self { long: true, outside_transactions: true, ..Self::CACHE };
+
+    /// Several statements that belong together.
+    pub(super) const fn transaction(self) -> Self {
+        Self { several: true, ..self }
+    }
+
+    /// Too much to run on a thread of the async runtime.
+    pub(super) const fn long(self) -> Self {
+        Self { long: true, ..self }
+    }
+
+    /// One statement per row, and so many bytes in all.
+    pub(super) const fn batch(self, rows: usize, bytes: usize) -> Self {
+        let long = self.long || rows > INLINE_ROWS || bytes > INLINE_BYTES;
+        Self { several: self.several || rows > 1, long, rows: rows as u32, ..self }
+    }
+
+    /// What the call costs where it runs; few rows, or it would be long.
+    fn cost(self) -> u32 {
+        fairness::WRITE + self.rows.saturating_mul(fairness::ROW)
+    }
+}
+
+/// A queue in front of the writing connection.
+pub(super) struct Writer {
+    state: Mutex<State>,
+    room: Arc<Semaphore>,
+}
+
+struct State {
+    /// `None` while somebody has it.
+    connection: Option<Box<WriteConnection>>,
+    waiting: VecDeque<Box<dyn Call>>,
+    /// The last group had more than one call, so that waiting for company is worth it.
+    crowded: bool,
+}
+
+struct WriteConnection {
+    connection: Connection,
+    /// What `PRAGMA synchronous` is at, if known.
+    full_sync: Option<bool>,
+}
+
+impl Writer {
+    pub(super) fn new(connection: Connection) -> Self {
+        connection.wal_hook(Some(|_, pages| {
+            WAL_PAGES.set(pages.max(0) as u32);
+            Ok(())
+        }));
+        let connection = Some(Box::new(WriteConnection { connection, full_sync: None }));
+        Self {
+            state: Mutex::new(State { connection, waiting: VecDeque::new(), crowded: false }),
+            room: Arc::new(Semaphore::new(WAITING_CALLS)),
+        }
+    }
+
+    /// Takes the connection for a call that need not wait for others, because there are none.
+    fn lead_at_once(&self, database: &Arc<Database>) -> Option<Lease> {
+        let mut state = self.state();
+        if !state.waiting.is_empty() || state.connection.is_none() {
+            return None;
+        }
+        if state.crowded {
+            return None;
+        }
+        let connection = state.connection.take();
+        Some(Lease { database: database.clone(), connection })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while holding the guard.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+thread_local! {
+    /// How long the write-ahead log was after this thread's last commit. A hook cannot carry state of its own.
+    static WAL_PAGES: Cell<u32> = const { Cell::new(0) };
+}
+
+impl Database {
+    /// Runs a call that changes something, and returns once it is committed.
+    ///
+    /// # Errors
+    /// What `operation` returns, and what SQLite says about committing it. The operation may run more than once, but only
+    /// one run is committed.
+    pub(super) async fn write<T, F>(self: &Arc<Self>, plan: Plan, mut operation: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        let blocking = self.needs_blocking_thread(plan);
+        let tired = !blocking && fairness::spend(plan.cost());
+        if !blocking
+            && !tired
+            && let Some(mut lease) = self.writer.lead_at_once(self)
+        {
+            let result = lease.run_alone(plan, &mut operation);
+            // Waiting for another process is for the blocking thread below.
+            if !result.as_ref().is_err_and(Error::is_contention) {
+                lease.run_waiting_inline();
+                return result;
+            }
+        }
+        let room = self.writer.room.acquire_arc().await;
+        let (reply, outcome) = oneshot::channel();
+        let call = Pending { plan, operation, result: None, reply: Some(reply), _room: Some(room) };
+        let queued = self.enqueue(Box::new(call));
+        if !blocking && queued.unattended {
+            // Whoever else is about to write joins the queue meanwhile.
+            if tired {
+                fairness::step_aside().await;
+            } else {
+                fairness::let_others_run().await;
+            }
+            if let Some(lease) = Lease::take(self) {
+                lease.run_waiting_inline();
+            }
+        }
+        drop(queued);
+        outcome.await.unwrap_or(Err(Error::Stopped))
+    }
+
+    /// Runs a short query on the writing connection, if nobody has it: unlike a reader's, its page cache outlives commits.
+    pub(super) fn read_as_writer<T>(
+        self: &Arc<Self>,
+        query: &mut impl FnMut(&Connection) -> Result<T>,
+    ) -> Option<Result<T>> {
+        let lease = Lease::take(self)?;
+        let result = lease.connection().and_then(query);
+        lease.run_waiting_inline();
+        Some(result)
+    }
+
+    /// Runs a call in its turn, without anybody waiting for it.
+    pub(super) fn enqueue_detached<T, F>(self: &Arc<Self>, plan: Plan, operation: F)
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        drop(self.enqueue(Box::new(Pending { plan, operation, result: None, reply: None, _room: None })));
+    }
+
+    /// Puts a call into the queue. When the guard is dropped, somebody has run it, or will.
+    fn enqueue(self: &Arc<Self>, call: Box<dyn Call>) -> Queued<'_> {
+        let mut state = self.writer.state();
+        state.waiting.push_back(call);
+        Queued { database: self, unattended: state.connection.is_some() }
+    }
+
+    fn needs_blocking_thread(&self, plan: Plan) -> bool {
+        plan.long || self.full_sync(plan)
+    }
+
+    fn full_sync(&self, plan: Plan) -> bool {
+        self.config.durability.full_sync(plan.signal)
+    }
+}
+
+/// A call in the queue.
+trait Call: Send {
+    fn plan(&self) -> Plan;
+    /// Runs the operation and keeps its outcome. `false` if it failed.
+    fn run(&mut self, connection: &Connection) -> bool;
+    /// Runs it in a transaction of its own.
+    fn run_alone(&mut self, lease: &mut Lease);
+    /// Replaces a kept success by the error of committing it.
+    fn fail(&mut self, error: Error);
+    /// Tells the caller.
+    fn finish(self: Box<Self>);
+}
+
+struct Pending<T, F> {
+    plan: Plan,
+    operation: F,
+    result: Option<Result<T>>,
+    reply: Option<oneshot::Sender<Result<T>>>,
+    /// A place among those who wait.
+    _room: Option<SemaphoreGuardArc>,
+}
+
+impl<T, F> Call for Pending<T, F>
+where
+    T: Send,
+    F: FnMut(&Connection) -> Result<T> + Send,
+{
+    fn plan(&self) -> Plan {
+        self.plan
+    }
+
+    fn run(&mut self, connection: &Connection) -> bool {
+        let result = (self.operation)(connection);
+        let succeeded = result.is_ok();
+        self.result = Some(result);
+        succeeded
+    }
+
+    fn run_alone(&mut self, lease: &mut Lease) {
+        let timeout = lease.database.config.busy_timeout;
+        self.result = Some(patiently(timeout, || lease.run_alone(self.plan, &mut self.operation)));
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.result = Some(Err(error));
+    }
+
+    fn finish(mut self: Box<Self>) {
+        if let (Some(reply), Some(result)) = (self.reply.take(), self.result.take()) {
+            // Nobody waits any more for a call whose future was dropped.
+            let _ = reply.send(result);
+        }
+    }
+}
+
+/// Having the writing connection. Dropping it gives the connection back, or to those who wait.
+struct Lease {
+    database: Arc<Database>,
+    connection: Option<Box<WriteConnection>>,
+}
+
+impl Lease {
+    /// Takes the connection if nobody has it.
+    fn take(database: &Arc<Database>) -> Option<Self> {
+        let connection = database.writer.state().connection.take()?;
+        Some(Self { database: database.clone(), connection: Some(connection) })
+    }
+
+    fn connection(&self) -> Result<&Connection> {
+        // It is there until `drop`.
+        self.connection.as_ref().map(|holder| &holder.connection).ok_or(Error::Stopped)
+    }
+
+    /// Runs one call and commits it, or fails with contention at once.
+    fn run_alone<T>(&mut self, plan: Plan, operation: &mut impl FnMut(&Connection) -> Result<T>) -> Result<T> {
+        self.set_sync(self.database.full_sync(plan))?;
+        let connection = self.connection()?;
+        if plan.outside_transactions {
+            return operation(connection);
+        }
+        let result = if plan.several {
+            connection.run(BEGIN, ())?;
+            match operation(connection).and_then(|result| connection.run(COMMIT, ()).map(|_| result)) {
+                Ok(result) => result,
+                Err(error) => {
+                    rollback(connection);
+                    return Err(error);
+                }
+            }
+        } else {
+            // A single statement is a transaction by itself.
+            operation(connection)?
+        };
+        self.database.after_commit(WAL_PAGES.take())?;
+        Ok(result)
+    }
+
+    /// Runs what waits, as far as it may run here, for a while.
+    fn run_waiting_inline(mut self) {
+        let start = Instant::now();
+        while start.elapsed() < INLINE_TIME {
+            let mut calls = self.next_group(INLINE_GROUP, |database, plan| !database.needs_blocking_thread(plan));
+            if calls.is_empty() {
+                return;
+            }
+            match self.run_together(&mut calls) {
+                Ok(true) => calls.into_iter().for_each(Call::finish),
+                // One by one, or after waiting for another process: on a blocking thread.
+                Ok(false) | Err(_) => {
+                    let mut state = self.database.writer.state();
+                    calls.into_iter().rev().for_each(|call| state.waiting.push_front(call));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn lead_on_blocking_thread(self) {
+        blocking::unblock(move || self.lead()).detach();
+    }
+
+    /// Runs everything that waits, in groups.
+    fn lead(mut self) {
+        let timeout = self.database.config.busy_timeout;
+        loop {
+            let mut calls = self.next_group(GROUP, |_, _| true);
+            match calls.as_mut_slice() {
+                [] => return,
+                [call] => call.run_alone(&mut self),
+                calls => match patiently(timeout, || self.run_together(calls)) {
+                    Ok(true) => {}
+                    Ok(false) => calls.iter_mut().for_each(|call| call.run_alone(&mut self)),
+                    Err(error) => calls.iter_mut().for_each(|call| call.fail(error.duplicate())),
+                },
+            }
+            calls.into_iter().for_each(Call::finish);
+        }
+    }
+
+    /// Takes the calls from the front of the queue that may share a transaction and that fit.
+    fn next_group(&self, limit: usize, fits: impl Fn(&Database, Plan) -> bool) -> Vec<Box<dyn Call>> {
+        let mut state = self.database.writer.state();
+        let alone = |plan: Plan| plan.long || plan.outside_transactions;
+        let mut count = 0;
+        for plan in state.waiting.iter().take(limit).map(|call| call.plan()) {
+            if !fits(&self.database, plan) || (alone(plan) && count > 0) {
+                break;
+            }
+            count += 1;
+            if alone(plan) {
+                break;
+            }
+        }
+        if count > 0 {
+            state.crowded = count > 1;
+        }
+        state.waiting.drain(..count).collect()
+    }
+
+    /// Runs calls in one transaction. `false` if it was undone.
+    ///
+    /// # Errors
+    /// If no transaction could be begun; nothing has run then.
+    fn run_together(&mut self, calls: &mut [Box<dyn Call>]) -> Result<bool> {
+        self.set_sync(calls.iter().any(|call| self.database.full_sync(call.plan())))?;
+        let connection = self.connection()?;
+        connection.run(BEGIN, ())?;
+        if !calls.iter_mut().all(|call| call.run(connection)) || connection.run(COMMIT, ()).is_err() {
+            rollback(connection);
+            return Ok(false);
+        }
+        if let Err(error) = self.database.after_commit(WAL_PAGES.take()) {
+            calls.iter_mut().for_each(|call| call.fail(error.duplicate()));
+        }
+        Ok(true)
+    }
+
+    /// Decides whether the next commit waits until it is on the disk.
+    fn set_sync(&mut self, full: bool) -> Result<()> {
+        let Some(holder) = &mut self.connection else { return Err(Error::Stopped) };
+        if holder.full_sync != Some(full) {
+            holder.full_sync = None;
+            holder.connection.pragma_update(None, "synchronous", if full { "FULL" } else { "NORMAL" })?;
+            holder.full_sync = Some(full);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(holder) = self.connection.take() else { return };
+        rollback(&holder.connection);
+        let mut state = self.database.writer.state();
+        if state.waiting.is_empty() {
+            state.connection = Some(holder);
+        } else {
+            drop(state);
+            Lease { database: self.database.clone(), connection: Some(holder) }.lead_on_blocking_thread();
+        }
+    }
+}
+
+/// A call in the queue. Dropping it makes sure that somebody leads.
+struct Queued<'a> {
+    database: &'a Arc<Database>,
+    /// Nobody had the connection when the call came.
+    unattended: bool,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let mut state = self.database.writer.state();
+        if state.waiting.is_empty() {
+            return;
+        }
+        if let Some(connection) = state.connection.take() {
+            drop(state);
+            Lease { database: self.database.clone(), connection: Some(connection) }.lead_on_blocking_thread();
+        }
+    }
+}
+
+const BEGIN: &str = "BEGIN IMMEDIATE";
+const COMMIT: &str = "COMMIT";
+
+/// Ends a transaction that failed, unless SQLite already has. If even that fails, the next `BEGIN` says so.
+fn rollback(connection: &Connection) {
+    if !connection.is_autocommit() {
+        let _ = connection.run("ROLLBACK", ());
+    }
+}
