@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -15,7 +17,7 @@ use super::fairness;
 use super::readers::Readers;
 use super::schema::{self, Content};
 use super::writer::{Plan, Writer};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqliteProblem};
 
 /// What the accounts in one database share.
 pub(super) struct Database {
@@ -41,7 +43,17 @@ impl Database {
             warn_if_readable_by_others(&path);
         }
         let location = Location::File(path.clone());
-        let connection = patiently(config.busy_timeout, || prepare(&location, &path, &config))?;
+        let mut gone = Patience::new(config.busy_timeout.min(Duration::from_millis(500)));
+        let connection = loop {
+            match patiently(config.busy_timeout, || prepare(&location, &path, &config)) {
+                // Another process that closes the database at this moment deletes the write-ahead log.
+                Err(error @ Error::Sqlite { problem: SqliteProblem::CannotOpen, .. }) => match gone.next() {
+                    Some(pause) => thread::sleep(pause),
+                    None => return Err(error),
+                },
+                opened => break opened?,
+            }
+        };
         let files = Files::look(&path).map_err(|source| Error::File { what: "database", source })?;
         Ok(Arc::new(Self::new(config, location, connection, Some(files))))
     }
@@ -99,7 +111,7 @@ impl Database {
             match result {
                 Err(error) if error.is_contention() => {
                     match patience.get_or_insert_with(|| Patience::new(self.config.busy_timeout)).next() {
-                        Some(pause) => blocking::unblock(move || std::thread::sleep(pause)).await,
+                        Some(pause) => blocking::unblock(move || thread::sleep(pause)).await,
                         None => return Err(error),
                     }
                 }
@@ -184,8 +196,9 @@ const CHECKPOINT_PASSES: usize = 3;
 /// Opens the writing connection.
 fn prepare(location: &Location, path: &Path, config: &SqliteConfig) -> Result<Connection> {
     let mut connection = location.connect()?;
-    // Closing somebody else's database must not fold its write-ahead log into it.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // Closing somebody else's database must not fold its write-ahead log into it, but remove an empty one of ours.
+    let has_log = fs::metadata(log_path(path)).is_ok_and(|log| log.len() > 0);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
     let content = schema::identify(&connection, path)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     if content == Content::Empty {
@@ -250,6 +263,13 @@ fn warn_if_readable_by_others(path: &Path) {
     }
 }
 
+/// Where SQLite keeps the write-ahead log of a database.
+fn log_path(database: &Path) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push("-wal");
+    path.into()
+}
+
 /// The files that the writing connection has open, to notice when their names lead elsewhere.
 #[derive(Debug)]
 struct Files {
@@ -261,9 +281,7 @@ impl Files {
     fn look(path: &Path) -> io::Result<Self> {
         #[cfg(unix)]
         {
-            let mut log = path.as_os_str().to_owned();
-            log.push("-wal");
-            let log = PathBuf::from(log);
+            let log = log_path(path);
             let (database_id, log_id) = (identity(path)?, identity(&log)?);
             Ok(Self { identities: [(path.to_owned(), database_id), (log, log_id)] })
         }

@@ -49,6 +49,8 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 /// [`Error::ForeignFile`] if it is not ours, [`Error::UnsupportedVersion`] if a later version wrote it, and the errors of
 /// reading.
 pub(super) fn identify(connection: &Connection, path: &Path) -> Result<Content> {
+    // All of it at one moment: another process may be creating the schema.
+    let _snapshot = connection.is_autocommit().then(|| connection.unchecked_transaction()).transpose()?;
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = match pragma("application_id").and_then(|id| Ok((id, pragma("user_version")?))) {
         Ok(found) => found,
@@ -85,18 +87,24 @@ pub(super) fn identify(connection: &Connection, path: &Path) -> Result<Content> 
 /// # Errors
 /// As [`identify`], because another process may have written the file in between; and the errors of writing.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
-    loop {
+    // Not even asking for the write transaction when there is nothing to do: another process may hold it.
+    while identify(connection, path)? == Content::Empty || version(connection)? < NEWEST {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let version = match identify(&transaction, path)? {
             Content::Empty => 0,
-            Content::Ours => transaction.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))?,
+            Content::Ours => version(&transaction)?,
         };
-        let Some(migration) = MIGRATIONS.get(version as usize) else { return Ok(()) };
+        let Some(migration) = MIGRATIONS.get(version as usize) else { break };
         transaction.execute_batch(migration)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", version + 1)?;
         transaction.commit()?;
     }
+    Ok(())
+}
+
+fn version(connection: &Connection) -> Result<u32> {
+    Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
 }
 
 fn foreign(path: &Path, found: ForeignFile) -> Error {

@@ -21,8 +21,11 @@ impl SqliteStore {
     ///
     /// # Errors
     /// [`Error::File`] if there is such a file already, or none can be created; [`Error::Sqlite`] if the database cannot be
-    /// read or the disk is full. Nothing is left behind then.
+    /// read or the disk is full; nothing is left behind then. [`Error::InvalidInput`] if the store is in memory.
     pub async fn backup(&self, path: impl AsRef<Path>) -> Result<()> {
+        if self.path().is_none() {
+            return Err(NO_FILE);
+        }
         let path = path.as_ref().to_owned();
         let (location, timeout) = (self.database.location.clone(), self.database.config.busy_timeout);
         // On a connection of its own, so that no reader is missing for as long as it takes.
@@ -33,12 +36,14 @@ impl SqliteStore {
     /// Takes as long as reading the file.
     ///
     /// # Errors
-    /// [`Error::Sqlite`] if the file is damaged so badly that it cannot be checked, or cannot be read.
+    /// [`Error::Sqlite`] if the file cannot be read.
     pub async fn integrity_check(&self) -> Result<Vec<String>> {
         let check = |connection: &Connection| connection.all("PRAGMA integrity_check", (), |row| row.get::<_, String>(0));
-        let mut found = self.database.read_long(check).await?;
-        found.retain(|line| line != "ok");
-        Ok(found)
+        match self.database.read_long(check).await {
+            // So bad that SQLite gave up in the middle.
+            Err(Error::Sqlite { problem: SqliteProblem::Damaged, source }) => Ok(vec![source.to_string()]),
+            found => Ok(found?.into_iter().filter(|line| line != "ok").collect()),
+        }
     }
 
     /// Moves the write-ahead log into the database and empties it, so that the main file alone holds everything. Happens by
@@ -77,9 +82,8 @@ impl SqliteStore {
 
     /// See [`snapshot_db`](wacore::store::traits::DeviceStore::snapshot_db).
     pub(super) async fn snapshot(&self, name: &str, extra: Option<Vec<u8>>) -> Result<()> {
-        let Some(database) = self.path() else {
-            return Err(Error::InvalidInput { what: "a snapshot", problem: "of a store in memory has no folder to go to" });
-        };
+        let Some(database) = self.path() else { return Err(NO_FILE) };
+        let time = wacore::time::now_millis();
         let name: String = name
             .chars()
             .map(|character| if character.is_ascii_alphanumeric() || character == '-' { character } else { '_' })
@@ -87,7 +91,7 @@ impl SqliteStore {
             .collect();
         let suffix = |ending: &str| {
             let mut path = database.as_os_str().to_owned();
-            path.push(format!(".snapshot-{}-{name}{ending}", wacore::time::now_millis()));
+            path.push(format!(".snapshot-{time}-{name}{ending}"));
             PathBuf::from(path)
         };
         self.backup(suffix("")).await?;
@@ -103,6 +107,8 @@ impl SqliteStore {
         Ok(())
     }
 }
+
+const NO_FILE: Error = Error::InvalidInput { what: "a store in memory", problem: "has no file to copy" };
 
 /// Writes a copy of the database to a new file.
 fn copy(connection: &Connection, path: &Path) -> Result<()> {

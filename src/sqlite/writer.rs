@@ -31,6 +31,8 @@ const INLINE_ROWS: usize = 128;
 const INLINE_BYTES: usize = 256 * 1024;
 /// How long somebody runs the calls of others before a blocking thread takes over.
 const INLINE_TIME: Duration = Duration::from_micros(500);
+/// How many lone calls it takes to stop waiting for company.
+const SOCIABLE_CALLS: u8 = 8;
 
 /// What the queue has to know about a call.
 #[derive(Clone, Copy, Debug)]
@@ -84,8 +86,8 @@ struct State {
     /// `None` while somebody has it.
     connection: Option<Box<WriteConnection>>,
     waiting: VecDeque<Box<dyn Call>>,
-    /// The last group had more than one call, so that waiting for company is worth it.
-    crowded: bool,
+    /// How many more calls wait for company, because one lately had some.
+    sociable: u8,
 }
 
 struct WriteConnection {
@@ -102,7 +104,7 @@ impl Writer {
         }));
         let connection = Some(Box::new(WriteConnection { connection, full_sync: None }));
         Self {
-            state: Mutex::new(State { connection, waiting: VecDeque::new(), crowded: false }),
+            state: Mutex::new(State { connection, waiting: VecDeque::new(), sociable: 0 }),
             room: Arc::new(Semaphore::new(WAITING_CALLS)),
         }
     }
@@ -113,7 +115,7 @@ impl Writer {
         if !state.waiting.is_empty() || state.connection.is_none() {
             return None;
         }
-        if state.crowded {
+        if state.sociable > 0 {
             return None;
         }
         let connection = state.connection.take();
@@ -156,15 +158,20 @@ impl Database {
             }
         }
         let room = self.writer.room.acquire_arc().await;
-        let (reply, outcome) = oneshot::channel();
+        let (reply, mut outcome) = oneshot::channel();
         let call = Pending { plan, operation, result: None, reply: Some(reply), _room: Some(room) };
-        let queued = self.enqueue(Box::new(call));
+        let mut queued = self.enqueue(Box::new(call));
         if !blocking && queued.unattended {
             // Whoever else is about to write joins the queue meanwhile.
             if tired {
                 fairness::step_aside().await;
             } else {
                 fairness::let_others_run().await;
+            }
+            // Unless one of them has run this call with theirs.
+            if let Ok(Some(result)) = outcome.try_recv() {
+                queued.over = true;
+                return result;
             }
             if let Some(lease) = Lease::take(self) {
                 lease.run_waiting_inline();
@@ -198,7 +205,7 @@ impl Database {
     fn enqueue(self: &Arc<Self>, call: Box<dyn Call>) -> Queued<'_> {
         let mut state = self.writer.state();
         state.waiting.push_back(call);
-        Queued { database: self, unattended: state.connection.is_some() }
+        Queued { database: self, unattended: state.connection.is_some(), over: false }
     }
 
     fn needs_blocking_thread(&self, plan: Plan) -> bool {
@@ -345,6 +352,13 @@ impl Lease {
                     Err(error) => calls.iter_mut().for_each(|call| call.fail(error.duplicate())),
                 },
             }
+            let last = self.database.writer.state().waiting.is_empty();
+            if last {
+                // Before the callers know: one of them may drop the store and expect it to be closed.
+                drop(self);
+                calls.into_iter().for_each(Call::finish);
+                return;
+            }
             calls.into_iter().for_each(Call::finish);
         }
     }
@@ -363,9 +377,11 @@ impl Lease {
                 break;
             }
         }
-        if count > 0 {
-            state.crowded = count > 1;
-        }
+        state.sociable = match count {
+            0 => state.sociable,
+            1 => state.sociable.saturating_sub(1),
+            _ => SOCIABLE_CALLS,
+        };
         state.waiting.drain(..count).collect()
     }
 
@@ -418,12 +434,14 @@ struct Queued<'a> {
     database: &'a Arc<Database>,
     /// Nobody had the connection when the call came.
     unattended: bool,
+    /// The call has run; whoever waits now has a guard of their own.
+    over: bool,
 }
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
         let mut state = self.database.writer.state();
-        if state.waiting.is_empty() {
+        if self.over || state.waiting.is_empty() {
             return;
         }
         if let Some(connection) = state.connection.take() {

@@ -15,6 +15,8 @@ async fn refused(path: &Path) -> Error {
         let mut files: Vec<_> = fs::read_dir(path.parent().unwrap())
             .unwrap()
             .map(|entry| entry.unwrap().path())
+            // Who reads an open database registers there; nothing of it lasts.
+            .filter(|path| !path.to_string_lossy().ends_with("-shm"))
             .map(|path| (fs::read(&path).unwrap(), path))
             .collect();
         files.sort();
@@ -101,10 +103,10 @@ async fn damaged_files_are_noticed() {
     let Scratch { store, path, _folder } = scratch;
     drop(store);
     let whole = fs::read(&path).unwrap();
-    assert!(whole.len() > 100 * 8192);
+    assert!(whole.len() > 120 * 8192);
 
     let mut holes = whole.clone();
-    holes[20 * 8192..90 * 8192].fill(0x5a);
+    holes[100 * 8192..130 * 8192].fill(0x5a);
     fs::write(&path, &holes).unwrap();
     let store = config().open(&path).await.unwrap();
     let mut damaged = 0;
@@ -182,7 +184,8 @@ fn missing_permissions_are_named() {
             command.uid(NOBODY).gid(NOBODY);
         }
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{errand}: {}", String::from_utf8_lossy(&output.stdout));
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{errand}: {}", String::from_utf8_lossy(&said));
     }
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
 }
@@ -194,9 +197,12 @@ fn without_permission() {
     single_threaded().block_on(async {
         let error = match config().open(&path).await {
             Err(error) => error,
-            Ok(store) => store.put_session("a", b"y").await.map_err(Error::from).unwrap_err(),
+            Ok(store) => match store.put_session("a", b"y").await.unwrap_err() {
+                StoreError::Database(source) | StoreError::Connection(source) => *source.downcast().unwrap(),
+                error => panic!("{error:?}"),
+            },
         };
-        let text = format!("{error} {:?}", std::error::Error::source(&error));
+        let text = error.to_string();
         match errand {
             "unreadable file" => assert!(matches!(&error, Error::File { .. }), "{text}"),
             _ => {
