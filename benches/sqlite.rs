@@ -33,7 +33,11 @@ struct Subject {
 }
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = if std::env::var_os("XCT").is_some() {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    } else {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+    };
     let folder = tempfile::tempdir().unwrap();
     let subjects = runtime.block_on(subjects(folder.path()));
     let mut results = Results::default();
@@ -215,7 +219,7 @@ fn plain_loop(folder: &Path, round: u64, results: &mut Results) {
     connection
         .execute_batch(
             "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
-             PRAGMA secure_delete = ON; PRAGMA cache_size = -2048;
+             PRAGMA secure_delete = ON; PRAGMA cache_size = -4096;
              CREATE TABLE IF NOT EXISTS sessions
                  (account INTEGER NOT NULL, address TEXT NOT NULL, record BLOB NOT NULL) STRICT;
              CREATE UNIQUE INDEX IF NOT EXISTS sessions_key ON sessions (account, address);",

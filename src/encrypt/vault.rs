@@ -647,9 +647,7 @@ impl HeaderCopy {
         let generation = |bytes: &[u8]| Header::parse(bytes).map_or(0, |header| header.generation);
         match self {
             HeaderCopy::A => {
-                a == new
-                    || header.previous() == Some(checksum)
-                    || (b == Some(new) && header.generation > generation(a))
+                a == new || header.previous() == Some(checksum) || (b == Some(new) && header.generation > generation(a))
             }
             HeaderCopy::B => a == new,
         }

@@ -49,7 +49,9 @@ impl AppSyncStore for SqliteStore {
             let row = c.first(SQL, (self.account, name), |row| {
                 Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?, row.get(3)?))
             })?;
-            let Some((version, hash, index_value_map, mac_mismatch_fatal)) = row else { return Ok(HashState::default()) };
+            let Some((version, hash, index_value_map, mac_mismatch_fatal)) = row else {
+                return Ok(HashState::default());
+            };
             Ok(HashState {
                 version: version.cast_unsigned(),
                 hash: hash.try_into().map_err(|_| MALFORMED)?,
@@ -79,9 +81,13 @@ impl AppSyncStore for SqliteStore {
             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (account, name, index_mac) DO UPDATE
             SET value_mac = excluded.value_mac, version = excluded.version";
         let (account, name, version) = (self.account, name.to_owned(), version.cast_signed());
-        self.write_rows(Plan::CACHE, SQL, mutations.to_vec(), |mac| mac.value_mac.len(), move |put, mac| {
-            put.execute((account, &name, &mac.index_mac, &mac.value_mac, version))
-        })
+        self.write_rows(
+            Plan::CACHE,
+            SQL,
+            mutations.to_vec(),
+            |mac| mac.value_mac.len(),
+            move |put, mac| put.execute((account, &name, &mac.index_mac, &mac.value_mac, version)),
+        )
         .await
     }
 
@@ -101,9 +107,13 @@ impl AppSyncStore for SqliteStore {
     async fn delete_mutation_macs(&self, name: &str, index_macs: &[Vec<u8>]) -> Result<()> {
         const SQL: &str = "DELETE FROM mutation_macs WHERE account = ?1 AND name = ?2 AND index_mac = ?3";
         let (account, name) = (self.account, name.to_owned());
-        self.write_rows(Plan::CACHE, SQL, index_macs.to_vec(), |_| 0, move |delete, index_mac| {
-            delete.execute((account, &name, index_mac))
-        })
+        self.write_rows(
+            Plan::CACHE,
+            SQL,
+            index_macs.to_vec(),
+            |_| 0,
+            move |delete, index_mac| delete.execute((account, &name, index_mac)),
+        )
         .await
     }
 

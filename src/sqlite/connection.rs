@@ -33,10 +33,9 @@ impl Location {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = match self {
             Location::File(path) => Connection::open_with_flags(path, flags)?,
-            Location::Memory { uri } => Connection::open_with_flags(
-                uri,
-                flags | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI,
-            )?,
+            Location::Memory { uri } => {
+                Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI)?
+            }
         };
         // Whoever can write the file must not be able to run SQL of theirs through its schema
         // (https://www.sqlite.org/security.html).
@@ -131,12 +130,20 @@ pub(super) trait Statements {
     ) -> Result<()>;
 
     /// The first row that a query returns.
-    fn first<T>(&self, sql: &'static str, params: impl Params, map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>)
-    -> Result<Option<T>>;
+    fn first<T>(
+        &self,
+        sql: &'static str,
+        params: impl Params,
+        map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>>;
 
     /// Every row that a query returns.
-    fn all<T>(&self, sql: &'static str, params: impl Params, map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>)
-    -> Result<Vec<T>>;
+    fn all<T>(
+        &self,
+        sql: &'static str,
+        params: impl Params,
+        map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>>;
 }
 
 impl Statements for Connection {

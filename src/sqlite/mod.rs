@@ -157,7 +157,10 @@ impl SqliteStore {
 
     /// Deletes [`SWEEP_ROWS`] rows at a time until none are left, and gives the number of rows. Each time is a transaction
     /// of its own, so that others need not wait for all of it.
-    async fn sweep(&self, delete: impl Fn(&Connection) -> Result<usize> + Clone + Send + 'static) -> Result<u32, StoreError> {
+    async fn sweep(
+        &self,
+        delete: impl Fn(&Connection) -> Result<usize> + Clone + Send + 'static,
+    ) -> Result<u32, StoreError> {
         let mut total = 0u32;
         loop {
             let count = self.write(Plan::CACHE.long().transaction(), delete.clone()).await?;
@@ -263,7 +266,7 @@ impl SqliteConfig {
         Self {
             durability: Durability::default(),
             readers: 4,
-            page_cache: 2 << 20,
+            page_cache: 4 << 20,
             mmap: 0,
             busy_timeout: Duration::from_secs(10),
             base_key_retention: Some(Duration::from_secs(30 * 24 * 3600)),
@@ -283,7 +286,7 @@ impl SqliteConfig {
         self
     }
 
-    /// The page cache of each connection, in bytes. Default: 2 MiB. Pages that are not in it come from the operating
+    /// The page cache of each connection, in bytes. Default: 4 MiB, filled when needed. Pages that are not in it come from the operating
     /// system's cache, which takes a few microseconds each.
     pub fn page_cache(mut self, bytes: usize) -> Self {
         self.page_cache = bytes;

@@ -28,10 +28,16 @@ impl MsgSecretStore for SqliteStore {
 
     async fn put_msg_secrets(&self, entries: Vec<MsgSecretEntry>) -> Result<usize> {
         let (account, count) = (self.account, entries.len());
-        self.write_rows(Plan::CACHE, PUT, entries, |_| 0, move |put, entry| {
-            let MsgSecretEntry { chat, sender, msg_id, secret, expires_at, message_ts } = entry;
-            put.execute((account, chat, sender, msg_id, secret, expires_at, message_ts))
-        })
+        self.write_rows(
+            Plan::CACHE,
+            PUT,
+            entries,
+            |_| 0,
+            move |put, entry| {
+                let MsgSecretEntry { chat, sender, msg_id, secret, expires_at, message_ts } = entry;
+                put.execute((account, chat, sender, msg_id, secret, expires_at, message_ts))
+            },
+        )
         .await?;
         Ok(count)
     }

@@ -50,9 +50,13 @@ impl ProtocolStore for SqliteStore {
             VALUES (?1, ?2, ?3, ?4) ON CONFLICT (account, group_jid, device_jid) DO UPDATE SET has_key = excluded.has_key";
         let (account, group) = (self.account, group_jid.to_owned());
         let rows: Vec<(String, bool)> = entries.iter().map(|&(device, has_key)| (device.to_owned(), has_key)).collect();
-        self.write_rows(Plan::CACHE, SQL, rows, |_| 0, move |set, (device, has_key)| {
-            set.execute((account, &group, device, has_key))
-        })
+        self.write_rows(
+            Plan::CACHE,
+            SQL,
+            rows,
+            |_| 0,
+            move |set, (device, has_key)| set.execute((account, &group, device, has_key)),
+        )
         .await
     }
 
@@ -95,10 +99,16 @@ impl ProtocolStore for SqliteStore {
 
     async fn put_lid_mappings(&self, entries: &[LidPnMappingEntry]) -> Result<()> {
         let account = self.account;
-        self.write_rows(Plan::CACHE, PUT_LID_MAPPING, entries.to_vec(), |_| 0, move |put, entry| {
-            let LidPnMappingEntry { lid, phone_number, created_at, updated_at, learning_source } = entry;
-            put.execute((account, lid, phone_number, created_at, updated_at, learning_source))
-        })
+        self.write_rows(
+            Plan::CACHE,
+            PUT_LID_MAPPING,
+            entries.to_vec(),
+            |_| 0,
+            move |put, entry| {
+                let LidPnMappingEntry { lid, phone_number, created_at, updated_at, learning_source } = entry;
+                put.execute((account, lid, phone_number, created_at, updated_at, learning_source))
+            },
+        )
         .await
     }
 
@@ -155,10 +165,16 @@ impl ProtocolStore for SqliteStore {
             Err(_) => Err(Error::Encode { record: Record::DeviceList }),
         };
         let rows = records.into_iter().map(encode).collect::<error::Result<Vec<_>>>()?;
-        self.write_rows(Plan::CACHE, UPDATE_DEVICE_LIST, rows, |row| row.1.len(), move |update, (record, devices)| {
-            let DeviceListRecord { user, timestamp, phash, raw_id, .. } = record;
-            update.execute((account, user, devices, timestamp, phash, raw_id))
-        })
+        self.write_rows(
+            Plan::CACHE,
+            UPDATE_DEVICE_LIST,
+            rows,
+            |row| row.1.len(),
+            move |update, (record, devices)| {
+                let DeviceListRecord { user, timestamp, phash, raw_id, .. } = record;
+                update.execute((account, user, devices, timestamp, phash, raw_id))
+            },
+        )
         .await
     }
 
@@ -326,9 +342,13 @@ impl ProtocolStore for SqliteStore {
     async fn delete_pending_inbound_batch(&self, keys: &[PendingInboundKey<'_>]) -> Result<()> {
         let account = self.account;
         let rows: Vec<[String; 3]> = keys.iter().map(|key| [key.chat, key.sender, key.id].map(str::to_owned)).collect();
-        self.write_rows(Plan::SIGNAL, DELETE_PENDING_INBOUND, rows, |_| 0, move |delete, [chat, sender, id]| {
-            delete.execute((account, chat, sender, id))
-        })
+        self.write_rows(
+            Plan::SIGNAL,
+            DELETE_PENDING_INBOUND,
+            rows,
+            |_| 0,
+            move |delete, [chat, sender, id]| delete.execute((account, chat, sender, id)),
+        )
         .await
     }
 }
@@ -362,10 +382,16 @@ impl PendingRow {
 impl SqliteStore {
     async fn write_pending(&self, rows: Vec<PendingRow>) -> Result<()> {
         let (account, now) = (self.account, wacore::time::now_secs());
-        self.write_rows(Plan::SIGNAL, STORE_PENDING_INBOUND, rows, |row| row.message.len(), move |store, row| {
-            let PendingRow { key: [chat, sender, id], message } = row;
-            store.execute((account, chat, sender, id, message, now))
-        })
+        self.write_rows(
+            Plan::SIGNAL,
+            STORE_PENDING_INBOUND,
+            rows,
+            |row| row.message.len(),
+            move |store, row| {
+                let PendingRow { key: [chat, sender, id], message } = row;
+                store.execute((account, chat, sender, id, message, now))
+            },
+        )
         .await
     }
 }

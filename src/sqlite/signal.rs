@@ -38,9 +38,13 @@ impl SignalStore for SqliteStore {
 
     async fn put_identities_batch(&self, identities: &[(Arc<str>, [u8; 32])]) -> Result<()> {
         let (account, rows) = (self.account, identities.to_vec());
-        self.write_rows(Plan::SIGNAL, PUT_IDENTITY, rows, |_| 32, move |put, (address, key)| {
-            put.execute((account, address, key))
-        })
+        self.write_rows(
+            Plan::SIGNAL,
+            PUT_IDENTITY,
+            rows,
+            |_| 32,
+            move |put, (address, key)| put.execute((account, address, key)),
+        )
         .await
     }
 
@@ -71,9 +75,13 @@ impl SignalStore for SqliteStore {
 
     async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
         let (account, rows) = (self.account, sessions.to_vec());
-        self.write_rows(Plan::SIGNAL, PUT_SESSION, rows, |row| row.1.len(), move |put, (address, session)| {
-            put.execute((account, address, &session[..]))
-        })
+        self.write_rows(
+            Plan::SIGNAL,
+            PUT_SESSION,
+            rows,
+            |row| row.1.len(),
+            move |put, (address, session)| put.execute((account, address, &session[..])),
+        )
         .await
     }
 
@@ -110,9 +118,13 @@ impl SignalStore for SqliteStore {
 
     async fn store_prekeys_batch(&self, keys: &[(u32, Bytes)], uploaded: bool) -> Result<()> {
         let (account, rows) = (self.account, keys.to_vec());
-        self.write_rows(Plan::SIGNAL, STORE_PREKEY, rows, |row| row.1.len(), move |store, (id, record)| {
-            store.execute((account, id, &record[..], uploaded))
-        })
+        self.write_rows(
+            Plan::SIGNAL,
+            STORE_PREKEY,
+            rows,
+            |row| row.1.len(),
+            move |store, (id, record)| store.execute((account, id, &record[..], uploaded)),
+        )
         .await
     }
 
@@ -123,9 +135,8 @@ impl SignalStore for SqliteStore {
     /// In the order of `ids`; an id that is asked for twice is returned twice.
     async fn load_prekeys_batch(&self, ids: &[u32]) -> Result<Vec<(u32, Bytes)>> {
         let account = self.account;
-        let load = move |c: &Connection, &id: &u32| {
-            Ok(c.first(LOAD_PREKEY, (account, id), bytes)?.map(|record| (id, record)))
-        };
+        let load =
+            move |c: &Connection, &id: &u32| Ok(c.first(LOAD_PREKEY, (account, id), bytes)?.map(|record| (id, record)));
         self.read_rows(ids, load).await
     }
 
@@ -178,9 +189,8 @@ impl SignalStore for SqliteStore {
                 .await;
         };
         let replace = move |c: &Connection| {
-            let stored = |copy: HeaderCopy| {
-                c.first(GET_SENDER_KEY, (account, copy.address()), |row| row.get::<_, Vec<u8>>(0))
-            };
+            let stored =
+                |copy: HeaderCopy| c.first(GET_SENDER_KEY, (account, copy.address()), |row| row.get::<_, Vec<u8>>(0));
             if !copy.may_become(&record, stored(HeaderCopy::A)?.as_deref(), stored(HeaderCopy::B)?.as_deref()) {
                 return Err(Error::HeaderConflict);
             }
@@ -191,9 +201,13 @@ impl SignalStore for SqliteStore {
 
     async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
         let (account, rows) = (self.account, sender_keys.to_vec());
-        self.write_rows(Plan::SIGNAL, PUT_SENDER_KEY, rows, |row| row.1.len(), move |put, (address, record)| {
-            put.execute((account, address, &record[..]))
-        })
+        self.write_rows(
+            Plan::SIGNAL,
+            PUT_SENDER_KEY,
+            rows,
+            |row| row.1.len(),
+            move |put, (address, record)| put.execute((account, address, &record[..])),
+        )
         .await
     }
 

@@ -38,7 +38,8 @@ impl SqliteStore {
     /// # Errors
     /// [`Error::Sqlite`] if the file cannot be read.
     pub async fn integrity_check(&self) -> Result<Vec<String>> {
-        let check = |connection: &Connection| connection.all("PRAGMA integrity_check", (), |row| row.get::<_, String>(0));
+        let check =
+            |connection: &Connection| connection.all("PRAGMA integrity_check", (), |row| row.get::<_, String>(0));
         match self.database.read_long(check).await {
             // So bad that SQLite gave up in the middle.
             Err(Error::Sqlite { problem: SqliteProblem::Damaged, source }) => Ok(vec![source.to_string()]),

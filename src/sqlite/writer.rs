@@ -48,7 +48,8 @@ pub(super) struct Plan {
 
 impl Plan {
     /// One statement on records that the client cannot fetch again.
-    pub(super) const SIGNAL: Self = Self { signal: true, several: false, long: false, outside_transactions: false, rows: 1 };
+    pub(super) const SIGNAL: Self =
+        Self { signal: true, several: false, long: false, outside_transactions: false, rows: 1 };
     /// One statement on records that the client can fetch again, or does without.
     pub(super) const CACHE: Self = Self { signal: false, ..Self::SIGNAL };
     /// Not in a transaction, on a blocking thread.

@@ -7,7 +7,6 @@ use rusqlite::types::Value;
 use wacore::store::traits::{Backend, MsgSecretEntry};
 
 use super::{Sqlite, encrypted};
-use crate::sample;
 use crate::encrypt::app_sync::join_carrier;
 use crate::encrypt::envelope::Prefix;
 use crate::encrypt::keys::LookupKeys;
@@ -15,6 +14,7 @@ use crate::encrypt::protocol::decode_text;
 use crate::encrypt::token::Domain;
 use crate::encrypt::vault::HeaderCopy;
 use crate::method::{Method, Record};
+use crate::sample;
 
 /// A canary in the ways in which a store could write it down.
 fn disguises(canary: &[u8]) -> Vec<Vec<u8>> {

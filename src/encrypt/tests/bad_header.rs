@@ -7,9 +7,9 @@ use sha2::{Digest, Sha256};
 use wacore::store::traits::Backend;
 
 use super::{memory, options, passphrase, raw_key};
-use crate::sample;
 use crate::encrypt::header::Header;
 use crate::encrypt::vault::HeaderCopy;
+use crate::sample;
 use crate::{Error, KdfLimits, Key, Layer, Passphrase, Vault};
 
 const COPIES: [&str; 2] = [HeaderCopy::A.address(), HeaderCopy::B.address()];

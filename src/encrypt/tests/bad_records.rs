@@ -7,12 +7,12 @@ use wacore::appstate::hash::HashState;
 use wacore::store::error::StoreError;
 use wacore::store::traits::{AppStateSyncKey, Backend, DeviceListRecord, LidPnMappingEntry, TcTokenEntry};
 
-use crate::sample::*;
 use super::{Sqlite, encrypted, memory, options, own_error, passphrase, raw_key};
 use crate::encrypt::keys::LookupKeys;
 use crate::encrypt::token::Domain;
 use crate::encrypt::vault::State;
 use crate::method::{Method, Record};
+use crate::sample::*;
 use crate::{Error, Key, Layer, OnDamage, Vault};
 
 /// A filled store, seen from both sides.

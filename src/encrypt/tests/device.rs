@@ -3,8 +3,8 @@
 use wacore::store::Device;
 
 use super::{Sqlite, encrypted, memory, options, own_error, raw_key};
-use crate::sample;
 use crate::encrypt::header::{DEVICE_SEALED, Header};
+use crate::sample;
 use crate::{Error, Layer, Vault};
 
 fn sealed_flag(vault: &Vault) -> bool {

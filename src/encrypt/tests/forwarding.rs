@@ -7,8 +7,8 @@ use wacore::store::traits::Backend;
 
 use super::spy::{FAULT, Fault, Spy};
 use super::{encrypted, memory, options, raw_key};
-use crate::sample;
 use crate::method::{Access, Method};
+use crate::sample;
 use crate::{Layer, Vault};
 
 /// What a call becomes below the layer. Everything that is not listed becomes the method of the same name.

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::interop::{assert_complete, open_store};
-use crate::sample::*;
 use super::{open_sqlite, options, raw_key};
 use crate::sample;
+use crate::sample::*;
 use crate::{Layer, Padding, Passphrase, RecoveryKey};
 
 const PASSPHRASE: &str = "golden passphrase";

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use crate::sample::*;
 use super::{Sqlite, encrypted};
 use crate::sample;
+use crate::sample::*;
 
 /// Original key and payload of each record, by kind.
 type Records = BTreeMap<String, Vec<(Vec<Vec<u8>>, Vec<u8>)>>;

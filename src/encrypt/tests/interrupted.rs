@@ -10,11 +10,11 @@ use std::task::Poll;
 use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 
-use crate::sample::{self, SESSION, SESSION_ADDRESS};
 use super::spy::FAULT;
 use super::{memory, options, passphrase, raw_key};
 use crate::encrypt::envelope::Prefix;
 use crate::method::{BoxFuture, Method, Outcome, Record, uniform_layer};
+use crate::sample::{self, SESSION, SESSION_ADDRESS};
 use crate::{Error, Key, Layer};
 
 /// Fails the `n`th call, counted from now, and the calls after it until it is told to stop.

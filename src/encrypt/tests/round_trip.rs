@@ -8,10 +8,10 @@ use wacore::store::traits::{
     Backend, DeviceListRecord, LidPnMappingEntry, MsgSecretEntry, PendingInboundKey, PendingInboundRow, TcTokenEntry,
 };
 
-use crate::sample::*;
 use super::spy::Spy;
 use super::{Sqlite, encrypted, memory, options, raw_key};
 use crate::method::Method;
+use crate::sample::*;
 use crate::{Layer, Padding, Stack};
 
 #[tokio::test]

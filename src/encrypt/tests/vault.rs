@@ -9,8 +9,8 @@ use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 
 use super::{encrypted, memory, options, passphrase, raw_key};
-use crate::sample;
 use crate::encrypt::header::Header;
+use crate::sample;
 use crate::{
     Argon2Cost, Error, HeaderCopy, HeaderStore, Key, KeyProvider, Layer, Padding, Passphrase, RecoveryKey, SlotKind,
     Vault,

@@ -49,7 +49,9 @@ async fn foreign_files_are_named_and_left_alone() {
     fs::remove_file(&path).unwrap();
 
     let other = Connection::open(&path).unwrap();
-    other.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE notes (text); INSERT INTO notes VALUES ('x')").unwrap();
+    other
+        .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE notes (text); INSERT INTO notes VALUES ('x')")
+        .unwrap();
     // With its write-ahead log in place, which closing must not fold in.
     let error = refused(&path).await;
     assert_eq!(found(error), ForeignFile::OtherProgram);

@@ -55,7 +55,10 @@ fn every_task_reads_what_it_wrote() {
                                     rows.insert(key.clone(), value);
                                 }
                             }
-                            assert_eq!(store.get_session(&key).await.unwrap().as_deref(), rows.get(&key).map(|v| &v[..]));
+                            assert_eq!(
+                                store.get_session(&key).await.unwrap().as_deref(),
+                                rows.get(&key).map(|v| &v[..])
+                            );
                         }
                         rows
                     })
@@ -74,9 +77,11 @@ fn every_task_reads_what_it_wrote() {
 #[test]
 fn concurrent_calls_share_commits() {
     static COMMITS: AtomicU32 = AtomicU32::new(0);
-    for (runtime, durability) in
-        [(single_threaded(), Durability::Process), (single_threaded(), Durability::Full), (multi_threaded(), Durability::Full)]
-    {
+    for (runtime, durability) in [
+        (single_threaded(), Durability::Process),
+        (single_threaded(), Durability::Full),
+        (multi_threaded(), Durability::Full),
+    ] {
         runtime.block_on(async {
             let scratch = Scratch::with(config().durability(durability)).await;
             let count = |c: &Connection| {
@@ -253,7 +258,8 @@ fn processes_share_a_file() {
             command.env("WASTORE_NUMBER", number.to_string()).spawn().unwrap()
         })
         .collect();
-    let mut said: Vec<_> = running.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap()).lines()).collect();
+    let mut said: Vec<_> =
+        running.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap()).lines()).collect();
     for lines in &mut said {
         assert!(lines.any(|line| line.unwrap().contains("ready")));
     }

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::thread;
 
 use bytes::Bytes;
-use rand::rngs::StdRng;
 use rand::RngExt;
+use rand::rngs::StdRng;
 use wacore::store::traits::{ProtocolStore, SignalStore};
 
 use super::*;
@@ -60,10 +60,14 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
         runtime.block_on(async {
             let store = config().open(&path).await.unwrap();
             for (task, &number) in &highest {
-                let stored = |value: Option<Bytes>| value.map(|value| u32::from_le_bytes(value[..4].try_into().unwrap()));
+                let stored =
+                    |value: Option<Bytes>| value.map(|value| u32::from_le_bytes(value[..4].try_into().unwrap()));
                 let left = stored(store.get_session(&format!("{task} left")).await.unwrap());
                 let right = stored(store.get_session(&format!("{task} right")).await.unwrap());
-                assert!(left >= Some(number), "kill {kill}, task {task}: {number} was acknowledged, {left:?} is stored");
+                assert!(
+                    left >= Some(number),
+                    "kill {kill}, task {task}: {number} was acknowledged, {left:?} is stored"
+                );
                 assert_eq!(left, right, "a batch is stored as a whole");
                 let sent = store.take_sent_message("chat", &format!("{task} {number}")).await.unwrap();
                 if let Some(sent) = sent {

@@ -32,7 +32,10 @@ async fn every_statement_searches_an_index() {
     let statements = STATEMENTS.lock().unwrap().clone();
     let mut looked_at = 0;
     for sql in statements {
-        if sql.contains(OF_TESTS) || WHOLE_TABLE.contains(&sql) || ["BEGIN", "COMMIT", "ROLLBACK"].iter().any(|word| sql.starts_with(word)) {
+        if sql.contains(OF_TESTS)
+            || WHOLE_TABLE.contains(&sql)
+            || ["BEGIN", "COMMIT", "ROLLBACK"].iter().any(|word| sql.starts_with(word))
+        {
             continue;
         }
         for step in plan(store, sql).await {

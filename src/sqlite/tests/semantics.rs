@@ -325,7 +325,8 @@ async fn tc_tokens_expire_when_nothing_of_them_is_live() {
     let store = store().await;
     let mut expected_gone = 0;
     let mut kept = BTreeSet::new();
-    for (number, (token, token_timestamp)) in [(&b""[..], 9), (b"", 11), (b"t", 9), (b"t", 10), (b"t", 11)].iter().enumerate()
+    for (number, (token, token_timestamp)) in
+        [(&b""[..], 9), (b"", 11), (b"t", 9), (b"t", 10), (b"t", 11)].iter().enumerate()
     {
         for sender_timestamp in [None, Some(19), Some(20), Some(21)] {
             let jid = format!("{number} {sender_timestamp:?}");
@@ -351,8 +352,7 @@ async fn sweeps_delete_everything_that_is_due_and_count_it() {
         store.store_sent_message("chat", &format!("m{number}"), b"x").await.unwrap();
     }
     let rows: Vec<String> = (0..ROWS).map(|number| format!("m{number}")).collect();
-    let rows: Vec<_> =
-        rows.iter().map(|id| PendingInboundRow { chat: "c", sender: "s", id, message: b"x" }).collect();
+    let rows: Vec<_> = rows.iter().map(|id| PendingInboundRow { chat: "c", sender: "s", id, message: b"x" }).collect();
     store.store_pending_inbound_batch(&rows).await.unwrap();
     let entries: Vec<_> = (0..ROWS)
         .map(|number| MsgSecretEntry { msg_id: format!("m{number}").into(), ..sample::message_secret() })
