@@ -13,9 +13,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use wastore::{Passphrase, Stack, Vault};
+use wastore::{Passphrase, SqliteStore, Stack, Vault};
 use whatsapp_rust::prelude::*;
-use whatsapp_rust_sqlite_storage::SqliteStore;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,7 +23,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: bot DATABASE PASSPHRASE_FILE".into());
     };
 
-    let store = Arc::new(SqliteStore::new(&database.to_string_lossy()).await?);
+    let store = Arc::new(SqliteStore::open(database).await?);
     let vault = Vault::open_or_create(store.clone(), Passphrase::from_file(passphrase)?).await?;
     let stack = Stack::new(store).layer(vault.layer());
     println!("{stack:?}");

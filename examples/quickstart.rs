@@ -24,11 +24,10 @@ use wacore::store::traits::{
 };
 use wacore::types::jid::JidExt;
 use wacore_binary::Jid;
-use wastore::{Passphrase, Stack, Vault};
+use wastore::{Passphrase, SqliteStore, Stack, Vault};
 use whatsapp_rust::store::persistence_manager::PersistenceManager;
 use whatsapp_rust::store::signal_adapter::SignalProtocolStoreAdapter;
 use whatsapp_rust::store::signal_cache::SignalStoreCache;
-use whatsapp_rust_sqlite_storage::SqliteStore;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -112,7 +111,7 @@ async fn run(folder: &Path, encrypt: bool) -> Result<Report> {
     println!("closed, reopened, and the conversations went on");
 
     if encrypt {
-        let store: Arc<dyn Backend> = Arc::new(SqliteStore::new(&alice_file.to_string_lossy()).await?);
+        let store: Arc<dyn Backend> = Arc::new(SqliteStore::open(&alice_file).await?);
         match Vault::open(store, Passphrase::new("incorrect horse")?).await {
             Err(wastore::Error::WrongSecret) => {
                 println!("a wrong passphrase is refused: {}", wastore::Error::WrongSecret)
@@ -124,6 +123,11 @@ async fn run(folder: &Path, encrypt: bool) -> Result<Report> {
     secrets.add("passphrase", PASSPHRASE.as_bytes());
     alice.collect(&bob.jid, &mut secrets).await?;
     bob.collect(&alice.jid, &mut secrets).await?;
+    for account in [&alice, &bob] {
+        let stanza = format!("<message from='{}'>what went wrong</message>", account.jid);
+        secrets.add("snapshot extras", stanza.as_bytes());
+        account.backend.snapshot_db("quickstart", Some(stanza.as_bytes())).await?;
+    }
     // The stores are still open, so that their WAL and SHM files are there to be searched.
     let report = secrets.search(folder)?;
     drop((alice, bob));
@@ -144,9 +148,8 @@ struct Account {
 impl Account {
     /// Opens the store, wrapped or not, and loads the device as a client does.
     async fn open(file: &Path, encrypt: bool) -> Result<Self> {
-        let store = Arc::new(SqliteStore::new(&file.to_string_lossy()).await?);
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut stack = Stack::new(store.clone()).named(format!("sqlite({name})"));
+        let store = Arc::new(SqliteStore::open(file).await?);
+        let mut stack = Stack::new(store.clone());
         if encrypt {
             let vault = Vault::open_or_create(store, Passphrase::new(PASSPHRASE)?).await?;
             stack = stack.layer(vault.layer());
@@ -419,12 +422,17 @@ impl Secrets {
         for file in &files {
             let content = std::fs::read(file)?;
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            println!("searching {name:<14} {:>8} bytes", content.len());
+            println!("searching {:>8} bytes of {name}", content.len());
             contents.push(content);
         }
         let mut report = Report::new();
         for (kind, secret) in &self.0 {
-            let found = contents.iter().any(|content| memchr::memmem::find(content, secret).is_some());
+            // As it is, and as JSON, in which the store keeps the device.
+            let json = secret.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
+            let found = contents.iter().any(|content| {
+                memchr::memmem::find(content, secret).is_some()
+                    || memchr::memmem::find(content, json.as_bytes()).is_some()
+            });
             let (count, findings) = report.entry(kind).or_default();
             *count += 1;
             *findings += usize::from(found);

@@ -62,8 +62,8 @@ impl Stack {
         Self { backend, names: vec![name] }
     }
 
-    /// Sets the text that `Debug` prints for the innermost backend, for example `sqlite(wa.db)`. The default is the
-    /// store's type name, or `backend` for an `Arc<dyn Backend>`.
+    /// Sets the text that `Debug` prints for the innermost backend. The default is the store's type name, `sqlite(wa.db)`
+    /// for this crate's SQLite store, and `backend` for an `Arc<dyn Backend>`.
     pub fn named(mut self, name: impl Into<String>) -> Self {
         if let Some(innermost) = self.names.first_mut() {
             *innermost = name.into();
@@ -105,6 +105,11 @@ pub trait IntoBackend: private::Sealed {
 
 impl<S: Backend + 'static> IntoBackend for Arc<S> {
     fn into_backend(self) -> (Arc<dyn Backend>, String) {
+        #[cfg(feature = "sqlite")]
+        if let Some(store) = (&self as &dyn std::any::Any).downcast_ref::<Arc<crate::SqliteStore>>() {
+            let name = format!("{store:?}");
+            return (self, name);
+        }
         let path = type_name::<S>();
         let name = path.split('<').next().and_then(|path| path.rsplit("::").next());
         (self, name.unwrap_or(path).to_owned())

@@ -42,16 +42,26 @@ impl InboundDurabilityHook for Hook {
     }
 }
 
-async fn stack(path: &Path) -> Arc<dyn Backend> {
-    let store = Arc::new(SqliteStore::new(path.to_str().unwrap()).await.unwrap());
+/// Whose SQLite store is below the encryption.
+#[derive(Clone, Copy)]
+enum Below {
+    Upstream,
+    Own,
+}
+
+async fn stack(path: &Path, below: Below) -> Arc<dyn Backend> {
+    let store: Arc<dyn Backend> = match below {
+        Below::Upstream => Arc::new(SqliteStore::new(path.to_str().unwrap()).await.unwrap()),
+        Below::Own => Arc::new(wastore::SqliteStore::open(path).await.unwrap()),
+    };
     let options = VaultOptions::new().kdf_cost(Argon2Cost::MINIMUM);
     let vault = options.open_or_create(store.clone(), Passphrase::new("a passphrase").unwrap()).await.unwrap();
     Stack::new(store).layer(vault.layer()).into_backend()
 }
 
-async fn start(path: &Path) -> (Bot, Arc<Client>) {
+async fn start(path: &Path, below: Below) -> (Bot, Arc<Client>) {
     let bot = Bot::builder()
-        .with_backend_arc(stack(path).await)
+        .with_backend_arc(stack(path, below).await)
         .with_transport_factory(Offline)
         .with_http_client(Offline)
         .with_inbound_durability_hook(Hook)
@@ -63,11 +73,20 @@ async fn start(path: &Path) -> (Bot, Arc<Client>) {
 }
 
 #[tokio::test]
-async fn the_device_survives_a_restart() {
+async fn the_device_survives_a_restart_over_upstreams_store() {
+    the_device_survives_a_restart(Below::Upstream).await;
+}
+
+#[tokio::test]
+async fn the_device_survives_a_restart_over_the_own_store() {
+    the_device_survives_a_restart(Below::Own).await;
+}
+
+async fn the_device_survives_a_restart(below: Below) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wa.db");
 
-    let (bot, client) = start(&path).await;
+    let (bot, client) = start(&path, below).await;
     let persistence = client.persistence_manager();
     persistence
         .modify_device(|device| {
@@ -82,7 +101,7 @@ async fn the_device_survives_a_restart() {
     client.disconnect().await;
     drop((bot, client, persistence));
 
-    let (_bot, client) = start(&path).await;
+    let (_bot, client) = start(&path, below).await;
     let after = client.persistence_manager().get_device_snapshot();
     assert_eq!(
         serde_json::to_value(&after.core).unwrap(),

@@ -340,6 +340,7 @@ impl Header {
     }
 
     /// The checksum of the header that this one replaces.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn previous(&self) -> Option<[u8; CHECKSUM_BYTES]> {
         self.extensions().find(|(kind, _)| *kind == PREVIOUS).and_then(|(_, value)| value.try_into().ok())
     }

@@ -346,7 +346,8 @@ impl Vault {
     /// Two processes that create a vault on the same store at once are told apart by reading the header back: the one
     /// whose header did not stay gets [`Error::HeaderConflict`] and has written no record. Without a compare-and-swap, which
     /// upstream's traits do not have, there is a gap: a process that looked before the other one began, and writes after
-    /// it finished, takes its place unnoticed. Create vaults from one process.
+    /// it finished, takes its place unnoticed. This crate's `SqliteStore` has no such gap; over other stores, create vaults
+    /// from one process.
     ///
     /// # Errors
     /// [`Error::VaultExists`] if there is a header, [`Error::HeaderDamaged`] if there is what is left of one,
@@ -468,7 +469,8 @@ impl Vault {
     }
 
     /// Removes a key slot. Its secret does not open the vault any more once this returns, unless another process, which
-    /// had looked before, writes the header after it finished: change slots from one process.
+    /// had looked before, writes the header after it finished: change slots from one process, except over this crate's
+    /// `SqliteStore`, which refuses such a write.
     ///
     /// An older copy of the header, in a backup or on worn flash, still opens with it, and whoever opened the vault with it
     /// may have kept its keys.

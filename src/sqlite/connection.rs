@@ -170,13 +170,13 @@ impl Statements for Connection {
         &self,
         sql: &'static str,
         params: impl Params,
-        mut map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+        map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>> {
         #[cfg(test)]
         super::tests::record(sql);
         let mut statement = self.prepare_cached(sql)?;
         let mut rows = statement.query(params)?;
-        rows.next()?.map(|row| map(row)).transpose().map_err(Error::from)
+        rows.next()?.map(map).transpose().map_err(Error::from)
     }
 
     fn all<T>(

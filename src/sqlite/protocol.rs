@@ -119,7 +119,7 @@ impl ProtocolStore for SqliteStore {
         self.read_long(move |c| c.all(SQL, (account,), lid_mapping)).await
     }
 
-    /// Also deletes up to [`RETIRED_BASE_KEYS`] base keys that are past their retention.
+    /// Also deletes some of the account's base keys that are past their retention.
     async fn save_base_key(&self, address: &str, message_id: &str, base_key: &[u8]) -> Result<()> {
         const SQL: &str = "INSERT INTO base_keys (account, address, message_id, base_key, created_at)
             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (account, address, message_id) DO UPDATE

@@ -89,7 +89,7 @@ fn write_until_killed() {
     let Some(path) = errand("write") else { return };
     let kill: u32 = std::env::var("WASTORE_NUMBER").unwrap().parse().unwrap();
     let durability = [Durability::Process, Durability::SignalState, Durability::Full][kill as usize % 3];
-    let runtime = if kill % 2 == 0 {
+    let runtime = if kill.is_multiple_of(2) {
         single_threaded()
     } else {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()

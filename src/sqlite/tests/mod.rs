@@ -1,5 +1,7 @@
 //! What the store promises, on real files, and across processes.
 
+#![allow(clippy::print_stdout, reason = "child processes report to the test that started them")]
+
 mod accounts;
 mod bad_files;
 mod concurrency;
