@@ -641,11 +641,12 @@ impl HeaderCopy {
     }
 
     /// Whether this copy may become `new`, for a store that can look at both copies and write in one step. Copy A goes on
-    /// from what it is, or catches up with a newer copy B; copy B follows copy A. What is not intact may be replaced.
+    /// from what it is, or catches up with a newer copy B; copy B follows copy A. What is not intact may be replaced, but
+    /// does not replace what is.
     #[cfg(feature = "sqlite")]
     pub(crate) fn may_become(self, new: &[u8], a: Option<&[u8]>, b: Option<&[u8]>) -> bool {
-        let Some(a) = a else { return true };
-        let (Some(checksum), Ok(header)) = (Header::checksum(a), Header::parse(new)) else { return true };
+        let Some((a, checksum)) = a.and_then(|a| Some((a, Header::checksum(a)?))) else { return true };
+        let Ok(header) = Header::parse(new) else { return false };
         let generation = |bytes: &[u8]| Header::parse(bytes).map_or(0, |header| header.generation);
         match self {
             HeaderCopy::A => {

@@ -66,12 +66,16 @@ pub(super) fn configure(connection: &Connection, config: &SqliteConfig, role: Ro
         Role::Writer => {
             set("secure_delete", 1)?;
             set("journal_size_limit", WAL_KEPT_BYTES)?;
-            // `fsync` leaves data in the drive's cache on macOS; elsewhere these do nothing.
-            set("fullfsync", 1)?;
-            set("checkpoint_fullfsync", 1)?;
         }
     }
-    Ok(())
+    sync_for_good(connection)
+}
+
+/// On macOS `fsync` leaves data in the drive's cache; elsewhere this does nothing. Also for readers, the last of which may
+/// copy the write-ahead log when it is closed.
+pub(super) fn sync_for_good(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "fullfsync", 1)?;
+    connection.pragma_update(None, "checkpoint_fullfsync", 1)
 }
 
 /// More than the store has.
@@ -79,9 +83,8 @@ const STATEMENTS: usize = 128;
 /// What the write-ahead log may keep of its size when it starts over.
 const WAL_KEPT_BYTES: i64 = 64 << 20;
 
-/// Tries again while another process is in the way, until the timeout. Blocks its thread.
-pub(super) fn patiently<T>(timeout: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    let mut patience = Patience::new(timeout);
+/// Tries again while another process is in the way, as long as there is patience. Blocks its thread.
+pub(super) fn patiently<T>(patience: &mut Patience, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         match attempt() {
             Err(error) if error.is_contention() => match patience.next() {
@@ -206,6 +209,13 @@ impl From<rusqlite::Error> for Error {
             Some(TooBig) => SqliteProblem::TooLarge,
             Some(OutOfMemory) => SqliteProblem::OutOfMemory,
             _ => SqliteProblem::Other,
+        };
+        let source = match source {
+            // Its message has the path, in which anything may stand, words included that upstream looks for.
+            rusqlite::Error::SqliteFailure(code, Some(_)) if problem == SqliteProblem::CannotOpen => {
+                rusqlite::Error::SqliteFailure(code, None)
+            }
+            source => source,
         };
         Error::Sqlite { problem, source: Arc::new(source) }
     }

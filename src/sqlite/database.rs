@@ -3,16 +3,16 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rusqlite::Connection;
 use rusqlite::config::DbConfig;
+use rusqlite::{Connection, Row};
 
 use super::SqliteConfig;
-use super::connection::{Location, Patience, Role, configure, patiently};
+use super::connection::{Location, Patience, Role, configure, patiently, sync_for_good};
 use super::fairness;
 use super::readers::Readers;
 use super::schema::{self, Content};
@@ -23,11 +23,15 @@ use crate::error::{Error, Result, SqliteProblem};
 pub(super) struct Database {
     pub(super) config: SqliteConfig,
     pub(super) location: Location,
-    pub(super) writer: Writer,
+    // Closed before the writer, whose settings are right for the checkpoint of the last close.
     pub(super) readers: Readers,
-    open_connections: AtomicUsize,
+    pub(super) writer: Writer,
     files: Option<Files>,
     checkpointing: AtomicBool,
+    /// From how many pages of the write-ahead log on the next checkpoint is due.
+    checkpoint_at: AtomicU32,
+    /// The next commit begins the write-ahead log anew, which waits for the disk whatever the durability.
+    log_starts_over: AtomicBool,
 }
 
 impl Database {
@@ -38,14 +42,15 @@ impl Database {
         }
         let created = create_private(path)?;
         let path = fs::canonicalize(path).map_err(|source| Error::File { what: "database", source })?;
-        let content = schema::identify_file(&path)?;
-        if !created && content == Content::Ours {
+        schema::check_length(&path)?;
+        if !created {
             warn_if_readable_by_others(&path);
         }
         let location = Location::File(path.clone());
+        let mut patience = Patience::new(config.busy_timeout);
         let mut gone = Patience::new(config.busy_timeout.min(Duration::from_millis(500)));
         let connection = loop {
-            match patiently(config.busy_timeout, || prepare(&location, &path, &config)) {
+            match patiently(&mut patience, || prepare(&location, &path, &config)) {
                 // Another process that closes the database at this moment deletes the write-ahead log.
                 Err(error @ Error::Sqlite { problem: SqliteProblem::CannotOpen, .. }) => match gone.next() {
                     Some(pause) => thread::sleep(pause),
@@ -75,9 +80,10 @@ impl Database {
             config,
             location,
             writer: Writer::new(connection),
-            open_connections: AtomicUsize::new(1),
             files,
             checkpointing: AtomicBool::new(false),
+            checkpoint_at: AtomicU32::new(CHECKPOINT_PAGES),
+            log_starts_over: AtomicBool::new(true),
         }
     }
 
@@ -91,7 +97,7 @@ impl Database {
 
     /// How many connections there are, each with a page cache of its own.
     pub(super) fn open_connections(&self) -> usize {
-        self.open_connections.load(Ordering::Relaxed)
+        1 + self.readers.open()
     }
 
     /// Runs a short query where the caller is.
@@ -120,29 +126,23 @@ impl Database {
         }
     }
 
-    /// Runs a query of many rows on a blocking thread.
-    ///
-    /// # Errors
-    /// As [`Database::read`].
-    pub(super) async fn read_long<T, F>(self: &Arc<Self>, mut query: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: FnMut(&Connection) -> Result<T> + Send + 'static,
-    {
-        let (reader, timeout) = (self.reader_to_go().await?, self.config.busy_timeout);
-        blocking::unblock(move || patiently(timeout, || reader.run(&mut query))).await
-    }
-
     /// Opens a reader. Blocks its thread.
     pub(super) fn open_reader(&self) -> Result<Connection> {
         let connection = self.location.connect()?;
         configure(&connection, &self.config, Role::Reader)?;
-        // What lies at the path now may be another file than the writer has.
-        if let Some(files) = &self.files {
-            files.check()?;
-        }
-        self.open_connections.fetch_add(1, Ordering::Relaxed);
+        self.check_files()?;
         Ok(connection)
+    }
+
+    /// # Errors
+    /// [`Error::FileMoved`] if what lies at the path is not what the writer has open.
+    pub(super) fn check_files(&self) -> Result<()> {
+        self.files.as_ref().map_or(Ok(()), Files::check)
+    }
+
+    /// Whether the next commit waits for the disk, because it begins the write-ahead log anew.
+    pub(super) fn log_starts_over(&self) -> bool {
+        self.log_starts_over.load(Ordering::Relaxed)
     }
 
     /// What a commit has to be followed by, before its caller hears of it.
@@ -150,37 +150,90 @@ impl Database {
     /// # Errors
     /// [`Error::FileMoved`] if the commit went to a file that is not at its path any more.
     pub(super) fn after_commit(self: &Arc<Self>, wal_pages: u32) -> Result<()> {
-        if let Some(files) = &self.files {
-            files.check()?;
+        self.check_files()?;
+        if self.log_starts_over() {
+            self.log_starts_over.store(false, Ordering::Relaxed);
         }
-        if wal_pages >= CHECKPOINT_PAGES && !self.checkpointing.swap(true, Ordering::Relaxed) {
-            let database = self.clone();
-            blocking::unblock(move || database.begin_checkpoint()).detach();
+        if wal_pages >= self.checkpoint_at.load(Ordering::Relaxed) && !self.checkpointing.swap(true, Ordering::Relaxed)
+        {
+            let checkpointing = Checkpointing(self.clone());
+            blocking::unblock(move || checkpointing.run()).detach();
         }
         Ok(())
     }
 
+    /// Copies what it can of the write-ahead log into the database. `true` if that was everything.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`] if reading or writing fails. Somebody in the way is no error.
+    pub(super) fn checkpoint(&self, connection: &Connection, mode: CheckpointMode) -> Result<bool> {
+        let sql = match mode {
+            CheckpointMode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+            CheckpointMode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+        };
+        let columns = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+        let (blocked, pages, copied) = connection.query_row(sql, (), columns)?;
+        let complete = blocked == 0 && pages == copied;
+        if complete {
+            self.log_starts_over.store(true, Ordering::Relaxed);
+        }
+        // If a reader of an older state is in the way, it will be for a while.
+        let grown = u32::try_from(pages).unwrap_or(0).saturating_add(CHECKPOINT_PAGES);
+        self.checkpoint_at.store(if complete { CHECKPOINT_PAGES } else { grown }, Ordering::Relaxed);
+        Ok(complete)
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum CheckpointMode {
+    /// As far as nobody is in the way.
+    Passive,
+    /// Everything, and empties the log; nothing if somebody is in the way.
+    Truncate,
+}
+
+/// The one checkpoint at a time.
+struct Checkpointing(Arc<Database>);
+
+impl Checkpointing {
     /// Copies most of the write-ahead log into the database on a connection of its own, beside readers and the writer,
     /// and queues the rest, for which the writer must stand still: otherwise the log would never end under steady load.
-    fn begin_checkpoint(self: Arc<Self>) {
-        let copied = self.location.connect().and_then(|connection| {
-            connection.pragma_update(None, "synchronous", "NORMAL")?;
-            // Each pass copies what came during the one before, so there is less to do every time.
-            for _ in 0..CHECKPOINT_PASSES {
-                checkpoint(&connection, "PASSIVE")?;
-            }
-            Ok(())
-        });
-        if let Err(error) = copied {
-            log::warn!("the write-ahead log could not be copied into the database: {}", Error::from(error));
+    fn run(self) {
+        if let Err(error) = self.copy_most() {
+            log::warn!("the write-ahead log could not be copied into the database: {error}");
         }
-        let database = self.clone();
-        let finish = move |connection: &Connection| {
-            let done = checkpoint(connection, "PASSIVE");
-            database.checkpointing.store(false, Ordering::Relaxed);
-            Ok(done?)
-        };
-        self.enqueue_detached(Plan::UPKEEP, finish);
+        let database = self.0.clone();
+        let finish = move |connection: &Connection| self.0.checkpoint(connection, CheckpointMode::Passive);
+        database.enqueue_detached(Plan::UPKEEP, finish);
+    }
+
+    fn copy_most(&self) -> Result<()> {
+        let connection = self.0.location.connect()?;
+        self.0.check_files()?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        sync_for_good(&connection)?;
+        // Each pass copies what came during the one before, so there is less to do every time.
+        for _ in 0..CHECKPOINT_PASSES {
+            self.0.checkpoint(&connection, CheckpointMode::Passive)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Checkpointing {
+    fn drop(&mut self) {
+        self.0.checkpointing.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if self.check_files().is_err() {
+            // Closing would delete the write-ahead log at the path, which belongs to another file now.
+            for connection in self.readers.connections().chain(self.writer.connection()) {
+                let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+            }
+        }
     }
 }
 
@@ -218,16 +271,12 @@ fn prepare(location: &Location, path: &Path, config: &SqliteConfig) -> Result<Co
     Ok(connection)
 }
 
-/// Copies what it can from the write-ahead log into the database. `true` if that was everything.
-pub(super) fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<bool> {
-    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), (), |row| {
-        let (blocked, pages, copied) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
-        Ok(blocked == 0 && pages == copied)
-    })
-}
-
 /// Creates a file that only its owner may read, unless there is one. `true` if it was created.
 fn create_private(path: &Path) -> Result<bool> {
+    // Closing the file would drop the locks of a store that another thread has opened meanwhile: POSIX takes all locks of
+    // a process away when it closes any descriptor of the file (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    static CREATING: Mutex<()> = Mutex::new(());
+    let _creating = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

@@ -13,6 +13,8 @@ use std::task::Poll;
 pub(super) const READ: u32 = 4;
 pub(super) const WRITE: u32 = 20;
 pub(super) const ROW: u32 = 4;
+/// So many bytes cost as much as 1.
+pub(super) const BYTES: u32 = 512;
 const BUDGET: u32 = 500;
 
 thread_local! {

@@ -57,7 +57,9 @@ use writer::Plan;
 /// Clones and accounts are cheap: they share one writing connection, a few readers and one queue. Short calls run on the
 /// caller's thread, calls that have to wait for the disk on threads of the
 /// [`blocking`](https://docs.rs/blocking) crate, under any async runtime. Several processes may open the same file.
-/// When the last clone is dropped, the connections are closed.
+/// When the last clone is dropped, the connections are closed, which waits for the disk; call
+/// [`checkpoint`](Self::checkpoint) before to make that short. Do not open the file by other means in the same process:
+/// closing it would take SQLite's locks away.
 ///
 /// # What survives
 /// With the default [`Durability::SignalState`], a call that has returned `Ok` survives the process being killed, and, if
@@ -279,8 +281,8 @@ impl SqliteConfig {
         self
     }
 
-    /// How many reading connections there may be, at least 1; they are opened when needed. Default: 4. More than threads
-    /// that read at the same time are of no use.
+    /// How many reading connections are kept, at least 1, and how many long queries run at the same time. They are opened
+    /// when needed, more for a moment if more threads read at once. Default: 4.
     pub fn readers(mut self, count: usize) -> Self {
         self.readers = count.max(1);
         self
@@ -300,7 +302,7 @@ impl SqliteConfig {
         self
     }
 
-    /// How long a call waits for another process that writes to the same file. Default: 10 s.
+    /// How long a call waits for another process that writes to the same file, from when it was made. Default: 10 s.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout;
         self
@@ -319,7 +321,7 @@ impl SqliteConfig {
     /// # Errors
     /// [`Error::ForeignFile`](crate::Error::ForeignFile) if the file belongs to something else,
     /// [`Error::UnsupportedVersion`](crate::Error::UnsupportedVersion) if a later version of this crate wrote it; neither
-    /// is changed. [`Error::InvalidInput`](crate::Error::InvalidInput) if there is no such folder, or the file system
+    /// is changed, unless a killed process left something for SQLite to undo. [`Error::InvalidInput`](crate::Error::InvalidInput) if there is no such folder, or the file system
     /// cannot share memory; [`Error::File`](crate::Error::File) and [`Error::Sqlite`](crate::Error::Sqlite) if the file
     /// cannot be read or written.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore> {

@@ -67,7 +67,9 @@ impl ProtocolStore for SqliteStore {
     }
 
     async fn delete_sender_key_device_rows(&self, device_jids: &[&str]) -> Result<()> {
-        const SQL: &str = "DELETE FROM sender_key_devices WHERE account = ?1 AND device_jid = ?2";
+        // Without being told, SQLite takes the primary key and looks at every row of the account.
+        const SQL: &str = "DELETE FROM sender_key_devices INDEXED BY sender_key_devices_device
+            WHERE account = ?1 AND device_jid = ?2";
         let account = self.account;
         let rows: Vec<String> = device_jids.iter().map(|&device| device.to_owned()).collect();
         self.write_rows(Plan::CACHE, SQL, rows, |_| 0, move |delete, device| delete.execute((account, device))).await

@@ -1,21 +1,25 @@
-//! The pool of reading connections.
+//! The reading connections.
 
 use std::cell::Cell;
-use std::ops::Deref;
+use std::collections::VecDeque;
+use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_lock::{Semaphore, SemaphoreGuard, SemaphoreGuardArc};
+use futures_channel::oneshot;
 use rusqlite::Connection;
 
+use super::connection::{Patience, patiently};
 use super::database::Database;
 use crate::error::{Error, Result};
 
-/// As many slots as there may be readers, filled when they are first needed.
+/// Connections for short queries, which run where the caller is and never wait for one another, and long ones, which run
+/// on as many blocking threads at most as there are slots. No call waits for another one's future to be polled.
 pub(super) struct Readers {
     slots: Box<[Mutex<Slot>]>,
-    /// One per slot.
-    permits: Arc<Semaphore>,
+    long: Mutex<LongQueries>,
+    /// Connections that are open, in slots or on loan.
+    open: AtomicUsize,
 }
 
 enum Slot {
@@ -23,28 +27,53 @@ enum Slot {
     Lent,
 }
 
+#[derive(Default)]
+struct LongQueries {
+    waiting: VecDeque<LongQuery>,
+    threads: usize,
+}
+
+/// Runs a query, and gives what tells its caller.
+type LongQuery = Box<dyn FnOnce(Result<&Connection>) -> Box<dyn FnOnce() + Send> + Send>;
+
 impl Readers {
     pub(super) fn new(count: usize) -> Self {
         let slots = (0..count).map(|_| Mutex::new(Slot::Free(None))).collect();
-        Self { slots, permits: Arc::new(Semaphore::new(count)) }
+        Self { slots, long: Mutex::default(), open: AtomicUsize::new(0) }
     }
 
-    /// Takes a free slot; whoever has a permit finds one. Threads prefer slots of their own, whose pages and memory lie in
-    /// their processor's caches.
-    fn take(&self) -> Option<(usize, Option<Connection>)> {
-        let preferred = preferred_slot();
-        (0..self.slots.len()).map(|distance| (preferred + distance) % self.slots.len()).find_map(|number| {
-            let mut slot = self.slot(number)?;
-            match std::mem::replace(&mut *slot, Slot::Lent) {
-                Slot::Free(connection) => Some((number, connection)),
-                Slot::Lent => None,
-            }
+    /// How many connections there are.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// The connections that are not on loan.
+    pub(super) fn connections(&mut self) -> impl Iterator<Item = &Connection> {
+        self.slots.iter_mut().filter_map(|slot| match slot.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            Slot::Free(connection) => connection.as_ref(),
+            Slot::Lent => None,
         })
     }
 
+    /// Takes a free slot. Threads prefer slots of their own, whose pages and memory lie in their processor's caches.
+    fn take(&self) -> (Option<usize>, Option<Connection>) {
+        let preferred = preferred_slot();
+        for number in (0..self.slots.len()).map(|distance| (preferred + distance) % self.slots.len()) {
+            let Some(mut slot) = self.slot(number) else { continue };
+            if let Slot::Free(connection) = mem::replace(&mut *slot, Slot::Lent) {
+                return (Some(number), connection);
+            }
+        }
+        (None, None)
+    }
+
     fn slot(&self, number: usize) -> Option<MutexGuard<'_, Slot>> {
-        // Nothing panics while holding the guard.
         self.slots.get(number).map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    // Nothing panics while holding one of the guards.
+    fn long(&self) -> MutexGuard<'_, LongQueries> {
+        self.long.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -56,23 +85,22 @@ fn preferred_slot() -> usize {
     PREFERRED.get()
 }
 
-/// A reading connection on loan from `D`, with the permit `P`.
-pub(super) struct Reader<D: Deref<Target = Database>, P> {
-    database: D,
-    slot: usize,
+/// A reading connection on loan. One without a slot, because more threads read than there are slots, is closed afterwards.
+pub(super) struct Reader<'a> {
+    readers: &'a Readers,
+    slot: Option<usize>,
     connection: Option<Connection>,
-    _permit: P,
 }
 
-impl<D: Deref<Target = Database>, P> Reader<D, P> {
-    async fn new(database: D, permit: P, owner: &Arc<Database>) -> Result<Self> {
-        let (slot, connection) = database.readers.take().ok_or(Error::Stopped)?;
-        let mut reader = Self { database, slot, connection, _permit: permit };
-        if reader.connection.is_none() {
-            let owner = owner.clone();
-            reader.connection = Some(blocking::unblock(move || owner.open_reader()).await?);
-        }
-        Ok(reader)
+impl<'a> Reader<'a> {
+    fn take(readers: &'a Readers) -> Self {
+        let (slot, connection) = readers.take();
+        Self { readers, slot, connection }
+    }
+
+    fn fill(&mut self, connection: Connection) {
+        self.readers.open.fetch_add(1, Ordering::Relaxed);
+        self.connection = Some(connection);
     }
 
     pub(super) fn run<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
@@ -81,28 +109,91 @@ impl<D: Deref<Target = Database>, P> Reader<D, P> {
     }
 }
 
-impl<D: Deref<Target = Database>, P> Drop for Reader<D, P> {
+impl Drop for Reader<'_> {
     fn drop(&mut self) {
-        if let Some(mut slot) = self.database.readers.slot(self.slot) {
-            *slot = Slot::Free(self.connection.take());
+        let connection = self.connection.take();
+        match self.slot.and_then(|number| self.readers.slot(number)) {
+            Some(mut slot) => *slot = Slot::Free(connection),
+            None if connection.is_some() => {
+                self.readers.open.fetch_sub(1, Ordering::Relaxed);
+            }
+            None => {}
         }
     }
 }
 
 impl Database {
-    /// A reader for this task, as soon as one is free.
-    pub(super) async fn reader(self: &Arc<Self>) -> Result<Reader<&Database, SemaphoreGuard<'_>>> {
-        let permits = &self.readers.permits;
-        let permit = match permits.try_acquire() {
-            Some(permit) => permit,
-            None => permits.acquire().await,
-        };
-        Reader::new(&**self, permit, self).await
+    /// A reader for a short query.
+    pub(super) async fn reader(self: &Arc<Self>) -> Result<Reader<'_>> {
+        let mut reader = Reader::take(&self.readers);
+        if reader.connection.is_none() {
+            let database = self.clone();
+            reader.fill(blocking::unblock(move || database.open_reader()).await?);
+        }
+        Ok(reader)
     }
 
-    /// A reader that can be taken to another thread.
-    pub(super) async fn reader_to_go(self: &Arc<Self>) -> Result<Reader<Arc<Database>, SemaphoreGuardArc>> {
-        let permit = self.readers.permits.acquire_arc().await;
-        Reader::new(self.clone(), permit, self).await
+    /// Runs a query of many rows on a blocking thread.
+    ///
+    /// # Errors
+    /// As [`Database::read`].
+    pub(super) async fn read_long<T, F>(self: &Arc<Self>, mut query: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        let (reply, outcome) = oneshot::channel();
+        let mut patience = Patience::new(self.config.busy_timeout);
+        let run: LongQuery = Box::new(move |connection| {
+            let result = connection.and_then(|connection| patiently(&mut patience, || query(connection)));
+            // Nobody waits any more for a call whose future was dropped.
+            Box::new(move || drop(reply.send(result)))
+        });
+        self.enqueue_long(run);
+        outcome.await.unwrap_or(Err(Error::Stopped))
+    }
+
+    /// Puts a query into the queue, and starts a thread for it unless there are enough.
+    fn enqueue_long(self: &Arc<Self>, query: LongQuery) {
+        let mut long = self.readers.long();
+        long.waiting.push_back(query);
+        if long.threads < self.readers.slots.len() {
+            long.threads += 1;
+            let database = self.clone();
+            blocking::unblock(move || database.run_long_queries()).detach();
+        }
+    }
+
+    /// Runs long queries until none wait.
+    fn run_long_queries(self: Arc<Self>) {
+        let mut reader = Reader::take(&self.readers);
+        let mut tell: Option<Box<dyn FnOnce() + Send>> = None;
+        loop {
+            let mut long = self.readers.long();
+            let Some(query) = long.waiting.pop_front() else {
+                long.threads -= 1;
+                break;
+            };
+            drop(long);
+            if let Some(tell) = tell.take() {
+                tell();
+            }
+            if reader.connection.is_none() {
+                match self.open_reader() {
+                    Ok(connection) => reader.fill(connection),
+                    Err(error) => {
+                        tell = Some(query(Err(error)));
+                        continue;
+                    }
+                }
+            }
+            tell = Some(query(reader.connection.as_ref().ok_or(Error::Stopped)));
+        }
+        // Before the caller knows: it may drop the store and expect it to be closed.
+        drop(reader);
+        drop(self);
+        if let Some(tell) = tell {
+            tell();
+        }
     }
 }

@@ -3,8 +3,7 @@
 //! A file of ours carries [`APPLICATION_ID`] in its header and its schema version in `user_version`
 //! (<https://www.sqlite.org/fileformat2.html#database_header>). Version N is reached from N - 1 by `migrations/N.sql`.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs;
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
@@ -26,22 +25,24 @@ pub(super) enum Content {
     Ours,
 }
 
-/// Looks at a file that is there, without SQLite, which would take any file of less than a page for an empty database.
+/// Looks at a file's length: SQLite takes any file of less than a page for an empty database. The file is not opened, because
+/// closing it again would drop the locks of a store that this process has open on it.
 ///
 /// # Errors
-/// [`Error::ForeignFile`] if it has content that is not an SQLite database, [`Error::File`] if it cannot be read.
-pub(super) fn identify_file(path: &Path) -> Result<Content> {
-    let cannot_read = |source| Error::File { what: "database", source };
-    let mut start = Vec::with_capacity(MAGIC.len());
-    File::open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut start)).map_err(cannot_read)?;
-    match start.as_slice() {
-        [] => Ok(Content::Empty),
-        MAGIC => Ok(Content::Ours),
-        _ => Err(foreign(path, ForeignFile::NotSqlite)),
+/// [`Error::ForeignFile`] if it is too short to be a database, [`Error::File`] if there is none.
+pub(super) fn check_length(path: &Path) -> Result<()> {
+    let metadata = fs::metadata(path).map_err(|source| Error::File { what: "database", source })?;
+    if metadata.is_dir() {
+        return Err(Error::InvalidInput { what: "the database path", problem: "is a folder" });
+    }
+    match metadata.len() {
+        1..SMALLEST_PAGE => Err(foreign(path, ForeignFile::NotSqlite)),
+        _ => Ok(()),
     }
 }
 
-const MAGIC: &[u8] = b"SQLite format 3\0";
+/// In bytes.
+const SMALLEST_PAGE: u64 = 512;
 
 /// Looks at a database, and writes nothing.
 ///

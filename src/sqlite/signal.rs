@@ -183,24 +183,18 @@ impl SignalStore for SqliteStore {
     /// that write it at the same time, exactly one succeeds.
     async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
         let (account, address, record) = (self.account, address.to_owned(), record.to_vec());
-        let Some(copy) = HeaderCopy::of(&address) else {
-            return self
-                .write(Plan::SIGNAL, move |c| c.run(PUT_SENDER_KEY, (account, &address, &record)).map(drop))
-                .await;
-        };
-        let replace = move |c: &Connection| {
-            let stored =
-                |copy: HeaderCopy| c.first(GET_SENDER_KEY, (account, copy.address()), |row| row.get::<_, Vec<u8>>(0));
-            if !copy.may_become(&record, stored(HeaderCopy::A)?.as_deref(), stored(HeaderCopy::B)?.as_deref()) {
-                return Err(Error::HeaderConflict);
-            }
-            c.run(PUT_SENDER_KEY, (account, &address, &record)).map(drop)
-        };
-        self.write(Plan::SIGNAL.transaction(), replace).await
+        let plan = if HeaderCopy::of(&address).is_some() { Plan::SIGNAL.transaction() } else { Plan::SIGNAL };
+        self.write(plan, move |c| write_sender_key(c, account, &address, &record)).await
     }
 
     async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
         let (account, rows) = (self.account, sender_keys.to_vec());
+        if rows.iter().any(|(address, _)| HeaderCopy::of(address).is_some()) {
+            let put = move |c: &Connection| {
+                rows.iter().try_for_each(|(address, record)| write_sender_key(c, account, address, record))
+            };
+            return self.write(Plan::SIGNAL.transaction().long(), put).await;
+        }
         self.write_rows(
             Plan::SIGNAL,
             PUT_SENDER_KEY,
@@ -220,6 +214,18 @@ impl SignalStore for SqliteStore {
         let (account, address) = (self.account, address.to_owned());
         self.write(Plan::SIGNAL, move |c| c.run(SQL, (account, &address)).map(drop)).await
     }
+}
+
+/// A copy of a vault header replaces only the one that it was made from.
+fn write_sender_key(c: &Connection, account: i32, address: &str, record: &[u8]) -> error::Result<()> {
+    if let Some(copy) = HeaderCopy::of(address) {
+        let stored =
+            |copy: HeaderCopy| c.first(GET_SENDER_KEY, (account, copy.address()), |row| row.get::<_, Vec<u8>>(0));
+        if !copy.may_become(record, stored(HeaderCopy::A)?.as_deref(), stored(HeaderCopy::B)?.as_deref()) {
+            return Err(Error::HeaderConflict);
+        }
+    }
+    c.run(PUT_SENDER_KEY, (account, address, record)).map(drop)
 }
 
 fn bytes(row: &Row<'_>) -> rusqlite::Result<Bytes> {

@@ -1,14 +1,17 @@
 //! Copies of the database, and its upkeep.
 
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
 
 use rusqlite::Connection;
 use tempfile::NamedTempFile;
 
 use super::SqliteStore;
-use super::connection::{Statements, patiently};
-use super::database::{checkpoint, sync_folder};
+use super::connection::{Patience, Statements, patiently};
+use super::database::{CheckpointMode, Database, sync_folder};
 use super::writer::Plan;
 use crate::error::{Error, Result, SqliteProblem};
 
@@ -21,15 +24,16 @@ impl SqliteStore {
     ///
     /// # Errors
     /// [`Error::File`] if there is such a file already, or none can be created; [`Error::Sqlite`] if the database cannot be
-    /// read or the disk is full; nothing is left behind then. [`Error::InvalidInput`] if the store is in memory.
+    /// read or the disk is full; nothing is left behind then. [`Error::FileMoved`] if another file took the database's
+    /// place, [`Error::InvalidInput`] if the store is in memory. A process that is killed meanwhile leaves a file
+    /// `.wastore-….partial` behind.
     pub async fn backup(&self, path: impl AsRef<Path>) -> Result<()> {
         if self.path().is_none() {
             return Err(NO_FILE);
         }
         let path = path.as_ref().to_owned();
-        let (location, timeout) = (self.database.location.clone(), self.database.config.busy_timeout);
-        // On a connection of its own, so that no reader is missing for as long as it takes.
-        blocking::unblock(move || patiently(timeout, || copy(&location.connect()?, &path))).await
+        let (database, mut patience) = (self.database.clone(), Patience::new(self.database.config.busy_timeout));
+        blocking::unblock(move || patiently(&mut patience, || copy(&database, &path))).await
     }
 
     /// Looks for damage in the whole database, and returns what was found, in SQLite's words; nothing if it is sound.
@@ -51,15 +55,26 @@ impl SqliteStore {
     /// itself from time to time and when the store is closed.
     ///
     /// # Errors
-    /// [`Error::Sqlite`], as contended if another process reads an older state of the database until the timeout.
+    /// [`Error::Sqlite`], as contended if somebody reads an older state of the database until the timeout, for example a
+    /// [`backup`](Self::backup).
     pub async fn checkpoint(&self) -> Result<()> {
-        self.database
-            .write(Plan::UPKEEP, |connection| match checkpoint(connection, "TRUNCATE") {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(contended()),
-                Err(error) => Err(error.into()),
-            })
-            .await
+        let mut patience = Patience::new(self.database.config.busy_timeout);
+        // Each attempt by itself, so that others may write while somebody still reads.
+        loop {
+            let database = Arc::downgrade(&self.database);
+            let attempt = move |connection: &Connection| {
+                database
+                    .upgrade()
+                    .map_or(Ok(false), |database| database.checkpoint(connection, CheckpointMode::Truncate))
+            };
+            if self.database.write(Plan::UPKEEP, attempt).await? {
+                return Ok(());
+            }
+            match patience.next() {
+                Some(pause) => blocking::unblock(move || thread::sleep(pause)).await,
+                None => return Err(contended()),
+            }
+        }
     }
 
     /// Gives free pages at the end of the file back to the file system: all, or at most so many. Deleting rows leaves free
@@ -84,25 +99,30 @@ impl SqliteStore {
     /// See [`snapshot_db`](wacore::store::traits::DeviceStore::snapshot_db).
     pub(super) async fn snapshot(&self, name: &str, extra: Option<Vec<u8>>) -> Result<()> {
         let Some(database) = self.path() else { return Err(NO_FILE) };
-        let time = wacore::time::now_millis();
+        let mut time = wacore::time::now_millis();
         let name: String = name
             .chars()
             .map(|character| if character.is_ascii_alphanumeric() || character == '-' { character } else { '_' })
             .take(64)
             .collect();
-        let suffix = |ending: &str| {
+        let path_at = |time: i64, ending: &str| {
             let mut path = database.as_os_str().to_owned();
             path.push(format!(".snapshot-{time}-{name}{ending}"));
             PathBuf::from(path)
         };
-        self.backup(suffix("")).await?;
+        while path_at(time, "").exists() {
+            time += 1;
+        }
+        let path = path_at(time, "");
+        self.backup(&path).await?;
         if let Some(extra) = extra {
-            let path = suffix(".extra");
+            let (snapshot, path) = (path, path_at(time, ".extra"));
             let write = move || {
                 let mut file = unfinished(&path)?;
                 file.write_all(&extra).map_err(cannot_write)?;
                 finish(file, &path)
             };
+            let write = move || write().inspect_err(|_| drop(fs::remove_file(snapshot)));
             blocking::unblock(write).await?;
         }
         Ok(())
@@ -112,11 +132,15 @@ impl SqliteStore {
 const NO_FILE: Error = Error::InvalidInput { what: "a store in memory", problem: "has no file to copy" };
 
 /// Writes a copy of the database to a new file.
-fn copy(connection: &Connection, path: &Path) -> Result<()> {
+fn copy(database: &Database, path: &Path) -> Result<()> {
     let file = unfinished(path)?;
     // SQLite takes an empty file as a target; its path goes in as a parameter.
     let target = file.path().to_str().ok_or(Error::InvalidInput { what: "the path", problem: "is not valid UTF-8" })?;
+    // On a connection of its own, so that no reader is missing for as long as it takes.
+    let connection = database.location.connect()?;
+    database.check_files()?;
     connection.execute("VACUUM INTO ?1", (target,))?;
+    database.check_files()?;
     finish(file, path)
 }
 
@@ -139,8 +163,5 @@ fn cannot_write(source: std::io::Error) -> Error {
 
 fn contended() -> Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
-    Error::Sqlite {
-        problem: SqliteProblem::Contended,
-        source: std::sync::Arc::new(rusqlite::Error::SqliteFailure(code, None)),
-    }
+    Error::Sqlite { problem: SqliteProblem::Contended, source: Arc::new(rusqlite::Error::SqliteFailure(code, None)) }
 }

@@ -10,13 +10,14 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use async_lock::{Semaphore, SemaphoreGuardArc};
 use futures_channel::oneshot;
 use rusqlite::Connection;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::connection::{Statements, patiently};
+use super::connection::{Patience, Statements, patiently};
 use super::database::Database;
 use super::fairness;
 use crate::error::{Error, Result};
@@ -26,6 +27,8 @@ const WAITING_CALLS: usize = 1024;
 /// How many calls share a transaction on a blocking thread, and where the caller is.
 const GROUP: usize = 256;
 const INLINE_GROUP: usize = 32;
+/// In microseconds, roughly.
+const INLINE_COST: u32 = 500;
 /// What a call may do where the caller is: about 0.2 ms.
 const INLINE_ROWS: usize = 128;
 const INLINE_BYTES: usize = 256 * 1024;
@@ -43,13 +46,14 @@ pub(super) struct Plan {
     several: bool,
     long: bool,
     outside_transactions: bool,
-    rows: u32,
+    /// What the call costs where it runs.
+    cost: u32,
 }
 
 impl Plan {
     /// One statement on records that the client cannot fetch again.
     pub(super) const SIGNAL: Self =
-        Self { signal: true, several: false, long: false, outside_transactions: false, rows: 1 };
+        Self { signal: true, several: false, long: false, outside_transactions: false, cost: fairness::WRITE };
     /// One statement on records that the client can fetch again, or does without.
     pub(super) const CACHE: Self = Self { signal: false, ..Self::SIGNAL };
     /// Not in a transaction, on a blocking thread.
@@ -68,12 +72,9 @@ impl Plan {
     /// One statement per row, and so many bytes in all.
     pub(super) const fn batch(self, rows: usize, bytes: usize) -> Self {
         let long = self.long || rows > INLINE_ROWS || bytes > INLINE_BYTES;
-        Self { several: self.several || rows > 1, long, rows: rows as u32, ..self }
-    }
-
-    /// What the call costs where it runs; few rows, or it would be long.
-    fn cost(self) -> u32 {
-        fairness::WRITE + self.rows.saturating_mul(fairness::ROW)
+        // Beyond that it is long, and its cost not asked for.
+        let cost = if long { 0 } else { rows as u32 * fairness::ROW + bytes as u32 / fairness::BYTES };
+        Self { several: self.several || rows > 1, long, cost: self.cost + cost, ..self }
     }
 }
 
@@ -113,14 +114,17 @@ impl Writer {
     /// Takes the connection for a call that need not wait for others, because there are none.
     fn lead_at_once(&self, database: &Arc<Database>) -> Option<Lease> {
         let mut state = self.state();
-        if !state.waiting.is_empty() || state.connection.is_none() {
+        if !state.waiting.is_empty() || state.sociable > 0 {
             return None;
         }
-        if state.sociable > 0 {
-            return None;
-        }
-        let connection = state.connection.take();
-        Some(Lease { database: database.clone(), connection })
+        let connection = state.connection.take()?;
+        Some(Lease { database: database.clone(), connection: Some(connection) })
+    }
+
+    /// The connection, if nobody has it.
+    pub(super) fn connection(&mut self) -> Option<&Connection> {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.connection.as_ref().map(|holder| &holder.connection)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -146,7 +150,7 @@ impl Database {
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         let blocking = self.needs_blocking_thread(plan);
-        let tired = !blocking && fairness::spend(plan.cost());
+        let tired = !blocking && fairness::spend(plan.cost);
         if !blocking
             && !tired
             && let Some(mut lease) = self.writer.lead_at_once(self)
@@ -158,9 +162,10 @@ impl Database {
                 return result;
             }
         }
-        let room = self.writer.room.acquire_arc().await;
+        let room = self.writer.room.clone().acquire_owned().await.map_err(|_| Error::Stopped)?;
         let (reply, mut outcome) = oneshot::channel();
-        let call = Pending { plan, operation, result: None, reply: Some(reply), _room: Some(room) };
+        let mut call = self.pending(plan, operation);
+        (call.reply, call._room) = (Some(reply), Some(room));
         let mut queued = self.enqueue(Box::new(call));
         if !blocking && queued.unattended {
             // Whoever else is about to write joins the queue meanwhile.
@@ -199,7 +204,12 @@ impl Database {
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
-        drop(self.enqueue(Box::new(Pending { plan, operation, result: None, reply: None, _room: None })));
+        drop(self.enqueue(Box::new(self.pending(plan, operation))));
+    }
+
+    fn pending<T, F>(&self, plan: Plan, operation: F) -> Pending<T, F> {
+        let patience = Patience::new(self.config.busy_timeout);
+        Pending { plan, operation, patience, result: None, reply: None, _room: None }
     }
 
     /// Puts a call into the queue. When the guard is dropped, somebody has run it, or will.
@@ -210,7 +220,7 @@ impl Database {
     }
 
     fn needs_blocking_thread(&self, plan: Plan) -> bool {
-        plan.long || self.full_sync(plan)
+        plan.long || self.full_sync(plan) || self.log_starts_over()
     }
 
     fn full_sync(&self, plan: Plan) -> bool {
@@ -221,6 +231,8 @@ impl Database {
 /// A call in the queue.
 trait Call: Send {
     fn plan(&self) -> Plan;
+    /// What is left of its time to wait for another process.
+    fn patience(&mut self) -> &mut Patience;
     /// Runs the operation and keeps its outcome. `false` if it failed.
     fn run(&mut self, connection: &Connection) -> bool;
     /// Runs it in a transaction of its own.
@@ -234,10 +246,11 @@ trait Call: Send {
 struct Pending<T, F> {
     plan: Plan,
     operation: F,
+    patience: Patience,
     result: Option<Result<T>>,
     reply: Option<oneshot::Sender<Result<T>>>,
     /// A place among those who wait.
-    _room: Option<SemaphoreGuardArc>,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl<T, F> Call for Pending<T, F>
@@ -249,6 +262,10 @@ where
         self.plan
     }
 
+    fn patience(&mut self) -> &mut Patience {
+        &mut self.patience
+    }
+
     fn run(&mut self, connection: &Connection) -> bool {
         let result = (self.operation)(connection);
         let succeeded = result.is_ok();
@@ -257,8 +274,7 @@ where
     }
 
     fn run_alone(&mut self, lease: &mut Lease) {
-        let timeout = lease.database.config.busy_timeout;
-        self.result = Some(patiently(timeout, || lease.run_alone(self.plan, &mut self.operation)));
+        self.result = Some(patiently(&mut self.patience, || lease.run_alone(self.plan, &mut self.operation)));
     }
 
     fn fail(&mut self, error: Error) {
@@ -319,18 +335,15 @@ impl Lease {
     fn run_waiting_inline(mut self) {
         let start = Instant::now();
         while start.elapsed() < INLINE_TIME {
-            let mut calls = self.next_group(INLINE_GROUP, |database, plan| !database.needs_blocking_thread(plan));
+            let fits = |database: &Database, plan| !database.needs_blocking_thread(plan);
+            let mut calls = self.next_group(INLINE_GROUP, INLINE_COST, fits);
             if calls.is_empty() {
                 return;
             }
             match self.run_together(&mut calls) {
                 Ok(true) => calls.into_iter().for_each(Call::finish),
                 // One by one, or after waiting for another process: on a blocking thread.
-                Ok(false) | Err(_) => {
-                    let mut state = self.database.writer.state();
-                    calls.into_iter().rev().for_each(|call| state.waiting.push_front(call));
-                    return;
-                }
+                Ok(false) | Err(_) => return self.put_back(calls),
             }
         }
     }
@@ -341,40 +354,72 @@ impl Lease {
 
     /// Runs everything that waits, in groups.
     fn lead(mut self) {
-        let timeout = self.database.config.busy_timeout;
         loop {
-            let mut calls = self.next_group(GROUP, |_, _| true);
-            match calls.as_mut_slice() {
-                [] => return,
-                [call] => call.run_alone(&mut self),
-                calls => match patiently(timeout, || self.run_together(calls)) {
-                    Ok(true) => {}
-                    Ok(false) => calls.iter_mut().for_each(|call| call.run_alone(&mut self)),
-                    Err(error) => calls.iter_mut().for_each(|call| call.fail(error.duplicate())),
-                },
+            let mut calls = self.next_group(GROUP, u32::MAX, |_, _| true);
+            if calls.is_empty() {
+                return;
             }
-            let last = self.database.writer.state().waiting.is_empty();
-            if last {
+            match if calls.len() > 1 { self.run_together(&mut calls) } else { Ok(false) } {
+                Ok(true) => {}
+                Ok(false) => {
+                    let last = calls.pop();
+                    for mut call in calls {
+                        call.run_alone(&mut self);
+                        call.finish();
+                    }
+                    calls = last.into_iter().collect();
+                    calls.iter_mut().for_each(|call| call.run_alone(&mut self));
+                }
+                Err(error) => calls = self.wait_or_fail(calls, &error),
+            }
+            if self.database.writer.state().waiting.is_empty() {
                 // Before the callers know: one of them may drop the store and expect it to be closed.
                 drop(self);
-                calls.into_iter().for_each(Call::finish);
-                return;
+                return calls.into_iter().for_each(Call::finish);
             }
             calls.into_iter().for_each(Call::finish);
         }
     }
 
-    /// Takes the calls from the front of the queue that may share a transaction and that fit.
-    fn next_group(&self, limit: usize, fits: impl Fn(&Database, Plan) -> bool) -> Vec<Box<dyn Call>> {
+    /// After a transaction that could not be begun: puts those calls back that have time left, and waits a little. Gives
+    /// those that failed.
+    fn wait_or_fail(&self, mut calls: Vec<Box<dyn Call>>, error: &Error) -> Vec<Box<dyn Call>> {
+        let pauses: Vec<_> =
+            calls.iter_mut().map(|call| call.patience().next().filter(|_| error.is_contention())).collect();
+        let (mut waiting, mut failed) = (Vec::new(), Vec::new());
+        for (mut call, pause) in calls.into_iter().zip(&pauses) {
+            if pause.is_some() {
+                waiting.push(call);
+            } else {
+                call.fail(error.duplicate());
+                failed.push(call);
+            }
+        }
+        self.put_back(waiting);
+        if let Some(pause) = pauses.into_iter().flatten().min() {
+            thread::sleep(pause);
+        }
+        failed
+    }
+
+    /// Puts calls back to the front of the queue.
+    fn put_back(&self, calls: Vec<Box<dyn Call>>) {
         let mut state = self.database.writer.state();
-        let alone = |plan: Plan| plan.long || plan.outside_transactions;
-        let mut count = 0;
-        for plan in state.waiting.iter().take(limit).map(|call| call.plan()) {
-            if !fits(&self.database, plan) || (alone(plan) && count > 0) {
+        calls.into_iter().rev().for_each(|call| state.waiting.push_front(call));
+    }
+
+    /// Takes the calls from the front of the queue that may share a transaction and that fit, up to a number and a cost.
+    fn next_group(&self, most: usize, budget: u32, fits: impl Fn(&Database, Plan) -> bool) -> Vec<Box<dyn Call>> {
+        let mut state = self.database.writer.state();
+        let (mut count, mut spent) = (0, 0u32);
+        for plan in state.waiting.iter().take(most).map(|call| call.plan()) {
+            let alone = plan.long || plan.outside_transactions;
+            spent = spent.saturating_add(plan.cost);
+            if !fits(&self.database, plan) || (count > 0 && (alone || spent > budget)) {
                 break;
             }
             count += 1;
-            if alone(plan) {
+            if alone {
                 break;
             }
         }

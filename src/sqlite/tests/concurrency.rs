@@ -205,6 +205,34 @@ fn a_sleeping_task_does_not_hold_up_others() {
     });
 }
 
+/// More than there is room for in the queue, with some that are not polled any more in between.
+#[test]
+fn crowds_are_let_in_one_after_the_other() {
+    single_threaded().block_on(async {
+        for durability in [Durability::Process, Durability::Full] {
+            let scratch = Scratch::with(config().durability(durability).readers(1)).await;
+            let store = &scratch.store;
+            let mut sleeping: Vec<_> = (0..300).map(|_| Box::pin(store.put_session("sleeping", b"x"))).collect();
+            for call in &mut sleeping {
+                let _ = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            }
+            let mut listing: Vec<_> = (0..20).map(|_| Box::pin(store.get_all_tc_token_jids())).collect();
+            for call in &mut listing {
+                let _ = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            }
+            futures::future::join_all((0..3000).map(|number| async move {
+                store.put_session(&number.to_string(), b"x").await.unwrap();
+                if number % 100 == 0 {
+                    store.get_all_lid_mappings().await.unwrap();
+                }
+            }))
+            .await;
+            drop((sleeping, listing));
+            assert!(store.has_session("2999").await.unwrap());
+        }
+    });
+}
+
 #[tokio::test]
 async fn one_reader_serves_many_long_queries() {
     let scratch = Scratch::with(config().readers(1)).await;

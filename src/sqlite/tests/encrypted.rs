@@ -201,6 +201,11 @@ async fn restoring_replaces_planted_and_damaged_headers() {
         // The store does not let it in through the front door.
         let error = store.put_sender_key(copy.address(), &planted).await.unwrap_err();
         assert!(matches!(Error::of(&error), Some(Error::HeaderConflict)), "{error:?}");
+        let batch = [("other".into(), bytes::Bytes::new()), (copy.address().into(), planted.into())];
+        let error = store.put_sender_keys_batch(&batch).await.unwrap_err();
+        assert!(matches!(Error::of(&error), Some(Error::HeaderConflict)), "{error:?}");
+        assert!(store.get_sender_key("other").await.unwrap().is_none());
+        assert!(store.put_sender_key(copy.address(), b"rubbish").await.is_err());
     }
     let sql = "/* test */ INSERT OR REPLACE INTO sender_keys (account, address, record) VALUES (1, ?1, ?2)";
     for copy in crate::HeaderCopy::BOTH {

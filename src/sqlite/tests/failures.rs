@@ -102,6 +102,98 @@ async fn a_deleted_file_is_noticed_before_anything_is_acknowledged() {
     }
 }
 
+/// The store of a file that was moved away does not harm the file that took its place, whatever order they close in.
+#[cfg(unix)]
+#[tokio::test]
+async fn closing_a_moved_store_leaves_the_new_one_alone() {
+    let scratch = Scratch::new().await;
+    scratch.store.put_session("a", b"old").await.unwrap();
+    scratch.store.get_all_tc_token_jids().await.unwrap();
+    let aside = scratch.path.with_file_name("aside.db");
+    for ending in ["", "-wal", "-shm"] {
+        let path = |path: &Path| format!("{}{ending}", path.display());
+        fs::rename(path(&scratch.path), path(&aside)).unwrap();
+    }
+    let new = config().open(&scratch.path).await.unwrap();
+    new.put_session("a", b"new").await.unwrap();
+    let error = scratch.store.backup(scratch.path.with_file_name("copy.db")).await.unwrap_err();
+    assert!(matches!(error, Error::FileMoved), "{error:?}");
+    let Scratch { store, path, _folder } = scratch;
+    drop(store);
+    new.put_session("b", b"new").await.unwrap();
+    drop(new);
+    let new = config().open(&path).await.unwrap();
+    assert_eq!(new.get_session("a").await.unwrap().unwrap(), &b"new"[..]);
+    assert!(new.has_session("b").await.unwrap());
+    let old = config().open(&aside).await.unwrap();
+    assert_eq!(old.get_session("a").await.unwrap().unwrap(), &b"old"[..]);
+}
+
+/// A process that opens the file twice keeps its locks, so that others do not take the write-ahead log away.
+#[tokio::test]
+async fn opening_twice_keeps_the_locks() {
+    let scratch = Scratch::new().await;
+    scratch.store.put_session("a", b"1").await.unwrap();
+    let again = config().open(&scratch.path).await.unwrap();
+    again.put_session("b", b"2").await.unwrap();
+    for keep in [Some(again), None] {
+        let output = child("failures::open_and_close", "visit", &scratch.path).output().unwrap();
+        assert!(output.status.success());
+        scratch.store.put_session("a", b"3").await.unwrap();
+        assert_eq!(scratch.store.get_session("b").await.unwrap().unwrap(), &b"2"[..]);
+        drop(keep);
+    }
+    assert_eq!(scratch.store.integrity_check().await.unwrap(), [] as [String; 0]);
+}
+
+#[test]
+fn open_and_close() {
+    let Some(path) = errand("visit") else { return };
+    single_threaded().block_on(async {
+        let store = config().open(&path).await.unwrap();
+        assert!(store.has_session("b").await.unwrap());
+    });
+}
+
+/// What stands in the path is not taken for contention.
+#[cfg(unix)]
+#[tokio::test]
+async fn paths_do_not_look_like_contention() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("busybox").join("locked.db");
+    fs::create_dir(path.parent().unwrap()).unwrap();
+    let store = config().readers(1).open(&path).await.unwrap();
+    store.put_session("a", b"1").await.unwrap();
+    fs::rename(&path, folder.path().join("aside")).unwrap();
+    // Needs a reader, which is not open yet.
+    assert_eq!(problem(store.get_all_tc_token_jids().await), SqliteProblem::CannotOpen);
+    let error = store.put_session("a", b"2").await.unwrap_err();
+    assert!(!error.is_database_busy_or_locked());
+}
+
+/// Each call waits for another process as long as it may, not as long as all before it may together.
+#[tokio::test]
+async fn waiting_calls_do_not_add_up() {
+    let scratch = Scratch::with(config().busy_timeout(Duration::from_millis(200))).await;
+    let other = Connection::open(&scratch.path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let start = Instant::now();
+    let sweeps = (0..30).map(|_| scratch.store.delete_expired_sent_messages(1));
+    let puts = (0..30).map(|number| {
+        let store = scratch.store.clone();
+        async move { store.put_session(&number.to_string(), b"x").await }
+    });
+    let (sweeps, puts) =
+        futures::future::join(futures::future::join_all(sweeps), futures::future::join_all(puts)).await;
+    for result in sweeps {
+        assert_eq!(problem(result), SqliteProblem::Contended);
+    }
+    for result in puts {
+        assert_eq!(problem(result), SqliteProblem::Contended);
+    }
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+}
+
 /// Another process writes for longer than the timeout. Nothing waits on the runtime's only thread meanwhile.
 #[test]
 fn contention_is_reported_as_such_and_waits_elsewhere() {

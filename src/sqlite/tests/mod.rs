@@ -8,6 +8,7 @@ mod concurrency;
 mod crash;
 mod encrypted;
 mod failures;
+mod golden;
 mod plans;
 mod semantics;
 mod snapshots;

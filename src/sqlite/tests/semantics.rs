@@ -36,18 +36,34 @@ async fn every_method_works_in_memory_and_in_a_file() {
 async fn what_was_stored_is_there_after_closing() {
     let scratch = Scratch::new().await;
     sample::fill(&scratch.store).await;
-    let scratch = scratch.reopen().await;
-    let store = &scratch.store;
+    assert_filled(&scratch.reopen().await.store).await;
+}
+
+/// Every record that [`sample::fill`] stores, but the device.
+pub(super) async fn assert_filled(store: &SqliteStore) {
+    let (chat, sender, id) = (sample::CHAT, sample::SENDER, sample::MESSAGE_ID);
     assert_eq!(store.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
     assert_eq!(store.load_identity(sample::IDENTITY_ADDRESS).await.unwrap(), Some(sample::IDENTITY_KEY));
     assert_eq!(store.load_prekey(5).await.unwrap().unwrap(), sample::PREKEY);
     assert_eq!(store.load_signed_prekey(7).await.unwrap().unwrap(), sample::SIGNED_PREKEY);
     assert_eq!(store.get_sender_key(sample::SENDER_KEY_ADDRESS).await.unwrap().unwrap(), sample::SENDER_KEY);
-    assert_eq!(store.get_group_metadata(sample::GROUP).await.unwrap().unwrap(), sample::GROUP_METADATA);
-    let list = store.get_devices(sample::PHONE).await.unwrap().unwrap();
-    assert_eq!(serde_json::to_value(&list).unwrap(), serde_json::to_value(sample::device_list()).unwrap());
+    let key_id = store.get_latest_sync_key_id().await.unwrap().unwrap();
+    assert_eq!(store.get_sync_key(&key_id).await.unwrap().unwrap().key_data, sample::SYNC_KEY);
+    assert_eq!(store.get_version(sample::COLLECTION).await.unwrap().hash, sample::version().hash);
+    let mac = store.get_mutation_mac(sample::COLLECTION, &sample::INDEX_MAC).await.unwrap();
+    assert_eq!(mac.unwrap(), sample::VALUE_MAC);
+    let devices = store.get_sender_key_devices(sample::GROUP).await.unwrap();
+    assert_eq!(devices, [(sample::DEVICE_JID.to_owned(), true)]);
     let mapping = store.get_lid_mapping(sample::LID).await.unwrap().unwrap();
     assert_eq!(serde_json::to_value(&mapping).unwrap(), serde_json::to_value(sample::lid_mapping()).unwrap());
+    assert!(store.has_same_base_key(sample::SESSION_ADDRESS, id, &sample::BASE_KEY).await.unwrap());
+    let list = store.get_devices(sample::PHONE).await.unwrap().unwrap();
+    assert_eq!(serde_json::to_value(&list).unwrap(), serde_json::to_value(sample::device_list()).unwrap());
+    assert_eq!(store.get_group_metadata(sample::GROUP).await.unwrap().unwrap(), sample::GROUP_METADATA);
+    assert_eq!(store.get_tc_token(sample::TC_JID).await.unwrap().unwrap().token, sample::TC_TOKEN);
+    assert_eq!(store.get_pending_inbound(chat, sender, id).await.unwrap().unwrap(), sample::PENDING_MESSAGE);
+    assert_eq!(store.get_msg_secret(chat, sender, id).await.unwrap().unwrap(), sample::MESSAGE_SECRET);
+    assert_eq!(store.take_sent_message(chat, id).await.unwrap().unwrap(), sample::SENT_MESSAGE);
     assert!(store.exists().await.unwrap());
 }
 

@@ -122,6 +122,29 @@ async fn checkpoints_empty_the_log_and_shrinking_the_file() {
     assert_eq!(scratch.store.integrity_check().await.unwrap(), [] as [String; 0]);
 }
 
+/// Under steady load the log starts over now and then instead of growing for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_does_not_grow_for_ever() {
+    let scratch = Scratch::with(config().durability(Durability::Process)).await;
+    let log = PathBuf::from(format!("{}-wal", scratch.path.display()));
+    let writers = (0..4usize).map(|task| {
+        let store = scratch.store.clone();
+        tokio::spawn(async move {
+            for round in 0..150usize {
+                let row = |number| (address(task * 1000 + number), vec![round as u8; 1500].into());
+                let rows: Vec<_> = (0..200).map(row).collect();
+                store.put_sessions_batch(&rows).await.unwrap();
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    // 180 MB of sessions were written, and more of pages.
+    let size = fs::metadata(log).unwrap().len();
+    assert!(size < 100 << 20, "{size}");
+}
+
 /// What was deleted or replaced is overwritten, not only marked as free.
 #[tokio::test]
 async fn deleted_records_leave_no_traces_in_the_file() {
