@@ -226,17 +226,6 @@ impl Drop for Checkpointing {
     }
 }
 
-impl Drop for Database {
-    fn drop(&mut self) {
-        if self.check_files().is_err() {
-            // Closing would delete the write-ahead log at the path, which belongs to another file now.
-            for connection in self.readers.connections().chain(self.writer.connection()) {
-                let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
-            }
-        }
-    }
-}
-
 /// The oldest version with `STRICT` tables.
 const OLDEST_SQLITE: i32 = 3_037_000;
 /// Five sessions of 1.5 KB fit, where a page of 4 KB holds two; a page is what a commit writes.

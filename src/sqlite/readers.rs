@@ -47,14 +47,6 @@ impl Readers {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// The connections that are not on loan.
-    pub(super) fn connections(&mut self) -> impl Iterator<Item = &Connection> {
-        self.slots.iter_mut().filter_map(|slot| match slot.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            Slot::Free(connection) => connection.as_ref(),
-            Slot::Lent => None,
-        })
-    }
-
     /// Takes a free slot. Threads prefer slots of their own, whose pages and memory lie in their processor's caches.
     fn take(&self) -> (Option<usize>, Option<Connection>) {
         let preferred = preferred_slot();

@@ -121,12 +121,6 @@ impl Writer {
         Some(Lease { database: database.clone(), connection: Some(connection) })
     }
 
-    /// The connection, if nobody has it.
-    pub(super) fn connection(&mut self) -> Option<&Connection> {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        state.connection.as_ref().map(|holder| &holder.connection)
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while holding the guard.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -74,6 +74,30 @@ fn every_task_reads_what_it_wrote() {
     }
 }
 
+/// What a commit waits for, as SQLite has it: 1 for the operating system, 2 for the disk.
+#[tokio::test]
+async fn commits_wait_for_the_disk_as_configured() {
+    for (durability, signal, cache) in
+        [(Durability::Full, 2, 2), (Durability::SignalState, 2, 1), (Durability::Process, 1, 1)]
+    {
+        let scratch = Scratch::with(config().durability(durability)).await;
+        let sync = |c: &Connection| Ok(c.pragma_query_value(None, "synchronous", |row| row.get::<_, i64>(0))?);
+        for _ in 0..3 {
+            assert_eq!(scratch.store.write(Plan::SIGNAL, sync).await.unwrap(), signal, "{durability:?}");
+            assert_eq!(scratch.store.write(Plan::CACHE, sync).await.unwrap(), cache, "{durability:?}");
+        }
+        // Together, the stricter one counts.
+        let calls = (0..40).map(|number| {
+            let plan = if number & 1 == 0 { Plan::SIGNAL } else { Plan::CACHE };
+            let store = scratch.store.clone();
+            async move { (plan.signal, store.write(plan, sync).await.unwrap()) }
+        });
+        for (is_signal, found) in futures::future::join_all(calls).await {
+            assert!(found >= if is_signal { signal } else { cache }, "{durability:?}");
+        }
+    }
+}
+
 #[test]
 fn concurrent_calls_share_commits() {
     static COMMITS: AtomicU32 = AtomicU32::new(0);
@@ -191,9 +215,9 @@ fn a_sleeping_task_does_not_hold_up_others() {
             }))
             .await;
             let mut sleeping: Vec<_> = (0..50).map(|_| Box::pin(store.put_session("sleeping", b"x"))).collect();
-            for call in &mut sleeping {
-                let _ = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            }
+            // Those that are ready at once must not be polled again.
+            sleeping.retain_mut(|call| call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            assert!(sleeping.len() > 20, "{}", sleeping.len());
             for number in 0..200 {
                 store.put_session(&number.to_string(), b"y").await.unwrap();
             }

@@ -136,23 +136,16 @@ async fn opening_twice_keeps_the_locks() {
     scratch.store.put_session("a", b"1").await.unwrap();
     let again = config().open(&scratch.path).await.unwrap();
     again.put_session("b", b"2").await.unwrap();
+    // With an SQLite of its own: the one compiled in defends itself against lost locks since 3.51.
+    let visit = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(c.execute('SELECT count(*) FROM sessions').fetchone()[0]); c.close()";
     for keep in [Some(again), None] {
-        let output = child("failures::open_and_close", "visit", &scratch.path).output().unwrap();
-        assert!(output.status.success());
+        let output = Command::new("python3").args(["-c", visit]).arg(&scratch.path).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "2");
         scratch.store.put_session("a", b"3").await.unwrap();
         assert_eq!(scratch.store.get_session("b").await.unwrap().unwrap(), &b"2"[..]);
         drop(keep);
     }
     assert_eq!(scratch.store.integrity_check().await.unwrap(), [] as [String; 0]);
-}
-
-#[test]
-fn open_and_close() {
-    let Some(path) = errand("visit") else { return };
-    single_threaded().block_on(async {
-        let store = config().open(&path).await.unwrap();
-        assert!(store.has_session("b").await.unwrap());
-    });
 }
 
 /// What stands in the path is not taken for contention.
