@@ -476,14 +476,15 @@ fn timer_stalls(folder: &Path) {
     const TIME: Duration = Duration::from_secs(3);
     println!("lateness of a 1 ms timer beside 16 writing tasks, one thread; median, 99 %, worst, ms");
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    for name in ["nothing", "fsync on a blocking thread", SUBJECTS[0], PLAIN, POWER_SAFE] {
+    const BATCHES: &str = "wastore, batches of 64";
+    for name in ["nothing", "fsync on a blocking thread", SUBJECTS[0], PLAIN, BATCHES, POWER_SAFE] {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut late = runtime.block_on(async {
             let stop = Arc::new(AtomicBool::new(false));
             let store: Option<Arc<dyn Backend>> = match name {
-                PLAIN => {
+                PLAIN | BATCHES => {
                     let config = SqliteConfig::new().durability(Durability::Process);
-                    Some(Arc::new(config.open(path("timer plain.db")).await.unwrap()))
+                    Some(Arc::new(config.open(path(name)).await.unwrap()))
                 }
                 POWER_SAFE => Some(Arc::new(SqliteStore::open(path("timer safe.db")).await.unwrap())),
                 "upstream" => Some(Arc::new(
@@ -495,9 +496,12 @@ fn timer_stalls(folder: &Path) {
                 let (store, stop, file) = (store.clone(), stop.clone(), path(&format!("fsync {task}")));
                 tokio::spawn(async move {
                     let value = [7; SESSION_BYTES];
+                    let row = |number| (address(task * 1000 + number).into(), Bytes::from_owner(value));
+                    let batch: Vec<(Arc<str>, Bytes)> = (0..BATCH).map(row).collect();
                     for number in 0.. {
                         match &store {
                             _ if stop.load(Ordering::Relaxed) => return,
+                            Some(store) if name == BATCHES => store.put_sessions_batch(&batch).await.unwrap(),
                             Some(store) => {
                                 store.put_session(&address(task * 1000 + number % 100), &value).await.unwrap()
                             }

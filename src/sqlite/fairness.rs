@@ -12,26 +12,26 @@ use std::task::Poll;
 /// What a call costs on the caller's thread: roughly microseconds.
 pub(super) const READ: u32 = 4;
 pub(super) const WRITE: u32 = 20;
-pub(super) const ROW: u32 = 4;
+pub(super) const ROW: u32 = 2;
 /// So many bytes cost as much as 1.
-pub(super) const BYTES: u32 = 512;
+pub(super) const BYTES: u32 = 1024;
 const BUDGET: u32 = 500;
 
 thread_local! {
     static SPENT: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Books work on this thread. `true` if it is time to step aside.
+/// Books work on this thread. `true` if it is time to step aside, for everybody until somebody has.
 pub(super) fn spend(cost: u32) -> bool {
-    let spent = SPENT.get().saturating_add(cost);
-    SPENT.set(if spent > BUDGET { 0 } else { spent });
-    spent > BUDGET
+    SPENT.set(SPENT.get().saturating_add(cost));
+    SPENT.get() > BUDGET
 }
 
 /// Comes back when the other tasks have had their turn, and, under tokio, timers and sockets theirs, which are not looked at
 /// every time that a task just asks to be called again.
 pub(super) async fn step_aside() {
     tokio::task::yield_now().await;
+    SPENT.set(0);
 }
 
 /// Lets those run who are ready.

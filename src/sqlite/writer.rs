@@ -144,11 +144,12 @@ impl Database {
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         let blocking = self.needs_blocking_thread(plan);
-        let tired = !blocking && fairness::spend(plan.cost);
+        let tired = !blocking && fairness::spend(0);
         if !blocking
             && !tired
             && let Some(mut lease) = self.writer.lead_at_once(self)
         {
+            fairness::spend(plan.cost);
             let result = lease.run_alone(plan, &mut operation);
             // Waiting for another process is for the blocking thread below.
             if !result.as_ref().is_err_and(Error::is_contention) {
@@ -334,6 +335,7 @@ impl Lease {
             if calls.is_empty() {
                 return;
             }
+            fairness::spend(calls.iter().map(|call| call.plan().cost).sum());
             match self.run_together(&mut calls) {
                 Ok(true) => calls.into_iter().for_each(Call::finish),
                 // One by one, or after waiting for another process: on a blocking thread.
