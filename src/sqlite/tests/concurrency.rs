@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::io::{BufRead, BufReader, Write};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Waker};
@@ -305,32 +304,16 @@ fn processes_share_a_file() {
     let path = folder.path().join("wa.db");
     let runtime = single_threaded();
     // Nobody has created the file: the processes race for that too.
-    let mut running: Vec<_> = (0..PROCESSES)
-        .map(|number| {
-            let mut command = child("concurrency::work_beside_others", "share", &path);
-            command.env("WASTORE_NUMBER", number.to_string()).spawn().unwrap()
-        })
-        .collect();
-    let mut said: Vec<_> =
-        running.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap()).lines()).collect();
-    for lines in &mut said {
-        assert!(lines.any(|line| line.unwrap().contains("ready")));
-    }
+    let companions = Companions::start(PROCESSES, "concurrency::work_beside_others", "share", &path);
     runtime.block_on(async {
         let store = config().open(&path).await.unwrap();
         for number in 0..MESSAGES {
             store.store_sent_message("chat", &number.to_string(), b"x").await.unwrap();
         }
-        for child in &mut running {
-            child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-        }
-        let mut taken = 0;
-        for (lines, child) in said.iter_mut().zip(&mut running) {
-            let report = lines.map(|line| line.unwrap()).find(|line| line.contains("taken ")).unwrap();
-            taken += report.split("taken ").nth(1).unwrap().trim().parse::<usize>().unwrap();
-            lines.for_each(drop);
-            assert!(child.wait().unwrap().success());
-        }
+        let taken = |said: String| -> usize {
+            said.split("taken ").nth(1).and_then(|rest| rest.lines().next()).unwrap().parse().unwrap()
+        };
+        let taken: usize = companions.go().into_iter().map(taken).sum();
         assert_eq!(taken, MESSAGES);
         for process in 0..PROCESSES {
             for number in 0..MESSAGES {
@@ -349,11 +332,9 @@ fn processes_share_a_file() {
 #[test]
 fn work_beside_others() {
     let Some(path) = errand("share") else { return };
-    let process: usize = std::env::var("WASTORE_NUMBER").unwrap().parse().unwrap();
     multi_threaded().block_on(async {
         let store = config().durability(Durability::Process).open(&path).await.unwrap();
-        println!("ready");
-        std::io::stdin().read_line(&mut String::new()).unwrap();
+        let process = ready();
         let mut taken = 0;
         for number in 0..MESSAGES {
             store.put_session(&format!("{process} {number}"), &[process as u8; 1500]).await.unwrap();

@@ -1,7 +1,6 @@
 //! With the encrypting layer on top.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 
 use wacore::store::traits::{Backend, DeviceStore, SignalStore};
 
@@ -127,38 +126,19 @@ async fn no_header_change_is_lost() {
     }
 }
 
-const PROCESSES: u8 = 4;
+const PROCESSES: usize = 4;
 
 #[test]
 fn exactly_one_process_creates_the_vault() {
     for _ in 0..5 {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wa.db");
-        let mut running: Vec<_> = (0..PROCESSES)
-            .map(|number| {
-                let mut command = child("encrypted::create_beside_others", "create", &path);
-                command.env("WASTORE_NUMBER", number.to_string()).spawn().unwrap()
-            })
-            .collect();
-        let mut said: Vec<_> =
-            running.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap()).lines()).collect();
-        for lines in &mut said {
-            assert!(lines.any(|line| line.unwrap().contains("ready")));
-        }
-        for child in &mut running {
-            child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-        }
-        let mut creators = Vec::new();
-        for (number, (lines, child)) in said.iter_mut().zip(&mut running).enumerate() {
-            if lines.map(|line| line.unwrap()).filter(|line| line.contains("created")).count() > 0 {
-                creators.push(number as u8);
-            }
-            assert!(child.wait().unwrap().success());
-        }
+        let said = Companions::start(PROCESSES, "encrypted::create_beside_others", "create", &path).go();
+        let creators: Vec<usize> = (0..PROCESSES).filter(|number| said[*number].contains("created")).collect();
         let [creator] = creators[..] else { panic!("{creators:?}") };
         single_threaded().block_on(async {
             let store: Arc<dyn Backend> = Arc::new(config().open(&path).await.unwrap());
-            let vault = Vault::open(store.clone(), raw_key(creator)).await.unwrap();
+            let vault = Vault::open(store.clone(), raw_key(creator as u8)).await.unwrap();
             assert!(vault.layer().layer(store).has_session("a@b").await.unwrap());
         });
     }
@@ -167,12 +147,10 @@ fn exactly_one_process_creates_the_vault() {
 #[test]
 fn create_beside_others() {
     let Some(path) = errand("create") else { return };
-    let number: u8 = std::env::var("WASTORE_NUMBER").unwrap().parse().unwrap();
     single_threaded().block_on(async {
         let store: Arc<dyn Backend> = Arc::new(config().open(&path).await.unwrap());
-        println!("ready");
-        std::io::stdin().read_line(&mut String::new()).unwrap();
-        match Vault::create(store.clone(), raw_key(number)).await {
+        let number = ready();
+        match Vault::create(store.clone(), raw_key(number as u8)).await {
             Ok(vault) => {
                 vault.layer().layer(store).put_session("a@b", b"x").await.unwrap();
                 println!("created");

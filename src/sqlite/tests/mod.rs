@@ -14,8 +14,9 @@ mod semantics;
 mod snapshots;
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -98,6 +99,44 @@ fn child(test: &str, errand: &str, file: &Path) -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit());
     command
+}
+
+/// Processes that do the same at the same moment.
+struct Companions(Vec<Child>, Vec<Lines<BufReader<ChildStdout>>>);
+
+impl Companions {
+    /// Starts them, and waits until each has said that it is ready.
+    fn start(count: usize, test: &str, errand: &str, file: &Path) -> Self {
+        let start =
+            |number: usize| child(test, errand, file).env("WASTORE_NUMBER", number.to_string()).spawn().unwrap();
+        let mut running: Vec<_> = (0..count).map(start).collect();
+        let mut said: Vec<_> =
+            running.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap()).lines()).collect();
+        for lines in &mut said {
+            assert!(lines.any(|line| line.unwrap().contains("ready")));
+        }
+        Self(running, said)
+    }
+
+    /// Lets them go, and returns what each said until its end, which has to be a good one.
+    fn go(self) -> Vec<String> {
+        let Self(mut running, said) = self;
+        for child in &mut running {
+            child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        }
+        let said = said.into_iter().map(|lines| lines.map(|line| line.unwrap() + "\n").collect()).collect();
+        for child in &mut running {
+            assert!(child.wait().unwrap().success());
+        }
+        said
+    }
+}
+
+/// What such a process does before its part: says that it is ready, and waits for the others.
+fn ready() -> usize {
+    println!("ready");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    std::env::var("WASTORE_NUMBER").unwrap().parse().unwrap()
 }
 
 fn address(number: usize) -> Arc<str> {
