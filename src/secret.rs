@@ -268,6 +268,18 @@ pub enum Secret {
     Provider(Arc<dyn KeyProvider>),
 }
 
+impl Secret {
+    /// A second copy, for a secret that is tried twice.
+    pub(crate) fn duplicate(&self) -> Self {
+        match self {
+            Secret::Passphrase(passphrase) => Secret::Passphrase(Passphrase(passphrase.0.clone())),
+            Secret::Key(key) => Secret::Key(key.duplicate()),
+            Secret::Recovery(key) => Secret::Recovery(key.duplicate()),
+            Secret::Provider(provider) => Secret::Provider(provider.clone()),
+        }
+    }
+}
+
 impl From<Passphrase> for Secret {
     fn from(passphrase: Passphrase) -> Self {
         Secret::Passphrase(passphrase)

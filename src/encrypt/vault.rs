@@ -149,10 +149,18 @@ impl VaultOptions {
     /// # Errors
     /// As [`Vault::open_or_create`].
     pub async fn open_or_create(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
-        match self.find(&store).await? {
-            Some(copies) => self.unlock(store, copies, secret.into(), false).await,
-            None => self.create_vault(store, secret.into()).await,
-        }
+        let secret = secret.into();
+        let Some(copies) = self.find(&store).await? else {
+            return match self.create_vault(store.clone(), secret.duplicate()).await {
+                // Somebody else created one at the same moment.
+                Err(error @ (Error::VaultExists | Error::HeaderConflict)) => {
+                    let copies = self.find(&store).await?.ok_or(error)?;
+                    self.unlock(store, copies, secret, false).await
+                }
+                created => created,
+            };
+        };
+        self.unlock(store, copies, secret, false).await
     }
 
     /// As [`Vault::restore_header`].
@@ -380,7 +388,8 @@ impl Vault {
         VaultOptions::new().open(store, secret).await
     }
 
-    /// Opens the vault of a store, or creates it if the store has no header, nothing sealed and no paired device.
+    /// Opens the vault of a store, or creates it if the store has no header, nothing sealed and no paired device. If somebody
+    /// else creates it at the same moment, opens theirs.
     ///
     /// # Errors
     /// As [`Vault::open`] without [`Error::NoVault`], or as [`Vault::create`].

@@ -101,6 +101,32 @@ async fn exactly_one_task_creates_the_vault() {
     }
 }
 
+/// Of many tasks that open or create a vault at once, all get the same one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn everybody_opens_the_vault_that_one_created() {
+    for _ in 0..20 {
+        let scratch = Scratch::with(config().durability(Durability::Process)).await;
+        let tasks = (0..6u8).map(|number| {
+            let store: Arc<dyn Backend> = Arc::new(scratch.store.clone());
+            tokio::spawn(async move {
+                let vault = Vault::open_or_create(store.clone(), raw_key(1)).await.unwrap();
+                let layered = vault.layer().layer(store);
+                layered.put_session(&format!("{number}@s"), b"x").await.unwrap();
+                layered
+            })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            let layered = task.await.unwrap();
+            assert!(layered.get_session("0@s").await.is_ok());
+        }
+        let store: Arc<dyn Backend> = Arc::new(scratch.store.clone());
+        let layered = Vault::open(store.clone(), raw_key(1)).await.unwrap().layer().layer(store);
+        for number in 0..6 {
+            assert_eq!(layered.get_session(&format!("{number}@s")).await.unwrap().unwrap(), &b"x"[..]);
+        }
+    }
+}
+
 /// Slots that several vaults add at the same moment are all there afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_header_change_is_lost() {
