@@ -201,11 +201,9 @@ impl Header {
         if usize::try_from(input.u32()?) != Ok(bytes.len()) {
             return Err(Error::HeaderDamaged("its length is not the one it states"));
         }
-        let (content, checksum) =
-            bytes.split_at(bytes.len() - MAC_BYTES).0.split_at(bytes.len() - MAC_BYTES - CHECKSUM_BYTES);
-        if Sha256::digest(content)[..CHECKSUM_BYTES] != *checksum {
+        let Some((content, _)) = checked_content(bytes) else {
             return Err(Error::HeaderDamaged("its checksum does not fit"));
-        }
+        };
         let needed = version.max(minimum_reader);
         if needed > NEWEST_VERSION {
             return Err(unsupported("header format version", u32::from(needed), u32::from(NEWEST_VERSION)));
@@ -360,8 +358,7 @@ impl Header {
         if !bytes.starts_with(&MAGIC) || usize::try_from(u32::from_le_bytes(stated)) != Ok(bytes.len()) {
             return None;
         }
-        let (content, checksum) = bytes.split_last_chunk::<MAC_BYTES>()?.0.split_last_chunk::<CHECKSUM_BYTES>()?;
-        (Sha256::digest(content)[..CHECKSUM_BYTES] == *checksum).then_some(*checksum)
+        checked_content(bytes).map(|(_, checksum)| *checksum)
     }
 
     /// What records carry as their stamp.
@@ -390,6 +387,12 @@ impl WrappedDataKey {
 }
 
 const DAMAGED_SLOT: Error = Error::HeaderDamaged("a key slot is not well formed");
+
+/// What the checksum covers, and the checksum, if it fits.
+fn checked_content(bytes: &[u8]) -> Option<(&[u8], &[u8; CHECKSUM_BYTES])> {
+    let (content, checksum) = bytes.split_last_chunk::<MAC_BYTES>()?.0.split_last_chunk()?;
+    (Sha256::digest(content)[..CHECKSUM_BYTES] == *checksum).then_some((content, checksum))
+}
 
 fn push_extension(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     out.extend_from_slice(&kind.to_le_bytes());

@@ -15,7 +15,7 @@ use super::SqliteConfig;
 use super::connection::{Location, Patience, Role, configure, patiently, sync_for_good};
 use super::fairness;
 use super::readers::Readers;
-use super::schema::{self, Content};
+use super::schema;
 use super::writer::{Plan, Writer};
 use crate::error::{Error, Result, SqliteProblem};
 
@@ -40,12 +40,10 @@ impl Database {
         if rusqlite::version_number() < OLDEST_SQLITE {
             return Err(Error::InvalidInput { what: "the linked SQLite library", problem: "is older than 3.37" });
         }
-        let created = create_private(path)?;
+        create_private(path)?;
         let path = fs::canonicalize(path).map_err(|source| Error::File { what: "database", source })?;
         schema::check_length(&path)?;
-        if !created {
-            warn_if_readable_by_others(&path);
-        }
+        warn_if_readable_by_others(&path);
         let location = Location::File(path.clone());
         let mut patience = Patience::new(config.busy_timeout);
         let mut gone = Patience::new(config.busy_timeout.min(Duration::from_millis(500)));
@@ -105,7 +103,8 @@ impl Database {
     /// # Errors
     /// What `query` returns; contention only after the timeout.
     pub(super) async fn read<T>(self: &Arc<Self>, mut query: impl FnMut(&Connection) -> Result<T> + Send) -> Result<T> {
-        if fairness::spend(fairness::READ) {
+        fairness::spend(fairness::READ);
+        if fairness::is_tired() {
             fairness::step_aside().await;
         }
         let mut patience = None;
@@ -241,9 +240,9 @@ fn prepare(location: &Location, path: &Path, config: &SqliteConfig) -> Result<Co
     // Closing somebody else's database must not fold its write-ahead log into it, but remove an empty one of ours.
     let has_log = fs::metadata(log_path(path)).is_ok_and(|log| log.len() > 0);
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
-    let content = schema::identify(&connection, path)?;
+    let version = schema::identify(&connection, path)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-    if content == Content::Empty {
+    if version == 0 {
         // Only before there are tables.
         connection.pragma_update(None, "page_size", PAGE_BYTES)?;
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
@@ -260,8 +259,8 @@ fn prepare(location: &Location, path: &Path, config: &SqliteConfig) -> Result<Co
     Ok(connection)
 }
 
-/// Creates a file that only its owner may read, unless there is one. `true` if it was created.
-fn create_private(path: &Path) -> Result<bool> {
+/// Creates a file that only its owner may read, unless there is one.
+fn create_private(path: &Path) -> Result<()> {
     // Closing the file would drop the locks of a store that another thread has opened meanwhile: POSIX takes all locks of
     // a process away when it closes any descriptor of the file (https://www.sqlite.org/howtocorrupt.html, 2.2).
     static CREATING: Mutex<()> = Mutex::new(());
@@ -271,11 +270,8 @@ fn create_private(path: &Path) -> Result<bool> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     match options.open(path) {
-        Ok(_) => {
-            sync_folder(path).map_err(|source| Error::File { what: "database", source })?;
-            Ok(true)
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Ok(_) => sync_folder(path).map_err(|source| Error::File { what: "database", source }),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Error::InvalidInput { what: "the database path", problem: "is in a folder that does not exist" })
         }
@@ -303,13 +299,17 @@ fn warn_if_readable_by_others(path: &Path) {
 
 /// Where SQLite keeps the write-ahead log of a database.
 fn log_path(database: &Path) -> PathBuf {
-    let mut path = database.as_os_str().to_owned();
-    path.push("-wal");
+    beside(database, "-wal")
+}
+
+/// The path with something appended to the file's name.
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(ending);
     path.into()
 }
 
 /// The files that the writing connection has open, to notice when their names lead elsewhere.
-#[derive(Debug)]
 struct Files {
     #[cfg(unix)]
     identities: [(PathBuf, (u64, u64)); 2],

@@ -15,15 +15,20 @@ pub(super) const WRITE: u32 = 20;
 pub(super) const ROW: u32 = 2;
 /// So many bytes cost as much as 1.
 pub(super) const BYTES: u32 = 1024;
-const BUDGET: u32 = 500;
+/// What a thread does before it gives way.
+pub(super) const BUDGET: u32 = 500;
 
 thread_local! {
     static SPENT: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Books work on this thread. `true` if it is time to step aside, for everybody until somebody has.
-pub(super) fn spend(cost: u32) -> bool {
+/// Books work on this thread.
+pub(super) fn spend(cost: u32) {
     SPENT.set(SPENT.get().saturating_add(cost));
+}
+
+/// `true` if it is time to step aside, for everybody on this thread until somebody has.
+pub(super) fn is_tired() -> bool {
     SPENT.get() > BUDGET
 }
 

@@ -14,16 +14,7 @@ use crate::error::{Error, ForeignFile, Result};
 const APPLICATION_ID: i64 = 0x5741_5354;
 const MIGRATIONS: &[&str] = &[include_str!("migrations/1.sql")];
 /// The newest schema version that this crate knows.
-pub(super) const NEWEST: u32 = MIGRATIONS.len() as u32;
-
-/// What a file turned out to be.
-#[derive(PartialEq, Eq)]
-pub(super) enum Content {
-    /// Nothing yet.
-    Empty,
-    /// Ours, of a version that this crate can read or bring up to date.
-    Ours,
-}
+const NEWEST: u32 = MIGRATIONS.len() as u32;
 
 /// Looks at a file's length: SQLite takes any file of less than a page for an empty database. The file is not opened, because
 /// closing it again would drop the locks of a store that this process has open on it.
@@ -44,12 +35,12 @@ pub(super) fn check_length(path: &Path) -> Result<()> {
 /// In bytes.
 const SMALLEST_PAGE: u64 = 512;
 
-/// Looks at a database, and writes nothing.
+/// Looks at a database, and writes nothing. Gives the version of its schema, 0 for an empty one.
 ///
 /// # Errors
 /// [`Error::ForeignFile`] if it is not ours, [`Error::UnsupportedVersion`] if a later version wrote it, and the errors of
 /// reading.
-pub(super) fn identify(connection: &Connection, path: &Path) -> Result<Content> {
+pub(super) fn identify(connection: &Connection, path: &Path) -> Result<u32> {
     // All of it at one moment: another process may be creating the schema.
     let _snapshot = connection.is_autocommit().then(|| connection.unchecked_transaction()).transpose()?;
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
@@ -62,7 +53,7 @@ pub(super) fn identify(connection: &Connection, path: &Path) -> Result<Content> 
     };
     if application == APPLICATION_ID {
         return match u32::try_from(version) {
-            Ok(1..=NEWEST) => Ok(Content::Ours),
+            Ok(known @ 1..=NEWEST) => Ok(known),
             Ok(newer) if newer > NEWEST => {
                 Err(Error::UnsupportedVersion { what: "database schema version", found: newer, newest: NEWEST })
             }
@@ -75,7 +66,7 @@ pub(super) fn identify(connection: &Connection, path: &Path) -> Result<Content> 
         .collect::<rusqlite::Result<Vec<String>>>()?;
     let has = |name: &str| names.iter().any(|found| found == name);
     if names.is_empty() && application == 0 && version == 0 {
-        Ok(Content::Empty)
+        Ok(0)
     } else if has("__diesel_schema_migrations") && has("device") && has("sessions") {
         Err(foreign(path, ForeignFile::Upstream))
     } else {
@@ -89,12 +80,9 @@ pub(super) fn identify(connection: &Connection, path: &Path) -> Result<Content> 
 /// As [`identify`], because another process may have written the file in between; and the errors of writing.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
     // Not even asking for the write transaction when there is nothing to do: another process may hold it.
-    while identify(connection, path)? == Content::Empty || version(connection)? < NEWEST {
+    while identify(connection, path)? < NEWEST {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let version = match identify(&transaction, path)? {
-            Content::Empty => 0,
-            Content::Ours => version(&transaction)?,
-        };
+        let version = identify(&transaction, path)?;
         let Some(migration) = MIGRATIONS.get(version as usize) else { break };
         transaction.execute_batch(migration)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -102,10 +90,6 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
         transaction.commit()?;
     }
     Ok(())
-}
-
-fn version(connection: &Connection) -> Result<u32> {
-    Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
 }
 
 fn foreign(path: &Path, found: ForeignFile) -> Error {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rusqlite::{Connection, Row, Statement};
+use rusqlite::{Connection, Row};
 use wacore::store::error::Result;
 use wacore::store::traits::SignalStore;
 
@@ -231,49 +231,3 @@ fn write_sender_key(c: &Connection, account: i32, address: &str, record: &[u8]) 
 fn bytes(row: &Row<'_>) -> rusqlite::Result<Bytes> {
     row.get::<_, Vec<u8>>(0).map(Bytes::from)
 }
-
-impl SqliteStore {
-    /// Runs a statement once per row, in one transaction; no rows, no transaction. `size` is what a row takes, roughly, in
-    /// bytes.
-    pub(super) async fn write_rows<R: Send + 'static>(
-        &self,
-        plan: Plan,
-        sql: &'static str,
-        rows: Vec<R>,
-        size: impl Fn(&R) -> usize,
-        write: impl Fn(&mut Statement<'_>, &R) -> rusqlite::Result<usize> + Send + 'static,
-    ) -> Result<()> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let plan = plan.batch(rows.len(), rows.iter().map(size).sum());
-        self.write(plan, move |c| c.run_each(sql, &rows, &write)).await
-    }
-
-    /// Looks up every key and leaves out those that are not there; many of them on a blocking thread.
-    pub(super) async fn read_rows<K: Clone + Send + Sync + 'static, T: Send + 'static>(
-        &self,
-        keys: &[K],
-        load: impl Fn(&Connection, &K) -> error::Result<Option<T>> + Send + Sync + 'static,
-    ) -> Result<Vec<T>> {
-        fn load_all<K, T>(
-            c: &Connection,
-            keys: &[K],
-            load: impl Fn(&Connection, &K) -> error::Result<Option<T>>,
-        ) -> error::Result<Vec<T>> {
-            // One snapshot for all of them.
-            let snapshot = c.unchecked_transaction()?;
-            let found = keys.iter().filter_map(|key| load(&snapshot, key).transpose()).collect();
-            drop(snapshot);
-            found
-        }
-        if keys.len() <= INLINE_LOOKUPS {
-            return self.read(|c| load_all(c, keys, &load)).await;
-        }
-        let keys = keys.to_vec();
-        self.read_long(move |c| load_all(c, &keys, &load)).await
-    }
-}
-
-/// How many lookups may run where the caller is: about 0.2 ms.
-const INLINE_LOOKUPS: usize = 64;

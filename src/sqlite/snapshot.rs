@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use super::SqliteStore;
 use super::connection::{Patience, Statements, patiently};
-use super::database::{CheckpointMode, Database, sync_folder};
+use super::database::{CheckpointMode, Database, beside, sync_folder};
 use super::writer::Plan;
 use crate::error::{Error, Result, SqliteProblem};
 
@@ -105,11 +105,7 @@ impl SqliteStore {
             .map(|character| if character.is_ascii_alphanumeric() || character == '-' { character } else { '_' })
             .take(64)
             .collect();
-        let path_at = |time: i64, ending: &str| {
-            let mut path = database.as_os_str().to_owned();
-            path.push(format!(".snapshot-{time}-{name}{ending}"));
-            PathBuf::from(path)
-        };
+        let path_at = |time: i64, ending: &str| beside(database, &format!(".snapshot-{time}-{name}{ending}"));
         while path_at(time, "").exists() {
             time += 1;
         }

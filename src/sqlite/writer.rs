@@ -27,8 +27,6 @@ const WAITING_CALLS: usize = 1024;
 /// How many calls share a transaction on a blocking thread, and where the caller is.
 const GROUP: usize = 256;
 const INLINE_GROUP: usize = 32;
-/// In microseconds, roughly.
-const INLINE_COST: u32 = 500;
 /// What a call may do where the caller is: about 0.2 ms.
 const INLINE_ROWS: usize = 128;
 const INLINE_BYTES: usize = 256 * 1024;
@@ -144,7 +142,7 @@ impl Database {
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         let blocking = self.needs_blocking_thread(plan);
-        let tired = !blocking && fairness::spend(0);
+        let tired = !blocking && fairness::is_tired();
         if !blocking
             && !tired
             && let Some(mut lease) = self.writer.lead_at_once(self)
@@ -331,7 +329,7 @@ impl Lease {
         let start = Instant::now();
         while start.elapsed() < INLINE_TIME {
             let fits = |database: &Database, plan| !database.needs_blocking_thread(plan);
-            let mut calls = self.next_group(INLINE_GROUP, INLINE_COST, fits);
+            let mut calls = self.next_group(INLINE_GROUP, fairness::BUDGET, fits);
             if calls.is_empty() {
                 return;
             }

@@ -164,6 +164,33 @@ async fn paths_do_not_look_like_contention() {
     assert!(!error.is_database_busy_or_locked());
 }
 
+/// Another process holds the file, and is killed: contention while it lives, and nothing amiss afterwards.
+#[tokio::test]
+async fn a_killed_holder_is_no_obstacle() {
+    let scratch = Scratch::with(config().busy_timeout(Duration::from_millis(150))).await;
+    scratch.store.put_session("a", b"1").await.unwrap();
+    let hold = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); \
+                c.execute('BEGIN IMMEDIATE'); c.execute('DELETE FROM sessions'); print('held', flush=True); \
+                sys.stdin.read()";
+    let mut holder = Command::new("python3")
+        .args(["-c", hold])
+        .arg(&scratch.path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said.trim(), "held");
+    assert_eq!(problem(scratch.store.put_session("b", b"2").await), SqliteProblem::Contended);
+    assert_eq!(problem(scratch.store.delete_expired_sent_messages(1).await), SqliteProblem::Contended);
+    assert_eq!(scratch.store.get_session("a").await.unwrap().unwrap(), &b"1"[..]);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    scratch.store.put_session("b", b"2").await.unwrap();
+    assert!(scratch.store.has_session("a").await.unwrap());
+}
+
 /// Each call waits for another process as long as it may, not as long as all before it may together.
 #[tokio::test]
 async fn waiting_calls_do_not_add_up() {
