@@ -11,6 +11,8 @@ mod sample;
 mod secret;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use encrypt::{
     Argon2Cost, EncryptLayer, HeaderCopy, HeaderStore, KdfLimits, OnDamage, Padding, SlotInfo, SlotKind, Vault,

@@ -322,6 +322,11 @@ macro_rules! define_method_enum {
                 match self { $($(Method::$variant => stringify!($trait),)*)* }
             }
 
+            /// The names of the arguments after `self`, as upstream spells them but for leading underscores.
+            pub const fn arguments(self) -> &'static [&'static str] {
+                match self { $($(Method::$variant => &[$(stringify!($arg)),*],)*)* }
+            }
+
             /// The record that the method touches.
             pub const fn record(self) -> Record {
                 match self { $($(Method::$variant => Record::$record,)*)* }
@@ -368,7 +373,8 @@ macro_rules! define_uniform_layer {
         $name:ident $variant:ident <$($lt:lifetime),*>($($arg:ident: $ty:ty),*) -> $ret:ty; $record:ident, $access:ident;
     )* })*) => {
         /// Implements all five traits for a type with a field `inner: Arc<dyn Backend>`, whose function
-        /// `around(&self, Method, FnOnce() -> inner future) -> BoxFuture` is put around every call.
+        /// `around(&self, Method, arguments, FnOnce(arguments) -> inner future) -> BoxFuture` is put around every call.
+        /// The arguments are a tuple.
         macro_rules! uniform_layer {
             ($d layer:ty) => { const _: () = { use $d crate::method::signature::*; $(
                 #[deny(clippy::missing_trait_methods)]
@@ -378,7 +384,11 @@ macro_rules! define_uniform_layer {
                     ) -> $d crate::method::BoxFuture<'async_trait, $ret>
                     where 's: 'async_trait, $($lt: 'async_trait,)* Self: 'async_trait
                     {
-                        self.around($d crate::method::Method::$variant, move || self.inner.$name($($arg),*))
+                        self.around(
+                            $d crate::method::Method::$variant,
+                            ($($arg,)*),
+                            move |($($arg,)*)| self.inner.$name($($arg),*),
+                        )
                     }
                 )* }
             )* }; };

@@ -1,4 +1,4 @@
-//! One call of each of the 82 methods, full of recognisable values.
+//! Recognisable values for a call of each of the 82 methods.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use wacore::store::Device;
 use wacore::store::device::{CachedNoiseCert, CachedServerCertChain};
 use wacore::store::error::Result;
 use wacore::store::traits::{
-    AppStateSyncKey, Backend, DeviceInfo, DeviceListRecord, LidPnMappingEntry, MsgSecretEntry, PendingInboundKey,
-    PendingInboundRow, TcTokenEntry,
+    AppStateSyncKey, Backend, DeviceInfo, DeviceListRecord, LidPnMappingEntry, MsgSecretEntry, TcTokenEntry,
 };
 
 use crate::method::Method;
+use crate::testing::{self, arguments::Arguments};
 
 pub(crate) const PHONE: &str = "15550109921";
 pub(crate) const LID: &str = "100000099887766";
@@ -151,104 +151,55 @@ pub(crate) fn device() -> Device {
     device
 }
 
-/// Calls one method. The result is thrown away; errors come through.
-pub(crate) async fn call(store: &dyn Backend, method: Method) -> Result<()> {
-    let row = |id| PendingInboundRow { chat: CHAT, sender: SENDER, id, message: PENDING_MESSAGE };
-    let address = |text: &str| -> Arc<str> { Arc::from(text) };
-    match method {
-        Method::PutIdentity => store.put_identity(IDENTITY_ADDRESS, IDENTITY_KEY).await,
-        Method::PutIdentitiesBatch => store.put_identities_batch(&[(address(IDENTITY_ADDRESS), IDENTITY_KEY)]).await,
-        Method::LoadIdentity => store.load_identity(IDENTITY_ADDRESS).await.map(drop),
-        Method::DeleteIdentity => store.delete_identity(IDENTITY_ADDRESS).await,
-        Method::GetSession => store.get_session(SESSION_ADDRESS).await.map(drop),
-        Method::PutSession => store.put_session(SESSION_ADDRESS, SESSION).await,
-        Method::PutSessionsBatch => {
-            store.put_sessions_batch(&[(address(SESSION_ADDRESS), Bytes::from_static(SESSION))]).await
-        }
-        Method::DeleteSession => store.delete_session(SESSION_ADDRESS).await,
-        Method::HasSession => store.has_session(SESSION_ADDRESS).await.map(drop),
-        Method::HasSignalStateForUser => store.has_signal_state_for_user(PHONE).await.map(drop),
-        Method::StorePrekey => store.store_prekey(5, PREKEY, false).await,
-        Method::StorePrekeysBatch => store.store_prekeys_batch(&[(6, Bytes::from_static(PREKEY))], true).await,
-        Method::LoadPrekey => store.load_prekey(5).await.map(drop),
-        Method::LoadPrekeysBatch => store.load_prekeys_batch(&[5, 6]).await.map(drop),
-        Method::MarkPrekeysUploaded => store.mark_prekeys_uploaded(&[5]).await,
-        Method::RemovePrekey => store.remove_prekey(5).await,
-        Method::GetMaxPrekeyId => store.get_max_prekey_id().await.map(drop),
-        Method::StoreSignedPrekey => store.store_signed_prekey(7, SIGNED_PREKEY).await,
-        Method::LoadSignedPrekey => store.load_signed_prekey(7).await.map(drop),
-        Method::LoadAllSignedPrekeys => store.load_all_signed_prekeys().await.map(drop),
-        Method::RemoveSignedPrekey => store.remove_signed_prekey(7).await,
-        Method::PutSenderKey => store.put_sender_key(SENDER_KEY_ADDRESS, SENDER_KEY).await,
-        Method::PutSenderKeysBatch => {
-            store.put_sender_keys_batch(&[(address(SENDER_KEY_ADDRESS), Bytes::from_static(SENDER_KEY))]).await
-        }
-        Method::GetSenderKey => store.get_sender_key(SENDER_KEY_ADDRESS).await.map(drop),
-        Method::DeleteSenderKey => store.delete_sender_key(SENDER_KEY_ADDRESS).await,
-        Method::GetSyncKey => store.get_sync_key(&[0, 1, 0, 0, 0, 2]).await.map(drop),
-        Method::SetSyncKey => store.set_sync_key(&[0, 1, 0, 0, 0, 2], sync_key()).await,
-        Method::GetVersion => store.get_version(COLLECTION).await.map(drop),
-        Method::SetVersion => store.set_version(COLLECTION, version()).await,
-        Method::PutMutationMacs => store.put_mutation_macs(COLLECTION, 17, &[mac()]).await,
-        Method::GetMutationMac => store.get_mutation_mac(COLLECTION, &INDEX_MAC).await.map(drop),
-        Method::GetMutationMacs => store.get_mutation_macs(COLLECTION, &[INDEX_MAC]).await.map(drop),
-        Method::DeleteMutationMacs => store.delete_mutation_macs(COLLECTION, &[INDEX_MAC.to_vec()]).await,
-        Method::ClearMutationMacs => store.clear_mutation_macs(COLLECTION).await,
-        Method::GetLatestSyncKeyId => store.get_latest_sync_key_id().await.map(drop),
-        Method::GetSenderKeyDevices => store.get_sender_key_devices(GROUP).await.map(drop),
-        Method::SetSenderKeyStatus => store.set_sender_key_status(GROUP, &[(DEVICE_JID, true)]).await,
-        Method::ClearSenderKeyDevices => store.clear_sender_key_devices(GROUP).await,
-        Method::DeleteSenderKeyDeviceRows => store.delete_sender_key_device_rows(&[DEVICE_JID]).await,
-        Method::ClearAllSenderKeyDevices => store.clear_all_sender_key_devices().await,
-        Method::GetLidMapping => store.get_lid_mapping(LID).await.map(drop),
-        Method::GetPnMapping => store.get_pn_mapping(PHONE).await.map(drop),
-        Method::PutLidMapping => store.put_lid_mapping(&lid_mapping()).await,
-        Method::PutLidMappings => store.put_lid_mappings(&[lid_mapping()]).await,
-        Method::GetAllLidMappings => store.get_all_lid_mappings().await.map(drop),
-        Method::SaveBaseKey => store.save_base_key(SESSION_ADDRESS, MESSAGE_ID, &BASE_KEY).await,
-        Method::HasSameBaseKey => store.has_same_base_key(SESSION_ADDRESS, MESSAGE_ID, &BASE_KEY).await.map(drop),
-        Method::DeleteBaseKey => store.delete_base_key(SESSION_ADDRESS, MESSAGE_ID).await,
-        Method::UpdateDeviceList => store.update_device_list(device_list()).await,
-        Method::UpdateDeviceLists => store.update_device_lists(vec![device_list()]).await,
-        Method::GetDevices => store.get_devices(PHONE).await.map(drop),
-        Method::DeleteDevices => store.delete_devices(PHONE).await,
-        Method::GetGroupMetadata => store.get_group_metadata(GROUP).await.map(drop),
-        Method::PutGroupMetadata => store.put_group_metadata(GROUP, GROUP_METADATA).await,
-        Method::DeleteGroupMetadata => store.delete_group_metadata(GROUP).await,
-        Method::GetTcToken => store.get_tc_token(TC_JID).await.map(drop),
-        Method::PutTcToken => store.put_tc_token(TC_JID, &tc_token()).await,
-        Method::DeleteTcToken => store.delete_tc_token(TC_JID).await,
-        Method::GetAllTcTokenJids => store.get_all_tc_token_jids().await.map(drop),
-        Method::DeleteExpiredTcTokens => store.delete_expired_tc_tokens(1, 1).await.map(drop),
-        Method::TouchTcTokenSenderTimestamp => store.touch_tc_token_sender_timestamp(TC_JID, 1_700_000_008).await,
-        Method::StoreReceivedTcToken => store.store_received_tc_token(TC_JID, TC_TOKEN, 1_700_000_009).await,
-        Method::StoreSentMessage => store.store_sent_message(CHAT, MESSAGE_ID, SENT_MESSAGE).await,
-        Method::TakeSentMessage => store.take_sent_message(CHAT, MESSAGE_ID).await.map(drop),
-        Method::DeleteExpiredSentMessages => store.delete_expired_sent_messages(1).await.map(drop),
-        Method::StorePendingInbound => store.store_pending_inbound(CHAT, SENDER, MESSAGE_ID, PENDING_MESSAGE).await,
-        Method::GetPendingInbound => store.get_pending_inbound(CHAT, SENDER, MESSAGE_ID).await.map(drop),
-        Method::DeletePendingInbound => store.delete_pending_inbound(CHAT, SENDER, MESSAGE_ID).await,
-        Method::DeleteExpiredPendingInbound => store.delete_expired_pending_inbound(1).await.map(drop),
-        Method::StorePendingInboundBatch => store.store_pending_inbound_batch(&[row(MESSAGE_ID), row("2")]).await,
-        Method::DeletePendingInboundBatch => {
-            let key = PendingInboundKey { chat: CHAT, sender: SENDER, id: MESSAGE_ID };
-            store.delete_pending_inbound_batch(&[key]).await
-        }
-        Method::Save => store.save(&device()).await,
-        Method::Load => store.load().await.map(drop),
-        Method::Exists => store.exists().await.map(drop),
-        Method::Create => store.create().await.map(drop),
-        Method::SnapshotDb => store.snapshot_db(SNAPSHOT_NAME, Some(SNAPSHOT_EXTRA)).await,
-        Method::ResourceReport => {
-            store.resource_report().await;
-            Ok(())
-        }
-        Method::PutMsgSecret => store.put_msg_secret(CHAT, SENDER, MESSAGE_ID, &MESSAGE_SECRET).await,
-        Method::PutMsgSecrets => store.put_msg_secrets(vec![message_secret()]).await.map(drop),
-        Method::GetMsgSecret => store.get_msg_secret(CHAT, SENDER, MESSAGE_ID).await.map(drop),
-        Method::GetMsgSecretWithTs => store.get_msg_secret_with_ts(CHAT, SENDER, MESSAGE_ID).await.map(drop),
-        Method::DeleteExpiredMsgSecrets => store.delete_expired_msg_secrets(1).await.map(drop),
+/// The sample as the arguments of any call.
+fn arguments() -> Arguments {
+    Arguments {
+        session_address: SESSION_ADDRESS.to_owned(),
+        identity_address: IDENTITY_ADDRESS.to_owned(),
+        sender_key_address: SENDER_KEY_ADDRESS.to_owned(),
+        user: PHONE.to_owned(),
+        group: GROUP.to_owned(),
+        device_jid: DEVICE_JID.to_owned(),
+        tc_jid: TC_JID.to_owned(),
+        collection: COLLECTION.to_owned(),
+        mac_collection: COLLECTION.to_owned(),
+        chat: CHAT.to_owned(),
+        sender: SENDER.to_owned(),
+        message_id: MESSAGE_ID.to_owned(),
+        snapshot_name: SNAPSHOT_NAME.to_owned(),
+        prekey_id: 5,
+        signed_prekey_id: 7,
+        sync_key_id: vec![0, 1, 0, 0, 0, 2],
+        flag: true,
+        identity_key: IDENTITY_KEY,
+        session: Bytes::from_static(SESSION),
+        prekey: Bytes::from_static(PREKEY),
+        signed_prekey: Bytes::from_static(SIGNED_PREKEY),
+        sender_key: Bytes::from_static(SENDER_KEY),
+        sync_key: sync_key(),
+        version: version(),
+        mac: mac(),
+        lid_mapping: lid_mapping(),
+        base_key: Bytes::from_static(&BASE_KEY),
+        device_list: device_list(),
+        group_metadata: Bytes::from_static(GROUP_METADATA),
+        tc_token: tc_token(),
+        sent_message: Bytes::from_static(SENT_MESSAGE),
+        pending_message: Bytes::from_static(PENDING_MESSAGE),
+        message_secret: MESSAGE_SECRET,
+        secret_times: (1_700_000_006, 1_700_000_007),
+        device: Arc::new(device()),
+        snapshot_extra: Bytes::from_static(SNAPSHOT_EXTRA),
+        cutoffs: (1, 1),
+        clock_cutoff: 1,
     }
+}
+
+/// Calls one method; batches get a second row that differs in the prekey's number and the message's. The result is
+/// thrown away; errors come through.
+pub(crate) async fn call(store: &dyn Backend, method: Method) -> Result<()> {
+    let second = Arguments { prekey_id: 6, message_id: "2".to_owned(), ..arguments() };
+    testing::arguments::call(store, method, &arguments(), &[arguments(), second]).await.map(drop)
 }
 
 /// Fills a store through every method that writes, and deletes nothing.

@@ -13,13 +13,14 @@ pub(super) struct ReadOnly {
 }
 
 impl ReadOnly {
-    fn around<'a, T: Outcome + Send + 'a>(
+    fn around<'a, A, T: Outcome + Send + 'a>(
         &self,
         method: Method,
-        call: impl FnOnce() -> BoxFuture<'a, T>,
+        arguments: A,
+        call: impl FnOnce(A) -> BoxFuture<'a, T>,
     ) -> BoxFuture<'a, T> {
         if !method.access().changes_rows() {
-            return call();
+            return call(arguments);
         }
         Box::pin(async move { T::refused(Error::ReadOnly { method: method.name() }.into()) })
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -100,11 +101,34 @@ pub(super) fn patiently<T>(patience: &mut Patience, mut attempt: impl FnMut() ->
 pub(super) struct Patience {
     deadline: Option<Instant>,
     pause: Duration,
+    longest: Duration,
+    waiting: Option<Waiting>,
+}
+
+/// Counts those who were turned away and try again.
+struct Waiting {
+    count: Arc<AtomicUsize>,
+    entered: bool,
 }
 
 impl Patience {
     pub(super) fn new(timeout: Duration) -> Self {
-        Self { deadline: Instant::now().checked_add(timeout), pause: Duration::from_millis(1) }
+        let (pause, longest) = (Duration::from_millis(1), Duration::from_millis(50));
+        Self { deadline: Instant::now().checked_add(timeout), pause, longest, waiting: None }
+    }
+
+    /// Pauses that are never longer than this, and are counted from the first to the last.
+    pub(super) fn restless(self, longest: Duration, count: &Arc<AtomicUsize>) -> Self {
+        let waiting = Some(Waiting { count: count.clone(), entered: false });
+        Self { pause: self.pause.min(longest), longest, waiting, ..self }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.entered {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -114,7 +138,12 @@ impl Iterator for Patience {
     fn next(&mut self) -> Option<Duration> {
         let left = self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
         let pause = self.pause.min(left);
-        self.pause = (self.pause * 2).min(Duration::from_millis(50));
+        self.pause = (self.pause * 2).min(self.longest);
+        if let Some(waiting) = &mut self.waiting
+            && !std::mem::replace(&mut waiting.entered, true)
+        {
+            waiting.count.fetch_add(1, Ordering::Relaxed);
+        }
         (!left.is_zero()).then_some(pause)
     }
 }

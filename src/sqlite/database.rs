@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub(super) struct Database {
     checkpoint_at: AtomicU32,
     /// The next commit begins the write-ahead log anew, which waits for the disk whatever the durability.
     log_starts_over: AtomicBool,
+    /// How many readers of a database in memory were turned away and try again.
+    waiting_readers: Arc<AtomicUsize>,
 }
 
 impl Database {
@@ -82,6 +84,7 @@ impl Database {
             checkpointing: AtomicBool::new(false),
             checkpoint_at: AtomicU32::new(CHECKPOINT_PAGES),
             log_starts_over: AtomicBool::new(true),
+            waiting_readers: Arc::default(),
         }
     }
 
@@ -111,17 +114,35 @@ impl Database {
         loop {
             let result = match self.read_as_writer(&mut query) {
                 Some(result) => result,
-                None => self.reader().await?.run(&mut query),
+                // Opening a reader can meet somebody in the way as well.
+                None => self.reader().await.and_then(|reader| reader.run(&mut query)),
             };
             match result {
                 Err(error) if error.is_contention() => {
-                    match patience.get_or_insert_with(|| Patience::new(self.config.busy_timeout)).next() {
+                    match patience.get_or_insert_with(|| self.patience_of_readers()).next() {
                         Some(pause) => blocking::unblock(move || thread::sleep(pause)).await,
                         None => return Err(error),
                     }
                 }
                 result => return result,
             }
+        }
+    }
+
+    /// Without a write-ahead log, as in memory, a transaction that writes turns readers away, and under steady load there
+    /// is hardly a moment without one: readers try often, and writers leave gaps for them.
+    pub(super) fn patience_of_readers(&self) -> Patience {
+        let patience = Patience::new(self.config.busy_timeout);
+        match self.location {
+            Location::File(_) => patience,
+            Location::Memory { .. } => patience.restless(GAP / 4, &self.waiting_readers),
+        }
+    }
+
+    /// Leaves a gap between two transactions if somebody waits for one. Blocks its thread.
+    pub(super) fn let_readers_in(&self) {
+        if self.waiting_readers.load(Ordering::Relaxed) > 0 {
+            thread::sleep(GAP);
         }
     }
 
@@ -225,6 +246,8 @@ impl Drop for Checkpointing {
     }
 }
 
+/// How long a gap for readers is.
+const GAP: Duration = Duration::from_millis(2);
 /// The oldest version with `STRICT` tables.
 const OLDEST_SQLITE: i32 = 3_037_000;
 /// Five sessions of 1.5 KB fit, where a page of 4 KB holds two; a page is what a commit writes.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_channel::oneshot;
 use rusqlite::Connection;
 
-use super::connection::{Patience, patiently};
+use super::connection::patiently;
 use super::database::Database;
 use crate::error::{Error, Result};
 
@@ -135,7 +135,7 @@ impl Database {
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         let (reply, outcome) = oneshot::channel();
-        let mut patience = Patience::new(self.config.busy_timeout);
+        let mut patience = self.patience_of_readers();
         let run: LongQuery = Box::new(move |connection| {
             let result = connection.and_then(|connection| patiently(&mut patience, || query(connection)));
             // Nobody waits any more for a call whose future was dropped.
@@ -171,7 +171,7 @@ impl Database {
                 tell();
             }
             if reader.connection.is_none() {
-                match self.open_reader() {
+                match patiently(&mut self.patience_of_readers(), || self.open_reader()) {
                     Ok(connection) => reader.fill(connection),
                     Err(error) => {
                         tell = Some(query(Err(error)));

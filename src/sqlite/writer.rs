@@ -372,6 +372,7 @@ impl Lease {
                 return calls.into_iter().for_each(Call::finish);
             }
             calls.into_iter().for_each(Call::finish);
+            self.database.let_readers_in();
         }
     }
 

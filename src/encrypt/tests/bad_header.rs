@@ -474,10 +474,11 @@ struct Slow {
 }
 
 impl Slow {
-    fn around<'a, T: Send + 'a>(
+    fn around<'a, A: Send + 'a, T: Send + 'a>(
         &'a self,
         _: crate::method::Method,
-        call: impl FnOnce() -> crate::method::BoxFuture<'a, T> + Send + 'a,
+        arguments: A,
+        call: impl FnOnce(A) -> crate::method::BoxFuture<'a, T> + Send + 'a,
     ) -> crate::method::BoxFuture<'a, T> {
         Box::pin(async move {
             // A step of Knuth's 64-bit linear congruential generator.
@@ -486,7 +487,7 @@ impl Slow {
             for _ in 0..(state >> 61) {
                 tokio::task::yield_now().await;
             }
-            let result = call().await;
+            let result = call(arguments).await;
             for _ in 0..(state >> 58) % 8 {
                 tokio::task::yield_now().await;
             }

@@ -147,8 +147,7 @@ async fn what_is_planted_beside_the_envelope_is_ignored() {
 
 #[tokio::test]
 async fn a_device_that_was_deleted_is_missed() {
-    use super::spy::Fault;
-    use std::sync::Arc;
+    use crate::testing::{Effect, Fault, When};
 
     let store = memory();
     let (vault, backend) = encrypted(&store).await;
@@ -163,6 +162,8 @@ async fn a_device_that_was_deleted_is_missed() {
     assert_eq!(own_error(backend.load().await.map(drop)), "DeviceMissing");
     assert_eq!(own_error(backend.exists().await), "DeviceMissing");
     assert_eq!(own_error(backend.create().await), "DeviceMissing");
-    let failing = vault.layer().layer(Arc::new(Fault { inner: memory() }));
+    let fault = Fault::new();
+    fault.inject(When::Always, Effect::Fail(Fault::error));
+    let failing = vault.layer().layer(fault.layer(memory()));
     assert!(Error::of(&failing.exists().await.unwrap_err()).is_none(), "an error of the store is not a missing device");
 }

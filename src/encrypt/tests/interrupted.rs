@@ -7,48 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
-use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 
-use super::spy::FAULT;
 use super::{memory, options, passphrase, raw_key};
 use crate::encrypt::envelope::Prefix;
-use crate::method::{BoxFuture, Method, Outcome, Record, uniform_layer};
+use crate::method::{BoxFuture, Method, Record, uniform_layer};
 use crate::sample::{self, SESSION, SESSION_ADDRESS};
+use crate::testing::{Effect, Fault, When};
 use crate::{Error, Key, Layer};
 
-/// Fails the `n`th call, counted from now, and the calls after it until it is told to stop.
-struct FailFrom {
-    inner: Arc<dyn Backend>,
-    left: AtomicUsize,
+/// A store whose calls fail after so many, until the fault is cleared.
+fn failing_after(store: &Arc<dyn Backend>, calls: u64) -> (Arc<dyn Backend>, Fault) {
+    let fault = Fault::new();
+    fault.inject(When::From(calls + 1), Effect::Fail(Fault::error));
+    (fault.layer(store.clone()), fault)
 }
-
-impl FailFrom {
-    fn new(inner: Arc<dyn Backend>, calls: usize) -> Arc<Self> {
-        Arc::new(Self { inner, left: AtomicUsize::new(calls) })
-    }
-
-    fn stop(&self) {
-        self.left.store(usize::MAX, Ordering::SeqCst);
-    }
-
-    fn around<'a, T: Outcome + Send + 'a>(
-        &self,
-        _: Method,
-        call: impl FnOnce() -> BoxFuture<'a, T>,
-    ) -> BoxFuture<'a, T> {
-        match self.left.load(Ordering::SeqCst) {
-            0 => Box::pin(async { T::refused(StoreError::DeviceNotFound(FAULT)) }),
-            usize::MAX => call(),
-            left => {
-                self.left.store(left - 1, Ordering::SeqCst);
-                call()
-            }
-        }
-    }
-}
-
-uniform_layer!(FailFrom);
 
 /// Gives way before and after every call, so that a future can be dropped there.
 struct Yielding {
@@ -56,14 +29,15 @@ struct Yielding {
 }
 
 impl Yielding {
-    fn around<'a, T: Send + 'a>(
+    fn around<'a, A: Send + 'a, T: Send + 'a>(
         &self,
         _: Method,
-        call: impl FnOnce() -> BoxFuture<'a, T> + Send + 'a,
+        arguments: A,
+        call: impl FnOnce(A) -> BoxFuture<'a, T> + Send + 'a,
     ) -> BoxFuture<'a, T> {
         Box::pin(async move {
             tokio::task::yield_now().await;
-            let result = call().await;
+            let result = call(arguments).await;
             tokio::task::yield_now().await;
             result
         })
@@ -84,7 +58,7 @@ async fn poll_times<F: Future>(times: usize, future: F) -> Option<F::Output> {
 }
 
 fn is_fault(error: &Error) -> bool {
-    matches!(error, Error::Store(StoreError::DeviceNotFound(FAULT)))
+    matches!(error, Error::Store(error) if Fault::is_injected(error))
 }
 
 /// The device in a store is a carrier, or one that was never paired.
@@ -102,7 +76,7 @@ async fn a_store_that_fails_at_any_call() {
     let mut finished = false;
     for calls in 0.. {
         let inner = memory();
-        let store = FailFrom::new(inner.clone(), calls);
+        let (store, fault) = failing_after(&inner, calls);
         let whole = async {
             let vault = options().create(store.clone(), raw_key()).await?;
             let backend = vault.layer().layer(store.clone());
@@ -114,7 +88,7 @@ async fn a_store_that_fails_at_any_call() {
             Ok::<(), Error>(())
         };
         let result = whole.await;
-        store.stop();
+        fault.clear();
         assert_no_plaintext_device(&inner).await;
         match result {
             Ok(()) => {

@@ -8,8 +8,6 @@ mod forwarding;
 mod golden;
 mod interop;
 mod interrupted;
-mod round_trip;
-mod spy;
 mod vault;
 mod vectors;
 

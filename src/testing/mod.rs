@@ -1,0 +1,355 @@
+//! A conformance kit for storage backends, and layers that watch and disturb calls.
+//!
+//! The storage traits of whatsapp-rust have 82 methods and no suite that says what they promise. This module is that
+//! suite: it can be run on any [`Backend`], one test per promise, named after it. All stores and stacks of this crate
+//! pass it, and so do upstream's own two stores.
+//!
+//! # Testing a store
+//!
+//! Add this crate with the feature `testing` as a dev-dependency, and write one line per store or stack:
+//!
+//! ```
+//! # mod my_crate {
+//! # pub use wacore::store::InMemoryBackend as MyStore;
+//! # }
+//! # use my_crate::MyStore;
+//! use std::sync::Arc;
+//!
+//! wastore::testing::backend_tests!(my_store, || async { Arc::new(MyStore::new()) });
+//! # fn main() {}
+//! ```
+//!
+//! `cargo test my_store` then runs some 180 tests such as `my_store::session::a_batch_is_seen_whole` or
+//! `my_store::tc_token::the_sender_time_never_goes_back`, and one that compares random sequences of calls with upstream's
+//! in-memory store. Each test calls the constructor for a store of its own, which must be empty, within a tokio runtime
+//! of two threads. The constructor returns a [`Subject`], or anything that becomes one: an `Arc` of a store, an
+//! `Arc<dyn Backend>`, a [`Stack`]. A folder that has to outlive the store is kept by [`Subject::keeping`].
+//!
+//! The rules on two accounts call the constructor twice. If a store keeps several accounts in one place, give the second
+//! one with [`Subject::second_account`], so that they test what could go wrong.
+//!
+//! # Optional features
+//!
+//! On some questions upstream's own stores disagree, so a client cannot rely on the answer and the kit does not ask. A
+//! store that answers one way says so, and is then held to it:
+//!
+//! ```
+//! # use std::sync::Arc;
+//! # use wacore::store::InMemoryBackend as MyStore;
+//! # use wastore::testing::backend_tests;
+//! backend_tests!(my_store, || async { Arc::new(MyStore::new()) }, optional: [literal_users, wide_numbers]);
+//! # fn main() {}
+//! ```
+//!
+//! | feature | the store promises | memory | SQLite |
+//! |--|--|--|--|
+//! | `any_sync_key_length` | sync keys of other lengths than 32 bytes come back | yes | |
+//! | `atomic_batches` | batches of identities, LID mappings, device lists, pending messages, mutation MACs and sender key flags are seen whole, like those of sessions | | |
+//! | `created_at_is_kept` | a LID mapping that is stored again keeps its first `created_at` | | yes |
+//! | `created_at_is_replaced` | … takes the last one | yes | |
+//! | `durable` | everything is there after [`Subject::reopen_with`] | | yes |
+//! | `large_prekey_ids` | prekey ids from 2³¹ on count as such in `get_max_prekey_id` | yes | |
+//! | `latest_sync_key_is_the_highest` | `get_latest_sync_key_id` is the highest id, byte by byte | | yes |
+//! | `latest_sync_key_is_the_last_stored` | … the id that was stored last | yes | |
+//! | `lid_mappings_without_device` | LID mappings can be stored before a device is | yes | |
+//! | `literal_users` | `has_signal_state_for_user` knows no wildcards and tells `a` from `A` | yes | |
+//! | `moved_lid_falls_back` | when the newest LID of a number moves to another, the next newest answers | | yes |
+//! | `newest_lid_by_its_time` | `get_pn_mapping` goes by `updated_at` | | yes |
+//! | `newest_lid_is_the_last_stored` | … by the order of writing | yes | |
+//! | `prekeys_as_asked_for` | `load_prekeys_batch` keeps the order and the repetitions of the ids | yes | |
+//! | `repeatable_create` | `create` succeeds again and leaves the device as it is | yes | |
+//! | `reports_resources` | `resource_report` says how much memory is used | | yes |
+//! | `unbounded_sent_messages` | no sent message is evicted before it is taken or expires | | yes |
+//! | `wide_numbers` | device lists keep times past 2038 and ids past 2³¹ | yes | |
+//!
+//! The last two columns are upstream's `InMemoryBackend` and `SqliteStore`, as of version 0.7.0. Four methods
+//! have default bodies that store nothing (group metadata, and the sweep of pending messages): the kit asks for real ones,
+//! as upstream's stores have them.
+//!
+//! # Where the rules come from
+//!
+//! From the documentation of `wacore`'s `src/store/traits.rs` (0.7.0), from what its client does with the answers, and
+//! from what both of upstream's stores do. A rule that one of them does not keep is an optional feature.
+//!
+//! A whole small store with its tests is
+//! [`examples/own_backend.rs`](https://docs.rs/crate/wastore/latest/source/examples/own_backend.rs).
+//!
+//! # Longer runs
+//!
+//! With the environment variable `WASTORE_LONG=1` the random sequences are 50 times as many and 3 times as long.
+//! `PROPTEST_CASES=n` sets their number by hand.
+//!
+//! # Watching and disturbing
+//!
+//! [`Spy`] and [`Fault`] are layers for tests of code that uses a store.
+//!
+//! None of this is covered by semantic versioning as far as it can make a test fail: a new rule may find a bug in a store.
+
+// Rules and their helpers say what is wrong by panicking, as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a broken rule is a failed test")]
+
+pub(crate) mod arguments;
+mod fault;
+mod rules;
+mod sequence;
+mod spy;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::any::Any;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wacore::store::traits::Backend;
+
+pub use crate::backend_tests;
+use crate::layer::Stack;
+use crate::method::BoxFuture;
+pub use fault::{Effect, Fault, When};
+#[doc(hidden)]
+pub use sequence::check_random_sequences;
+pub use sequence::{Operation, operations};
+pub use spy::{Call, Spy};
+pub use value::Value;
+
+/// A store under test: what the constructor of [`backend_tests!`] returns.
+///
+/// It dereferences to the store.
+pub struct Subject {
+    backend: Arc<dyn Backend>,
+    second_account: Option<Arc<dyn Backend>>,
+    reopen: Option<Reopen>,
+    /// Dropped after the store.
+    kept: Vec<Box<dyn Any + Send + Sync>>,
+}
+
+type Reopen = Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Backend>> + Send + Sync>;
+
+impl Subject {
+    /// A store that is empty.
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Self { backend, second_account: None, reopen: None, kept: vec![] }
+    }
+
+    /// Another account in the same place, which is empty too, for the rules on two accounts. Without it they construct
+    /// a second store.
+    #[must_use]
+    pub fn second_account(mut self, backend: Arc<dyn Backend>) -> Self {
+        self.second_account = Some(backend);
+        self
+    }
+
+    /// How to open the same store once more, as after a restart of the process. The optional feature `durable` needs it.
+    #[must_use]
+    pub fn reopen_with<F>(mut self, reopen: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Arc<dyn Backend>> + Send + 'static,
+    {
+        self.reopen = Some(Box::new(move || Box::pin(reopen())));
+        self
+    }
+
+    /// Keeps a value until the test has ended, such as the temporary folder that the store is in.
+    #[must_use]
+    pub fn keeping(mut self, value: impl Any + Send + Sync) -> Self {
+        self.kept.push(Box::new(value));
+        self
+    }
+
+    /// Wraps the store, its second account and what it is reopened to in what `wrap` makes of each of them.
+    #[must_use]
+    pub async fn wrapped<F>(mut self, wrap: impl Fn(Arc<dyn Backend>) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Arc<dyn Backend>> + Send + 'static,
+    {
+        self.backend = wrap(self.backend).await;
+        if let Some(second) = self.second_account.take() {
+            self.second_account = Some(wrap(second).await);
+        }
+        if let Some(reopen) = self.reopen.take() {
+            let wrap = Arc::new(wrap);
+            self.reopen = Some(Box::new(move || {
+                let (opening, wrap) = (reopen(), wrap.clone());
+                Box::pin(async move { wrap(opening.await).await })
+            }));
+        }
+        self
+    }
+
+    pub(crate) fn backend(&self) -> Arc<dyn Backend> {
+        self.backend.clone()
+    }
+
+    async fn reopen(&self) -> Arc<dyn Backend> {
+        let Some(reopen) = &self.reopen else { panic!("the feature `durable` needs `Subject::reopen_with`") };
+        reopen().await
+    }
+}
+
+impl Deref for Subject {
+    type Target = dyn Backend;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.backend
+    }
+}
+
+impl<S: Backend + 'static> From<Arc<S>> for Subject {
+    fn from(store: Arc<S>) -> Self {
+        Self::new(store)
+    }
+}
+
+impl From<Arc<dyn Backend>> for Subject {
+    fn from(store: Arc<dyn Backend>) -> Self {
+        Self::new(store)
+    }
+}
+
+impl From<Stack> for Subject {
+    fn from(stack: Stack) -> Self {
+        Self::new(stack.into_backend())
+    }
+}
+
+/// Shows what it was given, not what is stored.
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subject")
+            .field("second_account", &self.second_account.is_some())
+            .field("reopen", &self.reopen.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One promise that a store makes.
+///
+/// [`backend_tests!`] makes a test of each. This is for those who want to run them in another way.
+#[derive(Clone, Copy)]
+pub struct Rule {
+    module: &'static str,
+    name: &'static str,
+    optional: bool,
+    check: Check,
+}
+
+#[derive(Clone, Copy)]
+enum Check {
+    One(for<'a> fn(&'a Subject) -> BoxFuture<'a, ()>),
+    /// Two accounts.
+    Two(for<'a> fn(&'a Subject, &'a Subject) -> BoxFuture<'a, ()>),
+}
+
+impl Rule {
+    /// Every rule, the optional ones too.
+    pub const ALL: &'static [Rule] = rules::ALL;
+
+    /// The rule in words, for example `a_batch_is_seen_whole`.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What the rule is about, for example `session`; of an optional rule its feature.
+    pub const fn module(&self) -> &'static str {
+        self.module
+    }
+
+    /// `true` if the rule belongs to an optional feature.
+    pub const fn is_optional(&self) -> bool {
+        self.optional
+    }
+
+    /// Checks the rule on stores that `constructor` makes. Must run within a tokio runtime with several threads and
+    /// timers.
+    ///
+    /// # Panics
+    /// If the store breaks the rule, or has not answered within two minutes.
+    pub async fn check<F>(&self, constructor: impl Fn() -> F)
+    where
+        F: Future<Output = Subject>,
+    {
+        let checked = async {
+            let mut subject = constructor().await;
+            match self.check {
+                Check::One(check) => check(&subject).await,
+                Check::Two(check) => {
+                    let other = match subject.second_account.take() {
+                        Some(account) => Subject::new(account),
+                        None => constructor().await,
+                    };
+                    check(&subject, &other).await;
+                }
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(120), checked).await.is_err() {
+            panic!("the store has not answered within two minutes: {self:?}");
+        }
+    }
+}
+
+impl fmt::Debug for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}::{}", self.module, self.name)
+    }
+}
+
+/// What the tests that [`backend_tests!`] writes call.
+#[doc(hidden)]
+pub fn check(module: &str, name: &str, constructor: fn() -> BoxFuture<'static, Subject>) {
+    let rule = Rule::ALL.iter().find(|rule| rule.module == module && rule.name == name).expect("the rule is listed");
+    runtime().block_on(rule.check(constructor));
+}
+
+/// The runtime of one test.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads can be started")
+}
+
+/// Writes a module of tests that hold a store to every rule of the kit; see [the module's documentation](self).
+///
+/// ```text
+/// backend_tests!(name_of_the_module, || async { constructor });
+/// backend_tests!(name_of_the_module, || async { constructor }, optional: [feature, feature]);
+/// ```
+///
+/// The constructor may use everything that is in scope where the macro is called. It must not capture variables.
+#[macro_export]
+macro_rules! backend_tests {
+    ($name:ident, $constructor:expr $(,)?) => {
+        $crate::backend_tests!($name, $constructor, optional: []);
+    };
+    ($name:ident, $constructor:expr, optional: [$($feature:ident),* $(,)?] $(,)?) => {
+        #[cfg(test)]
+        mod $name {
+            mod constructor {
+                #[allow(unused_imports, reason = "the constructor may name nothing of its surroundings")]
+                use super::super::*;
+
+                pub(super) async fn subject() -> $crate::testing::Subject {
+                    $crate::testing::Subject::from(($constructor)().await)
+                }
+            }
+
+            fn subject() -> ::std::pin::Pin<Box<dyn Future<Output = $crate::testing::Subject> + Send>> {
+                Box::pin(constructor::subject())
+            }
+
+            $crate::__wastore_required_rules!();
+            mod optional {
+                #[allow(unused_imports, reason = "there may be no optional feature")]
+                use super::subject;
+
+                $($crate::__wastore_optional_rules!($feature);)*
+            }
+            mod random_sequences {
+                #[test]
+                fn agree_with_the_reference_store() {
+                    $crate::testing::check_random_sequences(super::subject);
+                }
+            }
+        }
+    };
+}

@@ -1,0 +1,155 @@
+//! Every store and every stack keeps every rule of the kit.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test")]
+
+use std::sync::Arc;
+
+use wacore::store::InMemoryBackend;
+use wacore::store::traits::Backend;
+use wastore::testing::{Fault, Spy, Subject, backend_tests};
+use wastore::{Key, Layer, Padding, SqliteStore, VaultOptions};
+use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamSqliteStore;
+
+async fn memory() -> Subject {
+    Subject::from(Arc::new(InMemoryBackend::new()))
+}
+
+/// Upstream's store: two accounts in one file.
+async fn upstream_sqlite() -> Subject {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("upstream.db").to_str().unwrap().to_owned();
+    let open = move |device: i32| {
+        let path = path.clone();
+        async move {
+            let store = UpstreamSqliteStore::new_for_device(&path, device).await.unwrap();
+            Arc::new(store) as Arc<dyn Backend>
+        }
+    };
+    Subject::new(open(1).await).second_account(open(2).await).reopen_with(move || open(1)).keeping(folder)
+}
+
+/// The own store: two accounts in one file.
+async fn sqlite() -> Subject {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wa.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    let second = Arc::new(store.account(2));
+    let reopen = move || {
+        let path = path.clone();
+        async move { Arc::new(SqliteStore::open(path).await.unwrap()) as Arc<dyn Backend> }
+    };
+    Subject::from(Arc::new(store)).second_account(second).reopen_with(reopen).keeping(folder)
+}
+
+async fn in_memory() -> Subject {
+    let store = SqliteStore::in_memory().await.unwrap();
+    Subject::from(Arc::new(store.account(1))).second_account(Arc::new(store.account(2)))
+}
+
+/// Encrypts each account with a vault of its own, which a reopened store opens again.
+async fn encrypted(subject: Subject, options: VaultOptions) -> Subject {
+    subject
+        .wrapped(move |store| {
+            let options = options.clone();
+            async move {
+                let key = Key::from_bytes(&mut [0x5a; 32]);
+                options.open_or_create(store.clone(), key).await.unwrap().layer().layer(store)
+            }
+        })
+        .await
+}
+
+async fn layered(subject: Subject, layer: impl Layer + Clone + 'static) -> Subject {
+    subject
+        .wrapped(move |store| {
+            let layer = layer.clone();
+            async move { layer.layer(store) }
+        })
+        .await
+}
+
+/// Every layer there is, outermost last.
+async fn all_layers(subject: Subject) -> Subject {
+    let subject = layered(subject, Fault::new()).await;
+    let subject = encrypted(subject, VaultOptions::new().padding(Padding::Padme)).await;
+    layered(subject, Spy::new()).await
+}
+
+/// A store alone and under each layer. The first list of optional features is that of the store, the second what it is
+/// under encryption.
+macro_rules! stacks {
+    ($store:ident, [$($plain:ident),* $(,)?], [$($encrypted:ident),* $(,)?]) => {
+        mod $store {
+            use super::*;
+
+            backend_tests!(alone, || $store(), optional: [$($plain),*]);
+            backend_tests!(spy, || async { layered($store().await, Spy::new()).await }, optional: [$($plain),*]);
+            backend_tests!(fault, || async { layered($store().await, Fault::new()).await }, optional: [$($plain),*]);
+            backend_tests!(
+                encrypt,
+                || async { encrypted($store().await, VaultOptions::new()).await },
+                optional: [$($encrypted),*]
+            );
+            backend_tests!(full_stack, || async { all_layers($store().await).await }, optional: [$($encrypted),*]);
+        }
+    };
+}
+
+stacks! {
+    memory,
+    [
+        any_sync_key_length, created_at_is_replaced, large_prekey_ids, latest_sync_key_is_the_last_stored,
+        lid_mappings_without_device, literal_users, newest_lid_is_the_last_stored, prekeys_as_asked_for,
+        repeatable_create, wide_numbers,
+    ],
+    [
+        any_sync_key_length, created_at_is_replaced, large_prekey_ids, latest_sync_key_is_the_last_stored,
+        lid_mappings_without_device, literal_users, newest_lid_is_the_last_stored, prekeys_as_asked_for,
+        repeatable_create, wide_numbers,
+    ]
+}
+
+stacks! {
+    upstream_sqlite,
+    [
+        created_at_is_kept, durable, latest_sync_key_is_the_highest, moved_lid_falls_back, newest_lid_by_its_time,
+        reports_resources, unbounded_sent_messages,
+    ],
+    [
+        any_sync_key_length, created_at_is_kept, durable, latest_sync_key_is_the_highest, literal_users,
+        moved_lid_falls_back, newest_lid_by_its_time, repeatable_create, reports_resources, unbounded_sent_messages,
+        wide_numbers,
+    ]
+}
+
+stacks! {
+    sqlite,
+    [
+        any_sync_key_length, atomic_batches, created_at_is_replaced, durable, large_prekey_ids,
+        latest_sync_key_is_the_highest, lid_mappings_without_device, literal_users, moved_lid_falls_back,
+        newest_lid_by_its_time, prekeys_as_asked_for, repeatable_create, reports_resources, unbounded_sent_messages,
+        wide_numbers,
+    ],
+    [
+        any_sync_key_length, atomic_batches, created_at_is_replaced, durable, large_prekey_ids,
+        latest_sync_key_is_the_highest, lid_mappings_without_device, literal_users, moved_lid_falls_back,
+        newest_lid_by_its_time, prekeys_as_asked_for, repeatable_create, reports_resources, unbounded_sent_messages,
+        wide_numbers,
+    ]
+}
+
+backend_tests!(sqlite_in_memory, || in_memory(), optional: [
+    any_sync_key_length, atomic_batches, created_at_is_replaced, large_prekey_ids, latest_sync_key_is_the_highest,
+    lid_mappings_without_device, literal_users, moved_lid_falls_back, newest_lid_by_its_time, prekeys_as_asked_for,
+    repeatable_create, reports_resources, unbounded_sent_messages, wide_numbers,
+]);
+
+/// A layer works over any backend, also over its own kind.
+mod encrypted_twice {
+    use super::*;
+
+    backend_tests!(over_memory, || async {
+        let subject = encrypted(memory().await, VaultOptions::new().padding(Padding::Multiple(256))).await;
+        encrypted(subject, VaultOptions::new()).await
+    });
+}
