@@ -1,1 +1,419 @@
-//! Placeholder.
+//! Each of the 82 methods reaches its inner method exactly once, with the arguments that the layer declares to pass on,
+//! and what the inner store says comes back.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a failure is a failed test")]
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use wacore::appstate::hash::HashState;
+use wacore::appstate::processor::AppStateMutationMAC;
+use wacore::store::error::Result;
+use wacore::store::traits::*;
+use wacore::store::{Device, InMemoryBackend};
+use wastore::testing::{Call, Effect, Fault, Operation, Spy, Value, When};
+use wastore::{Key, Layer, Method, VaultOptions};
+
+/// What a layer says it does to a call.
+struct Declared {
+    /// The method that is called below.
+    method: fn(Method) -> Method,
+    /// Whether an argument of this name is the same below.
+    passes_on: fn(Method, &str) -> bool,
+}
+
+const TRANSPARENT: Declared = Declared { method: |method| method, passes_on: |_, _| true };
+
+const ENCRYPT: Declared = Declared {
+    method: |method| match method {
+        // Identities live in the session table.
+        Method::PutIdentity => Method::PutSession,
+        Method::PutIdentitiesBatch => Method::PutSessionsBatch,
+        Method::LoadIdentity => Method::GetSession,
+        Method::DeleteIdentity => Method::DeleteSession,
+        // The device is there already, so creating it is finding out that it is.
+        Method::Create => Method::Exists,
+        same => same,
+    },
+    // What the inner store computes with: the README's column "readable".
+    passes_on: |method, argument| {
+        matches!(argument, "id" | "ids" | "uploaded" | "version" | "key_id")
+            && !matches!(method.trait_name(), "ProtocolStore")
+            || argument.ends_with("timestamp")
+            || argument.ends_with("cutoff")
+    },
+};
+
+/// A fresh store with a device, under the layer, with a spy above and below it.
+struct Bench {
+    top: Arc<dyn Backend>,
+    above: Spy,
+    below: Spy,
+    fault: Fault,
+}
+
+async fn bench(layer: &dyn Layer, store: Arc<dyn Backend>) -> Bench {
+    let (above, below, fault) = (Spy::new(), Spy::new(), Fault::new());
+    let top = above.layer(layer.layer(below.layer(fault.layer(store))));
+    top.create().await.unwrap();
+    Bench { top, above, below, fault }
+}
+
+/// What is wrong with how a layer forwards, one line for each method and finding.
+async fn findings(layer: &dyn Layer, store: Arc<dyn Backend>, declared: &Declared) -> Vec<String> {
+    let Bench { top, above, below, fault } = bench(layer, store).await;
+    // The same calls on a store without the layer, in the same order.
+    let plain: Arc<dyn Backend> = Arc::new(InMemoryBackend::new());
+    plain.create().await.unwrap();
+    let mut findings = vec![];
+    // Twice: nothing is there the first time, and most of it the second time.
+    for method in Method::ALL.iter().chain(Method::ALL).copied() {
+        let operation = Operation::sample(method);
+        above.take();
+        below.take();
+        let found = operation.run(&*top, 0).await;
+        let (outer, inner) = (above.take(), below.take());
+        let expected = operation.run(&*plain, 0).await.unwrap();
+        let name = method.name();
+        match &found {
+            // Keys are random, and numbers of devices the store's own.
+            Ok(_) if matches!(method, Method::Load | Method::Create) => {}
+            Ok(found) if found.clone().sorted() == expected.clone().sorted() => {}
+            found => findings.push(format!("{name}: returned {found:?} instead of {expected:?}")),
+        }
+        let methods: Vec<_> = inner.iter().map(|call| call.method).collect();
+        if methods != [(declared.method)(method)] {
+            findings.push(format!("{name}: became {methods:?}"));
+            continue;
+        }
+        if (declared.method)(method) == method {
+            findings.extend(arguments(&outer[0], &inner[0], declared));
+        } else if leaks(&Value::List(outer[0].arguments.clone()), &Value::List(inner[0].arguments.clone())) {
+            findings.push(format!("{name}: something is in the clear: {:?}", inner[0]));
+        }
+
+        if method == Method::ResourceReport {
+            continue;
+        }
+        fault.inject(When::Always, Effect::Fail(Fault::error));
+        let failed = operation.run(&*top, 0).await;
+        fault.clear();
+        if !failed.as_ref().is_err_and(Fault::is_injected) {
+            findings.push(format!("{name}: the store's error became {failed:?}"));
+        }
+        // An acknowledgement that got lost is a failure too.
+        fault.inject(When::Always, Effect::FailAfter(Fault::error));
+        let failed = operation.run(&*top, 0).await;
+        fault.clear();
+        operation.run(&*plain, 0).await.unwrap();
+        if !failed.as_ref().is_err_and(Fault::is_injected) {
+            findings.push(format!("{name}: the store's late error became {failed:?}"));
+        }
+    }
+    findings
+}
+
+/// Compares the arguments of a call with those that arrived.
+fn arguments(outer: &Call, inner: &Call, declared: &Declared) -> Vec<String> {
+    let compare = |name: &&str| {
+        let (given, arrived) = (outer.argument(name).unwrap(), inner.argument(name).unwrap());
+        let passed_on = (declared.passes_on)(outer.method, name);
+        match (passed_on, given == arrived) {
+            (true, false) => Some(format!("{}: {name} became {arrived:?} instead of {given:?}", outer.method.name())),
+            (false, _) if leaks(given, arrived) => {
+                Some(format!("{}: {name} is in the clear: {arrived:?}", outer.method.name()))
+            }
+            _ => None,
+        }
+    };
+    outer.method.arguments().iter().filter_map(compare).collect()
+}
+
+/// Whether a name or a content from above can be found below.
+fn leaks(given: &Value, arrived: &Value) -> bool {
+    let mut secrets = vec![];
+    collect(given, &mut secrets);
+    let mut below = vec![];
+    collect(arrived, &mut below);
+    below.iter().any(|below| secrets.iter().any(|secret| memchr::memmem::find(below, secret).is_some()))
+}
+
+/// All texts and byte strings of a value, but those that are too short to mean anything.
+fn collect(value: &Value, into: &mut Vec<Vec<u8>>) {
+    match value {
+        Value::Text(text) => into.push(text.as_bytes().to_vec()),
+        Value::Bytes(bytes) => into.push(bytes.clone()),
+        Value::List(values) => values.iter().for_each(|value| collect(value, into)),
+        Value::Record(fields) => fields.iter().for_each(|(_, value)| collect(value, into)),
+        _ => {}
+    }
+    into.retain(|content| content.len() >= 8 && content.iter().any(|byte| *byte != 0));
+}
+
+async fn assert_forwards(layer: &dyn Layer, store: Arc<dyn Backend>, declared: &Declared) {
+    let findings = findings(layer, store, declared).await;
+    assert!(findings.is_empty(), "{layer:?}:\n{}", findings.join("\n"));
+}
+
+fn memory() -> Arc<dyn Backend> {
+    Arc::new(InMemoryBackend::new())
+}
+
+#[tokio::test]
+async fn spy_and_fault_pass_everything_on() {
+    assert_forwards(&Spy::new(), memory(), &TRANSPARENT).await;
+    assert_forwards(&Fault::new(), memory(), &TRANSPARENT).await;
+}
+
+#[tokio::test]
+async fn encrypt_passes_on_what_stays_readable() {
+    let store = memory();
+    let key = Key::from_bytes(&mut [0x5a; 32]);
+    let vault = VaultOptions::new().create(store.clone(), key).await.unwrap();
+    assert_forwards(&vault.layer(), store, &ENCRYPT).await;
+}
+
+/// The check itself: a layer that leaves every default body in place is caught at each of them.
+#[tokio::test]
+async fn a_forgotten_forward_is_noticed_and_named() {
+    /// As someone would write it who lets the compiler say what is missing.
+    #[derive(Debug)]
+    struct Forgetful;
+
+    impl Layer for Forgetful {
+        fn layer(&self, inner: Arc<dyn Backend>) -> Arc<dyn Backend> {
+            Arc::new(ForgetfulStore { inner })
+        }
+    }
+
+    let findings = findings(&Forgetful, memory(), &TRANSPARENT).await;
+    let mut named: Vec<_> = findings.iter().filter_map(|finding| finding.split(':').next()).collect();
+    named.sort_unstable();
+    named.dedup();
+    assert_eq!(named, WITH_DEFAULT_BODY);
+}
+
+/// The methods of the traits of `wacore` 0.7.0 that compile without being written.
+const WITH_DEFAULT_BODY: [&str; 25] = [
+    "delete_expired_pending_inbound",
+    "delete_group_metadata",
+    "delete_pending_inbound",
+    "delete_pending_inbound_batch",
+    "get_group_metadata",
+    "get_msg_secret_with_ts",
+    "get_mutation_macs",
+    "get_pending_inbound",
+    "has_session",
+    "has_signal_state_for_user",
+    "load_prekeys_batch",
+    "put_group_metadata",
+    "put_identities_batch",
+    "put_lid_mappings",
+    "put_msg_secret",
+    "put_sender_keys_batch",
+    "put_sessions_batch",
+    "resource_report",
+    "snapshot_db",
+    "store_pending_inbound",
+    "store_pending_inbound_batch",
+    "store_prekeys_batch",
+    "store_received_tc_token",
+    "touch_tc_token_sender_timestamp",
+    "update_device_lists",
+];
+
+struct ForgetfulStore {
+    inner: Arc<dyn Backend>,
+}
+
+#[async_trait]
+impl SignalStore for ForgetfulStore {
+    async fn put_identity(&self, address: &str, key: [u8; 32]) -> Result<()> {
+        self.inner.put_identity(address, key).await
+    }
+    async fn load_identity(&self, address: &str) -> Result<Option<[u8; 32]>> {
+        self.inner.load_identity(address).await
+    }
+    async fn delete_identity(&self, address: &str) -> Result<()> {
+        self.inner.delete_identity(address).await
+    }
+    async fn get_session(&self, address: &str) -> Result<Option<Bytes>> {
+        self.inner.get_session(address).await
+    }
+    async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
+        self.inner.put_session(address, session).await
+    }
+    async fn delete_session(&self, address: &str) -> Result<()> {
+        self.inner.delete_session(address).await
+    }
+    async fn store_prekey(&self, id: u32, record: &[u8], uploaded: bool) -> Result<()> {
+        self.inner.store_prekey(id, record, uploaded).await
+    }
+    async fn load_prekey(&self, id: u32) -> Result<Option<Bytes>> {
+        self.inner.load_prekey(id).await
+    }
+    async fn mark_prekeys_uploaded(&self, ids: &[u32]) -> Result<()> {
+        self.inner.mark_prekeys_uploaded(ids).await
+    }
+    async fn remove_prekey(&self, id: u32) -> Result<()> {
+        self.inner.remove_prekey(id).await
+    }
+    async fn get_max_prekey_id(&self) -> Result<u32> {
+        self.inner.get_max_prekey_id().await
+    }
+    async fn store_signed_prekey(&self, id: u32, record: &[u8]) -> Result<()> {
+        self.inner.store_signed_prekey(id, record).await
+    }
+    async fn load_signed_prekey(&self, id: u32) -> Result<Option<Vec<u8>>> {
+        self.inner.load_signed_prekey(id).await
+    }
+    async fn load_all_signed_prekeys(&self) -> Result<Vec<(u32, Vec<u8>)>> {
+        self.inner.load_all_signed_prekeys().await
+    }
+    async fn remove_signed_prekey(&self, id: u32) -> Result<()> {
+        self.inner.remove_signed_prekey(id).await
+    }
+    async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
+        self.inner.put_sender_key(address, record).await
+    }
+    async fn get_sender_key(&self, address: &str) -> Result<Option<Vec<u8>>> {
+        self.inner.get_sender_key(address).await
+    }
+    async fn delete_sender_key(&self, address: &str) -> Result<()> {
+        self.inner.delete_sender_key(address).await
+    }
+}
+
+#[async_trait]
+impl AppSyncStore for ForgetfulStore {
+    async fn get_sync_key(&self, key_id: &[u8]) -> Result<Option<AppStateSyncKey>> {
+        self.inner.get_sync_key(key_id).await
+    }
+    async fn set_sync_key(&self, key_id: &[u8], key: AppStateSyncKey) -> Result<()> {
+        self.inner.set_sync_key(key_id, key).await
+    }
+    async fn get_version(&self, name: &str) -> Result<HashState> {
+        self.inner.get_version(name).await
+    }
+    async fn set_version(&self, name: &str, state: HashState) -> Result<()> {
+        self.inner.set_version(name, state).await
+    }
+    async fn put_mutation_macs(&self, name: &str, version: u64, mutations: &[AppStateMutationMAC]) -> Result<()> {
+        self.inner.put_mutation_macs(name, version, mutations).await
+    }
+    async fn get_mutation_mac(&self, name: &str, index_mac: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.inner.get_mutation_mac(name, index_mac).await
+    }
+    async fn delete_mutation_macs(&self, name: &str, index_macs: &[Vec<u8>]) -> Result<()> {
+        self.inner.delete_mutation_macs(name, index_macs).await
+    }
+    async fn clear_mutation_macs(&self, name: &str) -> Result<()> {
+        self.inner.clear_mutation_macs(name).await
+    }
+    async fn get_latest_sync_key_id(&self) -> Result<Option<Vec<u8>>> {
+        self.inner.get_latest_sync_key_id().await
+    }
+}
+
+#[async_trait]
+impl ProtocolStore for ForgetfulStore {
+    async fn get_sender_key_devices(&self, group_jid: &str) -> Result<Vec<(String, bool)>> {
+        self.inner.get_sender_key_devices(group_jid).await
+    }
+    async fn set_sender_key_status(&self, group_jid: &str, entries: &[(&str, bool)]) -> Result<()> {
+        self.inner.set_sender_key_status(group_jid, entries).await
+    }
+    async fn clear_sender_key_devices(&self, group_jid: &str) -> Result<()> {
+        self.inner.clear_sender_key_devices(group_jid).await
+    }
+    async fn delete_sender_key_device_rows(&self, device_jids: &[&str]) -> Result<()> {
+        self.inner.delete_sender_key_device_rows(device_jids).await
+    }
+    async fn clear_all_sender_key_devices(&self) -> Result<()> {
+        self.inner.clear_all_sender_key_devices().await
+    }
+    async fn get_lid_mapping(&self, lid: &str) -> Result<Option<LidPnMappingEntry>> {
+        self.inner.get_lid_mapping(lid).await
+    }
+    async fn get_pn_mapping(&self, phone: &str) -> Result<Option<LidPnMappingEntry>> {
+        self.inner.get_pn_mapping(phone).await
+    }
+    async fn put_lid_mapping(&self, entry: &LidPnMappingEntry) -> Result<()> {
+        self.inner.put_lid_mapping(entry).await
+    }
+    async fn get_all_lid_mappings(&self) -> Result<Vec<LidPnMappingEntry>> {
+        self.inner.get_all_lid_mappings().await
+    }
+    async fn save_base_key(&self, address: &str, message_id: &str, base_key: &[u8]) -> Result<()> {
+        self.inner.save_base_key(address, message_id, base_key).await
+    }
+    async fn has_same_base_key(&self, address: &str, message_id: &str, current_base_key: &[u8]) -> Result<bool> {
+        self.inner.has_same_base_key(address, message_id, current_base_key).await
+    }
+    async fn delete_base_key(&self, address: &str, message_id: &str) -> Result<()> {
+        self.inner.delete_base_key(address, message_id).await
+    }
+    async fn update_device_list(&self, record: DeviceListRecord) -> Result<()> {
+        self.inner.update_device_list(record).await
+    }
+    async fn get_devices(&self, user: &str) -> Result<Option<DeviceListRecord>> {
+        self.inner.get_devices(user).await
+    }
+    async fn delete_devices(&self, user: &str) -> Result<()> {
+        self.inner.delete_devices(user).await
+    }
+    async fn get_tc_token(&self, jid: &str) -> Result<Option<TcTokenEntry>> {
+        self.inner.get_tc_token(jid).await
+    }
+    async fn put_tc_token(&self, jid: &str, entry: &TcTokenEntry) -> Result<()> {
+        self.inner.put_tc_token(jid, entry).await
+    }
+    async fn delete_tc_token(&self, jid: &str) -> Result<()> {
+        self.inner.delete_tc_token(jid).await
+    }
+    async fn get_all_tc_token_jids(&self) -> Result<Vec<String>> {
+        self.inner.get_all_tc_token_jids().await
+    }
+    async fn delete_expired_tc_tokens(&self, token_cutoff: i64, sender_cutoff: i64) -> Result<u32> {
+        self.inner.delete_expired_tc_tokens(token_cutoff, sender_cutoff).await
+    }
+    async fn store_sent_message(&self, chat_jid: &str, message_id: &str, payload: &[u8]) -> Result<()> {
+        self.inner.store_sent_message(chat_jid, message_id, payload).await
+    }
+    async fn take_sent_message(&self, chat_jid: &str, message_id: &str) -> Result<Option<Vec<u8>>> {
+        self.inner.take_sent_message(chat_jid, message_id).await
+    }
+    async fn delete_expired_sent_messages(&self, cutoff_timestamp: i64) -> Result<u32> {
+        self.inner.delete_expired_sent_messages(cutoff_timestamp).await
+    }
+}
+
+#[async_trait]
+impl DeviceStore for ForgetfulStore {
+    async fn save(&self, device: &Device) -> Result<()> {
+        self.inner.save(device).await
+    }
+    async fn load(&self) -> Result<Option<Device>> {
+        self.inner.load().await
+    }
+    async fn exists(&self) -> Result<bool> {
+        self.inner.exists().await
+    }
+    async fn create(&self) -> Result<i32> {
+        self.inner.create().await
+    }
+}
+
+#[async_trait]
+impl MsgSecretStore for ForgetfulStore {
+    async fn put_msg_secrets(&self, entries: Vec<MsgSecretEntry>) -> Result<usize> {
+        self.inner.put_msg_secrets(entries).await
+    }
+    async fn get_msg_secret(&self, chat: &str, sender: &str, msg_id: &str) -> Result<Option<Vec<u8>>> {
+        self.inner.get_msg_secret(chat, sender, msg_id).await
+    }
+    async fn delete_expired_msg_secrets(&self, cutoff_timestamp: i64) -> Result<u32> {
+        self.inner.delete_expired_msg_secrets(cutoff_timestamp).await
+    }
+}

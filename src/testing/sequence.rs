@@ -42,6 +42,18 @@ pub fn operations(length: usize) -> impl Strategy<Value = Vec<Operation>> {
 const KEYS: [&str; 6] = ["1555", "15550", "10000", "a b", "É", ""];
 
 impl Operation {
+    /// A call of this method, for tests that need one of each. Batches have two rows. Calls of several methods meet the
+    /// same rows.
+    pub fn sample(method: Method) -> Self {
+        let row = |key| Row { key, value: 4, time: 3 };
+        Self { method, first: row(0), batch: vec![row(0), row(1)] }
+    }
+
+    /// The method that is called.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
     /// Makes the call. `position` is that of the operation in its sequence: what is stored later is newer.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ pub(super) mod sync_key {
         is_replaced_when_stored_again);
 
     pub(crate) async fn its_id_is_any_bytes(store: &Subject) {
-        let ids: [&[u8]; 6] = [&[0], &[0, 0], &[0, 0, 0, 0, 0, 1], &[0xff; 6], &[0xc3, 0x28], b"\n"];
+        let ids: [&[u8]; 7] = [&[0], &[0, 0], &[0, 0, 0, 0, 0, 1], &[0xff; 6], &[0xfe; 6], &[0xc3, 0x28], b"\n"];
         let key =
             |at: usize| AppStateSyncKey { key_data: vec![at as u8; 32], fingerprint: vec![], timestamp: i64::MIN };
         for (at, id) in ids.iter().enumerate() {

@@ -113,7 +113,7 @@ impl Slot {
 
 /// Keys that are legal and that stores get wrong: JIDs with and without a device, prefixes of each other, upper and
 /// lower case, wildcards, quotes, separators, composed and decomposed characters, a long one.
-pub(super) fn unusual_keys() -> Vec<String> {
+pub(crate) fn unusual_keys() -> Vec<String> {
     let mut keys: Vec<String> = [
         "15550001111@s.whatsapp.net",
         "15550001111:2@s.whatsapp.net",

@@ -7,7 +7,7 @@ mod account;
 mod app_sync;
 mod device;
 pub(crate) mod everything;
-mod keyed;
+pub(crate) mod keyed;
 mod msg_secret;
 mod optional;
 mod protocol;

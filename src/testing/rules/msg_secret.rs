@@ -49,9 +49,16 @@ pub(super) mod message_secret {
     }
 
     pub(crate) async fn goes_by_chat_sender_and_id(store: &Subject) {
-        // Joined, or with a separator, they are the same.
-        let keys =
-            [("a", "b", "c"), ("ab", "", "c"), ("a", "bc", ""), ("", "ab", "c"), ("c", "b", "a"), ("a:b", "c", "")];
+        // Joined, or with a separator, some are the same.
+        let keys = [
+            ("a", "b", "c"),
+            ("ab", "", "c"),
+            ("a", "bc", ""),
+            ("", "ab", "c"),
+            ("c", "b", "a"),
+            ("a:b", "c", "d"),
+            ("a", "b:c", "d"),
+        ];
         for (at, (chat, sender, id)) in keys.into_iter().enumerate() {
             assert_eq!(store.get_msg_secret(chat, sender, id).await.unwrap(), None, "{chat:?} {sender:?} {id:?}");
             store.put_msg_secret(chat, sender, id, &[at as u8; 32]).await.unwrap();
@@ -123,21 +130,23 @@ pub(super) mod message_secret {
     }
 
     pub(crate) async fn concurrent_writers_keep_the_latest_times(store: &Subject) {
-        let write = |writer: i64| {
-            let store = store.backend();
-            async move {
-                for at in 0..25 {
-                    let time = 1000 + (at * 7 + writer * 13) % 100;
-                    store.put_msg_secrets(vec![entry("1", 1, time, time)]).await.unwrap();
+        const WRITERS: i64 = 8;
+        for round in 0..40 {
+            let id = format!("{round}");
+            let write = |writer: i64| {
+                let (store, id) = (store.backend(), id.clone());
+                async move {
+                    // In another order in every round.
+                    let time = 1000 + (writer * 3 + round) % WRITERS;
+                    store.put_msg_secrets(vec![entry(&id, 1, time, time)]).await.unwrap();
                 }
+            };
+            let writers: Vec<_> = (0..WRITERS).map(|writer| tokio::spawn(write(writer))).collect();
+            for writer in writers {
+                writer.await.unwrap();
             }
-        };
-        store.put_msg_secrets(vec![entry("1", 1, 1100, 1100)]).await.unwrap();
-        let writers: Vec<_> = (0..8).map(|writer| tokio::spawn(write(writer))).collect();
-        for writer in writers {
-            writer.await.unwrap();
+            assert_eq!(secret(store, &id).await, Some((1, 1000 + WRITERS - 1)), "the latest of {WRITERS} times");
         }
-        assert_eq!(secret(store, "1").await, Some((1, 1100)));
-        assert_eq!(deadline(store, "1", &[1099, 1100]).await, Some(1100));
+        assert_eq!(deadline(store, "7", &[1000 + WRITERS - 2, 1000 + WRITERS - 1]).await, Some(1000 + WRITERS - 1));
     }
 }

@@ -77,6 +77,9 @@ pub(super) mod session {
                 for at in 0..20u8 {
                     store.put_session(&format!("{writer}:{at}@s"), &[writer; 50]).await.unwrap();
                     store.put_session("shared@s", &[writer; 700]).await.unwrap();
+                    let shared = store.get_session("shared@s").await.unwrap().unwrap();
+                    let whole = shared.len() == 700 && shared.iter().all(|byte| *byte == shared[0]);
+                    assert!(whole, "a mixture of two sessions");
                     let batch = [(format!("{writer}:{at}@t").into(), Bytes::from(vec![writer; 60]))];
                     store.put_sessions_batch(&batch).await.unwrap();
                 }
@@ -94,8 +97,6 @@ pub(super) mod session {
                 assert_eq!(batched.as_deref(), Some(&[writer; 60][..]));
             }
         }
-        let shared = store.get_session("shared@s").await.unwrap().unwrap();
-        assert!(shared.len() == 700 && shared.iter().all(|byte| *byte == shared[0]), "a mixture of two sessions");
     }
 }
 

@@ -1,1 +1,2 @@
 //! Tests of the kit itself.
+mod mutants;
