@@ -27,6 +27,7 @@ pub(crate) const COLLECTION: &str = "canary_collection";
 pub(crate) const CHAT: &str = "120363027766554433@g.us";
 pub(crate) const SENDER: &str = "15550109925@s.whatsapp.net";
 pub(crate) const MESSAGE_ID: &str = "3EB0CA11AB1E5EED0001";
+pub(crate) const SECOND_MESSAGE_ID: &str = "2";
 pub(crate) const SNAPSHOT_NAME: &str = "canary-snapshot-3EB0CA11AB1E";
 pub(crate) const SOURCE: &str = "canary_learning_source";
 pub(crate) const PUSH_NAME: &str = "Canary Push Name";
@@ -198,7 +199,7 @@ fn arguments() -> Arguments {
 /// Calls one method; batches get a second row that differs in the prekey's number and the message's. The result is
 /// thrown away; errors come through.
 pub(crate) async fn call(store: &dyn Backend, method: Method) -> Result<()> {
-    let second = Arguments { prekey_id: 6, message_id: "2".to_owned(), ..arguments() };
+    let second = Arguments { prekey_id: 6, message_id: SECOND_MESSAGE_ID.to_owned(), ..arguments() };
     testing::arguments::call(store, method, &arguments(), &[arguments(), second]).await.map(drop)
 }
 

@@ -82,7 +82,7 @@ macro_rules! stacks {
         mod $store {
             use super::*;
 
-            backend_tests!(alone, || $store(), optional: [$($plain),*]);
+            backend_tests!(alone, $store, optional: [$($plain),*]);
             backend_tests!(spy, || async { layered($store().await, Spy::new()).await }, optional: [$($plain),*]);
             backend_tests!(fault, || async { layered($store().await, Fault::new()).await }, optional: [$($plain),*]);
             backend_tests!(
@@ -138,7 +138,7 @@ stacks! {
     ]
 }
 
-backend_tests!(sqlite_in_memory, || in_memory(), optional: [
+backend_tests!(sqlite_in_memory, in_memory, optional: [
     any_sync_key_length, atomic_batches, created_at_is_replaced, large_prekey_ids, latest_sync_key_is_the_highest,
     lid_mappings_without_device, literal_users, moved_lid_falls_back, newest_lid_by_its_time, prekeys_as_asked_for,
     repeatable_create, reports_resources, unbounded_sent_messages, wide_numbers,

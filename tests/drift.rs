@@ -242,6 +242,6 @@ fn every_layer_and_store_denies_missing_methods() {
         assert!(denied, "`impl {name}` needs #[deny(clippy::missing_trait_methods)]");
     }
     // Two types by now: the encrypting layer and the SQLite store.
-    assert!(impls.found.len() >= 10 && impls.found.len() % TRAITS.len() == 0, "{:?}", impls.found);
+    assert!(impls.found.len() >= 10 && impls.found.len().is_multiple_of(TRAITS.len()), "{:?}", impls.found);
     assert_eq!(generated, 1);
 }

@@ -224,7 +224,7 @@ fn new_device(number: u8) -> Device {
         first_unupload_pre_key_id: id + 4,
         server_has_prekeys: number % 2 == 1,
         nct_salt: seen.then(|| vec![number; 16]),
-        server_cert_chain: seen.then(|| CachedServerCertChain {
+        server_cert_chain: seen.then_some(CachedServerCertChain {
             intermediate: CachedNoiseCert { key: [4; 32], not_before: 5, not_after: 6 },
             leaf: CachedNoiseCert { key: [number; 32], not_before: 7, not_after: 8 },
         }),

@@ -76,7 +76,7 @@
 //!
 //! # Longer runs
 //!
-//! With the environment variable `WASTORE_LONG=1` the random sequences are 50 times as many and 3 times as long.
+//! With the environment variable `WASTORE_LONG=1` the random sequences are ten times as many and three times as long.
 //! `PROPTEST_CASES=n` sets their number by hand.
 //!
 //! # Watching and disturbing
@@ -328,26 +328,26 @@ macro_rules! backend_tests {
                 #[allow(unused_imports, reason = "the constructor may name nothing of its surroundings")]
                 use super::super::*;
 
-                pub(super) async fn subject() -> $crate::testing::Subject {
+                pub(super) async fn __wastore_subject() -> $crate::testing::Subject {
                     $crate::testing::Subject::from(($constructor)().await)
                 }
             }
 
-            fn subject() -> ::std::pin::Pin<Box<dyn Future<Output = $crate::testing::Subject> + Send>> {
-                Box::pin(constructor::subject())
+            fn __wastore_subject() -> ::std::pin::Pin<Box<dyn Future<Output = $crate::testing::Subject> + Send>> {
+                Box::pin(constructor::__wastore_subject())
             }
 
             $crate::__wastore_required_rules!();
             mod optional {
                 #[allow(unused_imports, reason = "there may be no optional feature")]
-                use super::subject;
+                use super::__wastore_subject;
 
                 $($crate::__wastore_optional_rules!($feature);)*
             }
             mod random_sequences {
                 #[test]
                 fn agree_with_the_reference_store() {
-                    $crate::testing::check_random_sequences(super::subject);
+                    $crate::testing::check_random_sequences(super::__wastore_subject);
                 }
             }
         }

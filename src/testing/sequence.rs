@@ -104,7 +104,7 @@ impl Row {
 fn extent() -> (usize, u32) {
     let long = std::env::var_os("WASTORE_LONG").is_some();
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
-    (if long { 180 } else { 60 }, cases.unwrap_or(if long { 1600 } else { 32 }))
+    (if long { 180 } else { 60 }, cases.unwrap_or(if long { 320 } else { 32 }))
 }
 
 /// What the test that `backend_tests!` writes calls.

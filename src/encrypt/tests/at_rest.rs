@@ -166,7 +166,7 @@ async fn derive_listing() -> Vec<String> {
     let database = sqlite.folder.path().join("wa.db");
     let state = vault.shared().state();
     let keyed = keyed_functions(&state.ring.lookup);
-    let blocks = [sample::MESSAGE_ID, OTHER_MESSAGE].map(|id| {
+    let blocks = [sample::MESSAGE_ID, sample::SECOND_MESSAGE_ID, OTHER_MESSAGE].map(|id| {
         let block = state.ring.lookup.block(sample::CHAT, sample::SENDER, id).unwrap();
         block.encrypt(&sample::MESSAGE_SECRET).to_vec()
     });

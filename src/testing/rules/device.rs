@@ -6,7 +6,7 @@ use crate::testing::arguments::device as numbered;
 use crate::testing::rules::everything;
 use crate::testing::value::ToValue;
 
-pub(super) mod device {
+pub(super) mod own_device {
     use super::*;
 
     pub(crate) async fn is_absent_until_created(store: &Subject) {

@@ -3,7 +3,6 @@
 //! A rule stands in the file of its trait, in the module of its record. `for_each_rule!` is the list of all; a function
 //! that is missing there is dead code, which does not pass clippy.
 
-mod account;
 mod app_sync;
 mod device;
 pub(crate) mod everything;
@@ -12,6 +11,7 @@ mod msg_secret;
 mod optional;
 mod protocol;
 mod signal;
+mod two_accounts;
 
 use super::{Check, Rule};
 
@@ -126,7 +126,7 @@ macro_rules! for_each_rule {
                     a_batch_may_have_ten_thousand_rows, stays_after_it_was_read, goes_by_chat_sender_and_id,
                     a_batch_of_keys_deletes_exactly_these, expires_when_it_is_older_than_the_cutoff
                 }
-                device device {
+                device own_device {
                     is_absent_until_created, is_there_and_unpaired_once_created, comes_back_as_it_was_saved,
                     may_be_saved_without_having_been_created, reports_and_snapshots_change_nothing
                 }
@@ -197,7 +197,7 @@ macro_rules! define_rules {
                 module: stringify!($accounts),
                 name: stringify!($isolation),
                 optional: false,
-                check: Check::Two(|one, other| Box::pin(account::$accounts::$isolation(one, other))),
+                check: Check::Two(|one, other| Box::pin(two_accounts::$accounts::$isolation(one, other))),
             },)*)*
         ];
     };
@@ -212,7 +212,7 @@ macro_rules! define_test_macros {
         optional { $($feature:ident { $($optional:ident),* })* }
         accounts { $($accounts:ident { $($isolation:ident),* })* }
     ) => {
-        /// The tests of all rules that every store must keep, as modules that see a function `subject`.
+        /// The tests of all rules that every store must keep, as modules that see the constructor.
         #[doc(hidden)]
         #[macro_export]
         macro_rules! __wastore_required_rules {
@@ -220,13 +220,13 @@ macro_rules! define_test_macros {
                 $(mod $record { $(
                     #[test]
                     fn $rule() {
-                        $d crate::testing::check(stringify!($record), stringify!($rule), super::subject);
+                        $d crate::testing::check(stringify!($record), stringify!($rule), super::__wastore_subject);
                     }
                 )* })*
                 $(mod $accounts { $(
                     #[test]
                     fn $isolation() {
-                        $d crate::testing::check(stringify!($accounts), stringify!($isolation), super::subject);
+                        $d crate::testing::check(stringify!($accounts), stringify!($isolation), super::__wastore_subject);
                     }
                 )* })*
             };
@@ -240,7 +240,7 @@ macro_rules! define_test_macros {
                 mod $feature { $(
                     #[test]
                     fn $optional() {
-                        $d crate::testing::check(stringify!($feature), stringify!($optional), super::subject);
+                        $d crate::testing::check(stringify!($feature), stringify!($optional), super::__wastore_subject);
                     }
                 )* }
             };)*

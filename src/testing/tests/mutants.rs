@@ -138,12 +138,12 @@ violations! {
     PendingExpiresAtTheCutoff => pending_inbound::expires_when_it_is_older_than_the_cutoff;
     PendingBatchForgetsTheLast => pending_inbound::a_batch_stores_every_row;
 
-    DeviceIsThereFromTheStart => device::is_absent_until_created;
-    DeviceIsNewOnEveryLoad => device::is_there_and_unpaired_once_created;
-    DeviceLosesItsSalt => device::comes_back_as_it_was_saved;
-    DeviceIsSavedOnce => device::comes_back_as_it_was_saved;
-    DeviceNeedsToBeCreated => device::may_be_saved_without_having_been_created;
-    SnapshotEmptiesTheStore => device::reports_and_snapshots_change_nothing;
+    DeviceIsThereFromTheStart => own_device::is_absent_until_created;
+    DeviceIsNewOnEveryLoad => own_device::is_there_and_unpaired_once_created;
+    DeviceLosesItsSalt => own_device::comes_back_as_it_was_saved;
+    DeviceIsSavedOnce => own_device::comes_back_as_it_was_saved;
+    DeviceNeedsToBeCreated => own_device::may_be_saved_without_having_been_created;
+    SnapshotEmptiesTheStore => own_device::reports_and_snapshots_change_nothing;
 
     SecretIsNotReplaced => message_secret::is_replaced_when_stored_again;
     SecretParts => message_secret::goes_by_chat_sender_and_id;
@@ -182,7 +182,7 @@ struct Mutant {
 }
 
 impl Mutant {
-    fn new(inner: Arc<dyn Backend>, neighbour: Arc<dyn Backend>, violation: Violation) -> Arc<dyn Backend> {
+    fn over(inner: Arc<dyn Backend>, neighbour: Arc<dyn Backend>, violation: Violation) -> Arc<dyn Backend> {
         Arc::new(Self {
             inner,
             neighbour,
@@ -1085,7 +1085,7 @@ fn memory() -> Arc<dyn Backend> {
 fn mutant(violation: Violation) -> impl Fn() -> Subject + Send + Sync + 'static {
     move || {
         let (one, other) = (memory(), memory());
-        Subject::new(Mutant::new(one.clone(), other.clone(), violation)).second_account(Mutant::new(
+        Subject::new(Mutant::over(one.clone(), other.clone(), violation)).second_account(Mutant::over(
             other.clone(),
             if is_shared(violation) { other } else { one },
             violation,
