@@ -71,6 +71,9 @@ impl JsonFileStore {
         file.write_all(&content)?;
         file.sync_all()?;
         fs::rename(&next, &self.path)?;
+        if let Some(folder) = self.path.parent().filter(|_| cfg!(unix)) {
+            File::open(folder)?.sync_all()?;
+        }
         *tables = changed;
         Ok(result)
     }
@@ -545,7 +548,7 @@ async fn subject() -> wastore::testing::Subject {
 
 #[cfg(test)]
 wastore::testing::backend_tests!(json_file, subject, optional: [
-    any_sync_key_length, atomic_batches, created_at_is_replaced, durable, large_prekey_ids,
+    any_mac_length, counts_repeated_secrets, any_sync_key_length, atomic_batches, created_at_is_replaced, durable, large_prekey_ids,
     latest_sync_key_is_the_highest, lid_mappings_without_device, literal_users, moved_lid_falls_back,
     newest_lid_by_its_time, prekeys_as_asked_for, repeatable_create, wide_numbers,
 ]);

@@ -98,12 +98,12 @@ macro_rules! stacks {
 stacks! {
     memory,
     [
-        any_sync_key_length, created_at_is_replaced, large_prekey_ids, latest_sync_key_is_the_last_stored,
+        any_mac_length, any_sync_key_length, counts_repeated_secrets, created_at_is_replaced, large_prekey_ids, latest_sync_key_is_the_last_stored,
         lid_mappings_without_device, literal_users, newest_lid_is_the_last_stored, prekeys_as_asked_for,
         repeatable_create, wide_numbers,
     ],
     [
-        any_sync_key_length, created_at_is_replaced, large_prekey_ids, latest_sync_key_is_the_last_stored,
+        any_mac_length, any_sync_key_length, counts_repeated_secrets, created_at_is_replaced, large_prekey_ids, latest_sync_key_is_the_last_stored,
         lid_mappings_without_device, literal_users, newest_lid_is_the_last_stored, prekeys_as_asked_for,
         repeatable_create, wide_numbers,
     ]
@@ -112,11 +112,11 @@ stacks! {
 stacks! {
     upstream_sqlite,
     [
-        created_at_is_kept, durable, latest_sync_key_is_the_highest, moved_lid_falls_back, newest_lid_by_its_time,
+        any_mac_length, counts_repeated_secrets, created_at_is_kept, durable, latest_sync_key_is_the_highest, moved_lid_falls_back, newest_lid_by_its_time,
         reports_resources, unbounded_sent_messages,
     ],
     [
-        any_sync_key_length, created_at_is_kept, durable, latest_sync_key_is_the_highest, literal_users,
+        any_mac_length, any_sync_key_length, counts_repeated_secrets, created_at_is_kept, durable, latest_sync_key_is_the_highest, literal_users,
         moved_lid_falls_back, newest_lid_by_its_time, repeatable_create, reports_resources, unbounded_sent_messages,
         wide_numbers,
     ]
@@ -125,13 +125,13 @@ stacks! {
 stacks! {
     sqlite,
     [
-        any_sync_key_length, atomic_batches, created_at_is_replaced, durable, large_prekey_ids,
+        any_mac_length, any_sync_key_length, counts_repeated_secrets, atomic_batches, created_at_is_replaced, durable, large_prekey_ids,
         latest_sync_key_is_the_highest, lid_mappings_without_device, literal_users, moved_lid_falls_back,
         newest_lid_by_its_time, prekeys_as_asked_for, repeatable_create, reports_resources, unbounded_sent_messages,
         wide_numbers,
     ],
     [
-        any_sync_key_length, atomic_batches, created_at_is_replaced, durable, large_prekey_ids,
+        any_mac_length, any_sync_key_length, counts_repeated_secrets, atomic_batches, created_at_is_replaced, durable, large_prekey_ids,
         latest_sync_key_is_the_highest, lid_mappings_without_device, literal_users, moved_lid_falls_back,
         newest_lid_by_its_time, prekeys_as_asked_for, repeatable_create, reports_resources, unbounded_sent_messages,
         wide_numbers,
@@ -139,7 +139,7 @@ stacks! {
 }
 
 backend_tests!(sqlite_in_memory, in_memory, optional: [
-    any_sync_key_length, atomic_batches, created_at_is_replaced, large_prekey_ids, latest_sync_key_is_the_highest,
+    any_mac_length, any_sync_key_length, counts_repeated_secrets, atomic_batches, created_at_is_replaced, large_prekey_ids, latest_sync_key_is_the_highest,
     lid_mappings_without_device, literal_users, moved_lid_falls_back, newest_lid_by_its_time, prekeys_as_asked_for,
     repeatable_create, reports_resources, unbounded_sent_messages, wide_numbers,
 ]);

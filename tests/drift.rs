@@ -18,32 +18,55 @@ use wastore::Method;
 
 const TRAITS: [&str; 5] = ["SignalStore", "AppSyncStore", "ProtocolStore", "DeviceStore", "MsgSecretStore"];
 
-/// What a trait declares about one method.
+/// What is declared about one method of a trait, one function, or one struct.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Declaration {
     signature: String,
-    /// The hash of the default body; `None` if there is none.
+    /// The hash of the body; `None` if there is none.
     default_body: Option<String>,
 }
 
-/// The methods of the storage traits by `Trait::method`.
+/// The methods of the storage traits by `Trait::method`, and what stands beside them.
 type Declarations = BTreeMap<String, Declaration>;
 
 fn declarations(source: &str) -> Declarations {
     let mut found = Declarations::new();
     for item in syn::parse_file(source).unwrap().items {
-        let syn::Item::Trait(item) = item else { continue };
+        let item = match item {
+            syn::Item::Trait(item) => item,
+            // What default bodies and stores call, such as the merging of deadlines.
+            syn::Item::Fn(item) => {
+                let declaration = Declaration { signature: text(&item.sig), default_body: Some(hash(&item.block)) };
+                found.insert(format!("fn {}", item.sig.ident), declaration);
+                continue;
+            }
+            // What is stored.
+            syn::Item::Struct(item) => {
+                let fields = item.fields.iter().map(|field| {
+                    let name = field.ident.as_ref().map_or_else(String::new, ToString::to_string);
+                    format!("{name}: {}", text(&field.ty))
+                });
+                let signature = fields.collect::<Vec<_>>().join(", ");
+                found.insert(format!("struct {}", item.ident), Declaration { signature, default_body: None });
+                continue;
+            }
+            _ => continue,
+        };
         if !TRAITS.iter().any(|name| item.ident == name) {
             continue;
         }
         for member in item.items {
             let syn::TraitItem::Fn(method) = member else { continue };
-            let hash = |body: syn::Block| hex::encode(&Sha256::digest(text(&body))[..16]);
-            let declaration = Declaration { signature: text(&method.sig), default_body: method.default.map(hash) };
+            let default_body = method.default.as_ref().map(hash);
+            let declaration = Declaration { signature: text(&method.sig), default_body };
             found.insert(format!("{}::{}", item.ident, method.sig.ident), declaration);
         }
     }
     found
+}
+
+fn hash(body: &impl ToTokens) -> String {
+    hex::encode(&Sha256::digest(text(body))[..16])
 }
 
 /// The tokens, without comments and without the layout of the source.
@@ -128,7 +151,6 @@ fn upstream_is_what_this_crate_was_written_for() {
     let known = read_snapshot(&fs::read_to_string(snapshot_path()).unwrap());
     let differences = differences(&known, &resolved);
     assert!(differences.is_empty(), "the storage traits of wacore have changed:\n{}", differences.join("\n"));
-    assert_eq!(resolved.values().filter(|declaration| declaration.default_body.is_some()).count(), 25);
 }
 
 #[test]
@@ -136,7 +158,7 @@ fn the_table_of_methods_is_that_of_the_traits() {
     let resolved = declarations(&resolved_source());
     let table: Vec<_> =
         Method::ALL.iter().map(|method| format!("{}::{}", method.trait_name(), method.name())).collect();
-    for name in resolved.keys() {
+    for name in resolved.keys().filter(|name| name.contains("::")) {
         assert!(table.contains(name), "{name} is missing in src/method.rs");
     }
     for (method, name) in Method::ALL.iter().zip(&table) {

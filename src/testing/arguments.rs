@@ -129,7 +129,7 @@ impl Arguments {
                 index_value_map: [(format!("index {number}"), content.to_vec())].into(),
                 mac_mismatch_fatal: number % 2 == 1,
             },
-            mac: AppStateMutationMAC { index_mac, value_mac: content.to_vec() },
+            mac: AppStateMutationMAC { index_mac, value_mac: vec![number; 32] },
             lid_mapping: LidPnMappingEntry {
                 lid: text.clone(),
                 phone_number: format!("{}5", key.text),
@@ -162,8 +162,8 @@ impl Arguments {
             secret_times: (seconds + 2, seconds + 3),
             device: device(number),
             snapshot_extra: content,
-            cutoffs: (i64::MAX, i64::MAX),
-            clock_cutoff: i64::from(u32::MAX),
+            cutoffs: (FAR_FUTURE, FAR_FUTURE),
+            clock_cutoff: FAR_FUTURE,
         }
     }
 
@@ -183,6 +183,9 @@ impl Arguments {
         self.mac.index_mac.as_slice().try_into().ok()
     }
 }
+
+/// The year 2100, in seconds. Times can be stored in many ways, few of which reach much farther.
+pub(crate) const FAR_FUTURE: i64 = 4_102_444_800;
 
 /// The number whose values are large.
 pub(crate) const LARGE: u8 = 3;

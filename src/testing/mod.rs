@@ -6,7 +6,15 @@
 //!
 //! # Testing a store
 //!
-//! Add this crate with the feature `testing` as a dev-dependency, and write one line per store or stack:
+//! Add this crate as a dev-dependency, without the SQLite store that it has by default (a program can link SQLite only
+//! once, and yours may come with another version):
+//!
+//! ```toml
+//! [dev-dependencies]
+//! wastore = { version = "0.1", default-features = false, features = ["testing"] }
+//! ```
+//!
+//! Then write one line per store or stack:
 //!
 //! ```
 //! # mod my_crate {
@@ -30,8 +38,8 @@
 //!
 //! # Optional features
 //!
-//! On some questions upstream's own stores disagree, so a client cannot rely on the answer and the kit does not ask. A
-//! store that answers one way says so, and is then held to it:
+//! On some questions upstream's own stores disagree, or its documentation leaves the answer open, so a client cannot rely
+//! on it and the kit does not ask. A store that answers one way says so, and is then held to it:
 //!
 //! ```
 //! # use std::sync::Arc;
@@ -43,8 +51,10 @@
 //!
 //! | feature | the store promises | memory | SQLite |
 //! |--|--|--|--|
+//! | `any_mac_length` | mutation MACs and their indexes of other lengths than 32 bytes come back | yes | yes |
 //! | `any_sync_key_length` | sync keys of other lengths than 32 bytes come back | yes | |
-//! | `atomic_batches` | batches of identities, LID mappings, device lists, pending messages, mutation MACs and sender key flags are seen whole, like those of sessions | | |
+//! | `atomic_batches` | batches of identities, prekeys, message secrets, LID mappings, device lists, pending messages, mutation MACs and sender key flags are seen whole, like those of sessions | | |
+//! | `counts_repeated_secrets` | `put_msg_secrets` counts a row as often as it is in the batch | yes | yes |
 //! | `created_at_is_kept` | a LID mapping that is stored again keeps its first `created_at` | | yes |
 //! | `created_at_is_replaced` | … takes the last one | yes | |
 //! | `durable` | everything is there after [`Subject::reopen_with`] | | yes |
@@ -62,9 +72,16 @@
 //! | `unbounded_sent_messages` | no sent message is evicted before it is taken or expires | | yes |
 //! | `wide_numbers` | device lists keep times past 2038 and ids past 2³¹ | yes | |
 //!
-//! The last two columns are upstream's `InMemoryBackend` and `SqliteStore`, as of version 0.7.0. Four methods
-//! have default bodies that store nothing (group metadata, and the sweep of pending messages): the kit asks for real ones,
-//! as upstream's stores have them.
+//! The last two columns are upstream's `InMemoryBackend` and `SqliteStore`, as of version 0.7.0.
+//!
+//! # What the kit takes for granted
+//!
+//! * Methods that upstream gives a default body for stores that lack a feature are real: `has_signal_state_for_user`,
+//!   group metadata, pending messages and their sweep, `get_msg_secret_with_ts`. Both of upstream's stores have them, and
+//!   without them the client does more work or loses messages.
+//! * Batches of sessions and of sender keys are one step, and so are the merges of tc tokens and message secrets.
+//! * The device is created before anything else is stored, as the client does it.
+//! * The store's clock is that of the test: times of insertion are compared with it by the second.
 //!
 //! # Where the rules come from
 //!
@@ -103,6 +120,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use wacore::store::InMemoryBackend;
 use wacore::store::traits::Backend;
 
 pub use crate::backend_tests;
@@ -142,7 +160,8 @@ impl Subject {
         self
     }
 
-    /// How to open the same store once more, as after a restart of the process. The optional feature `durable` needs it.
+    /// How to open the same store again after everything of it was dropped, as after a restart of the process. The
+    /// optional feature `durable` needs it.
     #[must_use]
     pub fn reopen_with<F>(mut self, reopen: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
@@ -183,9 +202,13 @@ impl Subject {
         self.backend.clone()
     }
 
-    async fn reopen(&self) -> Arc<dyn Backend> {
+    /// Drops the store, and opens it again.
+    async fn restart(&mut self) {
         let Some(reopen) = &self.reopen else { panic!("the feature `durable` needs `Subject::reopen_with`") };
-        reopen().await
+        self.second_account = None;
+        // Something has to be there meanwhile.
+        self.backend = Arc::new(InMemoryBackend::new());
+        self.backend = reopen().await;
     }
 }
 
@@ -233,12 +256,14 @@ pub struct Rule {
     module: &'static str,
     name: &'static str,
     optional: bool,
+    /// The device is there before the rule is checked.
+    with_device: bool,
     check: Check,
 }
 
 #[derive(Clone, Copy)]
 enum Check {
-    One(for<'a> fn(&'a Subject) -> BoxFuture<'a, ()>),
+    One(for<'a> fn(&'a mut Subject) -> BoxFuture<'a, ()>),
     /// Two accounts.
     Two(for<'a> fn(&'a Subject, &'a Subject) -> BoxFuture<'a, ()>),
 }
@@ -274,7 +299,12 @@ impl Rule {
         let checked = async {
             let mut subject = constructor().await;
             match self.check {
-                Check::One(check) => check(&subject).await,
+                Check::One(check) => {
+                    if self.with_device {
+                        subject.create().await.unwrap();
+                    }
+                    check(&mut subject).await;
+                }
                 Check::Two(check) => {
                     let other = match subject.second_account.take() {
                         Some(account) => Subject::new(account),
@@ -284,7 +314,7 @@ impl Rule {
                 }
             }
         };
-        if tokio::time::timeout(Duration::from_secs(120), checked).await.is_err() {
+        if tokio::time::timeout(PATIENCE, checked).await.is_err() {
             panic!("the store has not answered within two minutes: {self:?}");
         }
     }
@@ -302,6 +332,9 @@ pub fn check(module: &str, name: &str, constructor: fn() -> BoxFuture<'static, S
     let rule = Rule::ALL.iter().find(|rule| rule.module == module && rule.name == name).expect("the rule is listed");
     runtime().block_on(rule.check(constructor));
 }
+
+/// How long a store may take for one rule, or one sequence.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The runtime of one test.
 fn runtime() -> tokio::runtime::Runtime {
@@ -333,8 +366,12 @@ macro_rules! backend_tests {
                 }
             }
 
-            fn __wastore_subject() -> ::std::pin::Pin<Box<dyn Future<Output = $crate::testing::Subject> + Send>> {
-                Box::pin(constructor::__wastore_subject())
+            fn __wastore_subject() -> ::std::pin::Pin<
+                ::std::boxed::Box<
+                    dyn ::std::future::Future<Output = $crate::testing::Subject> + ::std::marker::Send,
+                >,
+            > {
+                ::std::boxed::Box::pin(constructor::__wastore_subject())
             }
 
             $crate::__wastore_required_rules!();

@@ -56,6 +56,12 @@ impl Value {
         }
     }
 
+    fn record<const FIELDS: usize>(fields: [(&str, &dyn ToValue); FIELDS]) -> Value {
+        let mut fields = fields.map(|(name, value)| (name.to_owned(), value.to_value()));
+        fields.sort();
+        Value::Record(fields.into())
+    }
+
     /// Structs take the way over JSON, so that a field that upstream adds is compared as well.
     fn serialized(value: impl serde::Serialize) -> Value {
         serde_json::to_value(value).map_or_else(|error| Value::Text(error.to_string()), Value::from_json)
@@ -199,25 +205,25 @@ structs!(MsgSecretEntry, TcTokenEntry);
 impl ToValue for PendingInboundRow<'_> {
     fn to_value(&self) -> Value {
         let PendingInboundRow { chat, sender, id, message } = self;
-        Value::List(vec![chat.to_value(), sender.to_value(), id.to_value(), message.to_value()])
+        Value::record([("chat", chat), ("sender", sender), ("id", id), ("message", message)])
     }
 }
 
 impl ToValue for PendingInboundKey<'_> {
     fn to_value(&self) -> Value {
         let PendingInboundKey { chat, sender, id } = self;
-        Value::List(vec![chat.to_value(), sender.to_value(), id.to_value()])
+        Value::record([("chat", chat), ("sender", sender), ("id", id)])
     }
 }
 
 impl ToValue for StorageResourceReport {
     fn to_value(&self) -> Value {
-        let number = |number: Option<u64>| number.map_or(Value::Nothing, |number| number.to_value());
-        Value::List(vec![
-            number(self.memory_bytes),
-            number(self.pages),
-            number(self.io_read_bytes),
-            number(self.io_write_bytes),
+        let Self { memory_bytes, pages, io_read_bytes, io_write_bytes } = self;
+        Value::record([
+            ("memory_bytes", memory_bytes),
+            ("pages", pages),
+            ("io_read_bytes", io_read_bytes),
+            ("io_write_bytes", io_write_bytes),
         ])
     }
 }

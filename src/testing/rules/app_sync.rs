@@ -18,15 +18,14 @@ pub(super) mod sync_key {
 
     pub(crate) async fn its_id_is_any_bytes(store: &Subject) {
         let ids: [&[u8]; 7] = [&[0], &[0, 0], &[0, 0, 0, 0, 0, 1], &[0xff; 6], &[0xfe; 6], &[0xc3, 0x28], b"\n"];
-        let key =
-            |at: usize| AppStateSyncKey { key_data: vec![at as u8; 32], fingerprint: vec![], timestamp: i64::MIN };
+        let key = |at: usize| AppStateSyncKey { key_data: vec![at as u8; 32], fingerprint: vec![], timestamp: -1 };
         for (at, id) in ids.iter().enumerate() {
             assert!(store.get_sync_key(id).await.unwrap().is_none(), "{id:?} was not stored");
             store.set_sync_key(id, key(at)).await.unwrap();
         }
         for (at, id) in ids.iter().enumerate() {
             let found = store.get_sync_key(id).await.unwrap().unwrap();
-            assert_eq!((found.key_data, found.timestamp), (vec![at as u8; 32], i64::MIN), "{id:?}");
+            assert_eq!((found.key_data, found.timestamp), (vec![at as u8; 32], -1), "{id:?}");
         }
     }
 
@@ -132,21 +131,27 @@ pub(super) mod mutation_mac {
         }
     }
 
-    pub(crate) async fn index_and_value_have_any_length(store: &Subject) {
-        let macs = [(vec![1, 2, 3], vec![9; 7]), (vec![1, 2], vec![]), (vec![1, 2, 3, 0], vec![8; 500])]
-            .map(|(index_mac, value_mac)| AppStateMutationMAC { index_mac, value_mac });
-        store.put_mutation_macs("regular", 0, &macs).await.unwrap();
-        for mac in &macs {
-            let found = store.get_mutation_mac("regular", &mac.index_mac).await.unwrap();
-            assert_eq!(found.as_ref(), Some(&mac.value_mac), "{:?}", mac.index_mac);
-        }
-    }
-
     pub(crate) async fn stays_when_a_later_version_is_stored(store: &Subject) {
         store.put_mutation_macs("regular", 7, &[mac(1)]).await.unwrap();
         store.put_mutation_macs("regular", 8, &[mac(2)]).await.unwrap();
         store.put_mutation_macs("regular", 6, &[mac(3)]).await.unwrap();
         let found = store.get_mutation_macs("regular", &[index(1), index(2), index(3)]).await.unwrap();
         assert_eq!(found.len(), 3);
+    }
+
+    pub(crate) async fn concurrent_writers_lose_nothing(store: &Subject) {
+        let write = |writer: u32| {
+            let store = store.backend();
+            async move {
+                for at in 0..20 {
+                    store.put_mutation_macs("regular", 1, &[mac(writer * 100 + at)]).await.unwrap();
+                }
+            }
+        };
+        for writer in (0..8).map(|writer| tokio::spawn(write(writer))).collect::<Vec<_>>() {
+            writer.await.unwrap();
+        }
+        let wanted: Vec<_> = (0..800).map(index).collect();
+        assert_eq!(store.get_mutation_macs("regular", &wanted).await.unwrap().len(), 160);
     }
 }

@@ -45,9 +45,10 @@ macro_rules! for_each_rule {
                     is_absent_until_stored, comes_back_as_it_was_stored, goes_by_its_exact_key,
                     is_replaced_when_stored_again, deleting_removes_one_and_no_other, a_batch_stores_every_row,
                     of_two_rows_of_a_batch_the_later_wins, an_empty_batch_changes_nothing,
-                    a_batch_may_have_ten_thousand_rows, a_batch_is_seen_whole,
+                    a_batch_may_have_ten_thousand_rows,
                     several_are_loaded_at_once_and_missing_ones_left_out,
                     marking_as_uploaded_changes_no_key_and_brings_none_back,
+                    marking_as_uploaded_brings_none_back_that_is_just_removed,
                     the_highest_id_is_the_highest_of_those_stored
                 }
                 signal signed_prekey {
@@ -76,14 +77,14 @@ macro_rules! for_each_rule {
                     of_two_rows_of_a_batch_the_later_wins, an_empty_batch_changes_nothing,
                     a_batch_may_have_ten_thousand_rows, several_are_read_at_once_and_missing_ones_left_out,
                     belongs_to_its_collection, clearing_a_collection_spares_the_others,
-                    index_and_value_have_any_length, stays_when_a_later_version_is_stored
+                    stays_when_a_later_version_is_stored, concurrent_writers_lose_nothing
                 }
                 protocol sender_key_device {
                     an_unknown_group_has_none, all_of_a_group_are_listed_with_their_flag,
                     groups_and_devices_go_by_their_exact_names, of_two_entries_of_a_batch_the_later_wins,
                     an_empty_batch_changes_nothing, a_batch_may_have_ten_thousand_rows,
                     deleting_devices_removes_them_from_every_group, clearing_a_group_spares_the_others,
-                    clearing_all_leaves_no_group
+                    clearing_all_leaves_no_group, concurrent_writers_lose_nothing
                 }
                 protocol lid_mapping {
                     is_absent_until_stored, comes_back_as_it_was_stored, goes_by_its_exact_key,
@@ -117,14 +118,16 @@ macro_rules! for_each_rule {
                 protocol sent_message {
                     is_absent_until_stored, comes_back_as_it_was_stored, goes_by_its_exact_key,
                     is_replaced_when_stored_again, is_taken_once, goes_by_chat_and_id,
-                    is_taken_by_exactly_one_of_many_at_once, expires_when_it_is_older_than_the_cutoff
+                    is_taken_by_exactly_one_of_many_at_once, expires_when_it_is_older_than_the_cutoff,
+                    is_as_old_as_its_last_store
                 }
                 protocol pending_inbound {
                     is_absent_until_stored, comes_back_as_it_was_stored, goes_by_its_exact_key,
                     is_replaced_when_stored_again, deleting_removes_one_and_no_other, a_batch_stores_every_row,
                     of_two_rows_of_a_batch_the_later_wins, an_empty_batch_changes_nothing,
                     a_batch_may_have_ten_thousand_rows, stays_after_it_was_read, goes_by_chat_sender_and_id,
-                    a_batch_of_keys_deletes_exactly_these, expires_when_it_is_older_than_the_cutoff
+                    a_batch_of_keys_deletes_exactly_these, expires_when_it_is_older_than_the_cutoff,
+                    is_as_old_as_its_last_store
                 }
                 device own_device {
                     is_absent_until_created, is_there_and_unpaired_once_created, comes_back_as_it_was_saved,
@@ -133,20 +136,23 @@ macro_rules! for_each_rule {
                 msg_secret message_secret {
                     is_absent_until_stored, comes_back_as_it_was_stored, goes_by_its_exact_key,
                     is_replaced_when_stored_again, a_batch_stores_every_row, of_two_rows_of_a_batch_the_later_wins,
-                    an_empty_batch_changes_nothing, a_batch_may_have_ten_thousand_rows, a_batch_is_seen_whole,
-                    goes_by_chat_sender_and_id, is_counted_as_often_as_it_was_given,
+                    an_empty_batch_changes_nothing, a_batch_may_have_ten_thousand_rows,
+                    goes_by_chat_sender_and_id, is_counted,
                     comes_with_the_time_of_its_message, keeps_the_later_time_of_its_message, keeps_the_later_deadline,
                     a_deadline_of_zero_is_never_and_wins, expires_at_its_deadline_and_not_before,
                     concurrent_writers_keep_the_latest_times
                 }
             }
             optional {
+                any_mac_length { a_mutation_mac_and_its_index_may_have_any_length }
                 any_sync_key_length { a_sync_key_may_have_any_length }
                 atomic_batches {
-                    a_batch_of_identities_is_seen_whole, a_batch_of_lid_mappings_is_seen_whole,
+                    a_batch_of_identities_is_seen_whole, a_batch_of_prekeys_is_seen_whole,
+                    a_batch_of_message_secrets_is_seen_whole, a_batch_of_lid_mappings_is_seen_whole,
                     a_batch_of_device_lists_is_seen_whole, a_batch_of_pending_messages_is_seen_whole,
                     a_batch_of_mutation_macs_is_seen_whole, the_flags_of_a_group_are_seen_whole
                 }
+                counts_repeated_secrets { a_message_secret_is_counted_as_often_as_it_was_given }
                 created_at_is_kept { a_lid_mapping_keeps_its_first_created_at }
                 created_at_is_replaced { a_lid_mapping_takes_the_last_created_at }
                 durable { everything_is_there_after_reopening, nothing_deleted_comes_back_after_reopening }
@@ -174,6 +180,11 @@ macro_rules! for_each_rule {
     };
 }
 
+/// Whether the rules of a module create the device themselves, or do without.
+const fn is_about_the_device(module: &str) -> bool {
+    matches!(module.as_bytes(), b"own_device" | b"lid_mappings_without_device" | b"repeatable_create" | b"durable")
+}
+
 macro_rules! define_rules {
     (
         required { $($file:ident $record:ident { $($rule:ident),* })* }
@@ -185,18 +196,21 @@ macro_rules! define_rules {
                 module: stringify!($record),
                 name: stringify!($rule),
                 optional: false,
+                with_device: !is_about_the_device(stringify!($record)),
                 check: Check::One(|store| Box::pin($file::$record::$rule(store))),
             },)*)*
             $($(Rule {
                 module: stringify!($feature),
                 name: stringify!($optional),
                 optional: true,
+                with_device: !is_about_the_device(stringify!($feature)),
                 check: Check::One(|store| Box::pin(optional::$feature::$optional(store))),
             },)*)*
             $($(Rule {
                 module: stringify!($accounts),
                 name: stringify!($isolation),
                 optional: false,
+                with_device: false,
                 check: Check::Two(|one, other| Box::pin(two_accounts::$accounts::$isolation(one, other))),
             },)*)*
         ];

@@ -5,10 +5,25 @@ use wacore::store::traits::{AppStateSyncKey, DeviceListRecord};
 
 use super::everything;
 use super::keyed;
+use super::msg_secret::message_secret::entry as secret;
 use super::protocol::lid_mapping::{lid_of, mapping};
 use crate::method::Method;
 use crate::testing::Subject;
 use crate::testing::arguments::device;
+
+pub(super) mod any_mac_length {
+    use super::*;
+
+    pub(crate) async fn a_mutation_mac_and_its_index_may_have_any_length(store: &Subject) {
+        let macs = [(vec![1, 2, 3], vec![9; 7]), (vec![1, 2], vec![]), (vec![1, 2, 3, 0], vec![8; 500])]
+            .map(|(index_mac, value_mac)| AppStateMutationMAC { index_mac, value_mac });
+        store.put_mutation_macs("regular", 0, &macs).await.unwrap();
+        for mac in &macs {
+            let found = store.get_mutation_mac("regular", &mac.index_mac).await.unwrap();
+            assert_eq!(found.as_ref(), Some(&mac.value_mac), "{:?}", mac.index_mac);
+        }
+    }
+}
 
 pub(super) mod any_sync_key_length {
     use super::*;
@@ -35,6 +50,8 @@ pub(super) mod atomic_batches {
     }
     seen_whole! {
         a_batch_of_identities_is_seen_whole: keyed::IDENTITY, Method::PutIdentitiesBatch;
+        a_batch_of_prekeys_is_seen_whole: keyed::PREKEY, Method::StorePrekeysBatch;
+        a_batch_of_message_secrets_is_seen_whole: keyed::MESSAGE_SECRET, Method::PutMsgSecrets;
         a_batch_of_lid_mappings_is_seen_whole: keyed::LID_MAPPING, Method::PutLidMappings;
         a_batch_of_device_lists_is_seen_whole: keyed::DEVICE_LIST, Method::UpdateDeviceLists;
         a_batch_of_pending_messages_is_seen_whole: keyed::PENDING_INBOUND, Method::StorePendingInboundBatch;
@@ -90,6 +107,15 @@ pub(super) mod atomic_batches {
     }
 }
 
+pub(super) mod counts_repeated_secrets {
+    use super::*;
+
+    pub(crate) async fn a_message_secret_is_counted_as_often_as_it_was_given(store: &Subject) {
+        let rows = vec![secret("1", 3, 0, 0), secret("3", 4, 0, 0), secret("3", 5, 0, 0)];
+        assert_eq!(store.put_msg_secrets(rows).await.unwrap(), 3);
+    }
+}
+
 pub(super) mod created_at_is_kept {
     use super::*;
 
@@ -108,7 +134,6 @@ pub(super) mod created_at_is_replaced {
 }
 
 async fn created_at_after(store: &Subject, first: i64, second: i64) -> i64 {
-    store.create().await.unwrap();
     for created_at in [first, second] {
         let entry = wacore::store::traits::LidPnMappingEntry { created_at, ..mapping(&format!("{first}"), "555", 1) };
         store.put_lid_mapping(&entry).await.unwrap();
@@ -119,26 +144,26 @@ async fn created_at_after(store: &Subject, first: i64, second: i64) -> i64 {
 pub(super) mod durable {
     use super::*;
 
-    pub(crate) async fn everything_is_there_after_reopening(store: &Subject) {
+    pub(crate) async fn everything_is_there_after_reopening(store: &mut Subject) {
         let rows = everything::rows();
         store.create().await.unwrap();
         everything::store(&**store, &rows).await;
         let before = everything::read(&**store, &rows).await;
-        let reopened = store.reopen().await;
-        everything::assert_same(&before, &everything::read(&*reopened, &rows).await, "after reopening");
-        let taken = reopened.take_sent_message(&rows[0].chat, &rows[0].message_id).await.unwrap();
+        store.restart().await;
+        everything::assert_same(&before, &everything::read(&**store, &rows).await, "after reopening");
+        let taken = store.take_sent_message(&rows[0].chat, &rows[0].message_id).await.unwrap();
         assert_eq!(taken.as_deref(), Some(&rows[0].sent_message[..]), "a sent message after reopening");
     }
 
-    pub(crate) async fn nothing_deleted_comes_back_after_reopening(store: &Subject) {
+    pub(crate) async fn nothing_deleted_comes_back_after_reopening(store: &mut Subject) {
         let rows = everything::rows();
         store.create().await.unwrap();
         everything::store(&**store, &rows).await;
         everything::delete(&**store, &rows).await;
         let before = everything::read(&**store, &rows).await;
-        let reopened = store.reopen().await;
-        everything::assert_same(&before, &everything::read(&*reopened, &rows).await, "after reopening");
-        let taken = reopened.take_sent_message(&rows[0].chat, &rows[0].message_id).await.unwrap();
+        store.restart().await;
+        everything::assert_same(&before, &everything::read(&**store, &rows).await, "after reopening");
+        let taken = store.take_sent_message(&rows[0].chat, &rows[0].message_id).await.unwrap();
         assert_eq!(taken, None, "a message that was taken");
     }
 }
@@ -208,7 +233,6 @@ pub(super) mod moved_lid_falls_back {
     use super::*;
 
     pub(crate) async fn a_number_falls_back_to_its_next_newest_lid(store: &Subject) {
-        store.create().await.unwrap();
         store.put_lid_mapping(&mapping("1", "555", 10)).await.unwrap();
         store.put_lid_mapping(&mapping("2", "555", 11)).await.unwrap();
         store.put_lid_mapping(&mapping("2", "666", 12)).await.unwrap();
@@ -220,7 +244,6 @@ pub(super) mod newest_lid_by_its_time {
     use super::*;
 
     pub(crate) async fn the_newest_lid_is_the_one_updated_last(store: &Subject) {
-        store.create().await.unwrap();
         store.put_lid_mapping(&mapping("1", "555", 20)).await.unwrap();
         store.put_lid_mapping(&mapping("2", "555", 10)).await.unwrap();
         assert_eq!(lid_of(store, "555").await.as_deref(), Some("1"));
@@ -231,7 +254,6 @@ pub(super) mod newest_lid_is_the_last_stored {
     use super::*;
 
     pub(crate) async fn the_newest_lid_is_the_one_stored_last(store: &Subject) {
-        store.create().await.unwrap();
         store.put_lid_mapping(&mapping("1", "555", 20)).await.unwrap();
         store.put_lid_mapping(&mapping("2", "555", 10)).await.unwrap();
         assert_eq!(lid_of(store, "555").await.as_deref(), Some("2"));
@@ -277,7 +299,7 @@ pub(super) mod unbounded_sent_messages {
         for at in 0..5000u32 {
             store.store_sent_message("c", &format!("m{at}"), &at.to_be_bytes()).await.unwrap();
         }
-        for at in (0..5000u32).step_by(499) {
+        for at in (0..5000u32).step_by(7) {
             let taken = store.take_sent_message("c", &format!("m{at}")).await.unwrap();
             assert_eq!(taken.as_deref(), Some(&at.to_be_bytes()[..]), "the {at}th of 5000");
         }

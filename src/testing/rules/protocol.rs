@@ -7,6 +7,7 @@ use wacore::store::traits::{LidPnMappingEntry, PendingInboundKey, PendingInbound
 use super::keyed::{self, keyed_rules, unusual_keys};
 use crate::method::Method;
 use crate::testing::Subject;
+use crate::testing::arguments::FAR_FUTURE;
 
 pub(super) mod sender_key_device {
     use super::*;
@@ -97,6 +98,22 @@ pub(super) mod sender_key_device {
         }
     }
 
+    pub(crate) async fn concurrent_writers_lose_nothing(store: &Subject) {
+        let write = |writer: u32| {
+            let store = store.backend();
+            async move {
+                for at in 0..20 {
+                    store.set_sender_key_status("1@g.us", &[(&format!("{writer}:{at}@s"), true)]).await.unwrap();
+                    store.delete_sender_key_device_rows(&[&format!("{writer}:{}@s", at + 100)]).await.unwrap();
+                }
+            }
+        };
+        for writer in (0..8).map(|writer| tokio::spawn(write(writer))).collect::<Vec<_>>() {
+            writer.await.unwrap();
+        }
+        assert_eq!(devices(store, "1@g.us").await.len(), 160);
+    }
+
     pub(crate) async fn clearing_all_leaves_no_group(store: &Subject) {
         store.clear_all_sender_key_devices().await.unwrap();
         for group in ["1@g.us", "2@g.us"] {
@@ -136,7 +153,6 @@ pub(super) mod lid_mapping {
     }
 
     pub(crate) async fn is_found_by_its_phone_number(store: &Subject) {
-        store.create().await.unwrap();
         let keys = unusual_keys();
         for (at, phone) in keys.iter().enumerate() {
             assert_eq!(lid_of(store, phone).await, None, "{phone:?} was not stored");
@@ -150,7 +166,6 @@ pub(super) mod lid_mapping {
     }
 
     pub(crate) async fn of_a_phone_number_is_the_newest(store: &Subject) {
-        store.create().await.unwrap();
         // Every later one is also the newest, so all stores agree.
         store.put_lid_mapping(&mapping("1", "555", 10)).await.unwrap();
         store.put_lid_mapping(&mapping("2", "555", 11)).await.unwrap();
@@ -163,7 +178,6 @@ pub(super) mod lid_mapping {
     }
 
     pub(crate) async fn that_moved_to_another_number_leaves_the_old_one(store: &Subject) {
-        store.create().await.unwrap();
         store.put_lid_mapping(&mapping("1", "555", 10)).await.unwrap();
         store.put_lid_mapping(&mapping("1", "666", 11)).await.unwrap();
         assert_eq!(lid_of(store, "666").await.as_deref(), Some("1"));
@@ -172,7 +186,6 @@ pub(super) mod lid_mapping {
     }
 
     pub(crate) async fn all_are_listed(store: &Subject) {
-        store.create().await.unwrap();
         assert!(store.get_all_lid_mappings().await.unwrap().is_empty(), "there is none");
         for (lid, phone, updated_at) in [("1", "555", 10), ("2", "555", 11), ("3", "777", 12), ("1", "555", 13)] {
             store.put_lid_mapping(&mapping(lid, phone, updated_at)).await.unwrap();
@@ -335,31 +348,33 @@ pub(super) mod tc_token {
         assert_eq!(store.delete_expired_tc_tokens(10, 20).await.unwrap(), expired, "the number of deleted ones");
         assert_eq!(store.get_all_tc_token_jids().await.unwrap().into_iter().collect::<BTreeSet<_>>(), kept);
         assert_eq!(store.delete_expired_tc_tokens(10, 20).await.unwrap(), 0, "they are gone");
-        assert_eq!(store.delete_expired_tc_tokens(i64::MAX, i64::MAX).await.unwrap(), kept.len() as u32);
+        assert_eq!(store.delete_expired_tc_tokens(FAR_FUTURE, FAR_FUTURE).await.unwrap(), kept.len() as u32);
         assert!(store.get_all_tc_token_jids().await.unwrap().is_empty());
     }
 
     pub(crate) async fn concurrent_writers_of_token_and_sender_time_lose_nothing(store: &Subject) {
-        const ROUNDS: i64 = 40;
-        let run = |writer: i64| {
-            let store = store.backend();
-            async move {
-                for at in 0..ROUNDS {
-                    let time = 1000 + (at * 7 + writer * 3) % ROUNDS;
-                    if writer % 2 == 0 {
+        const WRITERS: i64 = 8;
+        for round in 0..40 {
+            store.delete_tc_token(JID).await.unwrap();
+            let run = |writer: i64| {
+                let store = store.backend();
+                async move {
+                    // In another order in every round.
+                    let time = 1000 + (writer * 3 + round) % WRITERS;
+                    if time % 2 == 0 {
                         store.touch_tc_token_sender_timestamp(JID, time).await.unwrap();
                     } else {
                         store.store_received_tc_token(JID, &time.to_be_bytes(), time).await.unwrap();
                     }
                 }
+            };
+            let writers: Vec<_> = (0..WRITERS).map(|writer| tokio::spawn(run(writer))).collect();
+            for writer in writers {
+                writer.await.unwrap();
             }
-        };
-        let writers: Vec<_> = (0..8).map(|writer| tokio::spawn(run(writer))).collect();
-        for writer in writers {
-            writer.await.unwrap();
+            let (newest, sender) = (1000 + WRITERS - 1, 1000 + WRITERS - 2);
+            assert_eq!(token(store).await, Some((newest.to_be_bytes().to_vec(), newest, Some(sender))));
         }
-        let newest = 1000 + ROUNDS - 1;
-        assert_eq!(token(store).await, Some((newest.to_be_bytes().to_vec(), newest, Some(newest))));
     }
 }
 
@@ -393,6 +408,15 @@ pub(super) mod sent_message {
         }
     }
 
+    pub(crate) async fn is_as_old_as_its_last_store(store: &Subject) {
+        store.store_sent_message("c", "m", b"1").await.unwrap();
+        let first = next_second().await;
+        store.store_sent_message("c", "m", b"2").await.unwrap();
+        let deleted = store.delete_expired_sent_messages(first).await.unwrap();
+        assert_eq!(deleted, 0, "storing it again begins its time anew");
+        assert_eq!(store.take_sent_message("c", "m").await.unwrap().as_deref(), Some(&b"2"[..]));
+    }
+
     pub(crate) async fn is_taken_by_exactly_one_of_many_at_once(store: &Subject) {
         const TAKERS: usize = 8;
         for round in 0..30 {
@@ -418,25 +442,28 @@ pub(super) mod sent_message {
     }
 
     pub(crate) async fn expires_when_it_is_older_than_the_cutoff(store: &Subject) {
-        let mut now;
-        // Again, if the clock ticked between storing and asking.
-        loop {
-            now = wacore::time::now_secs();
-            for id in ["1", "2", "3"] {
-                store.store_sent_message("c", id, b"x").await.unwrap();
-            }
-            let deleted = store.delete_expired_sent_messages(now).await.unwrap();
-            assert_eq!(deleted, 0, "they are as old as the cut-off, not older");
-            if wacore::time::now_secs() == now {
-                break;
-            }
+        let before = wacore::time::now_secs();
+        for id in ["1", "2", "3"] {
+            store.store_sent_message("c", id, b"x").await.unwrap();
         }
+        let now = wacore::time::now_secs();
+        let deleted = store.delete_expired_sent_messages(before).await.unwrap();
+        assert_eq!(deleted, 0, "they are as old as the cut-off, not older");
         assert_eq!(store.delete_expired_sent_messages(now - 1000).await.unwrap(), 0, "they are new");
-        assert_eq!(store.delete_expired_sent_messages(i64::MIN).await.unwrap(), 0, "they are new");
+        assert_eq!(store.delete_expired_sent_messages(0).await.unwrap(), 0, "they are new");
         assert_eq!(store.take_sent_message("c", "3").await.unwrap().as_deref(), Some(&b"x"[..]));
         assert_eq!(store.delete_expired_sent_messages(now + 1).await.unwrap(), 2, "they are older, and one was taken");
         assert_eq!(store.take_sent_message("c", "1").await.unwrap(), None, "it has expired");
     }
+}
+
+/// Waits until the clock shows the next second, and gives it.
+async fn next_second() -> i64 {
+    let now = wacore::time::now_secs();
+    while wacore::time::now_secs() == now {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    wacore::time::now_secs()
 }
 
 pub(super) mod pending_inbound {
@@ -476,6 +503,18 @@ pub(super) mod pending_inbound {
         }
     }
 
+    pub(crate) async fn is_as_old_as_its_last_store(store: &Subject) {
+        store.store_pending_inbound("c", "s", "1", b"x").await.unwrap();
+        store.store_pending_inbound("c", "s", "2", b"x").await.unwrap();
+        let first = next_second().await;
+        store.store_pending_inbound("c", "s", "1", b"x").await.unwrap();
+        let row = PendingInboundRow { chat: "c", sender: "s", id: "2", message: b"x" };
+        store.store_pending_inbound_batch(&[row]).await.unwrap();
+        let deleted = store.delete_expired_pending_inbound(first).await.unwrap();
+        assert_eq!(deleted, 0, "storing it again begins its time anew");
+        assert!(store.get_pending_inbound("c", "s", "1").await.unwrap().is_some());
+    }
+
     pub(crate) async fn a_batch_of_keys_deletes_exactly_these(store: &Subject) {
         let rows = KEYS.map(|(chat, sender, id)| PendingInboundRow { chat, sender, id, message: b"x" });
         let keys = KEYS.map(|(chat, sender, id)| PendingInboundKey { chat, sender, id });
@@ -500,18 +539,12 @@ pub(super) mod pending_inbound {
 
     pub(crate) async fn expires_when_it_is_older_than_the_cutoff(store: &Subject) {
         let row = |id| PendingInboundRow { chat: "c", sender: "s", id, message: b"x" };
-        let mut now;
-        // Again, if the clock ticked between storing and asking.
-        loop {
-            now = wacore::time::now_secs();
-            store.store_pending_inbound("c", "s", "1", b"x").await.unwrap();
-            store.store_pending_inbound_batch(&[row("2"), row("3")]).await.unwrap();
-            let deleted = store.delete_expired_pending_inbound(now).await.unwrap();
-            assert_eq!(deleted, 0, "they are as old as the cut-off, not older");
-            if wacore::time::now_secs() == now {
-                break;
-            }
-        }
+        let before = wacore::time::now_secs();
+        store.store_pending_inbound("c", "s", "1", b"x").await.unwrap();
+        store.store_pending_inbound_batch(&[row("2"), row("3")]).await.unwrap();
+        let now = wacore::time::now_secs();
+        let deleted = store.delete_expired_pending_inbound(before).await.unwrap();
+        assert_eq!(deleted, 0, "they are as old as the cut-off, not older");
         assert_eq!(store.delete_expired_pending_inbound(now - 1000).await.unwrap(), 0, "they are new");
         store.delete_pending_inbound("c", "s", "3").await.unwrap();
         assert_eq!(store.delete_expired_pending_inbound(now + 1).await.unwrap(), 2, "they are older, and one is gone");

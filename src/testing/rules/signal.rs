@@ -1,6 +1,7 @@
 //! The rules of `SignalStore`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -56,16 +57,23 @@ pub(super) mod session {
         let address = |at: usize| format!("1555{at:04}@s.whatsapp.net");
         for attempt in 0..20u8 {
             let batch: Vec<_> = (0..300).map(|at| (address(at).into(), Bytes::from(vec![attempt; 300]))).collect();
-            // Between not polling the call at all and leaving it enough time to end.
-            let time = std::time::Duration::from_micros(u64::from(attempt).pow(2) * 25);
+            // Between polling the call once and leaving it enough time to end.
+            let time = Duration::from_micros(u64::from(attempt).pow(2) * 25);
             let _ = tokio::time::timeout(time, store.put_sessions_batch(&batch)).await;
-            // A later write waits its turn.
-            store.put_session("later@s.whatsapp.net", &[attempt]).await.unwrap();
-            let mut found = BTreeMap::<Option<Bytes>, usize>::new();
-            for at in 0..300 {
-                *found.entry(store.get_session(&address(at)).await.unwrap()).or_default() += 1;
+            // The store may still carry it out, while it is being looked at.
+            let mut before = None;
+            loop {
+                let mut found = BTreeMap::<Option<Bytes>, usize>::new();
+                for at in 0..300 {
+                    *found.entry(store.get_session(&address(at)).await.unwrap()).or_default() += 1;
+                }
+                if found.len() == 1 {
+                    break;
+                }
+                assert_ne!(before.as_ref(), Some(&found), "it stays with rows of different batches");
+                before = Some(found);
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            assert_eq!(found.len(), 1, "rows of different batches: {:?}", found.values());
         }
     }
 
@@ -161,8 +169,7 @@ pub(super) mod prekey {
     keyed_rules!(keyed::PREKEY; is_absent_until_stored, comes_back_as_it_was_stored, goes_by_its_exact_key,
         is_replaced_when_stored_again, deleting_removes_one_and_no_other);
     keyed_rules!(keyed::PREKEY, Method::StorePrekeysBatch; a_batch_stores_every_row,
-        of_two_rows_of_a_batch_the_later_wins, an_empty_batch_changes_nothing, a_batch_may_have_ten_thousand_rows,
-        a_batch_is_seen_whole);
+        of_two_rows_of_a_batch_the_later_wins, an_empty_batch_changes_nothing, a_batch_may_have_ten_thousand_rows);
 
     pub(crate) async fn several_are_loaded_at_once_and_missing_ones_left_out(store: &Subject) {
         for id in [3, 1, 7, 0] {
@@ -193,6 +200,28 @@ pub(super) mod prekey {
         let many: Vec<u32> = (0..10_000).collect();
         store.mark_prekeys_uploaded(&many).await.unwrap();
         assert_eq!(store.load_prekeys_batch(&many).await.unwrap().len(), 1, "marking must not insert");
+    }
+
+    /// The one race that upstream's documentation names.
+    pub(crate) async fn marking_as_uploaded_brings_none_back_that_is_just_removed(store: &Subject) {
+        const KEYS: u32 = 60;
+        let keys: Vec<_> = (0..KEYS).map(|id| (id, Bytes::from(vec![id as u8; 9]))).collect();
+        let ids: Vec<_> = (0..KEYS).collect();
+        for _ in 0..30 {
+            store.store_prekeys_batch(&keys, false).await.unwrap();
+            let (marking, ids) = (store.backend(), ids.clone());
+            let marking = tokio::spawn(async move { marking.mark_prekeys_uploaded(&ids).await.unwrap() });
+            let removing = store.backend();
+            let removing = tokio::spawn(async move {
+                for id in 0..KEYS {
+                    removing.remove_prekey(id).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            });
+            marking.await.unwrap();
+            removing.await.unwrap();
+            assert_eq!(store.get_max_prekey_id().await.unwrap(), 0, "a removed prekey is back");
+        }
     }
 
     pub(crate) async fn the_highest_id_is_the_highest_of_those_stored(store: &Subject) {

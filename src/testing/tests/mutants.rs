@@ -22,6 +22,7 @@ macro_rules! violations {
         /// What a store can do wrong.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         enum Violation {
+            Nothing,
             $($violation,)*
         }
 
@@ -30,7 +31,7 @@ macro_rules! violations {
 
             /// The rule that has to notice it.
             fn caught_by(self) -> (&'static str, &'static str) {
-                match self { $(Violation::$violation => (stringify!($module), stringify!($rule)),)* }
+                match self { Violation::Nothing => ("", ""), $(Violation::$violation => (stringify!($module), stringify!($rule)),)* }
             }
         }
     };
@@ -39,6 +40,7 @@ macro_rules! violations {
 violations! {
     IdentityBatchForgetsTheLast => identity::a_batch_stores_every_row;
     IdentityBatchKeepsTheFirstOfTwo => identity::of_two_rows_of_a_batch_the_later_wins;
+    IdentityBatchIsALoop => atomic_batches::a_batch_of_identities_is_seen_whole;
     IdentityIsASession => identity::is_kept_apart_from_the_session_of_the_same_address;
     SessionBatchForgetsTheFirst => session::a_batch_stores_every_row;
     SessionBatchIsALoop => session::a_batch_is_seen_whole;
@@ -50,6 +52,7 @@ violations! {
     SessionAddressesAreCut => session::goes_by_its_exact_key;
     SessionAddressesLoseTheDevice => session::goes_by_its_exact_key;
     SessionAddressesAreTrimmed => session::goes_by_its_exact_key;
+    SessionsDeletedByPattern => session::deleting_removes_one_and_no_other;
     SessionOfNothingIsAbsent => session::comes_back_as_it_was_stored;
     SessionIsCut => session::comes_back_as_it_was_stored;
     SessionIsText => session::comes_back_as_it_was_stored;
@@ -63,7 +66,8 @@ violations! {
     SignalStateWithoutServer => signal_state::does_not_come_from_an_address_without_a_server;
     SignalStateOfSessionsOnly => signal_state::of_a_user_is_found_by_a_session_or_an_identity;
     SignalStateIsNeverForgotten => signal_state::of_a_user_is_gone_with_the_last_session_and_identity;
-    PrekeyBatchIsALoop => prekey::a_batch_is_seen_whole;
+    PrekeyBatchIsALoop => atomic_batches::a_batch_of_prekeys_is_seen_whole;
+    PrekeyMarkingLoadsThenStores => prekey::marking_as_uploaded_brings_none_back_that_is_just_removed;
     PrekeyMarkingInserts => prekey::marking_as_uploaded_changes_no_key_and_brings_none_back;
     PrekeyMarkingEmptiesTheKey => prekey::marking_as_uploaded_changes_no_key_and_brings_none_back;
     PrekeyMaximumNeverFalls => prekey::the_highest_id_is_the_highest_of_those_stored;
@@ -89,9 +93,13 @@ violations! {
     MacsOfTheLastVersionOnly => mutation_mac::stays_when_a_later_version_is_stored;
     MacsReadInPart => mutation_mac::a_batch_may_have_ten_thousand_rows;
     MacsReadWithMissingOnes => mutation_mac::several_are_read_at_once_and_missing_ones_left_out;
-    MacIndexIsPadded => mutation_mac::index_and_value_have_any_length;
-    MacValueIsCut => mutation_mac::index_and_value_have_any_length;
+    MacIndexIsPadded => any_mac_length::a_mutation_mac_and_its_index_may_have_any_length;
+    MacValueIsCut => any_mac_length::a_mutation_mac_and_its_index_may_have_any_length;
+    MacBatchIsALoop => atomic_batches::a_batch_of_mutation_macs_is_seen_whole;
+    MacsOfOneWriterOnly => mutation_mac::concurrent_writers_lose_nothing;
 
+    StatusBatchIsALoop => atomic_batches::the_flags_of_a_group_are_seen_whole;
+    StatusWrittenAsAWholeGroup => sender_key_device::concurrent_writers_lose_nothing;
     StatusReplacesTheGroup => sender_key_device::all_of_a_group_are_listed_with_their_flag;
     StatusFlagNeverFalls => sender_key_device::all_of_a_group_are_listed_with_their_flag;
     StatusOfNothingClears => sender_key_device::an_empty_batch_changes_nothing;
@@ -102,6 +110,7 @@ violations! {
     StatusClearedByPrefix => sender_key_device::clearing_a_group_spares_the_others;
     StatusClearedWithSenderKeys => sender_key_device::clearing_all_leaves_no_group;
     StatusOfUnknownGroupIsAnError => sender_key_device::an_unknown_group_has_none;
+    LidMappingBatchIsALoop => atomic_batches::a_batch_of_lid_mappings_is_seen_whole;
     LidMappingLosesItsSource => lid_mapping::comes_back_as_it_was_stored;
     LidMappingOldestWins => lid_mapping::of_a_phone_number_is_the_newest;
     LidMappingStaysAtItsOldNumber => lid_mapping::that_moved_to_another_number_leaves_the_old_one;
@@ -110,6 +119,7 @@ violations! {
     LidMappingBatchForgetsTheLast => lid_mapping::a_batch_stores_every_row;
     BaseKeyComparedByPrefix => base_key::is_the_same_only_byte_for_byte;
     BaseKeyParts => base_key::goes_by_address_and_message;
+    DeviceListBatchIsALoop => atomic_batches::a_batch_of_device_lists_is_seen_whole;
     DeviceListLosesHosting => device_list::comes_back_as_it_was_stored;
     DeviceListLosesPhash => device_list::comes_back_as_it_was_stored;
     DeviceListMergesDevices => device_list::is_replaced_when_stored_again;
@@ -130,8 +140,11 @@ violations! {
     TcPlaceholdersAreNotListed => tc_token::all_jids_are_listed;
     SentMessageTakenTwice => sent_message::is_taken_once;
     SentMessageTakenInTwoSteps => sent_message::is_taken_by_exactly_one_of_many_at_once;
+    SentMessageKeepsItsFirstTime => sent_message::is_as_old_as_its_last_store;
     SentMessageParts => sent_message::goes_by_chat_and_id;
     SentMessageExpiresAtTheCutoff => sent_message::expires_when_it_is_older_than_the_cutoff;
+    PendingBatchIsALoop => atomic_batches::a_batch_of_pending_messages_is_seen_whole;
+    PendingKeepsItsFirstTime => pending_inbound::is_as_old_as_its_last_store;
     PendingReadRemoves => pending_inbound::stays_after_it_was_read;
     PendingParts => pending_inbound::goes_by_chat_sender_and_id;
     PendingDeletesTheWholeChat => pending_inbound::a_batch_of_keys_deletes_exactly_these;
@@ -147,7 +160,8 @@ violations! {
 
     SecretIsNotReplaced => message_secret::is_replaced_when_stored_again;
     SecretParts => message_secret::goes_by_chat_sender_and_id;
-    SecretCountsRows => message_secret::is_counted_as_often_as_it_was_given;
+    SecretCountsRows => message_secret::is_counted;
+    SecretCountsOnce => counts_repeated_secrets::a_message_secret_is_counted_as_often_as_it_was_given;
     SecretLosesTheTime => message_secret::comes_with_the_time_of_its_message;
     SecretTimeGoesBack => message_secret::keeps_the_later_time_of_its_message;
     SecretTimesMixUnderLoad => message_secret::concurrent_writers_keep_the_latest_times;
@@ -156,7 +170,7 @@ violations! {
     SecretExpiresOneSecondLate => message_secret::expires_at_its_deadline_and_not_before;
     SecretExpiresOneSecondEarly => message_secret::expires_at_its_deadline_and_not_before;
     SecretNegativeDeadlineIsNever => message_secret::expires_at_its_deadline_and_not_before;
-    SecretBatchIsALoop => message_secret::a_batch_is_seen_whole;
+    SecretBatchIsALoop => atomic_batches::a_batch_of_message_secrets_is_seen_whole;
 
     AccountsShareSessions => account::sees_nothing_of_what_another_stores;
     AccountsShareTheAddressBook => account::keeps_its_own_value_under_a_shared_key;
@@ -179,6 +193,10 @@ struct Mutant {
     highest_prekey: Mutex<u32>,
     first_sync_key: Mutex<Option<Vec<u8>>>,
     old_numbers: Mutex<HashMap<String, LidPnMappingEntry>>,
+    known_macs: Mutex<Vec<AppStateMutationMAC>>,
+    deadlines: Mutex<HashMap<String, i64>>,
+    /// When rows were stored first.
+    first_stored: Mutex<HashMap<String, i64>>,
 }
 
 impl Mutant {
@@ -193,6 +211,9 @@ impl Mutant {
             highest_prekey: Mutex::default(),
             first_sync_key: Mutex::default(),
             old_numbers: Mutex::default(),
+            known_macs: Mutex::default(),
+            deadlines: Mutex::default(),
+            first_stored: Mutex::default(),
         })
     }
 
@@ -231,6 +252,14 @@ impl Mutant {
 
     fn names(&self) -> Vec<String> {
         self.names.lock().unwrap().iter().cloned().collect()
+    }
+
+    fn note_time(&self, id: &str) {
+        self.first_stored.lock().unwrap().entry(id.to_owned()).or_insert_with(wacore::time::now_secs);
+    }
+
+    fn is_older_than(&self, cutoff: i64) -> bool {
+        self.first_stored.lock().unwrap().values().any(|stored| *stored < cutoff)
     }
 
     /// The id under which a message secret is stored: another one every time, so that nothing is merged.
@@ -284,6 +313,13 @@ impl SignalStore for Mutant {
     async fn put_identities_batch(&self, identities: &[(Arc<str>, [u8; 32])]) -> Result<()> {
         match self.violation {
             Violation::IdentityBatchForgetsTheLast => self.inner.put_identities_batch(all_but_last(identities)).await,
+            Violation::IdentityBatchIsALoop => {
+                for (address, key) in identities {
+                    self.inner.put_identity(address, *key).await?;
+                    Self::step().await;
+                }
+                Ok(())
+            }
             Violation::IdentityBatchKeepsTheFirstOfTwo => {
                 let reversed: Vec<_> = identities.iter().rev().cloned().collect();
                 self.inner.put_identities_batch(&reversed).await
@@ -382,6 +418,16 @@ impl SignalStore for Mutant {
         if !self.is(Violation::SessionReadIsStaleAfterDelete) {
             self.read.lock().unwrap().remove(address);
         }
+        if self.is(Violation::SessionsDeletedByPattern) {
+            let matches = |name: &String| {
+                let pattern = address.replace('%', "");
+                let alike = |(one, other): (char, char)| one == '_' || one == other;
+                name.chars().count() == pattern.chars().count() && pattern.chars().zip(name.chars()).all(alike)
+            };
+            for name in self.names().iter().filter(|name| matches(name)) {
+                self.inner.delete_session(name).await?;
+            }
+        }
         self.sessions().delete_session(&self.address(address)).await
     }
     async fn has_session(&self, address: &str) -> Result<bool> {
@@ -452,6 +498,12 @@ impl SignalStore for Mutant {
             let stored = self.inner.load_prekey(*id).await?;
             if self.is(Violation::PrekeyMarkingInserts) && stored.is_none() {
                 self.inner.store_prekey(*id, b"", true).await?;
+            }
+            if self.is(Violation::PrekeyMarkingLoadsThenStores)
+                && let Some(record) = &stored
+            {
+                Self::step().await;
+                self.inner.store_prekey(*id, record, true).await?;
             }
             if self.is(Violation::PrekeyMarkingEmptiesTheKey) && stored.is_some() {
                 self.inner.store_prekey(*id, b"", true).await?;
@@ -559,7 +611,26 @@ impl AppSyncStore for Mutant {
                 AppStateMutationMAC { index_mac, value_mac }
             })
             .collect();
-        self.inner.put_mutation_macs(name, version, &mutations).await
+        match self.violation {
+            Violation::MacBatchIsALoop => {
+                for mac in mutations {
+                    self.inner.put_mutation_macs(name, version, &[mac]).await?;
+                    Self::step().await;
+                }
+                Ok(())
+            }
+            Violation::MacsOfOneWriterOnly => {
+                // All of the collection, as it was before.
+                let known: Vec<_> = self.known_macs.lock().unwrap().clone();
+                Self::step().await;
+                let all: Vec<_> = known.into_iter().chain(mutations).collect();
+                self.inner.clear_mutation_macs(name).await?;
+                self.inner.put_mutation_macs(name, version, &all).await?;
+                *self.known_macs.lock().unwrap() = all;
+                Ok(())
+            }
+            _ => self.inner.put_mutation_macs(name, version, &mutations).await,
+        }
     }
     async fn get_mutation_mac(&self, name: &str, index_mac: &[u8]) -> Result<Option<Vec<u8>>> {
         let name = if self.is(Violation::MacsForgetTheCollection) { "" } else { name };
@@ -624,6 +695,21 @@ impl ProtocolStore for Mutant {
         let before = self.inner.get_sender_key_devices(group_jid).await?;
         let had_key = |device: &str| before.iter().any(|(known, flag)| known == device && *flag);
         match self.violation {
+            Violation::StatusBatchIsALoop => {
+                for entry in entries {
+                    self.inner.set_sender_key_status(group_jid, &[*entry]).await?;
+                    Self::step().await;
+                }
+                return Ok(());
+            }
+            Violation::StatusWrittenAsAWholeGroup => {
+                Self::step().await;
+                let mut rows: HashMap<_, _> = before.iter().map(|(device, flag)| (device.as_str(), *flag)).collect();
+                rows.extend(entries.iter().copied());
+                self.inner.clear_sender_key_devices(group_jid).await?;
+                let rows: Vec<_> = rows.into_iter().collect();
+                return self.inner.set_sender_key_status(group_jid, &rows).await;
+            }
             Violation::StatusReplacesTheGroup => self.inner.clear_sender_key_devices(group_jid).await?,
             Violation::StatusOfNothingClears if entries.is_empty() => {
                 self.inner.clear_sender_key_devices(group_jid).await?;
@@ -710,6 +796,13 @@ impl ProtocolStore for Mutant {
         if self.is(Violation::AccountsShareTheAddressBook) {
             self.neighbour.put_lid_mappings(entries).await?;
         }
+        if self.is(Violation::LidMappingBatchIsALoop) {
+            for entry in entries {
+                self.inner.put_lid_mapping(entry).await?;
+                Self::step().await;
+            }
+            return Ok(());
+        }
         if self.is(Violation::LidMappingBatchForgetsTheLast) {
             return self.inner.put_lid_mappings(all_but_last(entries)).await;
         }
@@ -754,6 +847,13 @@ impl ProtocolStore for Mutant {
         self.inner.update_device_list(record).await
     }
     async fn update_device_lists(&self, mut records: Vec<DeviceListRecord>) -> Result<()> {
+        if self.is(Violation::DeviceListBatchIsALoop) {
+            for record in records {
+                self.inner.update_device_list(record).await?;
+                Self::step().await;
+            }
+            return Ok(());
+        }
         if self.is(Violation::DeviceListBatchForgetsTheLast) {
             records.pop();
         }
@@ -855,6 +955,7 @@ impl ProtocolStore for Mutant {
         }
     }
     async fn store_sent_message(&self, chat_jid: &str, message_id: &str, payload: &[u8]) -> Result<()> {
+        self.note_time(message_id);
         if self.is(Violation::SentMessageParts) {
             return self.inner.store_sent_message("", &format!("{chat_jid}:{message_id}"), payload).await;
         }
@@ -879,10 +980,14 @@ impl ProtocolStore for Mutant {
         }
     }
     async fn delete_expired_sent_messages(&self, cutoff_timestamp: i64) -> Result<u32> {
+        if self.is(Violation::SentMessageKeepsItsFirstTime) && self.is_older_than(cutoff_timestamp) {
+            return Ok(1);
+        }
         let off = i64::from(self.is(Violation::SentMessageExpiresAtTheCutoff));
         self.inner.delete_expired_sent_messages(cutoff_timestamp + off).await
     }
     async fn store_pending_inbound(&self, chat: &str, sender: &str, id: &str, message: &[u8]) -> Result<()> {
+        self.note_time(id);
         let [chat, sender, id] = self.pending_key(chat, sender, id);
         self.inner.store_pending_inbound(&chat, &sender, &id, message).await
     }
@@ -899,11 +1004,21 @@ impl ProtocolStore for Mutant {
         self.inner.delete_pending_inbound(&chat, &sender, &id).await
     }
     async fn delete_expired_pending_inbound(&self, cutoff_timestamp: i64) -> Result<u32> {
+        if self.is(Violation::PendingKeepsItsFirstTime) && self.is_older_than(cutoff_timestamp) {
+            return Ok(1);
+        }
         let off = i64::from(self.is(Violation::PendingExpiresAtTheCutoff));
         self.inner.delete_expired_pending_inbound(cutoff_timestamp + off).await
     }
     async fn store_pending_inbound_batch(&self, rows: &[PendingInboundRow<'_>]) -> Result<()> {
         rows.iter().for_each(|row| self.note(&format!("{}\0{}\0{}", row.chat, row.sender, row.id)));
+        if self.is(Violation::PendingBatchIsALoop) {
+            for row in rows {
+                self.inner.store_pending_inbound(row.chat, row.sender, row.id, row.message).await?;
+                Self::step().await;
+            }
+            return Ok(());
+        }
         if self.is(Violation::PendingBatchForgetsTheLast) {
             return self.inner.store_pending_inbound_batch(all_but_last(rows)).await;
         }
@@ -982,9 +1097,14 @@ impl MsgSecretStore for Mutant {
                 }
                 (Violation::SecretTimeGoesBack, _) => entry.msg_id = self.fresh(&entry.msg_id).into(),
                 (Violation::SecretTimesMixUnderLoad, before) => {
-                    // Merged as it should be, but not in one step.
+                    // The deadline merges as it should, the time not in one step.
                     Self::step().await;
                     entry.message_ts = entry.message_ts.max(before.map_or(0, |(_, time)| time));
+                    let mut deadlines = self.deadlines.lock().unwrap();
+                    let deadline = deadlines.entry(entry.msg_id.to_string()).or_default();
+                    *deadline = entry.expires_at.max(*deadline);
+                    entry.expires_at = *deadline;
+                    drop(deadlines);
                     entry.msg_id = self.fresh(&entry.msg_id).into();
                 }
                 (Violation::SecretDeadlineOfZeroIsPast, _) if entry.expires_at == 0 => entry.expires_at = 1,
@@ -1004,6 +1124,15 @@ impl MsgSecretStore for Mutant {
                 Ok(count)
             }
             Violation::SecretCountsRows => {
+                let mut new = 0;
+                for row in &rows {
+                    let stored = self.inner.get_msg_secret(&row.chat, &row.sender, &row.msg_id).await?;
+                    new += usize::from(stored.is_none());
+                }
+                self.inner.put_msg_secrets(rows).await?;
+                Ok(new)
+            }
+            Violation::SecretCountsOnce => {
                 let ids: BTreeSet<_> = rows.iter().map(|row| row.msg_id.clone()).collect();
                 self.inner.put_msg_secrets(rows).await?;
                 Ok(ids.len())
@@ -1133,6 +1262,14 @@ async fn every_violation_is_caught_by_its_rule() {
     assert!(missed.is_empty(), "not caught: {missed:#?}");
 }
 
+/// What is caught is the violation, not what the broken stores have in common.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_violation_keeps_every_rule() {
+    for rule in required() {
+        assert!(keeps(rule, mutant(Violation::Nothing)).await, "{rule:?}");
+    }
+}
+
 /// What no caller can tell from the outside: a flag that the traits never return, and two that may do nothing.
 const UNSEEN: [Method; 3] = [Method::MarkPrekeysUploaded, Method::SnapshotDb, Method::ResourceReport];
 
@@ -1169,4 +1306,52 @@ async fn every_rule_catches_something() {
         }
     }
     assert!(idle.is_empty(), "rules that no store breaks: {idle:#?}");
+}
+
+/// Each optional feature is one that some store lacks: one of upstream's, or the own one.
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_optional_rule_catches_something() {
+    let upstream = || {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wa.db").to_str().unwrap().to_owned();
+        let open = async { whatsapp_rust_sqlite_storage::SqliteStore::new(&path).await };
+        let store = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(open)).unwrap();
+        Subject::from(Arc::new(store)).keeping(folder)
+    };
+    let own = || {
+        let store = futures::executor::block_on(crate::SqliteStore::in_memory()).unwrap();
+        Subject::from(Arc::new(store))
+    };
+    // Opens again what is another store.
+    let forgetful = || Subject::new(memory()).reopen_with(|| async { memory() });
+    // Deletes are forgotten as well, so that something comes back.
+    let stubborn = || {
+        let store = memory();
+        let reopened = store.clone();
+        Subject::new(store).reopen_with(move || {
+            let store = reopened.clone();
+            async move {
+                store.create().await.unwrap();
+                everything::store(&*store, &everything::rows()).await;
+                store
+            }
+        })
+    };
+    for rule in Rule::ALL.iter().filter(|rule| rule.is_optional()) {
+        let deliberate = Violation::ALL.iter().any(|v| v.caught_by() == (rule.module(), rule.name()));
+        let caught = deliberate
+            || !keeps(rule, || Subject::new(memory())).await
+            || !keeps(rule, own).await
+            || !keeps(rule, upstream).await;
+        assert!(caught, "no store breaks {rule:?}");
+        if rule.module() == "durable" {
+            let broken = if rule.name().starts_with("nothing") {
+                keeps(rule, stubborn).await
+            } else {
+                keeps(rule, forgetful).await
+            };
+            assert!(!broken, "{rule:?}");
+        }
+    }
 }
