@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+#[cfg(not(target_arch = "wasm32"))]
+mod cache;
 mod encrypt;
 mod error;
 mod json;
@@ -14,6 +16,8 @@ mod sqlite;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use cache::{CacheLayer, CacheStats, RecordStats};
 pub use encrypt::{
     Argon2Cost, EncryptLayer, HeaderCopy, HeaderStore, KdfLimits, OnDamage, Padding, SlotInfo, SlotKind, Vault,
     VaultOptions,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use wacore::store::InMemoryBackend;
 use wacore::store::traits::Backend;
 use wastore::testing::{Fault, Spy, Subject, backend_tests};
-use wastore::{Key, Layer, Padding, SqliteStore, VaultOptions};
+use wastore::{CacheLayer, Key, Layer, Padding, Record, SqliteStore, VaultOptions};
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamSqliteStore;
 
 async fn memory() -> Subject {
@@ -68,10 +68,18 @@ async fn layered(subject: Subject, layer: impl Layer + Clone + 'static) -> Subje
         .await
 }
 
+/// A cache of everything that can be cached, small enough to have to choose.
+fn small_cache() -> CacheLayer {
+    let signal = [Record::Session, Record::Identity, Record::SenderKey, Record::SignedPrekey];
+    signal.into_iter().fold(CacheLayer::bytes(512 << 10), CacheLayer::with)
+}
+
 /// Every layer there is, outermost last.
 async fn all_layers(subject: Subject) -> Subject {
     let subject = layered(subject, Fault::new()).await;
+    let subject = layered(subject, small_cache()).await;
     let subject = encrypted(subject, VaultOptions::new().padding(Padding::Padme)).await;
+    let subject = layered(subject, small_cache()).await;
     layered(subject, Spy::new()).await
 }
 
@@ -85,6 +93,21 @@ macro_rules! stacks {
             backend_tests!(alone, $store, optional: [$($plain),*]);
             backend_tests!(spy, || async { layered($store().await, Spy::new()).await }, optional: [$($plain),*]);
             backend_tests!(fault, || async { layered($store().await, Fault::new()).await }, optional: [$($plain),*]);
+            backend_tests!(
+                cache,
+                || async { layered($store().await, small_cache()).await },
+                optional: [$($plain),*]
+            );
+            backend_tests!(
+                cache_over_encrypt,
+                || async { layered(encrypted($store().await, VaultOptions::new()).await, small_cache()).await },
+                optional: [$($encrypted),*]
+            );
+            backend_tests!(
+                cache_under_encrypt,
+                || async { encrypted(layered($store().await, small_cache()).await, VaultOptions::new()).await },
+                optional: [$($encrypted),*]
+            );
             backend_tests!(
                 encrypt,
                 || async { encrypted($store().await, VaultOptions::new()).await },

@@ -13,7 +13,7 @@ use wacore::store::Device;
 use wacore::store::error::Result;
 use wacore::store::traits::*;
 use wastore::testing::{Call, Effect, Fault, Operation, Spy, Value, When};
-use wastore::{Key, Layer, Method, SqliteStore, VaultOptions};
+use wastore::{CacheLayer, Key, Layer, Method, Record, SqliteStore, VaultOptions};
 
 /// What a layer says it does to a call.
 struct Declared {
@@ -24,6 +24,15 @@ struct Declared {
 }
 
 const TRANSPARENT: Declared = Declared { method: |method| method, passes_on: |_, _| true };
+
+const CACHE: Declared = Declared {
+    method: |method| match method {
+        // One entry answers both questions.
+        Method::GetMsgSecret => Method::GetMsgSecretWithTs,
+        same => same,
+    },
+    passes_on: |_, _| true,
+};
 
 const ENCRYPT: Declared = Declared {
     method: |method| match method {
@@ -65,6 +74,16 @@ async fn bench(layer: &dyn Layer, store: Arc<dyn Backend>) -> Bench {
 
 /// What is wrong with how a layer forwards, one line for each method and finding.
 async fn findings(layer: &dyn Layer, under: Arc<dyn Backend>, declared: &Declared) -> Vec<String> {
+    findings_before_each(layer, under, declared, &|| {}).await
+}
+
+/// `before` is called before every call.
+async fn findings_before_each(
+    layer: &dyn Layer,
+    under: Arc<dyn Backend>,
+    declared: &Declared,
+    before: &dyn Fn(),
+) -> Vec<String> {
     let Bench { top, above, below, fault } = bench(layer, under).await;
     // The same calls on a store without the layer, in the same order.
     let (plain, _folder) = store().await;
@@ -75,6 +94,7 @@ async fn findings(layer: &dyn Layer, under: Arc<dyn Backend>, declared: &Declare
         let operation = Operation::sample(method);
         above.take();
         below.take();
+        before();
         let found = operation.run(&*top, 0).await;
         let (outer, inner) = (above.take(), below.take());
         saved |= method == Method::Save;
@@ -95,7 +115,7 @@ async fn findings(layer: &dyn Layer, under: Arc<dyn Backend>, declared: &Declare
             findings.push(format!("{name}: became {methods:?}"));
             continue;
         }
-        if (declared.method)(method) == method {
+        if method.arguments() == inner[0].method.arguments() {
             findings.extend(arguments(&outer[0], &inner[0], declared));
         } else if leaks(&Value::List(outer[0].arguments.clone()), &Value::List(inner[0].arguments.clone())) {
             findings.push(format!("{name}: something is in the clear: {:?}", inner[0]));
@@ -105,6 +125,7 @@ async fn findings(layer: &dyn Layer, under: Arc<dyn Backend>, declared: &Declare
             continue;
         }
         fault.inject(When::Always, Effect::Fail(Fault::error));
+        before();
         let failed = operation.run(&*top, 0).await;
         fault.clear();
         if !failed.as_ref().is_err_and(Fault::is_injected) {
@@ -112,6 +133,7 @@ async fn findings(layer: &dyn Layer, under: Arc<dyn Backend>, declared: &Declare
         }
         // An acknowledgement that got lost is a failure too.
         fault.inject(When::Always, Effect::FailAfter(Fault::error));
+        before();
         let failed = operation.run(&*top, 0).await;
         fault.clear();
         operation.run(&*plain, 0).await.unwrap();
@@ -218,6 +240,18 @@ async fn spy_and_fault_pass_everything_on() {
         let (store, _folder) = store().await;
         assert_forwards(layer, store, &TRANSPARENT).await;
     }
+}
+
+#[tokio::test]
+async fn cache_asks_the_store_when_it_has_no_answer() {
+    let signal = [Record::Session, Record::Identity, Record::SenderKey, Record::SignedPrekey];
+    let cache = signal.into_iter().fold(CacheLayer::bytes(1 << 20), CacheLayer::with);
+    let (store, _folder) = store().await;
+    let findings = findings_before_each(&cache, store, &CACHE, &|| cache.invalidate_all()).await;
+    assert!(findings.is_empty(), "{}", findings.join("\n"));
+
+    let (store, _folder) = self::store().await;
+    assert_forwards(&CacheLayer::bytes(0), store, &TRANSPARENT).await;
 }
 
 #[tokio::test]

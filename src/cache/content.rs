@@ -1,0 +1,155 @@
+//! What can be cached: how much memory it takes, and how it is wiped.
+
+use bytes::Bytes;
+use wacore::appstate::hash::HashState;
+use wacore::store::traits::{AppStateSyncKey, DeviceInfo, DeviceListRecord, LidPnMappingEntry, TcTokenEntry};
+use zeroize::{Zeroize, Zeroizing};
+
+/// A value in the cache.
+pub(super) trait Content: Clone + Send + Sync + 'static {
+    /// The memory that the value has allocated, in bytes.
+    fn heap_bytes(&self) -> usize;
+
+    /// Overwrites what the value says.
+    fn wipe(&mut self);
+}
+
+/// A byte string that is wiped when the last [`Bytes`] that shares it is dropped.
+#[derive(Clone)]
+pub(super) struct Blob(Bytes);
+
+impl Blob {
+    pub(super) fn copy(bytes: &[u8]) -> Self {
+        Self(Bytes::from_owner(Zeroizing::new(bytes.to_vec())))
+    }
+
+    /// Shares the memory.
+    pub(super) fn share(&self) -> Bytes {
+        self.0.clone()
+    }
+
+    pub(super) fn to_vec(&self) -> Vec<u8> {
+        self.0.to_vec()
+    }
+}
+
+impl Content for Blob {
+    fn heap_bytes(&self) -> usize {
+        // The owner that `Bytes` allocates for it.
+        self.0.len() + 64
+    }
+
+    fn wipe(&mut self) {}
+}
+
+impl<V: Content> Content for Option<V> {
+    fn heap_bytes(&self) -> usize {
+        self.as_ref().map_or(0, V::heap_bytes)
+    }
+
+    fn wipe(&mut self) {
+        if let Some(value) = self {
+            value.wipe();
+        }
+    }
+}
+
+impl Content for [u8; 32] {
+    fn heap_bytes(&self) -> usize {
+        0
+    }
+
+    fn wipe(&mut self) {
+        self.zeroize();
+    }
+}
+
+impl Content for Vec<u8> {
+    fn heap_bytes(&self) -> usize {
+        self.capacity()
+    }
+
+    fn wipe(&mut self) {
+        self.zeroize();
+    }
+}
+
+/// A message secret, and when its message was sent.
+impl Content for (Vec<u8>, i64) {
+    fn heap_bytes(&self) -> usize {
+        self.0.capacity()
+    }
+
+    fn wipe(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl Content for AppStateSyncKey {
+    fn heap_bytes(&self) -> usize {
+        self.key_data.capacity() + self.fingerprint.capacity()
+    }
+
+    fn wipe(&mut self) {
+        self.key_data.zeroize();
+        self.fingerprint.zeroize();
+    }
+}
+
+impl Content for HashState {
+    fn heap_bytes(&self) -> usize {
+        let entries = self.index_value_map.iter();
+        entries.map(|(name, value)| name.capacity() + value.capacity() + 2 * size_of::<(String, Vec<u8>)>()).sum()
+    }
+
+    fn wipe(&mut self) {
+        self.hash.zeroize();
+        self.index_value_map.values_mut().for_each(Zeroize::zeroize);
+    }
+}
+
+/// The devices of a group, and whether they have our sender key.
+impl Content for Vec<(String, bool)> {
+    fn heap_bytes(&self) -> usize {
+        // Each string is an allocation of its own.
+        self.capacity() * size_of::<(String, bool)>() + self.iter().map(|(jid, _)| jid.capacity() + 16).sum::<usize>()
+    }
+
+    fn wipe(&mut self) {
+        self.iter_mut().for_each(|(jid, _)| jid.zeroize());
+    }
+}
+
+impl Content for LidPnMappingEntry {
+    fn heap_bytes(&self) -> usize {
+        self.lid.capacity() + self.phone_number.capacity() + self.learning_source.capacity() + 3 * 16
+    }
+
+    fn wipe(&mut self) {
+        self.lid.zeroize();
+        self.phone_number.zeroize();
+    }
+}
+
+impl Content for DeviceListRecord {
+    fn heap_bytes(&self) -> usize {
+        let phash = self.phash.as_ref().map_or(0, String::capacity);
+        self.user.capacity() + phash + self.devices.capacity() * size_of::<DeviceInfo>() + 3 * 16
+    }
+
+    fn wipe(&mut self) {
+        self.user.zeroize();
+        self.phash.zeroize();
+        self.devices.clear();
+    }
+}
+
+impl Content for TcTokenEntry {
+    fn heap_bytes(&self) -> usize {
+        self.token.capacity()
+    }
+
+    fn wipe(&mut self) {
+        self.token.zeroize();
+    }
+}

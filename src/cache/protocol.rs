@@ -1,0 +1,204 @@
+//! Sender key devices, LID mappings, device lists, group metadata and tc tokens.
+
+use async_trait::async_trait;
+use wacore::store::error::Result;
+use wacore::store::traits::{
+    DeviceListRecord, LidPnMappingEntry, PendingInboundKey, PendingInboundRow, ProtocolStore, TcTokenEntry,
+};
+
+use super::content::Blob;
+use super::{CacheStore, read, write_one};
+use crate::method::forward;
+
+#[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
+#[cfg_attr(not(target_arch = "wasm32"), async_trait)]
+#[deny(clippy::missing_trait_methods)]
+impl ProtocolStore for CacheStore {
+    async fn get_sender_key_devices(&self, group_jid: &str) -> Result<Vec<(String, bool)>> {
+        let found = read!(self.sender_key_devices[group_jid.as_bytes()] => get_sender_key_devices(group_jid) => || {
+            let (inner, group) = (self.inner.clone(), group_jid.to_owned());
+            async move { inner.get_sender_key_devices(&group).await }
+        });
+        Ok(found.value.clone())
+    }
+
+    async fn set_sender_key_status(&self, group_jid: &str, entries: &[(&str, bool)]) -> Result<()> {
+        let group = group_jid.as_bytes();
+        write_one!(self.sender_key_devices[group] => set_sender_key_status(group_jid, entries), None)
+    }
+
+    async fn clear_sender_key_devices(&self, group_jid: &str) -> Result<()> {
+        let group = group_jid.as_bytes();
+        write_one!(self.sender_key_devices[group] => clear_sender_key_devices(group_jid), Some(vec![]))
+    }
+
+    async fn delete_sender_key_device_rows(&self, device_jids: &[&str]) -> Result<()> {
+        let clear = self.slots.sender_key_devices.as_ref().map(|slot| slot.clear());
+        let result = self.inner.delete_sender_key_device_rows(device_jids).await;
+        match clear {
+            Some(clear) => clear.end(result, |()| !device_jids.is_empty()),
+            None => result,
+        }
+    }
+
+    async fn clear_all_sender_key_devices(&self) -> Result<()> {
+        let clear = self.slots.sender_key_devices.as_ref().map(|slot| slot.clear());
+        let result = self.inner.clear_all_sender_key_devices().await;
+        match clear {
+            Some(clear) => clear.end(result, |()| true),
+            None => result,
+        }
+    }
+
+    async fn get_lid_mapping(&self, lid: &str) -> Result<Option<LidPnMappingEntry>> {
+        let found = read!(self.mappings_by_lid[lid.as_bytes()] => get_lid_mapping(lid) => || {
+            let (inner, lid) = (self.inner.clone(), lid.to_owned());
+            async move { inner.get_lid_mapping(&lid).await }
+        });
+        Ok(found.value.clone())
+    }
+
+    async fn get_pn_mapping(&self, phone: &str) -> Result<Option<LidPnMappingEntry>> {
+        let found = read!(self.mappings_by_number[phone.as_bytes()] => get_pn_mapping(phone) => || {
+            let (inner, phone) = (self.inner.clone(), phone.to_owned());
+            async move { inner.get_pn_mapping(&phone).await }
+        });
+        Ok(found.value.clone())
+    }
+
+    async fn put_lid_mapping(&self, entry: &LidPnMappingEntry) -> Result<()> {
+        let pending = self.write_mappings(std::slice::from_ref(entry));
+        let result = self.inner.put_lid_mapping(entry).await;
+        pending.end(result)
+    }
+
+    async fn put_lid_mappings(&self, entries: &[LidPnMappingEntry]) -> Result<()> {
+        let pending = self.write_mappings(entries);
+        let result = self.inner.put_lid_mappings(entries).await;
+        pending.end(result)
+    }
+
+    // A listing, read once at the start; and what the store compares.
+    forward!(get_all_lid_mappings, save_base_key, has_same_base_key, delete_base_key);
+
+    /// A store may cut times and ids that are too wide for it, so it is asked again.
+    async fn update_device_list(&self, record: DeviceListRecord) -> Result<()> {
+        let Some(slot) = &self.slots.device_lists else { return self.inner.update_device_list(record).await };
+        let write = slot.write([slot.key([record.user.as_bytes()])].into_iter());
+        let result = self.inner.update_device_list(record).await;
+        write.end(result, |_| None)
+    }
+
+    async fn update_device_lists(&self, records: Vec<DeviceListRecord>) -> Result<()> {
+        let Some(slot) = &self.slots.device_lists else { return self.inner.update_device_lists(records).await };
+        let write = slot.write(records.iter().map(|record| slot.key([record.user.as_bytes()])));
+        let result = self.inner.update_device_lists(records).await;
+        write.end(result, |_| None)
+    }
+
+    async fn get_devices(&self, user: &str) -> Result<Option<DeviceListRecord>> {
+        let found = read!(self.device_lists[user.as_bytes()] => get_devices(user) => || {
+            let (inner, user) = (self.inner.clone(), user.to_owned());
+            async move { inner.get_devices(&user).await }
+        });
+        Ok(found.value.clone())
+    }
+
+    async fn delete_devices(&self, user: &str) -> Result<()> {
+        write_one!(self.device_lists[user.as_bytes()] => delete_devices(user), Some(None))
+    }
+
+    async fn get_group_metadata(&self, group_jid: &str) -> Result<Option<Vec<u8>>> {
+        let found = read!(self.group_metadata[group_jid.as_bytes()] => get_group_metadata(group_jid) => || {
+            let (inner, group) = (self.inner.clone(), group_jid.to_owned());
+            async move { Ok(inner.get_group_metadata(&group).await?.as_deref().map(Blob::copy)) }
+        });
+        Ok(found.value.as_ref().map(Blob::to_vec))
+    }
+
+    /// A store without group metadata says `Ok` and keeps nothing, so it is asked again.
+    async fn put_group_metadata(&self, group_jid: &str, blob: &[u8]) -> Result<()> {
+        write_one!(self.group_metadata[group_jid.as_bytes()] => put_group_metadata(group_jid, blob), None)
+    }
+
+    async fn delete_group_metadata(&self, group_jid: &str) -> Result<()> {
+        write_one!(self.group_metadata[group_jid.as_bytes()] => delete_group_metadata(group_jid), None)
+    }
+
+    async fn get_tc_token(&self, jid: &str) -> Result<Option<TcTokenEntry>> {
+        let found = read!(self.tc_tokens[jid.as_bytes()] => get_tc_token(jid) => || self.load_tc_token(jid));
+        Ok(found.value.clone())
+    }
+
+    async fn put_tc_token(&self, jid: &str, entry: &TcTokenEntry) -> Result<()> {
+        write_one!(self.tc_tokens[jid.as_bytes()] => put_tc_token(jid, entry), Some(Some(entry.clone())))
+    }
+
+    async fn delete_tc_token(&self, jid: &str) -> Result<()> {
+        write_one!(self.tc_tokens[jid.as_bytes()] => delete_tc_token(jid), Some(None))
+    }
+
+    // A listing.
+    forward!(get_all_tc_token_jids);
+
+    async fn delete_expired_tc_tokens(&self, token_cutoff: i64, sender_cutoff: i64) -> Result<u32> {
+        let clear = self.slots.tc_tokens.as_ref().map(|slot| slot.clear());
+        let result = self.inner.delete_expired_tc_tokens(token_cutoff, sender_cutoff).await;
+        match clear {
+            Some(clear) => clear.end(result, |deleted| *deleted > 0),
+            None => result,
+        }
+    }
+
+    // What they merge to, only the store knows.
+    async fn touch_tc_token_sender_timestamp(&self, jid: &str, sender_timestamp: i64) -> Result<()> {
+        let key = jid.as_bytes();
+        write_one!(self.tc_tokens[key] => touch_tc_token_sender_timestamp(jid, sender_timestamp), None)
+    }
+
+    async fn store_received_tc_token(&self, jid: &str, token: &[u8], token_timestamp: i64) -> Result<()> {
+        let key = jid.as_bytes();
+        write_one!(self.tc_tokens[key] => store_received_tc_token(jid, token, token_timestamp), None)
+    }
+
+    // Messages are taken once, and those that wait for a commit are read once after a crash.
+    forward!(store_sent_message, take_sent_message, delete_expired_sent_messages);
+    forward!(store_pending_inbound, get_pending_inbound, delete_pending_inbound, delete_expired_pending_inbound);
+    forward!(store_pending_inbound_batch, delete_pending_inbound_batch);
+}
+
+/// LID mappings being written. A mapping that moves changes the answer for its old number as well, which only the store
+/// knows, so all numbers are forgotten.
+struct MappingWrites {
+    by_lid: super::slot::Write<Option<LidPnMappingEntry>>,
+    by_number: super::slot::Clear<Option<LidPnMappingEntry>>,
+    any: bool,
+}
+
+/// Nothing to do where mappings are not cached.
+struct PendingMappings(Option<MappingWrites>);
+
+impl PendingMappings {
+    fn end(self, result: Result<()>) -> Result<()> {
+        let Some(MappingWrites { by_lid, by_number, any }) = self.0 else { return result };
+        // Some stores keep the first `created_at`.
+        let result = by_lid.end(result, |_| None);
+        by_number.end(result, |()| any)
+    }
+}
+
+impl CacheStore {
+    fn write_mappings(&self, entries: &[LidPnMappingEntry]) -> PendingMappings {
+        let slots = self.slots.mappings_by_lid.as_ref().zip(self.slots.mappings_by_number.as_ref());
+        PendingMappings(slots.map(|(by_lid, by_number)| MappingWrites {
+            by_lid: by_lid.write(entries.iter().map(|entry| by_lid.key([entry.lid.as_bytes()]))),
+            by_number: by_number.clear(),
+            any: !entries.is_empty(),
+        }))
+    }
+
+    pub(super) fn load_tc_token(&self, jid: &str) -> impl Future<Output = Result<Option<TcTokenEntry>>> + Send + use<> {
+        let (inner, jid) = (self.inner.clone(), jid.to_owned());
+        async move { inner.get_tc_token(&jid).await }
+    }
+}
