@@ -1,7 +1,7 @@
 //! A small but complete storage backend, and how to prove it: one JSON file, written anew on every change.
 //!
 //! Run its tests with `cargo test --example own_backend --features testing`. The last lines of this file are all it takes:
-//! they make some 180 tests of the promises that a client relies on.
+//! they make some 190 tests of the promises that a client relies on.
 //!
 //! What is worth copying: batches are one change, merges happen inside the store, keys with several parts cannot be mixed
 //! up, `Ok` means that it is on the disk. What is not: the cost of a change grows with the size of the store.

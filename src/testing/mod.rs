@@ -27,7 +27,7 @@
 //! # fn main() {}
 //! ```
 //!
-//! `cargo test my_store` then runs some 180 tests such as `my_store::session::a_batch_is_seen_whole` or
+//! `cargo test my_store` then runs some 190 tests such as `my_store::session::a_batch_is_seen_whole` or
 //! `my_store::tc_token::the_sender_time_never_goes_back`, and one that compares random sequences of calls with upstream's
 //! in-memory store. Each test calls the constructor for a store of its own, which must be empty, within a tokio runtime
 //! of two threads. The constructor returns a [`Subject`], or anything that becomes one: an `Arc` of a store, an

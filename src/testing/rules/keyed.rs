@@ -99,6 +99,17 @@ impl Slot {
     }
 }
 
+/// Keys of three parts of which some are the same if the parts are joined, or joined with a separator.
+pub(super) const THREE_PARTS: [(&str, &str, &str); 7] = [
+    ("a", "b", "c"),
+    ("ab", "", "c"),
+    ("a", "bc", ""),
+    ("", "ab", "c"),
+    ("c", "b", "a"),
+    ("a:b", "c", "d"),
+    ("a", "b:c", "d"),
+];
+
 /// Keys that are legal and that stores get wrong: JIDs with and without a device, prefixes of each other, upper and
 /// lower case, wildcards, quotes, separators, composed and decomposed characters, a long one.
 pub(crate) fn unusual_keys() -> Vec<String> {

@@ -49,21 +49,11 @@ pub(super) mod message_secret {
     }
 
     pub(crate) async fn goes_by_chat_sender_and_id(store: &Subject) {
-        // Joined, or with a separator, some are the same.
-        let keys = [
-            ("a", "b", "c"),
-            ("ab", "", "c"),
-            ("a", "bc", ""),
-            ("", "ab", "c"),
-            ("c", "b", "a"),
-            ("a:b", "c", "d"),
-            ("a", "b:c", "d"),
-        ];
-        for (at, (chat, sender, id)) in keys.into_iter().enumerate() {
+        for (at, (chat, sender, id)) in keyed::THREE_PARTS.into_iter().enumerate() {
             assert_eq!(store.get_msg_secret(chat, sender, id).await.unwrap(), None, "{chat:?} {sender:?} {id:?}");
             store.put_msg_secret(chat, sender, id, &[at as u8; 32]).await.unwrap();
         }
-        for (at, (chat, sender, id)) in keys.into_iter().enumerate() {
+        for (at, (chat, sender, id)) in keyed::THREE_PARTS.into_iter().enumerate() {
             assert_eq!(store.get_msg_secret(chat, sender, id).await.unwrap(), Some(vec![at as u8; 32]));
         }
     }

@@ -474,17 +474,6 @@ pub(super) mod pending_inbound {
     keyed_rules!(keyed::PENDING_INBOUND, Method::StorePendingInboundBatch; a_batch_stores_every_row,
         of_two_rows_of_a_batch_the_later_wins, an_empty_batch_changes_nothing, a_batch_may_have_ten_thousand_rows);
 
-    // Joined, or with a separator, some are the same.
-    const KEYS: [(&str, &str, &str); 7] = [
-        ("a", "b", "c"),
-        ("ab", "", "c"),
-        ("a", "bc", ""),
-        ("", "ab", "c"),
-        ("c", "b", "a"),
-        ("a:b", "c", "d"),
-        ("a", "b:c", "d"),
-    ];
-
     pub(crate) async fn stays_after_it_was_read(store: &Subject) {
         store.store_pending_inbound("c", "s", "m", b"message").await.unwrap();
         for _ in 0..3 {
@@ -494,11 +483,11 @@ pub(super) mod pending_inbound {
     }
 
     pub(crate) async fn goes_by_chat_sender_and_id(store: &Subject) {
-        for (at, (chat, sender, id)) in KEYS.into_iter().enumerate() {
+        for (at, (chat, sender, id)) in keyed::THREE_PARTS.into_iter().enumerate() {
             assert_eq!(store.get_pending_inbound(chat, sender, id).await.unwrap(), None, "{chat:?} {sender:?} {id:?}");
             store.store_pending_inbound(chat, sender, id, &[at as u8]).await.unwrap();
         }
-        for (at, (chat, sender, id)) in KEYS.into_iter().enumerate() {
+        for (at, (chat, sender, id)) in keyed::THREE_PARTS.into_iter().enumerate() {
             assert_eq!(store.get_pending_inbound(chat, sender, id).await.unwrap(), Some(vec![at as u8]));
         }
     }
@@ -516,13 +505,13 @@ pub(super) mod pending_inbound {
     }
 
     pub(crate) async fn a_batch_of_keys_deletes_exactly_these(store: &Subject) {
-        let rows = KEYS.map(|(chat, sender, id)| PendingInboundRow { chat, sender, id, message: b"x" });
-        let keys = KEYS.map(|(chat, sender, id)| PendingInboundKey { chat, sender, id });
+        let rows = keyed::THREE_PARTS.map(|(chat, sender, id)| PendingInboundRow { chat, sender, id, message: b"x" });
+        let keys = keyed::THREE_PARTS.map(|(chat, sender, id)| PendingInboundKey { chat, sender, id });
         let absent = PendingInboundKey { chat: "x", sender: "y", id: "z" };
         store.store_pending_inbound_batch(&rows).await.unwrap();
         store.delete_pending_inbound_batch(&[]).await.unwrap();
         store.delete_pending_inbound_batch(&[keys[1], absent, keys[4], keys[1]]).await.unwrap();
-        for (at, (chat, sender, id)) in KEYS.into_iter().enumerate() {
+        for (at, (chat, sender, id)) in keyed::THREE_PARTS.into_iter().enumerate() {
             let found = store.get_pending_inbound(chat, sender, id).await.unwrap();
             assert_eq!(found.is_some(), at != 1 && at != 4, "{chat:?} {sender:?} {id:?}");
         }
