@@ -26,9 +26,10 @@ type Times = BTreeMap<&'static str, (u32, Duration)>;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let plain = run(None).await?;
+    let (plain, _) = run(None).await?;
     let cache = CacheLayer::bytes(1 << 20);
-    let cached = run(Some(&cache)).await?;
+    // With the store its values would go.
+    let (cached, _store) = run(Some(&cache)).await?;
 
     println!("{:<26} {:>6} {:>14} {:>14}", "method", "calls", "without cache", "with cache");
     for (method, (calls, without)) in &plain {
@@ -46,7 +47,7 @@ fn each(calls: u32, time: Duration) -> String {
 }
 
 /// Sends messages and reacts to some, as a client does it.
-async fn run(cache: Option<&CacheLayer>) -> Result<Times> {
+async fn run(cache: Option<&CacheLayer>) -> Result<(Times, Arc<dyn Backend>)> {
     let database = Arc::new(InMemoryBackend::new());
     fill(&*database).await?;
 
@@ -85,7 +86,7 @@ async fn run(cache: Option<&CacheLayer>) -> Result<Times> {
             timed(&mut times, "touch_tc_token_sender_…", touch).await?;
         }
     }
-    Ok(times)
+    Ok((times, store))
 }
 
 async fn timed<T>(times: &mut Times, name: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {

@@ -16,27 +16,37 @@ pub(super) trait Content: Clone + Send + Sync + 'static {
 
 /// A byte string that is wiped when the last [`Bytes`] that shares it is dropped.
 #[derive(Clone)]
-pub(super) struct Blob(Bytes);
+pub(super) struct Blob {
+    bytes: Bytes,
+    capacity: usize,
+}
+
+/// Takes the memory over.
+impl From<Vec<u8>> for Blob {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { capacity: bytes.capacity(), bytes: Bytes::from_owner(Zeroizing::new(bytes)) }
+    }
+}
 
 impl Blob {
     pub(super) fn copy(bytes: &[u8]) -> Self {
-        Self(Bytes::from_owner(Zeroizing::new(bytes.to_vec())))
+        Self::from(bytes.to_vec())
     }
 
     /// Shares the memory.
     pub(super) fn share(&self) -> Bytes {
-        self.0.clone()
+        self.bytes.clone()
     }
 
     pub(super) fn to_vec(&self) -> Vec<u8> {
-        self.0.to_vec()
+        self.bytes.to_vec()
     }
 }
 
 impl Content for Blob {
     fn heap_bytes(&self) -> usize {
         // The owner that `Bytes` allocates for it.
-        self.0.len() + 64
+        self.capacity + 64
     }
 
     fn wipe(&mut self) {}
@@ -98,8 +108,10 @@ impl Content for AppStateSyncKey {
 
 impl Content for HashState {
     fn heap_bytes(&self) -> usize {
+        // A hash table is up to seven eighths full; a byte per place tells what is in it.
+        let table = self.index_value_map.capacity() * 8 / 7 * (size_of::<(String, Vec<u8>)>() + 1);
         let entries = self.index_value_map.iter();
-        entries.map(|(name, value)| name.capacity() + value.capacity() + 2 * size_of::<(String, Vec<u8>)>()).sum()
+        table + entries.map(|(name, value)| name.capacity() + value.capacity() + 2 * 16).sum::<usize>()
     }
 
     fn wipe(&mut self) {

@@ -49,8 +49,9 @@ use slot::Slot;
 /// records apart and shares its budget among them.
 ///
 /// Over encryption it holds plaintext, which it wipes when it lets go of it; under encryption it holds ciphertext, and
-/// every hit is decrypted. What it holds is never older than an acknowledged write **through this layer**. If another
-/// process writes to the same store, limit its age with [`CacheLayer::time_to_live`].
+/// every hit is decrypted. What it holds is never older than an acknowledged write **through the same application of this
+/// layer**. If another process writes to the same store, or the layer is applied to it twice, limit the age of what it holds
+/// with [`CacheLayer::time_to_live`].
 ///
 /// ```
 /// use std::sync::Arc;
@@ -109,7 +110,8 @@ impl CacheLayer {
     /// LID mappings, device lists, group metadata, tc tokens and message secrets: what the client asks for again and
     /// again and does not keep itself.
     ///
-    /// A single value is cached if it fits into half a MiB, or into its record's share of the budget if that is less.
+    /// A record's share of the budget is kept in up to 16 parts of at least half a MiB, and a value that does not fit into
+    /// one part is not cached.
     pub fn bytes(bytes: u64) -> Self {
         let parts = CACHED.map(|(_, parts, usual)| if usual { parts } else { 0 });
         Self { config: Config { bytes, parts, time_to_live: None }, shared: Arc::default() }
@@ -387,7 +389,7 @@ impl CacheStore {
         if let Some(slot) = &self.slots.signed_prekeys {
             let before = slot.before();
             let rows = self.inner.load_all_signed_prekeys().await?;
-            let row = |(id, record): (u32, Vec<u8>)| (slot.key([&id.to_le_bytes()]), Some(Blob::copy(&record)));
+            let row = |(id, record): (u32, Vec<u8>)| (slot.key([&id.to_le_bytes()]), Some(Blob::from(record)));
             kept += slot.fill(rows.into_iter().map(row), before);
         }
         if let Some(slot) = &self.slots.tc_tokens {

@@ -34,7 +34,7 @@ impl<V: Content> Drop for Cached<V> {
 
 /// What an entry takes besides its key and its value: the counters of the `Arc`, allocations rounded up, the slot in
 /// quick_cache's slab and hash table with room to grow, and its share of the keys that were evicted lately and are
-/// remembered without their values. `tests/budget.rs` weighs it.
+/// remembered without their values. `tests/cache_budget.rs` weighs it.
 const OVERHEAD: usize = 176;
 
 /// Values of one kind under their keys, as many as the budget holds.
@@ -47,7 +47,8 @@ pub(super) struct Pool<V: Content> {
 impl<V: Content> Pool<V> {
     pub(super) fn new(bytes: u64) -> Arc<Self> {
         let evictions = Arc::new(Counter::default());
-        let shards = (bytes / SHARD_BYTES).clamp(1, 16) as usize;
+        // quick_cache rounds up to a power of two; so that a part is not smaller, this rounds down before.
+        let shards = 1usize << (bytes / SHARD_BYTES).clamp(1, 16).ilog2();
         let options = OptionsBuilder::new()
             .shards(shards)
             // Sizes the tables at the start, and how many evicted keys are remembered.
@@ -103,7 +104,7 @@ impl<V: Content> Pool<V> {
     }
 }
 
-/// A shard is a lock, and the largest value that can be cached.
+/// A shard is a lock, and what the largest value has to fit into.
 const SHARD_BYTES: u64 = 512 * 1024;
 
 /// What happened to the cache of one kind of record. Sums over all stores of a layer.

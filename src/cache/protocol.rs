@@ -111,7 +111,7 @@ impl ProtocolStore for CacheStore {
     async fn get_group_metadata(&self, group_jid: &str) -> Result<Option<Vec<u8>>> {
         let found = read!(self.group_metadata[group_jid.as_bytes()] => get_group_metadata(group_jid) => || {
             let (inner, group) = (self.inner.clone(), group_jid.to_owned());
-            async move { Ok(inner.get_group_metadata(&group).await?.as_deref().map(Blob::copy)) }
+            async move { Ok(inner.get_group_metadata(&group).await?.map(Blob::from)) }
         });
         Ok(found.value.as_ref().map(Blob::to_vec))
     }

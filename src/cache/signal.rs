@@ -63,10 +63,11 @@ impl SignalStore for CacheStore {
 
     /// A cached session answers; the question alone does not bring one into the cache.
     async fn has_session(&self, address: &str) -> Result<bool> {
-        if let Some(slot) = &self.slots.sessions
-            && let Some(found) = slot.peek(&slot.key([address.as_bytes()]))
-        {
-            return Ok(found.value.is_some());
+        if let Some(slot) = &self.slots.sessions {
+            match slot.peek(&slot.key([address.as_bytes()])) {
+                Some(found) => return Ok(found.value.is_some()),
+                None => slot.count_miss(),
+            }
         }
         self.inner.has_session(address).await
     }
@@ -83,7 +84,7 @@ impl SignalStore for CacheStore {
     async fn load_signed_prekey(&self, id: u32) -> Result<Option<Vec<u8>>> {
         let found = read!(self.signed_prekeys[&id.to_le_bytes()] => load_signed_prekey(id) => || {
             let inner = self.inner.clone();
-            async move { Ok(inner.load_signed_prekey(id).await?.as_deref().map(Blob::copy)) }
+            async move { Ok(inner.load_signed_prekey(id).await?.map(Blob::from)) }
         });
         Ok(found.value.as_ref().map(Blob::to_vec))
     }
@@ -110,7 +111,7 @@ impl SignalStore for CacheStore {
     async fn get_sender_key(&self, address: &str) -> Result<Option<Vec<u8>>> {
         let found = read!(self.sender_keys[address.as_bytes()] => get_sender_key(address) => || {
             let (inner, address) = (self.inner.clone(), address.to_owned());
-            async move { Ok(inner.get_sender_key(&address).await?.as_deref().map(Blob::copy)) }
+            async move { Ok(inner.get_sender_key(&address).await?.map(Blob::from)) }
         });
         Ok(found.value.as_ref().map(Blob::to_vec))
     }

@@ -8,8 +8,8 @@
 //! * what is kept counts only as long as the slot has not been cleared since it was asked for;
 //! * a write keeps the value it wrote only if it was the only write of the key from its beginning to its end, and the store
 //!   said so;
-//! * a write whose future was dropped may still be carried out by the store, nobody knows when: its key is not cached for
-//!   a while.
+//! * a write that failed, or whose future was dropped, may still be carried out by the store, nobody knows when: its key is
+//!   not cached for a while.
 //!
 //! Reads that miss at the same time share one call to the store. Each of them drives it when polled, so none depends on
 //! another one's future being polled. No lock is held while the store is asked.
@@ -17,7 +17,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -48,9 +49,11 @@ pub(super) struct Slot<V: Content> {
     hasher: RandomState,
     /// Rises when everything is forgotten. Values of an earlier generation do not count, also if they come late.
     generation: AtomicU64,
+    /// Something was kept since everything was forgotten last.
+    kept: AtomicBool,
     /// How many writes have ended.
     writes: AtomicU64,
-    /// Nothing is cached before, because a call that concerns every key was dropped.
+    /// Nothing is cached before, because a call that concerns every key failed or was dropped.
     unsure: Mutex<Option<Instant>>,
     time_to_live: Option<Duration>,
 }
@@ -105,6 +108,7 @@ impl<V: Content> Slot<V> {
             activities: Default::default(),
             hasher: RandomState::new(),
             generation: AtomicU64::new(0),
+            kept: AtomicBool::new(false),
             writes: AtomicU64::new(0),
             unsure: Mutex::new(None),
             time_to_live,
@@ -119,6 +123,11 @@ impl<V: Content> Slot<V> {
             key.extend_from_slice(part);
         }
         key
+    }
+
+    /// Counts a read that the store answers without the cache.
+    pub(super) fn count_miss(&self) {
+        self.pool.counters.misses.increment();
     }
 
     /// The value, if it is cached.
@@ -140,24 +149,27 @@ impl<V: Content> Slot<V> {
         if let Some(found) = self.peek(&key) {
             return Ok(found);
         }
-        self.pool.counters.misses.increment();
-        loop {
-            match self.step(&key, &load) {
-                Step::Found(found) => return Ok(found),
-                Step::Wait(call) => match call.await {
+        match self.step(&key, &load) {
+            Step::Found(found) => {
+                self.pool.counters.hits.increment();
+                return Ok(found);
+            }
+            Step::Wait(call) => {
+                self.pool.counters.misses.increment();
+                match call.await {
                     Ok(found) => return Ok(found),
                     Err(error) => {
                         if let Some(error) = lock(&error).take() {
                             return Err(error);
                         }
                     }
-                },
-                Step::Bypass => {
-                    self.pool.counters.loads.increment();
-                    return Ok(Arc::new(Cached::new(load().await?, 0, 0)));
                 }
             }
+            Step::Bypass => self.pool.counters.misses.increment(),
         }
+        // By itself: where the store fails, nobody should wait for the failures of others.
+        self.pool.counters.loads.increment();
+        Ok(Arc::new(Cached::new(load().await?, 0, 0)))
     }
 
     fn step<F>(self: &Arc<Self>, key: &Key, load: &impl Fn() -> F) -> Step<V>
@@ -169,6 +181,8 @@ impl<V: Content> Slot<V> {
         if let Some(found) = self.fresh(key) {
             return Step::Found(found);
         }
+        // Before the question that follows: a dropped call puts the slot in doubt first, and then forgets everything.
+        let generation = self.generation.load(Ordering::SeqCst);
         if self.is_unsure() {
             return Step::Bypass;
         }
@@ -177,7 +191,6 @@ impl<V: Content> Slot<V> {
             return Step::Bypass;
         }
         activity.unsure = None;
-        let generation = self.generation.load(Ordering::SeqCst);
         if let Some(load) = activity.load.as_ref().filter(|load| load.generation == generation)
             && let Some(call) = load.call.upgrade()
         {
@@ -188,8 +201,11 @@ impl<V: Content> Slot<V> {
         let ending = Ending { slot: self.clone(), key: key.clone(), number, generation };
         let answer = load();
         let call: Loading<V> = Box::pin(async move {
-            let answer = answer.await;
-            ending.keep(answer)
+            // A panic is for each caller by itself as well.
+            match AssertUnwindSafe(answer).catch_unwind().await {
+                Ok(answer) => ending.keep(answer),
+                Err(_) => Err(Arc::default()),
+            }
         });
         let call = call.shared();
         if let Some(weak) = call.downgrade() {
@@ -221,20 +237,23 @@ impl<V: Content> Slot<V> {
     /// Forgets everything.
     pub(super) fn forget(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
-        let forgotten = self.pool.remove_store(self.store);
-        self.pool.counters.invalidations.add(forgotten);
+        if self.kept.swap(false, Ordering::SeqCst) {
+            let forgotten = self.pool.remove_store(self.store);
+            self.pool.counters.invalidations.add(forgotten);
+        }
     }
 
     /// Keeps values that a listing gave, unless something was written since `writes` was read.
     pub(super) fn fill(&self, rows: impl Iterator<Item = (Key, V)>, before: Before) -> usize {
         let mut kept = 0;
         for (key, value) in rows {
+            let value = Arc::new(Cached::new(value, key.len(), before.generation));
             let activities = self.activities(&key);
             let untouched = self.before() == before && !self.is_unsure();
             if !untouched || activities.contains_key(key.as_slice()) {
                 continue;
             }
-            self.pool.insert(&key, Arc::new(Cached::new(value, key.len(), before.generation)));
+            self.insert(&key, value);
             kept += 1;
         }
         kept
@@ -264,6 +283,14 @@ impl<V: Content> Slot<V> {
         interleave();
         let shard = self.hasher.hash_one(key.as_slice()) as usize % SHARDS;
         lock(&self.activities[shard])
+    }
+
+    /// What comes late, after everything was forgotten, would not count and only take memory.
+    fn insert(&self, key: &Key, value: Arc<Cached<V>>) {
+        if value.generation == self.generation.load(Ordering::SeqCst) {
+            self.kept.store(true, Ordering::SeqCst);
+            self.pool.insert(key, value);
+        }
     }
 
     fn remove(&self, key: &Key) {
@@ -300,7 +327,7 @@ impl<V: Content> Ending<V> {
         // A write that has begun has taken the load out.
         let load = activities.get(self.key.as_slice()).and_then(|activity| activity.load.as_ref());
         if load.is_some_and(|load| load.number == self.number) {
-            slot.pool.insert(&self.key, cached.clone());
+            slot.insert(&self.key, cached.clone());
         }
         drop(activities);
         Ok(cached)
@@ -338,16 +365,20 @@ impl<V: Content> Write<V> {
     /// # Errors
     /// `result`.
     pub(super) fn end<T>(mut self, result: Result<T>, mut written: impl FnMut(usize) -> Option<V>) -> Result<T> {
-        self.ended = true;
-        for (position, key) in self.keys.iter().enumerate() {
-            let value = if result.is_ok() { written(position) } else { None };
-            self.end_one(key, value, false);
+        if result.is_ok() {
+            self.ended = true;
+            for (position, key) in self.keys.iter().enumerate() {
+                self.end_one(key, written(position), false);
+            }
         }
+        // An error may say no more than that nobody knows, such as a timeout: dropped, the write is in doubt.
         result
     }
 
     fn end_one(&self, key: &Key, value: Option<V>, unsure: bool) {
         let slot = &self.slot;
+        // Wiped, whether it is kept or not.
+        let value = value.map(|value| Arc::new(Cached::new(value, key.len(), self.generation)));
         let mut activities = slot.activities(key);
         slot.writes.fetch_add(1, Ordering::SeqCst);
         let many = unsure && {
@@ -369,7 +400,7 @@ impl<V: Content> Write<V> {
         let sure = activity.unsure.is_none() && !slot.is_unsure();
         match value {
             Some(value) if !activity.overlapped && sure => {
-                slot.pool.insert(key, Arc::new(Cached::new(value, key.len(), self.generation)));
+                slot.insert(key, value);
             }
             _ => slot.remove(key),
         }
@@ -389,8 +420,12 @@ impl<V: Content> Drop for Slot<V> {
 impl<V: Content> Drop for Write<V> {
     fn drop(&mut self) {
         if !self.ended {
+            let many = self.keys.len() > MOST_UNSURE;
+            if many {
+                self.slot.be_unsure();
+            }
             for key in &self.keys {
-                self.end_one(key, None, true);
+                self.end_one(key, None, !many);
             }
         }
     }
@@ -409,10 +444,13 @@ impl<V: Content> Clear<V> {
     /// # Errors
     /// `result`.
     pub(super) fn end<T>(mut self, result: Result<T>, changed: impl FnOnce(&T) -> bool) -> Result<T> {
-        self.ended = true;
-        if result.as_ref().map_or(true, changed) {
-            self.slot.forget();
+        if let Ok(result) = &result {
+            self.ended = true;
+            if changed(result) {
+                self.slot.forget();
+            }
         }
+        // An error leaves the call in doubt, as with a write.
         result
     }
 }
