@@ -404,9 +404,9 @@ impl CacheStore {
 
 /// Reads through the cache, or around it if there is none.
 macro_rules! read {
-    ($self:ident.$slot:ident [$($part:expr),*] => $inner:ident($($argument:expr),*) $(=> $load:expr)?) => {{
+    ($self:ident.$slot:ident [$($part:expr),*] => $inner:ident($($argument:expr),*) => $load:expr) => {{
         let Some(slot) = &$self.slots.$slot else { return $self.inner.$inner($($argument),*).await };
-        slot.get(slot.key([$($part),*]), $($load)?).await?
+        slot.get(slot.key([$($part),*]), $load).await?
     }};
 }
 
@@ -419,4 +419,14 @@ macro_rules! write_one {
         write.end(result, |_| $written)
     }};
 }
-use {read, write_one};
+
+/// Calls the store for any number of rows, and then forgets all of them if it changed some.
+macro_rules! clear_all {
+    ($self:ident.$slot:ident => $inner:ident($($argument:expr),*), $changed:expr) => {{
+        let Some(slot) = &$self.slots.$slot else { return $self.inner.$inner($($argument),*).await };
+        let clear = slot.clear();
+        let result = $self.inner.$inner($($argument),*).await;
+        clear.end(result, $changed)
+    }};
+}
+use {clear_all, read, write_one};

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use wacore::store::error::Result;
 use wacore::store::traits::{MessageSecret, MsgSecretEntry, MsgSecretStore};
 
-use super::{CacheStore, read, write_one};
+use super::{CacheStore, clear_all, read, write_one};
 
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
@@ -47,11 +47,6 @@ impl MsgSecretStore for CacheStore {
     }
 
     async fn delete_expired_msg_secrets(&self, cutoff_timestamp: i64) -> Result<u32> {
-        let clear = self.slots.message_secrets.as_ref().map(|slot| slot.clear());
-        let result = self.inner.delete_expired_msg_secrets(cutoff_timestamp).await;
-        match clear {
-            Some(clear) => clear.end(result, |deleted| *deleted > 0),
-            None => result,
-        }
+        clear_all!(self.message_secrets => delete_expired_msg_secrets(cutoff_timestamp), |deleted| *deleted > 0)
     }
 }

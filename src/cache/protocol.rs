@@ -7,7 +7,8 @@ use wacore::store::traits::{
 };
 
 use super::content::Blob;
-use super::{CacheStore, read, write_one};
+use super::slot::{Clear, Write};
+use super::{CacheStore, clear_all, read, write_one};
 use crate::method::forward;
 
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
@@ -33,21 +34,12 @@ impl ProtocolStore for CacheStore {
     }
 
     async fn delete_sender_key_device_rows(&self, device_jids: &[&str]) -> Result<()> {
-        let clear = self.slots.sender_key_devices.as_ref().map(|slot| slot.clear());
-        let result = self.inner.delete_sender_key_device_rows(device_jids).await;
-        match clear {
-            Some(clear) => clear.end(result, |()| !device_jids.is_empty()),
-            None => result,
-        }
+        let any = !device_jids.is_empty();
+        clear_all!(self.sender_key_devices => delete_sender_key_device_rows(device_jids), |()| any)
     }
 
     async fn clear_all_sender_key_devices(&self) -> Result<()> {
-        let clear = self.slots.sender_key_devices.as_ref().map(|slot| slot.clear());
-        let result = self.inner.clear_all_sender_key_devices().await;
-        match clear {
-            Some(clear) => clear.end(result, |()| true),
-            None => result,
-        }
+        clear_all!(self.sender_key_devices => clear_all_sender_key_devices(), |()| true)
     }
 
     async fn get_lid_mapping(&self, lid: &str) -> Result<Option<LidPnMappingEntry>> {
@@ -67,15 +59,17 @@ impl ProtocolStore for CacheStore {
     }
 
     async fn put_lid_mapping(&self, entry: &LidPnMappingEntry) -> Result<()> {
-        let pending = self.write_mappings(std::slice::from_ref(entry));
+        let Some(writes) = self.write_mappings(std::slice::from_ref(entry)) else {
+            return self.inner.put_lid_mapping(entry).await;
+        };
         let result = self.inner.put_lid_mapping(entry).await;
-        pending.end(result)
+        writes.end(result)
     }
 
     async fn put_lid_mappings(&self, entries: &[LidPnMappingEntry]) -> Result<()> {
-        let pending = self.write_mappings(entries);
+        let Some(writes) = self.write_mappings(entries) else { return self.inner.put_lid_mappings(entries).await };
         let result = self.inner.put_lid_mappings(entries).await;
-        pending.end(result)
+        writes.end(result)
     }
 
     // A listing, read once at the start; and what the store compares.
@@ -83,10 +77,7 @@ impl ProtocolStore for CacheStore {
 
     /// A store may cut times and ids that are too wide for it, so it is asked again.
     async fn update_device_list(&self, record: DeviceListRecord) -> Result<()> {
-        let Some(slot) = &self.slots.device_lists else { return self.inner.update_device_list(record).await };
-        let write = slot.write([slot.key([record.user.as_bytes()])].into_iter());
-        let result = self.inner.update_device_list(record).await;
-        write.end(result, |_| None)
+        write_one!(self.device_lists[record.user.as_bytes()] => update_device_list(record), None)
     }
 
     async fn update_device_lists(&self, records: Vec<DeviceListRecord>) -> Result<()> {
@@ -142,12 +133,7 @@ impl ProtocolStore for CacheStore {
     forward!(get_all_tc_token_jids);
 
     async fn delete_expired_tc_tokens(&self, token_cutoff: i64, sender_cutoff: i64) -> Result<u32> {
-        let clear = self.slots.tc_tokens.as_ref().map(|slot| slot.clear());
-        let result = self.inner.delete_expired_tc_tokens(token_cutoff, sender_cutoff).await;
-        match clear {
-            Some(clear) => clear.end(result, |deleted| *deleted > 0),
-            None => result,
-        }
+        clear_all!(self.tc_tokens => delete_expired_tc_tokens(token_cutoff, sender_cutoff), |deleted| *deleted > 0)
     }
 
     // What they merge to, only the store knows.
@@ -170,31 +156,28 @@ impl ProtocolStore for CacheStore {
 /// LID mappings being written. A mapping that moves changes the answer for its old number as well, which only the store
 /// knows, so all numbers are forgotten.
 struct MappingWrites {
-    by_lid: super::slot::Write<Option<LidPnMappingEntry>>,
-    by_number: super::slot::Clear<Option<LidPnMappingEntry>>,
+    by_lid: Write<Option<LidPnMappingEntry>>,
+    by_number: Clear<Option<LidPnMappingEntry>>,
     any: bool,
 }
 
-/// Nothing to do where mappings are not cached.
-struct PendingMappings(Option<MappingWrites>);
-
-impl PendingMappings {
+impl MappingWrites {
     fn end(self, result: Result<()>) -> Result<()> {
-        let Some(MappingWrites { by_lid, by_number, any }) = self.0 else { return result };
         // Some stores keep the first `created_at`.
-        let result = by_lid.end(result, |_| None);
-        by_number.end(result, |()| any)
+        let result = self.by_lid.end(result, |_| None);
+        self.by_number.end(result, |()| self.any)
     }
 }
 
 impl CacheStore {
-    fn write_mappings(&self, entries: &[LidPnMappingEntry]) -> PendingMappings {
-        let slots = self.slots.mappings_by_lid.as_ref().zip(self.slots.mappings_by_number.as_ref());
-        PendingMappings(slots.map(|(by_lid, by_number)| MappingWrites {
+    /// `None` where mappings are not cached.
+    fn write_mappings(&self, entries: &[LidPnMappingEntry]) -> Option<MappingWrites> {
+        let (by_lid, by_number) = self.slots.mappings_by_lid.as_ref().zip(self.slots.mappings_by_number.as_ref())?;
+        Some(MappingWrites {
             by_lid: by_lid.write(entries.iter().map(|entry| by_lid.key([entry.lid.as_bytes()]))),
             by_number: by_number.clear(),
             any: !entries.is_empty(),
-        }))
+        })
     }
 
     pub(super) fn load_tc_token(&self, jid: &str) -> impl Future<Output = Result<Option<TcTokenEntry>>> + Send + use<> {

@@ -31,8 +31,8 @@ use super::content::Content;
 use super::pool::{Cached, Pool};
 use crate::method::BoxFuture;
 
-/// How long a dropped write may still be under way.
-pub(super) const UNSURE: Duration = Duration::from_secs(60);
+/// How long a write that failed or was dropped may still be under way.
+const UNSURE: Duration = Duration::from_secs(60);
 /// How many keys of a shard may be in doubt before the whole slot is.
 const MOST_UNSURE: usize = 256;
 const SHARDS: usize = 16;
@@ -243,7 +243,7 @@ impl<V: Content> Slot<V> {
         }
     }
 
-    /// Keeps values that a listing gave, unless something was written since `writes` was read.
+    /// Keeps values that a listing gave, unless something was written since `before`.
     pub(super) fn fill(&self, rows: impl Iterator<Item = (Key, V)>, before: Before) -> usize {
         let mut kept = 0;
         for (key, value) in rows {
