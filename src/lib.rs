@@ -8,11 +8,15 @@ mod error;
 mod json;
 mod layer;
 mod method;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod metrics;
 #[cfg(test)]
 mod sample;
 mod secret;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(not(target_arch = "wasm32"))]
+mod striped;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
@@ -27,6 +31,8 @@ pub use error::{Error, Result};
 pub use error::{ForeignFile, SqliteProblem};
 pub use layer::{IntoBackend, Layer, Stack};
 pub use method::{Access, Method, Record};
+#[cfg(not(target_arch = "wasm32"))]
+pub use metrics::{Metrics, MetricsLayer};
 pub use secret::{Key, KeyProvider, Passphrase, RecoveryKey, Secret};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Durability, SqliteConfig, SqliteStore};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use wacore::store::InMemoryBackend;
 use wacore::store::traits::Backend;
 use wastore::testing::{Fault, Spy, Subject, backend_tests};
-use wastore::{CacheLayer, Key, Layer, Padding, Record, SqliteStore, VaultOptions};
+use wastore::{CacheLayer, Key, Layer, Metrics, Padding, Record, SqliteStore, VaultOptions};
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamSqliteStore;
 
 async fn memory() -> Subject {
@@ -74,13 +74,19 @@ fn small_cache() -> CacheLayer {
     signal.into_iter().fold(CacheLayer::bytes(512 << 10), CacheLayer::with)
 }
 
-/// Every layer there is, outermost last.
+/// Every layer there is, outermost last, and metrics in each place: over the store, on both sides of the cache and of
+/// encryption, and nearest to the client.
 async fn all_layers(subject: Subject) -> Subject {
+    let metrics = Metrics::new();
+    let subject = layered(subject, metrics.layer("store")).await;
     let subject = layered(subject, Fault::new()).await;
     let subject = layered(subject, small_cache()).await;
+    let subject = layered(subject, metrics.layer("below encryption")).await;
     let subject = encrypted(subject, VaultOptions::new().padding(Padding::Padme)).await;
+    let subject = layered(subject, metrics.layer("above encryption")).await;
     let subject = layered(subject, small_cache()).await;
-    layered(subject, Spy::new()).await
+    let subject = layered(subject, Spy::new()).await;
+    layered(subject, metrics.layer("client")).await
 }
 
 /// A store alone and under each layer. The first list of optional features is that of the store, the second what it is
@@ -93,6 +99,11 @@ macro_rules! stacks {
             backend_tests!(alone, $store, optional: [$($plain),*]);
             backend_tests!(spy, || async { layered($store().await, Spy::new()).await }, optional: [$($plain),*]);
             backend_tests!(fault, || async { layered($store().await, Fault::new()).await }, optional: [$($plain),*]);
+            backend_tests!(
+                metrics,
+                || async { layered($store().await, Metrics::new().layer("store")).await },
+                optional: [$($plain),*]
+            );
             backend_tests!(
                 cache,
                 || async { layered($store().await, small_cache()).await },

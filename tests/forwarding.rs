@@ -13,7 +13,7 @@ use wacore::store::Device;
 use wacore::store::error::Result;
 use wacore::store::traits::*;
 use wastore::testing::{Call, Effect, Fault, Operation, Spy, Value, When};
-use wastore::{CacheLayer, Key, Layer, Method, Record, SqliteStore, VaultOptions};
+use wastore::{CacheLayer, Key, Layer, Method, Metrics, Record, SqliteStore, VaultOptions};
 
 /// What a layer says it does to a call.
 struct Declared {
@@ -234,8 +234,10 @@ async fn store() -> (Arc<dyn Backend>, tempfile::TempDir) {
 }
 
 #[tokio::test]
-async fn spy_and_fault_pass_everything_on() {
-    let layers: [&dyn Layer; 2] = [&Spy::new(), &Fault::new()];
+async fn spy_fault_and_metrics_pass_everything_on() {
+    let metrics = Metrics::new();
+    metrics.log_slower_than(Some(std::time::Duration::ZERO));
+    let layers: [&dyn Layer; 3] = [&Spy::new(), &Fault::new(), &metrics.layer("store")];
     for layer in layers {
         let (store, _folder) = store().await;
         assert_forwards(layer, store, &TRANSPARENT).await;

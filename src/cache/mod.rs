@@ -179,6 +179,12 @@ impl CacheLayer {
         Ok(kept)
     }
 
+    /// Exports under this name what happens from now on. A cache has one name; later ones are ignored.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn export(&self, layer: &'static str) {
+        self.shared().pools.export(layer);
+    }
+
     fn shared(&self) -> &Shared {
         self.shared.get_or_init(|| Shared {
             pools: Pools::new(&self.config),
@@ -248,6 +254,13 @@ macro_rules! define_slots {
         impl Pools {
             fn new(config: &Config) -> Self {
                 Self { $($slot: config.budget(Record::$record).map(Pool::new),)* }
+            }
+
+            #[cfg(feature = "metrics")]
+            fn export(&self, layer: &'static str) {
+                $(if let Some(pool) = &self.$slot {
+                    pool.export(layer, Record::$record);
+                })*
             }
 
             fn stats(&self) -> Vec<RecordStats> {
@@ -344,6 +357,23 @@ impl CacheStats {
     /// Of one kind of record; `None` if it is not cached.
     pub fn record(&self, record: Record) -> Option<&RecordStats> {
         self.records.iter().find(|stats| stats.record == record)
+    }
+
+    /// What happened after `earlier`, of the same cache. Entries and bytes are those of now.
+    #[must_use]
+    pub fn since(&self, earlier: &CacheStats) -> CacheStats {
+        let records = self.records.iter().map(|stats| {
+            let Some(before) = earlier.record(stats.record) else { return *stats };
+            RecordStats {
+                hits: stats.hits.saturating_sub(before.hits),
+                misses: stats.misses.saturating_sub(before.misses),
+                loads: stats.loads.saturating_sub(before.loads),
+                evictions: stats.evictions.saturating_sub(before.evictions),
+                invalidations: stats.invalidations.saturating_sub(before.invalidations),
+                ..*stats
+            }
+        });
+        CacheStats { records: records.collect() }
     }
 
     /// What all values take, in bytes.

@@ -1,7 +1,9 @@
 //! The memory that the caches of all stores share, per kind of record.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+#[cfg(feature = "metrics")]
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use quick_cache::sync::Cache;
@@ -9,6 +11,9 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
 use super::content::Content;
 use crate::method::Record;
+#[cfg(feature = "metrics")]
+use crate::metrics::facade::{CacheExport, CounterExport};
+use crate::striped::{STRIPES, stripe};
 
 /// A value in the cache. It is wiped when the last one who has it drops it.
 pub(super) struct Cached<V: Content> {
@@ -88,6 +93,16 @@ impl<V: Content> Pool<V> {
         removed.into_inner()
     }
 
+    /// Exports what is counted from now on. Once only.
+    #[cfg(feature = "metrics")]
+    pub(super) fn export(&self, layer: &'static str, record: Record) {
+        let Counters { hits, misses, loads, invalidations } = &self.counters;
+        let counters = [hits, misses, loads, &*self.evictions, invalidations];
+        for (counter, export) in counters.into_iter().zip(CacheExport::counters(layer, record)) {
+            counter.export.get_or_init(|| export);
+        }
+    }
+
     pub(super) fn stats(&self, record: Record) -> RecordStats {
         let Counters { hits, misses, loads, invalidations } = &self.counters;
         RecordStats {
@@ -141,9 +156,11 @@ pub(super) struct Counters {
 
 /// A counter in stripes, so that threads do not wait for one another's cache line.
 #[derive(Default)]
-pub(super) struct Counter([Stripe; STRIPES]);
-
-const STRIPES: usize = 8;
+pub(super) struct Counter {
+    stripes: [Stripe; STRIPES],
+    #[cfg(feature = "metrics")]
+    export: OnceLock<CounterExport>,
+}
 
 #[derive(Default)]
 #[repr(align(128))]
@@ -155,18 +172,15 @@ impl Counter {
     }
 
     pub(super) fn add(&self, number: u64) {
-        static THREADS: AtomicUsize = AtomicUsize::new(0);
-        thread_local! {
-            static STRIPE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % STRIPES;
-        }
-        let stripe = STRIPE.try_with(|stripe| *stripe).unwrap_or(0);
-        if let Some(Stripe(count)) = self.0.get(stripe) {
-            count.fetch_add(number, Ordering::Relaxed);
+        self.stripes[stripe()].0.fetch_add(number, Ordering::Relaxed);
+        #[cfg(feature = "metrics")]
+        if let Some(export) = self.export.get() {
+            export.add(number);
         }
     }
 
     fn sum(&self) -> u64 {
-        self.0.iter().map(|Stripe(count)| count.load(Ordering::Relaxed)).sum()
+        self.stripes.iter().map(|Stripe(count)| count.load(Ordering::Relaxed)).sum()
     }
 }
 

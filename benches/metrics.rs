@@ -1,0 +1,212 @@
+//! What counting costs: time and allocations of a call, threads that call at once, a snapshot while they do.
+//!
+//! `cargo bench --bench metrics --features metrics,tracing` prints tables and writes them, with a plot of the times that the
+//! layer itself counted, to `target/bench/`. Each figure is the median of rounds that take turns with the other subjects.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a failure is a failed measurement")]
+
+use std::alloc::System;
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::executor::block_on;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use wacore::store::InMemoryBackend;
+use wacore::store::traits::{Backend, TcTokenEntry};
+use wastore::metrics::DURATION_BUCKETS;
+use wastore::{Layer, Metrics};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const ADDRESS: &str = "15550001111:2@s.whatsapp.net";
+const JID: &str = "100000000000001@lid";
+const ROUNDS: usize = 41;
+
+type Store = Arc<dyn Backend>;
+type Workload = (&'static str, u32, fn(&Store, &[(Arc<str>, Bytes)]));
+
+/// The name, how often a round calls it, and a call.
+const WORKLOADS: [Workload; 6] = [
+    ("has_session", 20_000, |store, _| {
+        black_box(block_on(store.has_session(ADDRESS)).unwrap());
+    }),
+    ("get_session, 1.5 KB", 20_000, |store, _| {
+        black_box(block_on(store.get_session(ADDRESS)).unwrap().unwrap());
+    }),
+    ("get_session, absent", 20_000, |store, _| {
+        black_box(block_on(store.get_session("nobody")).unwrap());
+    }),
+    ("put_session, 1.5 KB", 20_000, |store, _| block_on(store.put_session(ADDRESS, &[7; 1500])).unwrap()),
+    ("get_tc_token", 20_000, |store, _| {
+        black_box(block_on(store.get_tc_token(JID)).unwrap().unwrap());
+    }),
+    ("put_sessions_batch, 64", 500, |store, batch| block_on(store.put_sessions_batch(batch)).unwrap()),
+];
+
+fn main() {
+    // `cargo test --benches` calls it like this; there is nothing to measure then.
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    let mut report = String::new();
+    let metrics = Metrics::new();
+    let memory = filled();
+    // Nothing is installed yet for the first; the second meets the recorder at its first call.
+    let counted = metrics.layer("counted").layer(memory.clone());
+    let twice = metrics.layer("outer").layer(metrics.layer("inner").layer(memory.clone()));
+    calls(&mut report, "no recorder installed", &[("without", &memory), ("metrics", &counted), ("two", &twice)]);
+
+    scaling(&mut report, "no recorder installed");
+
+    let buckets = PrometheusBuilder::new().set_buckets(&DURATION_BUCKETS).unwrap();
+    let recorder = buckets.install_recorder().unwrap();
+    let exported = metrics.layer("exported").layer(memory.clone());
+    calls(&mut report, "Prometheus recorder installed", &[("without", &memory), ("metrics", &exported)]);
+    recorder.run_upkeep();
+
+    scaling(&mut report, "Prometheus recorder installed");
+    recorder.run_upkeep();
+    snapshots(&mut report, &metrics);
+    writeln!(report, "```text\n{}```", metrics.snapshot()).unwrap();
+    println!("{report}");
+
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("metrics.md"), &report).unwrap();
+    std::fs::write(folder.join("metrics.svg"), metrics.snapshot().to_svg()).unwrap();
+    println!("written to target/bench/metrics.md and metrics.svg");
+}
+
+fn filled() -> Store {
+    let store: Store = Arc::new(InMemoryBackend::new());
+    block_on(store.put_session(ADDRESS, &[7; 1500])).unwrap();
+    let token = TcTokenEntry { token: vec![7; 40], token_timestamp: 1, sender_timestamp: None };
+    block_on(store.put_tc_token(JID, &token)).unwrap();
+    store
+}
+
+/// Nanoseconds and allocations of a call, on one thread.
+fn calls(report: &mut String, title: &str, subjects: &[(&str, &Store)]) {
+    let batch: Vec<(Arc<str>, Bytes)> =
+        (0..64).map(|row| (format!("{row}@s.whatsapp.net").into(), vec![7; 1500].into())).collect();
+    writeln!(report, "Nanoseconds (allocations) of a call, one thread, {title}:\n").unwrap();
+    let names: Vec<_> = subjects.iter().map(|(name, _)| *name).collect();
+    writeln!(report, "| | {} | added |\n|--|{}--|", names.join(" | "), "--|".repeat(names.len())).unwrap();
+    for (workload, repeat, call) in WORKLOADS {
+        let mut times: HashMap<&str, Vec<f64>> = HashMap::new();
+        for round in 0..ROUNDS {
+            for turn in 0..subjects.len() {
+                let (name, store) = subjects[(round + turn) % subjects.len()];
+                let start = Instant::now();
+                (0..repeat).for_each(|_| call(store, &batch));
+                times.entry(name).or_default().push(start.elapsed().as_nanos() as f64 / f64::from(repeat));
+            }
+        }
+        let median = |name: &str| {
+            let mut times = times[name].clone();
+            times.sort_by(f64::total_cmp);
+            times[times.len() / 2]
+        };
+        write!(report, "| {workload} |").unwrap();
+        for (name, store) in subjects {
+            let region = Region::new(ALLOCATOR);
+            (0..100).for_each(|_| call(store, &batch));
+            let allocations = region.change().allocations as f64 / 100.0;
+            write!(report, " {:.0} ({allocations:.2}) |", median(name)).unwrap();
+        }
+        writeln!(report, " **{:.0}** |", median(names[1]) - median(names[0])).unwrap();
+    }
+    report.push('\n');
+}
+
+/// Calls a second when several threads call at once, through layers of the same name.
+fn scaling(report: &mut String, title: &str) {
+    writeln!(report, "Calls of get_session at the same time, million a second, {title}:\n").unwrap();
+    report.push_str("| threads | without | metrics |\n|--|--|--|\n");
+    for threads in [1, 2, 4, 16] {
+        let mut rates = [vec![], vec![]];
+        for round in 0..7 {
+            for turn in 0..2 {
+                let counted = (round + turn) % 2;
+                let metrics = Metrics::new();
+                // A store for each thread, so that it is not the store's lock that is measured.
+                let stores: Vec<_> = (0..threads).map(|_| filled()).collect();
+                let stores: Vec<_> = match counted {
+                    0 => stores,
+                    _ => stores.into_iter().map(|store| metrics.layer("shared").layer(store)).collect(),
+                };
+                let start = Instant::now();
+                let counts: Vec<u64> = std::thread::scope(|scope| {
+                    let run = |store: Store| {
+                        move || {
+                            let mut count = 0u64;
+                            while start.elapsed() < Duration::from_millis(150) {
+                                (0..100).for_each(|_| {
+                                    black_box(block_on(store.get_session(ADDRESS)).unwrap());
+                                });
+                                count += 100;
+                            }
+                            count
+                        }
+                    };
+                    let threads: Vec<_> = stores.into_iter().map(|store| scope.spawn(run(store))).collect();
+                    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+                });
+                rates[counted].push(counts.iter().sum::<u64>() as f64 / start.elapsed().as_secs_f64() / 1e6);
+            }
+        }
+        let [without, with] = rates.map(|mut rates| {
+            rates.sort_by(f64::total_cmp);
+            rates[rates.len() / 2]
+        });
+        writeln!(report, "| {threads} | {without:.2} | {with:.2} |").unwrap();
+    }
+    report.push('\n');
+}
+
+/// How long a snapshot takes while sixteen threads call.
+fn snapshots(report: &mut String, metrics: &Metrics) {
+    let stop = AtomicBool::new(false);
+    let store = metrics.layer("busy").layer(filled());
+    let mut times: Vec<f64> = std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    WORKLOADS.iter().take(5).for_each(|(_, _, call)| call(&store, &[]));
+                    std::thread::yield_now();
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let times = (0..200).map(|_| {
+            let start = Instant::now();
+            black_box(metrics.snapshot());
+            let time = start.elapsed();
+            std::thread::sleep(Duration::from_millis(1));
+            time.as_secs_f64() * 1e6
+        });
+        let times = times.collect();
+        stop.store(true, Ordering::Relaxed);
+        times
+    });
+    times.sort_by(f64::total_cmp);
+    let layers = metrics.snapshot();
+    let operations: usize = layers.layers().iter().map(|layer| layer.ops().len()).sum();
+    writeln!(
+        report,
+        "A snapshot of {operations} operations while 16 threads call: {:.0} µs (median), {:.0} µs (p90), {:.0} µs \
+         (longest; threads share the processors)\n",
+        times[times.len() / 2],
+        times[times.len() * 9 / 10],
+        times[times.len() - 1]
+    )
+    .unwrap();
+}

@@ -1,0 +1,290 @@
+//! The same counts for the recorder of the `metrics` facade.
+
+use std::sync::{Arc, OnceLock};
+
+use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit, with_recorder};
+
+use super::outcome::Outcome;
+use super::snapshot::LayerKind;
+use super::stats::{Ended, Operation};
+use crate::method::Record;
+
+/// A metric that is exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExportedMetric {
+    /// Its name, without the endings that exporters add for histograms.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: MetricKind,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it says, in a sentence.
+    pub help: &'static str,
+}
+
+/// The type of an exported metric, and its unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MetricKind {
+    /// A number that grows.
+    Counter(Unit),
+    /// A number that grows and shrinks.
+    Gauge(Unit),
+    /// A distribution.
+    Histogram(Unit),
+}
+
+/// Bounds for histograms of durations, in seconds, for exporters that need some
+/// (`PrometheusBuilder::set_buckets_for_metric`): three a decade, from a hit in a cache (1 µs) to a database that hangs
+/// (10 s).
+pub const DURATION_BUCKETS: [f64; 22] = [
+    1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0,
+    5.0, 10.0,
+];
+
+/// Every metric that is exported: the table of the [module](super).
+pub fn exported() -> impl Iterator<Item = ExportedMetric> {
+    let families = [&STORE, &TRANSPORT, &HTTP].into_iter().flat_map(|family| {
+        let Family { total, duration, in_flight, slow, rows, bytes, lookups } = family;
+        let always = [Some(*total), Some(*duration), Some(*in_flight), Some(*slow)];
+        always.into_iter().chain([*rows, Some(*bytes), *lookups]).flatten()
+    });
+    families.chain(CACHE)
+}
+
+/// Tells the current recorder what every metric means and in which unit it is.
+pub fn describe() {
+    with_recorder(|recorder| {
+        for metric in exported() {
+            match metric.kind {
+                MetricKind::Counter(unit) => {
+                    recorder.describe_counter(metric.name.into(), Some(unit), metric.help.into());
+                }
+                MetricKind::Gauge(unit) => {
+                    recorder.describe_gauge(metric.name.into(), Some(unit), metric.help.into());
+                }
+                MetricKind::Histogram(unit) => {
+                    recorder.describe_histogram(metric.name.into(), Some(unit), metric.help.into());
+                }
+            }
+        }
+    });
+}
+
+/// The metrics of one kind of layer.
+struct Family {
+    total: ExportedMetric,
+    duration: ExportedMetric,
+    in_flight: ExportedMetric,
+    slow: ExportedMetric,
+    rows: Option<ExportedMetric>,
+    bytes: ExportedMetric,
+    lookups: Option<ExportedMetric>,
+}
+
+const OP: &[&str] = &["layer", "op"];
+const OP_OUTCOME: &[&str] = &["layer", "op", "outcome"];
+const OP_DIRECTION: &[&str] = &["layer", "op", "direction"];
+const CACHE_RECORD: &[&str] = &["layer", "record"];
+
+const fn counter(
+    name: &'static str,
+    labels: &'static [&'static str],
+    unit: Unit,
+    help: &'static str,
+) -> ExportedMetric {
+    ExportedMetric { name, kind: MetricKind::Counter(unit), labels, help }
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> ExportedMetric {
+    ExportedMetric { name, kind: MetricKind::Gauge(Unit::Count), labels: OP, help }
+}
+
+const fn duration(name: &'static str, help: &'static str) -> ExportedMetric {
+    ExportedMetric { name, kind: MetricKind::Histogram(Unit::Seconds), labels: OP, help }
+}
+
+const STORE: Family = Family {
+    total: counter("wa_store_op_total", OP_OUTCOME, Unit::Count, "Calls to the store by how they ended"),
+    duration: duration("wa_store_op_duration_seconds", "Time of calls to the store"),
+    in_flight: gauge("wa_store_op_in_flight", "Calls to the store that have not ended"),
+    slow: counter("wa_store_op_slow_total", OP, Unit::Count, "Calls to the store slower than the threshold"),
+    rows: Some(counter("wa_store_rows_total", OP_DIRECTION, Unit::Count, "Rows given to the store and by it")),
+    bytes: counter("wa_store_bytes_total", OP_DIRECTION, Unit::Bytes, "Keys and contents given to the store and by it"),
+    lookups: Some(counter("wa_store_lookups_total", OP_OUTCOME, Unit::Count, "Rows asked for that are there or not")),
+};
+
+const TRANSPORT: Family = Family {
+    total: counter("wa_transport_op_total", OP_OUTCOME, Unit::Count, "What connections did, by how it ended"),
+    duration: duration("wa_transport_op_duration_seconds", "Time that it took"),
+    in_flight: gauge("wa_transport_op_in_flight", "What has not ended, such as open connections"),
+    slow: counter("wa_transport_op_slow_total", OP, Unit::Count, "What took longer than the threshold"),
+    rows: Some(counter("wa_transport_messages_total", OP_DIRECTION, Unit::Count, "Messages sent and received")),
+    bytes: counter("wa_transport_bytes_total", OP_DIRECTION, Unit::Bytes, "Bytes sent and received"),
+    lookups: None,
+};
+
+const HTTP: Family = Family {
+    total: counter("wa_http_op_total", OP_OUTCOME, Unit::Count, "HTTP exchanges by class of status"),
+    duration: duration("wa_http_op_duration_seconds", "Time of HTTP exchanges"),
+    in_flight: gauge("wa_http_op_in_flight", "HTTP exchanges that have not ended"),
+    slow: counter("wa_http_op_slow_total", OP, Unit::Count, "HTTP exchanges slower than the threshold"),
+    rows: None,
+    bytes: counter("wa_http_bytes_total", OP_DIRECTION, Unit::Bytes, "Bodies sent and received"),
+    lookups: None,
+};
+
+const CACHE: [ExportedMetric; 5] = [
+    counter("wa_store_cache_hits_total", CACHE_RECORD, Unit::Count, "Reads answered from the cache"),
+    counter("wa_store_cache_misses_total", CACHE_RECORD, Unit::Count, "Reads not answered from the cache"),
+    counter("wa_store_cache_loads_total", CACHE_RECORD, Unit::Count, "Calls to the store that misses led to"),
+    counter("wa_store_cache_evictions_total", CACHE_RECORD, Unit::Count, "Values that had to make room"),
+    counter("wa_store_cache_invalidations_total", CACHE_RECORD, Unit::Count, "Values that a call made stale"),
+];
+
+const METADATA: Metadata<'static> = Metadata::new(super::TARGET, Level::INFO, Some(module_path!()));
+
+fn key(metric: &ExportedMetric, values: &[&'static str]) -> Key {
+    let labels = metric.labels.iter().zip(values).map(|(name, value)| Label::from_static_parts(name, value));
+    Key::from_parts(metric.name, labels.collect::<Vec<_>>())
+}
+
+/// What the recorder has for one operation of one layer, from the first call on during which there is a recorder.
+pub(super) struct OpExport {
+    layer: &'static str,
+    op: &'static str,
+    kind: LayerKind,
+    looks_up: bool,
+    outcomes: &'static [Outcome],
+    handles: OnceLock<Handles>,
+}
+
+struct Handles {
+    outcomes: Vec<(Outcome, Counter)>,
+    duration: Histogram,
+    in_flight: Gauge,
+    slow: Counter,
+    rows: Option<[Counter; 2]>,
+    bytes: [Counter; 2],
+    lookups: Option<[Counter; 2]>,
+}
+
+impl OpExport {
+    pub(super) fn new<O: Operation>(layer: &'static str, operation: O) -> Self {
+        Self {
+            layer,
+            op: operation.name(),
+            kind: O::KIND,
+            looks_up: operation.looks_up(),
+            outcomes: operation.outcomes(),
+            handles: OnceLock::new(),
+        }
+    }
+
+    /// `true` if the recorder knows that the call has started, and must be told of its end.
+    pub(super) fn start(&self) -> bool {
+        let handles = self.handles();
+        if let Some(handles) = handles {
+            handles.in_flight.increment(1);
+        }
+        handles.is_some()
+    }
+
+    pub(super) fn end(&self, ended: &Ended, slow: bool, started: bool) {
+        let Some(handles) = self.handles() else { return };
+        if let Some((_, counter)) = handles.outcomes.iter().find(|(outcome, _)| *outcome == ended.outcome) {
+            counter.increment(1);
+        }
+        handles.duration.record(ended.time);
+        if started {
+            handles.in_flight.decrement(1);
+        }
+        if slow {
+            handles.slow.increment(1);
+        }
+        let add = |counters: &[Counter; 2], numbers: [u64; 2]| {
+            for (counter, number) in counters.iter().zip(numbers).filter(|(_, number)| *number > 0) {
+                counter.increment(number);
+            }
+        };
+        add(&handles.bytes, [ended.given.bytes, ended.got.bytes]);
+        if let Some(rows) = &handles.rows {
+            add(rows, [ended.given.rows, ended.got.rows]);
+        }
+        if let (Some(lookups), Some(numbers)) = (&handles.lookups, ended.lookups) {
+            add(lookups, numbers);
+        }
+    }
+
+    fn handles(&self) -> Option<&Handles> {
+        resolved(&self.handles, |recorder| self.register(recorder))
+    }
+
+    fn register(&self, recorder: &dyn Recorder) -> Handles {
+        let (layer, op) = (self.layer, self.op);
+        let family = match self.kind {
+            LayerKind::Store => &STORE,
+            LayerKind::Transport => &TRANSPORT,
+            LayerKind::Http => &HTTP,
+        };
+        let counter = |metric, values: &[_]| recorder.register_counter(&key(metric, values), &METADATA);
+        let outcome = |outcome: &Outcome| (*outcome, counter(&family.total, &[layer, op, outcome.label()]));
+        let both = |metric, values: [_; 2]| values.map(|value| counter(metric, &[layer, op, value]));
+        Handles {
+            outcomes: self.outcomes.iter().map(outcome).collect(),
+            duration: recorder.register_histogram(&key(&family.duration, &[layer, op]), &METADATA),
+            in_flight: recorder.register_gauge(&key(&family.in_flight, &[layer, op]), &METADATA),
+            slow: counter(&family.slow, &[layer, op]),
+            rows: family.rows.as_ref().map(|rows| both(rows, ["in", "out"])),
+            bytes: both(&family.bytes, ["in", "out"]),
+            lookups: family
+                .lookups
+                .as_ref()
+                .filter(|_| self.looks_up)
+                .map(|lookups| both(lookups, ["found", "absent"])),
+        }
+    }
+}
+
+/// What the recorder has for one kind of record of a cache, from the first event on at which there is a recorder.
+pub(crate) struct CacheExport {
+    layer: &'static str,
+    record: Record,
+    handles: OnceLock<[Counter; CACHE.len()]>,
+}
+
+/// One of its counters.
+pub(crate) struct CounterExport {
+    cache: Arc<CacheExport>,
+    position: usize,
+}
+
+impl CacheExport {
+    /// Hits, misses, loads, evictions and invalidations.
+    pub(crate) fn counters(layer: &'static str, record: Record) -> [CounterExport; CACHE.len()] {
+        let cache = Arc::new(CacheExport { layer, record, handles: OnceLock::new() });
+        std::array::from_fn(|position| CounterExport { cache: cache.clone(), position })
+    }
+}
+
+impl CounterExport {
+    pub(crate) fn add(&self, number: u64) {
+        let CacheExport { layer, record, handles } = &*self.cache;
+        let register = |recorder: &dyn Recorder| {
+            CACHE.map(|metric| recorder.register_counter(&key(&metric, &[layer, record.name()]), &METADATA))
+        };
+        if let Some(handles) = resolved(handles, register) {
+            handles[self.position].increment(number);
+        }
+    }
+}
+
+/// `None` as long as there is no recorder. The facade then gives one of no size, which it does not tell apart in any other
+/// way; what it registers would count nothing for ever.
+fn resolved<T>(handles: &OnceLock<T>, register: impl FnOnce(&dyn Recorder) -> T) -> Option<&T> {
+    handles.get().or_else(|| {
+        let registered = with_recorder(|recorder| (size_of_val(recorder) > 0).then(|| register(recorder)));
+        registered.map(|registered| handles.get_or_init(|| registered))
+    })
+}

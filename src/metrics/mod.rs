@@ -1,0 +1,239 @@
+//! How long calls take, how they end and what they carry: for people, and for Prometheus.
+//!
+//! A [`MetricsLayer`] counts what passes through it at one place of a stack; several of them under different names show
+//! what the layers between them cost ([`MetricsSnapshot::between`]). [`Metrics::transport_factory`] and
+//! [`Metrics::http_client`] do the same for the network side of the client.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use wacore::store::InMemoryBackend;
+//! use wastore::{Metrics, Stack};
+//!
+//! # futures::executor::block_on(async {
+//! let metrics = Metrics::new();
+//! let store = Stack::new(Arc::new(InMemoryBackend::new())).layer(metrics.layer("memory")).into_backend();
+//! store.put_session("15550001111@s.whatsapp.net", b"record").await?;
+//! store.get_session("15550002222@s.whatsapp.net").await?;
+//!
+//! let snapshot = metrics.snapshot();
+//! println!("{snapshot}");
+//! let lookup = snapshot.layer("memory").unwrap().op("get_session").unwrap();
+//! assert_eq!((lookup.calls(), lookup.found(), lookup.absent()), (1, 0, 1));
+//! # Ok::<(), wacore::store::error::StoreError>(())
+//! # }).unwrap();
+//! ```
+//!
+//! Nothing here ever holds a JID, a message id, a URL or a key: counters are kept by layer, operation and outcome only,
+//! and so are labels, spans and events. The memory is bounded, however long it runs and however many accounts share a
+//! layer: about 3 KB for each operation that was called and each of up to eight threads that called it.
+//!
+//! # Exported metrics
+//!
+//! With the feature `metrics`, everything goes to the recorder of the [`metrics`](https://docs.rs/metrics) facade as well,
+//! which upstream uses too, so that one exporter shows both. The names follow upstream's (`wacore` 0.7,
+//! `src/telemetry.rs`). Install the recorder before or after making layers; what happened before it was installed is
+//! not exported, and each operation stays with the first recorder that it met. A recorder that has no size counts as none.
+//! `describe` tells it the units, `exported` lists all metrics.
+//!
+//! | metric | type, unit | labels |
+//! |--|--|--|
+//! | `wa_store_op_total` | counter | `layer`, `op`, `outcome` |
+//! | `wa_store_op_duration_seconds` | histogram, seconds | `layer`, `op` |
+//! | `wa_store_op_in_flight` | gauge | `layer`, `op` |
+//! | `wa_store_op_slow_total` | counter | `layer`, `op` |
+//! | `wa_store_rows_total` | counter | `layer`, `op`, `direction` |
+//! | `wa_store_bytes_total` | counter, bytes | `layer`, `op`, `direction` |
+//! | `wa_store_lookups_total` | counter, rows | `layer`, `op`, `outcome` |
+//! | `wa_store_cache_hits_total` | counter | `layer`, `record` |
+//! | `wa_store_cache_misses_total` | counter | `layer`, `record` |
+//! | `wa_store_cache_loads_total` | counter | `layer`, `record` |
+//! | `wa_store_cache_evictions_total` | counter | `layer`, `record` |
+//! | `wa_store_cache_invalidations_total` | counter | `layer`, `record` |
+//! | `wa_transport_op_total` | counter | `layer`, `op`, `outcome` |
+//! | `wa_transport_op_duration_seconds` | histogram, seconds | `layer`, `op` |
+//! | `wa_transport_op_in_flight` | gauge | `layer`, `op` |
+//! | `wa_transport_op_slow_total` | counter | `layer`, `op` |
+//! | `wa_transport_messages_total` | counter | `layer`, `op`, `direction` |
+//! | `wa_transport_bytes_total` | counter, bytes | `layer`, `op`, `direction` |
+//! | `wa_http_op_total` | counter | `layer`, `op`, `outcome` |
+//! | `wa_http_op_duration_seconds` | histogram, seconds | `layer`, `op` |
+//! | `wa_http_op_in_flight` | gauge | `layer`, `op` |
+//! | `wa_http_op_slow_total` | counter | `layer`, `op` |
+//! | `wa_http_bytes_total` | counter, bytes | `layer`, `op`, `direction` |
+//!
+//! * `layer`: the name given to [`Metrics::layer`], [`Metrics::transport_factory`], [`Metrics::http_client`] or
+//!   [`Metrics::cache`].
+//! * `op`: for stores one of the 82 method names, for example `get_session`; for connections `connect`, `connection` (from
+//!   its beginning to its end), `send`, `receive` and `disconnect`; for HTTP `execute`, `execute_streaming`,
+//!   `execute_upload` and `streamed_body`.
+//! * `outcome`: how it ended, see [`Outcome`]. For stores `ok`, `busy`, `connection`, `validation`, `serialization`, `other`
+//!   and `cancelled`. For `connection`, why: `server_close`, `server_error`, `stream_ended`, `read_error`, `local_close`
+//!   and `unknown`. For HTTP `1xx` to `5xx`, `other`, `error` and `cancelled`. For lookups `found` and `absent`.
+//! * `direction`: `in` for what a call was given, `out` for what it gave. A sweep gives the rows that it removed.
+//! * `record`: the kind of record, for example `tc token`.
+//!
+//! All series of an operation exist, at zero, once it was called, so that the first error shows in a rate.
+//! An operation that is called on two layers makes about thirty series and, in Prometheus, twenty more for each histogram.
+//!
+//! Some exporters collect samples of histograms until they are scraped, or until their upkeep runs
+//! (`metrics-exporter-prometheus`: `run_upkeep`, which its own listener calls every five seconds). See to it that one of the
+//! two happens.
+
+mod between;
+mod chart;
+#[cfg(feature = "metrics")]
+pub(crate) mod facade;
+mod network;
+mod observe;
+mod outcome;
+mod snapshot;
+mod stats;
+mod store;
+#[cfg(test)]
+mod tests;
+mod volume;
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use wacore::net::{HttpClient, TransportFactory};
+use wacore::runtime::Runtime;
+
+pub use between::{LayerCost, OpCost};
+#[cfg(feature = "metrics")]
+pub use facade::{DURATION_BUCKETS, ExportedMetric, MetricKind, describe, exported};
+pub use network::{MetricsHttpClient, MetricsTransportFactory};
+pub use outcome::Outcome;
+pub use snapshot::{Histogram, LayerKind, LayerSnapshot, MetricsSnapshot, OpSnapshot};
+pub use store::MetricsLayer;
+
+use crate::cache::CacheLayer;
+use stats::{LayerStats, Operation, SlowCalls};
+
+/// The target of events and spans.
+const TARGET: &str = "wastore::metrics";
+
+/// Counts calls at any number of places and tells what it counted. A cheap handle; clones share everything.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use wacore::store::InMemoryBackend;
+/// use wastore::{CacheLayer, Metrics, Stack};
+///
+/// let metrics = Metrics::new();
+/// metrics.log_slower_than(Some(Duration::from_millis(100)));
+/// let cache = CacheLayer::bytes(16 << 20);
+/// metrics.cache("cache", &cache);
+/// let stack = Stack::new(Arc::new(InMemoryBackend::new()))
+///     .layer(metrics.layer("memory"))
+///     .layer(cache)
+///     .layer(metrics.layer("client"));
+/// assert_eq!(format!("{stack:?}"), "metrics(client) > cache(16 MiB) > metrics(memory) > InMemoryBackend");
+/// ```
+#[derive(Clone)]
+pub struct Metrics {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    slow: Arc<SlowCalls>,
+    layers: Mutex<Vec<Arc<LayerStats>>>,
+    caches: Mutex<Vec<(&'static str, CacheLayer)>>,
+}
+
+impl Metrics {
+    /// Nothing is counted yet.
+    pub fn new() -> Self {
+        let slow = SlowCalls { threshold: AtomicU64::new(u64::MAX), since: Instant::now() };
+        Self { shared: Arc::new(Shared { slow: Arc::new(slow), layers: Mutex::default(), caches: Mutex::default() }) }
+    }
+
+    /// A layer that counts under this name, the label `layer`. Layers of the same name, for example those of several
+    /// accounts, count together; layers that are to be told apart need different names.
+    ///
+    /// A name is a part of the program, so that it can be no account's.
+    pub fn layer(&self, name: &'static str) -> MetricsLayer {
+        MetricsLayer::new(self.stats::<store::StoreOp>(name))
+    }
+
+    /// Counts connections that `factory` makes, what is sent and received over them, and why they end.
+    ///
+    /// What is received passes through a task that is spawned on `runtime` for each connection; it holds no more than
+    /// the transport's own channel does.
+    pub fn transport_factory(
+        &self,
+        name: &'static str,
+        factory: impl TransportFactory + 'static,
+        runtime: impl Runtime,
+    ) -> MetricsTransportFactory {
+        MetricsTransportFactory::new(self.stats::<network::TransportOp>(name), Arc::new(factory), Arc::new(runtime))
+    }
+
+    /// Counts HTTP exchanges of `client`, streamed bodies included.
+    pub fn http_client(&self, name: &'static str, client: impl HttpClient + 'static) -> MetricsHttpClient {
+        MetricsHttpClient::new(self.stats::<network::HttpOp>(name), Arc::new(client))
+    }
+
+    /// Shows in snapshots, and exports, what a cache did. A cache that is given the name of an earlier one takes its place.
+    pub fn cache(&self, name: &'static str, cache: &CacheLayer) {
+        #[cfg(feature = "metrics")]
+        cache.export(name);
+        let mut caches = lock(&self.shared.caches);
+        caches.retain(|(other, _)| *other != name);
+        caches.push((name, cache.clone()));
+    }
+
+    /// Reports calls that take this long or longer, in all layers: with the feature `tracing` as an event, otherwise as a
+    /// line of the `log` crate, at the level of warnings, with the names of layer, operation and outcome and nothing else.
+    /// At most one a second is reported of each operation, with the number of those in between. `None`, as at the
+    /// beginning, reports none.
+    pub fn log_slower_than(&self, threshold: Option<Duration>) {
+        let nanos = threshold.map_or(u64::MAX, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        self.shared.slow.threshold.store(nanos, Relaxed);
+    }
+
+    /// What was counted so far. Calls go on meanwhile, so numbers that belong together may differ by the calls that end
+    /// at the same moment.
+    pub fn snapshot(&self) -> MetricsSnapshot {
+        let elapsed = self.shared.slow.since.elapsed();
+        let layers: Vec<_> = lock(&self.shared.layers).clone();
+        let caches: Vec<_> = lock(&self.shared.caches).clone();
+        MetricsSnapshot {
+            elapsed,
+            layers: layers.iter().map(|layer| layer.snapshot()).collect(),
+            caches: caches.iter().map(|(name, cache)| (*name, cache.stats())).collect(),
+        }
+    }
+
+    fn stats<O: Operation>(&self, name: &'static str) -> Arc<LayerStats> {
+        let mut layers = lock(&self.shared.layers);
+        if let Some(layer) = layers.iter().find(|layer| (layer.name, layer.kind) == (name, O::KIND)) {
+            return layer.clone();
+        }
+        let layer = Arc::new(LayerStats::new::<O>(name, self.shared.slow.clone()));
+        layers.push(layer.clone());
+        layer
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The names of its layers.
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")?;
+        f.debug_list().entries(lock(&self.shared.layers).iter().map(|layer| layer.name)).finish()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

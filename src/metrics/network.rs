@@ -1,0 +1,433 @@
+//! The layers over the network side of the client: connections to the server, and HTTP.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use async_channel::{Receiver, Sender};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use wacore::net::{
+    DisconnectReason, HttpClient, HttpRequest, HttpResponse, StreamingHttpResponse, Transport, TransportEvent,
+    TransportFactory, UploadBody,
+};
+use wacore::runtime::Runtime;
+use wacore::stats::{HttpResourceReport, TransportResourceReport};
+
+use super::observe::{observe, observe_blocking};
+use super::outcome::Outcome;
+use super::snapshot::LayerKind;
+use super::stats::{Call, LayerStats, Operation};
+use super::volume::Volume;
+
+/// Makes connections and counts what happens on them. Made by
+/// [`Metrics::transport_factory`](super::Metrics::transport_factory); goes into `Bot::builder().with_transport_factory(..)`.
+///
+/// | operation | counts |
+/// |--|--|
+/// | `connect` | making a connection, how long it takes |
+/// | `connection` | a connection from its beginning to its end; how it ends is the reason |
+/// | `send` | a message sent, how long it takes |
+/// | `receive` | a message received; the time is how long it waited for the client to take it |
+/// | `disconnect` | closing from this side, how long it takes |
+#[derive(Clone)]
+pub struct MetricsTransportFactory {
+    inner: Arc<dyn TransportFactory>,
+    stats: Arc<LayerStats>,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl MetricsTransportFactory {
+    pub(super) fn new(stats: Arc<LayerStats>, inner: Arc<dyn TransportFactory>, runtime: Arc<dyn Runtime>) -> Self {
+        Self { inner, stats, runtime }
+    }
+}
+
+/// For example `metrics(whatsapp)`.
+impl fmt::Debug for MetricsTransportFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "metrics({})", self.stats.name)
+    }
+}
+
+type Connected = (Arc<dyn Transport>, Receiver<TransportEvent>);
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl TransportFactory for MetricsTransportFactory {
+    async fn create_transport(&self) -> Result<Connected, anyhow::Error> {
+        let connect = || self.inner.create_transport();
+        let (transport, events) =
+            observe(&*self.stats, TransportOp::Connect, Volume::default(), connect, ended_or_failed).await?;
+
+        let connection = Call::start(self.stats.clone(), TransportOp::Connection, Volume::default());
+        let closed = Arc::new(AtomicBool::new(false));
+        // As deep as the transport's own channel, so that it is slowed down by a slow client as before.
+        let (to_client, client) = events.capacity().map_or_else(async_channel::unbounded, async_channel::bounded);
+        let relay = Relay { stats: self.stats.clone(), connection, closed: closed.clone(), events, to_client };
+        self.runtime.spawn_detached(Box::pin(relay.run()));
+        Ok((Arc::new(MetricsTransport { inner: transport, stats: self.stats.clone(), closed }), client))
+    }
+}
+
+/// A connection whose messages are counted.
+struct MetricsTransport {
+    inner: Arc<dyn Transport>,
+    stats: Arc<LayerStats>,
+    /// `true` once this side closed it.
+    closed: Arc<AtomicBool>,
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Transport for MetricsTransport {
+    async fn send(&self, data: Bytes) -> Result<(), anyhow::Error> {
+        let given = message(&data);
+        observe(&*self.stats, TransportOp::Send, given, || self.inner.send(data), ended_or_failed).await
+    }
+
+    async fn disconnect(&self) {
+        self.closed.store(true, Relaxed);
+        let nothing = Volume::default();
+        let disconnect = || self.inner.disconnect();
+        observe(&*self.stats, TransportOp::Disconnect, nothing, disconnect, |()| (Outcome::Ok, nothing)).await;
+    }
+
+    fn resource_report(&self) -> Option<TransportResourceReport> {
+        self.inner.resource_report()
+    }
+}
+
+fn message(data: &Bytes) -> Volume {
+    Volume { rows: 1, bytes: data.len() as u64 }
+}
+
+fn ended_or_failed<T>(result: &Result<T, anyhow::Error>) -> (Outcome, Volume) {
+    let outcome = if result.is_ok() { Outcome::Ok } else { Outcome::Error };
+    (outcome, Volume::default())
+}
+
+/// Hands on what is received, and counts it.
+struct Relay {
+    stats: Arc<LayerStats>,
+    connection: Call<Arc<LayerStats>, TransportOp>,
+    closed: Arc<AtomicBool>,
+    events: Receiver<TransportEvent>,
+    to_client: Sender<TransportEvent>,
+}
+
+impl Relay {
+    async fn run(self) {
+        let mut reason = None;
+        while let Some(event) = self.next().await {
+            match &event {
+                TransportEvent::DataReceived(data) => {
+                    let got = message(data);
+                    let taken = observe(
+                        &*self.stats,
+                        TransportOp::Receive,
+                        Volume::default(),
+                        || self.to_client.send(event),
+                        |sent| (if sent.is_ok() { Outcome::Ok } else { Outcome::Cancelled }, got),
+                    );
+                    if taken.await.is_err() {
+                        break;
+                    }
+                }
+                TransportEvent::Connected | TransportEvent::Disconnected(_) => {
+                    if let TransportEvent::Disconnected(why) = &event {
+                        reason = reason.or(Some(self.why(why)));
+                    }
+                    if self.to_client.send(event).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        // Nobody said why: either this side is no longer interested, or the transport just stopped.
+        let local = self.to_client.is_closed() || self.closed.load(Relaxed);
+        let unsaid = if local { Outcome::LocalClose } else { Outcome::Unknown };
+        self.connection.end(reason.unwrap_or(unsaid), Volume::default());
+    }
+
+    /// The next event; `None` when the transport has stopped or the client is gone.
+    async fn next(&self) -> Option<TransportEvent> {
+        match select(pin!(self.events.recv()), pin!(self.to_client.closed())).await {
+            Either::Left((event, _)) => event.ok(),
+            Either::Right(_) => None,
+        }
+    }
+
+    fn why(&self, reason: &DisconnectReason) -> Outcome {
+        match reason {
+            DisconnectReason::ServerClose { .. } if reason.is_clean_shutdown() => Outcome::ServerClose,
+            DisconnectReason::ServerClose { .. } => Outcome::ServerError,
+            DisconnectReason::StreamEnded => Outcome::StreamEnded,
+            DisconnectReason::ReadError(_) => Outcome::ReadError,
+            // Transports do not report what the client knows.
+            DisconnectReason::Unknown if self.closed.load(Relaxed) => Outcome::LocalClose,
+            DisconnectReason::Unknown => Outcome::Unknown,
+        }
+    }
+}
+
+/// What is counted of connections.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum TransportOp {
+    Connect,
+    Connection,
+    Send,
+    Receive,
+    Disconnect,
+}
+
+impl Operation for TransportOp {
+    const KIND: LayerKind = LayerKind::Transport;
+    const ALL: &'static [Self] = &[
+        TransportOp::Connect,
+        TransportOp::Connection,
+        TransportOp::Send,
+        TransportOp::Receive,
+        TransportOp::Disconnect,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            TransportOp::Connect => "connect",
+            TransportOp::Connection => "connection",
+            TransportOp::Send => "send",
+            TransportOp::Receive => "receive",
+            TransportOp::Disconnect => "disconnect",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn looks_up(self) -> bool {
+        false
+    }
+
+    fn outcomes(self) -> &'static [Outcome] {
+        match self {
+            TransportOp::Connection => &[
+                Outcome::ServerClose,
+                Outcome::ServerError,
+                Outcome::StreamEnded,
+                Outcome::ReadError,
+                Outcome::LocalClose,
+                Outcome::Unknown,
+                // The runtime was shut down under it.
+                Outcome::Cancelled,
+            ],
+            _ => &[Outcome::Ok, Outcome::Error, Outcome::Cancelled],
+        }
+    }
+}
+
+/// Makes HTTP exchanges and counts them. Made by [`Metrics::http_client`](super::Metrics::http_client); goes into
+/// `Bot::builder().with_http_client(..)`.
+///
+/// | operation | counts |
+/// |--|--|
+/// | `execute` | an exchange, how long it takes, the bytes of both bodies |
+/// | `execute_streaming` | an exchange until its body can be read |
+/// | `streamed_body` | the body of it: its bytes, and how long the client took to read it to the end |
+/// | `execute_upload` | an exchange whose body is streamed, the bytes of both bodies |
+#[derive(Clone)]
+pub struct MetricsHttpClient {
+    inner: Arc<dyn HttpClient>,
+    stats: Arc<LayerStats>,
+}
+
+impl MetricsHttpClient {
+    pub(super) fn new(stats: Arc<LayerStats>, inner: Arc<dyn HttpClient>) -> Self {
+        Self { inner, stats }
+    }
+}
+
+/// For example `metrics(media)`.
+impl fmt::Debug for MetricsHttpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "metrics({})", self.stats.name)
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl HttpClient for MetricsHttpClient {
+    async fn execute(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
+        let given = content(request.body.as_ref().map_or(0, Bytes::len) as u64);
+        observe(&*self.stats, HttpOp::Execute, given, || self.inner.execute(request), exchanged).await
+    }
+
+    fn supports_streaming(&self) -> bool {
+        self.inner.supports_streaming()
+    }
+
+    fn execute_streaming(&self, request: HttpRequest) -> anyhow::Result<StreamingHttpResponse> {
+        let given = content(request.body.as_ref().map_or(0, Bytes::len) as u64);
+        let mut response = observe_blocking(
+            &self.stats,
+            HttpOp::ExecuteStreaming,
+            || self.inner.execute_streaming(request),
+            |response| {
+                let status = response.as_ref().map(|response| response.status_code);
+                (status.map_or(Outcome::Error, of_status), given, content(0))
+            },
+        )?;
+        let call = Call::start(self.stats.clone(), HttpOp::StreamedBody, content(0));
+        response.body = Box::new(StreamedBody { inner: response.body, read: 0, call: Some(call) });
+        Ok(response)
+    }
+
+    fn supports_upload_streaming(&self) -> bool {
+        self.inner.supports_upload_streaming()
+    }
+
+    fn execute_upload(
+        &self,
+        request: HttpRequest,
+        body: UploadBody,
+        content_length: u64,
+    ) -> anyhow::Result<HttpResponse> {
+        let sent = Arc::new(AtomicU64::new(0));
+        let body = Box::new(CountingReader { inner: body, read: sent.clone() });
+        observe_blocking(
+            &self.stats,
+            HttpOp::ExecuteUpload,
+            || self.inner.execute_upload(request, body, content_length),
+            |response| {
+                let (outcome, got) = exchanged(response);
+                (outcome, content(sent.load(Relaxed)), got)
+            },
+        )
+    }
+
+    fn resource_report(&self) -> Option<HttpResourceReport> {
+        self.inner.resource_report()
+    }
+}
+
+fn content(bytes: u64) -> Volume {
+    Volume { rows: 0, bytes }
+}
+
+fn exchanged(response: &anyhow::Result<HttpResponse>) -> (Outcome, Volume) {
+    match response {
+        Ok(response) => (of_status(response.status_code), content(response.body.len() as u64)),
+        Err(_) => (Outcome::Error, content(0)),
+    }
+}
+
+fn of_status(status: u16) -> Outcome {
+    match status {
+        100..=199 => Outcome::Status1xx,
+        200..=299 => Outcome::Status2xx,
+        300..=399 => Outcome::Status3xx,
+        400..=499 => Outcome::Status4xx,
+        500..=599 => Outcome::Status5xx,
+        _ => Outcome::Other,
+    }
+}
+
+/// A body that is counted when its end was read or reading it failed, and otherwise as cancelled when it is dropped.
+struct StreamedBody {
+    inner: Box<dyn Read + Send>,
+    read: u64,
+    call: Option<Call<Arc<LayerStats>, HttpOp>>,
+}
+
+impl StreamedBody {
+    fn end(&mut self, outcome: Outcome) {
+        if let Some(call) = self.call.take() {
+            call.end(outcome, content(self.read));
+        }
+    }
+}
+
+impl Read for StreamedBody {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let result = self.inner.read(buffer);
+        match &result {
+            Ok(0) if !buffer.is_empty() => self.end(Outcome::Ok),
+            Ok(read) => self.read += *read as u64,
+            // The reader is expected to try again.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => self.end(Outcome::Error),
+        }
+        result
+    }
+}
+
+impl Drop for StreamedBody {
+    fn drop(&mut self) {
+        self.end(Outcome::Cancelled);
+    }
+}
+
+/// Counts what is read.
+struct CountingReader {
+    inner: Box<dyn Read + Send>,
+    read: Arc<AtomicU64>,
+}
+
+impl Read for CountingReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.read.fetch_add(read as u64, Relaxed);
+        Ok(read)
+    }
+}
+
+/// What is counted of HTTP.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum HttpOp {
+    Execute,
+    ExecuteStreaming,
+    StreamedBody,
+    ExecuteUpload,
+}
+
+impl Operation for HttpOp {
+    const KIND: LayerKind = LayerKind::Http;
+    const ALL: &'static [Self] =
+        &[HttpOp::Execute, HttpOp::ExecuteStreaming, HttpOp::StreamedBody, HttpOp::ExecuteUpload];
+
+    fn name(self) -> &'static str {
+        match self {
+            HttpOp::Execute => "execute",
+            HttpOp::ExecuteStreaming => "execute_streaming",
+            HttpOp::StreamedBody => "streamed_body",
+            HttpOp::ExecuteUpload => "execute_upload",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn looks_up(self) -> bool {
+        false
+    }
+
+    fn outcomes(self) -> &'static [Outcome] {
+        match self {
+            HttpOp::StreamedBody => &[Outcome::Ok, Outcome::Error, Outcome::Cancelled],
+            _ => &[
+                Outcome::Status1xx,
+                Outcome::Status2xx,
+                Outcome::Status3xx,
+                Outcome::Status4xx,
+                Outcome::Status5xx,
+                Outcome::Other,
+                Outcome::Error,
+                Outcome::Cancelled,
+            ],
+        }
+    }
+}

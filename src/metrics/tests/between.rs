@@ -1,0 +1,113 @@
+//! What the layers between two metrics layers cost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wacore::store::InMemoryBackend;
+use wacore::store::traits::TcTokenEntry;
+
+use crate::testing::{Effect, Fault, When};
+use crate::{CacheLayer, Key, Metrics, Stack, VaultOptions};
+
+const ADDRESS: &str = "15550001111@s.whatsapp.net";
+
+#[tokio::test]
+async fn a_layer_that_takes_time_is_told_what_it_adds() {
+    let metrics = Metrics::new();
+    let slow = Fault::new();
+    slow.inject(When::Always, Effect::Delay(Duration::from_millis(10)));
+    let store = Stack::new(Arc::new(InMemoryBackend::new()))
+        .layer(metrics.layer("below"))
+        .layer(slow)
+        .layer(metrics.layer("above"))
+        .into_backend();
+    for _ in 0..5 {
+        store.get_session(ADDRESS).await.unwrap();
+    }
+    let cost = metrics.snapshot().between("above", "below").unwrap().named("slowness");
+    let op = cost.op("get_session").unwrap();
+    assert_eq!(op.answered(), Some(0.0));
+    assert!((0.009..1.0).contains(&op.added_to_percentile(0.5)), "{op:?}");
+    assert!(op.own_time() >= Duration::from_millis(50), "{op:?}");
+    let text = cost.to_string();
+    assert!(text.starts_with("slowness adds 1") && text.contains(" ms to get_session p50, "), "{text}");
+    assert!(metrics.snapshot().between("above", "nowhere").is_none());
+    assert!(metrics.snapshot().between("nowhere", "below").is_none());
+}
+
+#[tokio::test]
+async fn a_cache_is_told_what_it_answers() {
+    let metrics = Metrics::new();
+    let cache = CacheLayer::bytes(1 << 20);
+    metrics.cache("cache", &cache);
+    let store = Stack::new(Arc::new(InMemoryBackend::new()))
+        .layer(metrics.layer("database"))
+        .layer(cache)
+        .layer(metrics.layer("client"))
+        .into_backend();
+    let token = TcTokenEntry { token: vec![1], token_timestamp: 1, sender_timestamp: None };
+    store.put_tc_token("a@lid", &token).await.unwrap();
+    for _ in 0..20 {
+        store.get_tc_token("a@lid").await.unwrap();
+        store.get_msg_secret("a", "b", "c").await.unwrap();
+        store.get_msg_secret_with_ts("a", "b", "c").await.unwrap();
+    }
+    let snapshot = metrics.snapshot();
+    let cost = snapshot.between("client", "database").unwrap().named("cache");
+    let answered = |op: &str| cost.op(op).unwrap().answered().unwrap();
+    // What is written is in the cache at once.
+    assert_eq!(answered("get_tc_token"), 1.0);
+    assert_eq!(answered("put_tc_token"), 0.0);
+    // Both questions are one below, and there is one answer in the cache for both.
+    assert_eq!(answered("get_msg_secret"), 39.0 / 40.0);
+    assert_eq!(cost.op("get_msg_secret_with_ts").unwrap().above().calls(), 40);
+    let text = cost.to_string();
+    assert!(text.contains("cache answers all of get_tc_token, in "), "{text}");
+    assert!(text.contains("cache answers 98 % of get_msg_secret"), "{text}");
+    let (name, stats) = snapshot.caches().next().unwrap();
+    assert_eq!((name, stats.record(crate::Record::TcToken).unwrap().hits), ("cache", 20));
+    assert!(snapshot.to_string().contains("\ncache cache\n"), "{snapshot}");
+
+    let later = metrics.snapshot().since(&snapshot);
+    let (_, stats) = later.caches().next().unwrap();
+    assert_eq!(stats.record(crate::Record::TcToken).unwrap().hits, 0);
+}
+
+#[tokio::test]
+async fn what_encryption_translates_is_compared_with_what_it_became() {
+    let metrics = Metrics::new();
+    let memory = Arc::new(InMemoryBackend::new());
+    let vault = VaultOptions::new().create(memory.clone(), Key::from_bytes(&mut [7; 32])).await.unwrap();
+    let store = Stack::new(memory)
+        .layer(metrics.layer("memory"))
+        .layer(vault.layer())
+        .layer(metrics.layer("client"))
+        .into_backend();
+    for _ in 0..3 {
+        store.put_session(ADDRESS, &[1; 100]).await.unwrap();
+        store.put_identity(ADDRESS, [1; 32]).await.unwrap();
+        store.put_identity(ADDRESS, [1; 32]).await.unwrap();
+        store.load_identity(ADDRESS).await.unwrap();
+    }
+    let cost = metrics.snapshot().between("client", "memory").unwrap().named("encrypt");
+    let puts = cost.op("put_identity").unwrap();
+    assert_eq!((puts.above().calls(), puts.below().calls()), (9, 9));
+    assert_eq!(cost.op("load_identity").unwrap().answered(), Some(0.0));
+    assert_eq!(cost.ops().len(), 2, "{cost}");
+    assert!(cost.to_string().contains("to put_identity + put_session p50"), "{cost}");
+}
+
+#[tokio::test]
+async fn calls_that_others_make_below_are_no_cost() {
+    let metrics = Metrics::new();
+    let below = Stack::new(Arc::new(InMemoryBackend::new())).layer(metrics.layer("below")).into_backend();
+    let above = Stack::new(below.clone()).layer(metrics.layer("above")).into_backend();
+    above.exists().await.unwrap();
+    for _ in 0..4 {
+        below.exists().await.unwrap();
+    }
+    let cost = metrics.snapshot().between("above", "below").unwrap();
+    assert_eq!(cost.op("exists").unwrap().answered(), None);
+    let expected = "between above and below passed 1 calls of exists on, and others made 4 more\n";
+    assert_eq!(cost.to_string(), expected);
+}

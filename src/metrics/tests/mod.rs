@@ -1,0 +1,10 @@
+//! What is counted, what is exported, and that nobody is named in it.
+
+mod between;
+mod counts;
+#[cfg(feature = "metrics")]
+mod export;
+mod network;
+#[cfg(feature = "tracing")]
+mod privacy;
+mod slow;

@@ -1,0 +1,173 @@
+//! Whatever passes, nobody is named: not in labels, spans, events, tables, charts, JSON or `Debug`.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::executor::block_on;
+use memchr::memmem;
+use tracing_subscriber::fmt::format::FmtSpan;
+use wacore::net::{HttpClient, HttpRequest, HttpResponse, Transport, TransportEvent, TransportFactory};
+use wacore::store::InMemoryBackend;
+use wacore::store::error::StoreError;
+
+use crate::testing::{Effect, Fault, When};
+use crate::{CacheLayer, Key, Method, Metrics, Stack, VaultOptions, sample};
+
+/// Everything that spans and events say meanwhile, down to the most talkative level.
+pub(super) fn captured(run: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let buffer = Buffer::default();
+    let writer = buffer.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_span_events(FmtSpan::FULL)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, run);
+    String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap()
+}
+
+#[test]
+fn nobody_is_named_anywhere() {
+    let metrics = Metrics::new();
+    metrics.log_slower_than(Some(Duration::ZERO));
+    let cache = CacheLayer::bytes(1 << 20);
+    metrics.cache("cache", &cache);
+    let fault = Fault::new();
+    let memory = Arc::new(InMemoryBackend::new());
+    let key = Key::from_bytes(&mut [0x5a; 32]);
+    let vault = block_on(VaultOptions::new().create(memory.clone(), key)).unwrap();
+    let stack = Stack::new(memory)
+        .layer(fault.clone())
+        .layer(metrics.layer("memory"))
+        .layer(vault.layer())
+        .layer(cache)
+        .layer(metrics.layer("client"));
+    let mut texts = vec![format!("{stack:?} {metrics:?}")];
+    let store = stack.into_backend();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    #[cfg(feature = "metrics")]
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+
+    let run = || {
+        runtime.block_on(sample::fill(&*store));
+        for method in Method::ALL {
+            runtime.block_on(sample::call(&*store, *method)).unwrap();
+            // Errors that say too much.
+            fault.inject(When::Always, Effect::Fail(|| StoreError::Validation(format!("bad {}", sample::PHONE))));
+            let _ = runtime.block_on(sample::call(&*store, *method));
+            fault.clear();
+        }
+        runtime.block_on(network(&metrics));
+    };
+    #[cfg(feature = "metrics")]
+    let spans = captured(|| ::metrics::with_local_recorder(&recorder, run));
+    #[cfg(not(feature = "metrics"))]
+    let spans = captured(run);
+
+    let snapshot = metrics.snapshot();
+    let cost = snapshot.between("client", "memory").unwrap();
+    texts.extend([format!("{snapshot} {snapshot:?} {cost} {cost:?}"), snapshot.to_svg()]);
+    texts.push(serde_json::to_string(&snapshot).unwrap());
+    #[cfg(feature = "metrics")]
+    texts.push(recorder.handle().render());
+    assert_spans(&spans);
+    texts.push(spans);
+
+    let mut canaries = sample::canaries();
+    let more = [
+        sample::IDENTITY_ADDRESS,
+        sample::SECOND_MESSAGE_ID,
+        sample::SNAPSHOT_NAME,
+        "secret.example",
+        "Bearer canary",
+        "canary close reason",
+        "canary frame",
+        "canary body",
+    ];
+    canaries.extend(more.map(|text| (text.to_owned(), text.as_bytes().to_vec())));
+    canaries.retain(|(_, canary)| canary.len() > 3);
+    assert!(canaries.len() > 40);
+    for text in &texts {
+        for (name, canary) in &canaries {
+            let forms = [canary.clone(), hex::encode(canary).into_bytes(), format!("{canary:?}").into_bytes()];
+            let found = forms.iter().any(|form| memmem::find(text.as_bytes(), form).is_some());
+            assert!(!found, "{name} is named:\n{text}");
+        }
+    }
+}
+
+/// Every call of the outer layer has its span, with the names of layer, operation and outcome, and the inner call within.
+fn assert_spans(spans: &str) {
+    for method in Method::ALL {
+        let within = format!("wa.call{{layer=\"client\" op=\"{}\"", method.name());
+        assert!(spans.contains(&within), "{} has no span:\n{spans}", method.name());
+    }
+    let nested = "wa.call{layer=\"client\" op=\"store_prekey\"}:wa.call{layer=\"memory\" op=\"store_prekey\"";
+    assert!(spans.contains(nested), "the inner call is not within the outer one:\n{spans}");
+    let closed = "wa.call{layer=\"client\" op=\"put_session\" outcome=\"ok\"}";
+    assert!(spans.contains(closed), "no outcome:\n{spans}");
+    assert!(spans.contains("slow call"), "no event:\n{spans}");
+}
+
+/// Whatever can be told of a connection and of HTTP.
+async fn network(metrics: &Metrics) {
+    struct Tells;
+
+    #[async_trait::async_trait]
+    impl HttpClient for Tells {
+        async fn execute(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
+            anyhow::ensure!(request.body.is_some(), "GET {} failed", request.url);
+            Ok(HttpResponse { status_code: 403, body: b"canary body".to_vec() })
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl TransportFactory for Tells {
+        async fn create_transport(
+            &self,
+        ) -> anyhow::Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
+            let (to_client, events) = async_channel::unbounded();
+            let reason = "canary close reason".to_owned();
+            let closed = wacore::net::DisconnectReason::ServerClose { code: Some(4000), reason };
+            to_client.try_send(TransportEvent::DataReceived(Bytes::from_static(b"canary frame"))).unwrap();
+            to_client.try_send(TransportEvent::Disconnected(closed)).unwrap();
+            Ok((Arc::new(Tells), events))
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl Transport for Tells {
+        async fn send(&self, _: Bytes) -> anyhow::Result<()> {
+            anyhow::bail!("wss://secret.example is gone")
+        }
+
+        async fn disconnect(&self) {}
+    }
+
+    let client = metrics.http_client("media", Tells);
+    let request = HttpRequest::post("https://secret.example/15550109921").with_header("auth", "Bearer canary");
+    client.execute(request.clone()).await.unwrap_err();
+    client.execute(request.with_body(&b"canary body"[..])).await.unwrap();
+    let factory = metrics.transport_factory("whatsapp", Tells, whatsapp_rust::TokioRuntime);
+    let (transport, events) = factory.create_transport().await.unwrap();
+    transport.send(Bytes::from_static(b"canary frame")).await.unwrap_err();
+    while events.recv().await.is_ok() {}
+    transport.disconnect().await;
+}

@@ -1,0 +1,84 @@
+//! Counting takes no memory but the future of each call, however long it goes on, for stores and for the network.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test")]
+
+use std::alloc::System;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::executor::block_on;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use wacore::net::{HttpClient, HttpRequest, HttpResponse};
+use wacore::store::InMemoryBackend;
+use wacore::store::traits::Backend;
+use wastore::{Layer, Metrics};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const CALLS: usize = 1_000_000;
+
+/// Calls of each kind, some of which fail and some of which are dropped.
+fn calls(store: &Arc<dyn Backend>, client: &dyn HttpClient, number: usize) {
+    for call in 0..number / 5 {
+        block_on(store.get_session("15550001111@s.whatsapp.net")).unwrap();
+        block_on(store.put_session("15550001111@s.whatsapp.net", b"record")).unwrap();
+        block_on(store.has_session("15550002222@s.whatsapp.net")).unwrap();
+        block_on(client.execute(HttpRequest::get(if call % 2 == 0 { "good" } else { "bad" }))).ok();
+        drop(store.load());
+    }
+}
+
+#[test]
+fn memory_stays_flat_over_a_million_calls() {
+    let memory: Arc<dyn Backend> = Arc::new(InMemoryBackend::new());
+    let metrics = Metrics::new();
+    let store = metrics.layer("store").layer(memory.clone());
+    let client = metrics.http_client("http", Web);
+    // What is allocated once is allocated now.
+    calls(&store, &client, 100);
+    drop(metrics.snapshot());
+
+    let region = Region::new(ALLOCATOR);
+    calls(&store, &client, CALLS);
+    let change = region.change();
+    let kept = change.bytes_allocated as i64 - change.bytes_deallocated as i64;
+    assert_eq!(kept, 0, "bytes were kept after {CALLS} calls");
+
+    let region = Region::new(ALLOCATOR);
+    calls(&memory, &Web, CALLS / 100);
+    let without = region.change().allocations;
+    let region = Region::new(ALLOCATOR);
+    calls(&store, &client, CALLS / 100);
+    // Of five calls one is dropped before it is polled, so that nothing is called below.
+    let made = CALLS / 100 * 4 / 5;
+    assert_eq!(region.change().allocations - without, made, "one future for each call, and nothing else");
+
+    let region = Region::new(ALLOCATOR);
+    for _ in 0..100 {
+        drop(metrics.snapshot());
+    }
+    let change = region.change();
+    assert_eq!(change.bytes_allocated, change.bytes_deallocated, "snapshots leave nothing");
+    assert_eq!(
+        metrics.snapshot().layer("store").unwrap().op("get_session").unwrap().calls() as usize,
+        20 + CALLS / 5 + CALLS / 500
+    );
+}
+
+/// Fails every other time, without a text.
+struct Web;
+
+#[async_trait]
+impl HttpClient for Web {
+    async fn execute(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
+        #[derive(Debug, thiserror::Error)]
+        #[error("no network")]
+        struct NoNetwork;
+
+        match request.url.as_str() {
+            "good" => Ok(HttpResponse { status_code: 200, body: vec![] }),
+            _ => Err(NoNetwork.into()),
+        }
+    }
+}
