@@ -1,7 +1,8 @@
 //! Whatever passes, nobody is named: not in labels, spans, events, tables, charts, JSON or `Debug`.
 
+use std::cell::RefCell;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,14 +16,20 @@ use wacore::store::error::StoreError;
 use crate::testing::{Effect, Fault, When};
 use crate::{CacheLayer, Key, Method, Metrics, Stack, VaultOptions, sample};
 
-/// Everything that spans and events say meanwhile, down to the most talkative level.
+/// Everything that spans and events of this thread say meanwhile, down to the most talkative level.
+///
+/// There is one subscriber for all tests: with one for each, a span that is first met in a thread without a subscriber
+/// may stay switched off.
 pub(super) fn captured(run: impl FnOnce()) -> String {
-    #[derive(Clone, Default)]
-    struct Buffer(Arc<Mutex<Vec<u8>>>);
+    thread_local! {
+        static SAID: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+    }
 
-    impl io::Write for Buffer {
+    struct Writer;
+
+    impl io::Write for Writer {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            SAID.with_borrow_mut(|said| said.as_mut().map(|said| said.extend_from_slice(bytes)));
             Ok(bytes.len())
         }
 
@@ -31,16 +38,20 @@ pub(super) fn captured(run: impl FnOnce()) -> String {
         }
     }
 
-    let buffer = Buffer::default();
-    let writer = buffer.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_span_events(FmtSpan::FULL)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    tracing::subscriber::with_default(subscriber, run);
-    String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap()
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_span_events(FmtSpan::FULL)
+            .with_ansi(false)
+            .with_writer(|| Writer)
+            .finish();
+        tracing::subscriber::set_global_default(subscriber).unwrap();
+        tracing::callsite::rebuild_interest_cache();
+    });
+    SAID.set(Some(vec![]));
+    run();
+    String::from_utf8(SAID.take().unwrap()).unwrap()
 }
 
 #[test]
