@@ -20,7 +20,7 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use wacore::net::{HttpClient, HttpRequest};
 use wacore::store::traits::{Backend, LidPnMappingEntry, MsgSecretEntry, TcTokenEntry};
-use wastore::metrics::{DURATION_BUCKETS, MetricsHttpClient};
+use wastore::metrics::{DURATION_BUCKETS, LayerKind, MetricsHttpClient};
 use wastore::{CacheLayer, Key, Metrics, SqliteStore, Stack, VaultOptions};
 use whatsapp_rust::http::UreqHttpClient;
 
@@ -64,7 +64,7 @@ async fn main() -> Result<()> {
     std::fs::write("latency.svg", snapshot.to_svg())?;
     println!("a chart of it is in latency.svg\n");
 
-    let client = metrics.http_client("scrape", UreqHttpClient::new());
+    let client = metrics.http_client("scrape", Arc::new(UreqHttpClient::new()));
     let text = scrape(&client, address).await?;
     println!("what Prometheus sees of one method, of {} lines in all:\n", text.lines().count());
     let method = |line: &&str| line.contains("op=\"get_tc_token\"") && !line.contains("_bucket");
@@ -76,7 +76,7 @@ async fn main() -> Result<()> {
 async fn stack(folder: &Path) -> Result<(Metrics, Arc<dyn Backend>)> {
     let metrics = Metrics::new();
     // A line in the log for what takes longer, without a name of anybody.
-    metrics.log_slower_than(Some(Duration::from_millis(250)));
+    metrics.log_slower_than(LayerKind::Store, Some(Duration::from_millis(250)));
     let store = Arc::new(SqliteStore::open(folder.join("wa.db")).await?);
     let vault = VaultOptions::new().create(store.clone(), Key::generate()?).await?;
     let cache = CacheLayer::bytes(16 << 20);
@@ -94,12 +94,19 @@ async fn stack(folder: &Path) -> Result<(Metrics, Arc<dyn Backend>)> {
 /// Serves what is counted from now on in the text format of Prometheus, at this address or at a free port of this
 /// machine. Also runs the recorder's upkeep.
 fn serve_prometheus(address: Option<SocketAddr>) -> Result<SocketAddr> {
-    let address = match address {
-        Some(address) => address,
-        None => std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?,
+    // A port that is free may be taken before it is used; then it is the next one's turn.
+    let mut tries = 0;
+    let address = loop {
+        let address = match address {
+            Some(address) => address,
+            None => std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?,
+        };
+        match PrometheusBuilder::new().with_http_listener(address).set_buckets(DURATION_BUCKETS)?.install() {
+            Ok(()) => break address,
+            Err(error) if tries == 5 => return Err(error.into()),
+            Err(_) => tries += 1,
+        }
     };
-    let builder = PrometheusBuilder::new().with_http_listener(address).set_buckets(&DURATION_BUCKETS)?;
-    builder.install()?;
     wastore::metrics::describe();
     Ok(address)
 }
@@ -164,7 +171,7 @@ mod tests {
         work(&*store, 100).await.unwrap();
         let snapshot = metrics.snapshot();
 
-        let text = scrape(&metrics.http_client("scrape", UreqHttpClient::new()), address).await.unwrap();
+        let text = scrape(&metrics.http_client("scrape", Arc::new(UreqHttpClient::new())), address).await.unwrap();
         let scrape = Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).unwrap();
         let find = |name: &str, labels: &[(&str, &str)]| {
             let mut samples = scrape.samples.iter().filter(|sample| {
@@ -195,7 +202,7 @@ mod tests {
         let (_, cache) = snapshot.caches().next().unwrap();
         for stats in cache.records() {
             if stats.hits + stats.misses + stats.invalidations > 0 {
-                let exported = find("wa_store_cache_hits_total", &[("record", stats.record.name())]);
+                let exported = find("wa_store_cache_hits_total", &[("record", stats.record.label())]);
                 assert_eq!(exported, Value::Counter(stats.hits as f64), "{}", stats.record);
             }
         }

@@ -34,8 +34,14 @@ async fn main() -> Result<()> {
 
     let bot = Bot::builder()
         .with_backend_arc(Stack::new(Arc::new(InMemoryBackend::new())).layer(metrics.layer("client")).into_backend())
-        .with_transport_factory(metrics.transport_factory("whatsapp", Relay { address: relay }, TokioRuntime))
-        .with_http_client(metrics.http_client("media", Mirror { address: mirror, inner: UreqHttpClient::new() }))
+        .with_transport_factory(metrics.transport_factory(
+            "whatsapp",
+            Arc::new(Relay { address: relay }),
+            Arc::new(TokioRuntime),
+        ))
+        .with_http_client(
+            metrics.http_client("media", Arc::new(Mirror { address: mirror, inner: UreqHttpClient::new() })),
+        )
         .build()
         .await?;
     let client = bot.client();

@@ -125,6 +125,35 @@ impl Record {
     }
 }
 
+impl Record {
+    /// The name in the form of labels, for example `sender_key`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Record::Identity => "identity",
+            Record::Session => "session",
+            Record::SignalState => "signal_state",
+            Record::Prekey => "prekey",
+            Record::SignedPrekey => "signed_prekey",
+            Record::SenderKey => "sender_key",
+            Record::SyncKey => "sync_key",
+            Record::CollectionVersion => "collection_version",
+            Record::MutationMac => "mutation_mac",
+            Record::SenderKeyDevice => "sender_key_device",
+            Record::LidMapping => "lid_mapping",
+            Record::BaseKey => "base_key",
+            Record::DeviceList => "device_list",
+            Record::GroupMetadata => "group_metadata",
+            Record::TcToken => "tc_token",
+            Record::SentMessage => "sent_message",
+            Record::PendingInbound => "pending_inbound",
+            Record::MessageSecret => "message_secret",
+            Record::Device => "device",
+            Record::SnapshotExtra => "snapshot_extra",
+            Record::Store => "store",
+        }
+    }
+}
+
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -401,6 +430,13 @@ for_each_method!(define_uniform_layer, $);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_are_the_names_without_spaces_and_capitals() {
+        for record in Record::ALL {
+            assert_eq!(record.label(), record.name().to_lowercase().replace(' ', "_"));
+        }
+    }
 
     #[test]
     fn the_table_has_every_method_once() {

@@ -1,15 +1,95 @@
-//! Spreading what threads count over cache lines, so that they do not wait for one another's.
+//! Counting without waiting for other threads: counters are kept in stripes, and most threads have one of their own.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// In how many parts a counter is kept.
-pub(crate) const STRIPES: usize = 8;
+pub(crate) const STRIPES: usize = 16;
 
-/// The part that belongs to the current thread; shared with others when there are more than [`STRIPES`] threads.
-pub(crate) fn stripe() -> usize {
-    static THREADS: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static STRIPE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % STRIPES;
+/// Where a thread counts.
+#[derive(Clone, Copy)]
+pub(crate) struct Stripe {
+    pub(crate) index: usize,
+    /// No other thread writes to it, so that adding needs no locked instruction.
+    own: bool,
+}
+
+impl Stripe {
+    /// That of the current thread.
+    pub(crate) fn current() -> Self {
+        thread_local! {
+            static OWNED: Owned = Owned::acquire();
+        }
+        // While a thread ends it may have given its own one back already.
+        OWNED.try_with(|owned| owned.0).unwrap_or(SHARED)
     }
-    STRIPE.try_with(|stripe| *stripe).unwrap_or(0)
+
+    /// Adds to a counter of this stripe.
+    pub(crate) fn add(self, counter: &AtomicU64, number: u64) {
+        if self.own {
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(number), Ordering::Relaxed);
+        } else {
+            counter.fetch_add(number, Ordering::Relaxed);
+        }
+    }
+}
+
+/// For threads that find no other one free.
+const SHARED: Stripe = Stripe { index: STRIPES - 1, own: false };
+
+/// Which stripes have an owner, a bit each.
+static OWNERS: AtomicUsize = AtomicUsize::new(0);
+
+/// A stripe until its thread ends.
+struct Owned(Stripe);
+
+impl Owned {
+    fn acquire() -> Self {
+        let free = |owners: usize| (0..SHARED.index).find(|index| owners & (1 << index) == 0);
+        // Who takes a stripe over goes on from what its last owner counted.
+        let taken = OWNERS
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |owners| free(owners).map(|index| owners | 1 << index));
+        Self(taken.ok().and_then(free).map_or(SHARED, |index| Stripe { index, own: true }))
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if self.0.own {
+            OWNERS.fetch_and(!(1 << self.0.index), Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn no_two_threads_own_the_same_stripe_and_nothing_is_lost_when_it_changes_hands() {
+        const THREADS: usize = 40;
+        let counters: [AtomicU64; STRIPES] = Default::default();
+        for _ in 0..20 {
+            let barrier = Barrier::new(THREADS);
+            std::thread::scope(|scope| {
+                let count = || {
+                    let stripe = Stripe::current();
+                    barrier.wait();
+                    for _ in 0..1000 {
+                        stripe.add(&counters[stripe.index], 1);
+                    }
+                    stripe
+                };
+                let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(count)).collect();
+                let stripes: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+                let mut owned: Vec<_> = stripes.iter().filter(|stripe| stripe.own).map(|stripe| stripe.index).collect();
+                owned.sort_unstable();
+                assert!(owned.windows(2).all(|pair| pair[0] != pair[1]), "{owned:?}");
+                assert!(!owned.contains(&SHARED.index));
+            });
+        }
+        let sum: u64 = counters.iter().map(|counter| counter.load(Ordering::Relaxed)).sum();
+        assert_eq!(sum, 20 * THREADS as u64 * 1000);
+    }
 }

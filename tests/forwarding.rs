@@ -236,7 +236,7 @@ async fn store() -> (Arc<dyn Backend>, tempfile::TempDir) {
 #[tokio::test]
 async fn spy_fault_and_metrics_pass_everything_on() {
     let metrics = Metrics::new();
-    metrics.log_slower_than(Some(std::time::Duration::ZERO));
+    metrics.log_slower_than(wastore::metrics::LayerKind::Store, Some(std::time::Duration::ZERO));
     let layers: [&dyn Layer; 3] = [&Spy::new(), &Fault::new(), &metrics.layer("store")];
     for layer in layers {
         let (store, _folder) = store().await;

@@ -4,6 +4,8 @@
 
 use std::alloc::System;
 use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::executor::block_on;
@@ -11,6 +13,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use wacore::net::{HttpClient, HttpRequest, HttpResponse};
 use wacore::store::InMemoryBackend;
 use wacore::store::traits::Backend;
+use wastore::metrics::{LayerKind, Outcome};
 use wastore::{Layer, Metrics};
 
 #[global_allocator]
@@ -18,14 +21,15 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const CALLS: usize = 1_000_000;
 
-/// Calls of each kind, some of which fail and some of which are dropped.
+/// Calls of each kind, some of which fail and some of which are dropped before they end.
 fn calls(store: &Arc<dyn Backend>, client: &dyn HttpClient, number: usize) {
     for call in 0..number / 5 {
         block_on(store.get_session("15550001111@s.whatsapp.net")).unwrap();
         block_on(store.put_session("15550001111@s.whatsapp.net", b"record")).unwrap();
         block_on(store.has_session("15550002222@s.whatsapp.net")).unwrap();
         block_on(client.execute(HttpRequest::get(if call % 2 == 0 { "good" } else { "bad" }))).ok();
-        drop(store.load());
+        let mut hangs = client.execute(HttpRequest::get("hangs"));
+        assert!(hangs.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
 }
 
@@ -34,7 +38,11 @@ fn memory_stays_flat_over_a_million_calls() {
     let memory: Arc<dyn Backend> = Arc::new(InMemoryBackend::new());
     let metrics = Metrics::new();
     let store = metrics.layer("store").layer(memory.clone());
-    let client = metrics.http_client("http", Web);
+    let client = metrics.http_client("http", Arc::new(Web));
+    // Every call is slow.
+    for kind in LayerKind::ALL {
+        metrics.log_slower_than(*kind, Some(Duration::ZERO));
+    }
     // What is allocated once is allocated now.
     calls(&store, &client, 100);
     drop(metrics.snapshot());
@@ -50,9 +58,7 @@ fn memory_stays_flat_over_a_million_calls() {
     let without = region.change().allocations;
     let region = Region::new(ALLOCATOR);
     calls(&store, &client, CALLS / 100);
-    // Of five calls one is dropped before it is polled, so that nothing is called below.
-    let made = CALLS / 100 * 4 / 5;
-    assert_eq!(region.change().allocations - without, made, "one future for each call, and nothing else");
+    assert_eq!(region.change().allocations - without, CALLS / 100, "one future for each call, and nothing else");
 
     let region = Region::new(ALLOCATOR);
     for _ in 0..100 {
@@ -60,13 +66,15 @@ fn memory_stays_flat_over_a_million_calls() {
     }
     let change = region.change();
     assert_eq!(change.bytes_allocated, change.bytes_deallocated, "snapshots leave nothing");
-    assert_eq!(
-        metrics.snapshot().layer("store").unwrap().op("get_session").unwrap().calls() as usize,
-        20 + CALLS / 5 + CALLS / 500
-    );
+
+    let (snapshot, rounds) = (metrics.snapshot(), (100 + CALLS + CALLS / 100) as u64 / 5);
+    let http = snapshot.layer("http").unwrap().op("execute").unwrap();
+    let [ok, failed, cancelled] = [Outcome::Status2xx, Outcome::Error, Outcome::Cancelled].map(|o| http.count(o));
+    assert_eq!((ok + failed, cancelled, http.in_flight(), http.slow()), (rounds, rounds, 0, 2 * rounds));
+    assert_eq!(snapshot.layer("store").unwrap().op("get_session").unwrap().calls(), rounds);
 }
 
-/// Fails every other time, without a text.
+/// Fails or hangs as it is told.
 struct Web;
 
 #[async_trait]
@@ -77,6 +85,7 @@ impl HttpClient for Web {
         struct NoNetwork;
 
         match request.url.as_str() {
+            "hangs" => std::future::pending().await,
             "good" => Ok(HttpResponse { status_code: 200, body: vec![] }),
             _ => Err(NoNetwork.into()),
         }

@@ -13,7 +13,7 @@ use super::content::Content;
 use crate::method::Record;
 #[cfg(feature = "metrics")]
 use crate::metrics::facade::{CacheExport, CounterExport};
-use crate::striped::{STRIPES, stripe};
+use crate::striped::{self, STRIPES};
 
 /// A value in the cache. It is wiped when the last one who has it drops it.
 pub(super) struct Cached<V: Content> {
@@ -172,7 +172,8 @@ impl Counter {
     }
 
     pub(super) fn add(&self, number: u64) {
-        self.stripes[stripe()].0.fetch_add(number, Ordering::Relaxed);
+        let stripe = striped::Stripe::current();
+        stripe.add(&self.stripes[stripe.index].0, number);
         #[cfg(feature = "metrics")]
         if let Some(export) = self.export.get() {
             export.add(number);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::outcome::Outcome;
 use super::snapshot::{MetricsSnapshot, OpSnapshot, time};
 use crate::method::Method;
 
@@ -42,11 +43,10 @@ impl MetricsSnapshot {
             // What arrives below under the same name is compared together.
             match operations.iter_mut().find(|cost| cost.below.name() == name) {
                 Some(cost) => cost.add(op),
-                None => operations.push(OpCost {
-                    name: op.name().to_owned(),
-                    above: op.clone(),
-                    below: below.cloned().unwrap_or_else(|| OpSnapshot::new(op.name())),
-                }),
+                None => {
+                    let below = below.cloned().unwrap_or_else(|| OpSnapshot::new(op.name()));
+                    operations.push(OpCost::new(op.clone(), below));
+                }
             }
         }
         operations.sort_by_key(|cost| std::cmp::Reverse(cost.own_time()));
@@ -107,6 +107,10 @@ impl LayerCost {
 }
 
 impl OpCost {
+    pub(super) fn new(above: OpSnapshot, below: OpSnapshot) -> Self {
+        Self { name: above.name().to_owned(), above, below }
+    }
+
     /// The calls above.
     pub fn above(&self) -> &OpSnapshot {
         &self.above
@@ -117,12 +121,19 @@ impl OpCost {
         &self.below
     }
 
-    /// The part of the calls that what is between answered by itself, from 0 to 1; `None` if more calls arrived below than
-    /// were made above, because somebody else made them.
+    /// The part of the calls that what is between answered by itself, from 0 to 1; `None` if many more calls were answered
+    /// below than above, because somebody else made them. Calls that failed or were cancelled do not count, and those that
+    /// were under way at the beginning or the end, which may have ended below and not yet above, make no difference.
     pub fn answered(&self) -> Option<f64> {
-        let (above, below) = (self.above.calls(), self.below.calls());
-        let answered = above.checked_sub(below)?;
-        (above > 0).then(|| answered as f64 / above as f64)
+        let (above, below) = (self.above.count(Outcome::Ok), self.below.count(Outcome::Ok));
+        let under_way = self.above.in_flight + self.above.in_flight_before;
+        // Layers are not looked at in the same instant.
+        let unsure = under_way.max(above / 1000);
+        match above.checked_sub(below) {
+            None if below - above > unsure => None,
+            Some(answered) if answered > unsure => Some(answered as f64 / above as f64),
+            _ => Some(0.0),
+        }
     }
 
     /// What is between adds so much to a percentile, in seconds; less than 0 if it makes it shorter. Says little if a part
@@ -156,12 +167,12 @@ impl fmt::Display for OpCost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, above, below } = self;
         let Some(answered) = self.answered() else {
-            return write!(f, "passed {} calls of {name} on, and others made {} more", above.calls(), {
-                below.calls() - above.calls()
-            });
+            let more = below.calls().saturating_sub(above.calls());
+            return write!(f, "passed {} calls of {name} on, and others made {more} more", above.calls());
         };
-        let each = u32::try_from(above.calls()).map_or(Duration::ZERO, |calls| self.own_time() / calls.max(1));
-        if below.calls() == 0 {
+        let nanos = self.own_time().as_nanos() / u128::from(above.calls().max(1));
+        let each = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        if answered == 1.0 {
             return write!(f, "answers all of {name}, in {} a call", time(each));
         }
         if answered >= 0.01 {

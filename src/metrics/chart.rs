@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::snapshot::{LayerSnapshot, MetricsSnapshot, PERCENTILES, time};
+use super::snapshot::{LayerSnapshot, MetricsSnapshot, OpSnapshot, PERCENTILES, time};
 
 /// Widths and heights, in pixels.
 const NAMES: f64 = 290.0;
@@ -15,12 +15,13 @@ const COLOURS: [&str; 4] = ["#1b7837", "#7fbf7b", "#e08214", "#b2182b"];
 
 impl MetricsSnapshot {
     /// A chart of how long operations took, as SVG: a row for each operation of each layer, slowest first, on a logarithmic
-    /// scale, with a mark for p50, p90, p99 and the longest time.
+    /// scale, with a mark for p50, p90, p99 and the longest time. Without `connection` and `streamed_body`, which last as long
+    /// as somebody wants them to.
     pub fn to_svg(&self) -> String {
-        let layers: Vec<_> = self.layers.iter().filter(|layer| layer.total().calls() > 0).collect();
-        let times = layers.iter().flat_map(|layer| layer.ops()).map(|op| op.times());
+        let layers = self.layers.iter().map(|layer| (layer, shown(layer))).filter(|(_, shown)| !shown.is_empty());
+        let layers: Vec<_> = layers.collect();
         let (mut shortest, mut longest) = (f64::INFINITY, 0f64);
-        for times in times.filter(|times| times.count() > 0) {
+        for times in layers.iter().flat_map(|(_, shown)| shown).map(|op| op.times()) {
             shortest = shortest.min(times.percentile(0.5).as_nanos().max(1) as f64);
             longest = longest.max(times.max().as_nanos().max(1) as f64);
         }
@@ -28,7 +29,7 @@ impl MetricsSnapshot {
         let decades = (longest.max(1.0).log10().ceil() - first).max(1.0);
         let place = |at: Duration| NAMES + (at.as_nanos().max(1) as f64).log10().max(first) * DECADE - first * DECADE;
 
-        let rows: usize = layers.iter().map(|layer| layer.slowest_first().len() + 2).sum();
+        let rows: usize = layers.iter().map(|(_, shown)| shown.len() + 2).sum();
         let (width, height) = (NAMES + decades * DECADE + 90.0, HEAD + rows as f64 * ROW + 12.0);
         let mut svg = format!(
             "<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' viewBox='0 0 {width} {height}' \
@@ -42,25 +43,29 @@ impl MetricsSnapshot {
         }
         for decade in 0..=decades as u32 {
             let x = NAMES + f64::from(decade) * DECADE;
-            let label = time(Duration::from_nanos(10f64.powf(first + f64::from(decade)) as u64));
+            let label = time(Duration::from_nanos(10f64.powf(first + f64::from(decade)).round() as u64));
             let label = label.replace(".00", "").replace(".0", "");
             put(&mut svg, format_args!("<line x1='{x}' x2='{x}' y1='{HEAD}' y2='{}' stroke='#ddd'/>", height - 12.0));
             put(&mut svg, format_args!("<text x='{x}' y='{}' text-anchor='middle'>{label}</text>", HEAD - 8.0));
         }
         let mut y = HEAD + ROW;
-        for layer in layers {
+        for (layer, shown) in layers {
             let name = escaped(layer.name());
             put(&mut svg, format_args!("<text x='12' y='{y}' font-weight='bold' font-size='13'>{name}</text>"));
-            y = rows_of(&mut svg, layer, y + ROW, place) + ROW;
+            y = rows_of(&mut svg, &shown, y + ROW, place) + ROW;
         }
         svg.push_str("</svg>\n");
         svg
     }
 }
 
+fn shown(layer: &LayerSnapshot) -> Vec<&OpSnapshot> {
+    layer.slowest_first().into_iter().filter(|op| op.calls() > 0 && !op.lifetime).collect()
+}
+
 /// Gives where the next row would be.
-fn rows_of(svg: &mut String, layer: &LayerSnapshot, mut y: f64, place: impl Fn(Duration) -> f64) -> f64 {
-    for op in layer.slowest_first() {
+fn rows_of(svg: &mut String, shown: &[&OpSnapshot], mut y: f64, place: impl Fn(Duration) -> f64) -> f64 {
+    for op in shown {
         let label = format_args!("<text x='{}' y='{y}' text-anchor='end'>{}", NAMES - 14.0, op.name());
         put(svg, format_args!("{label} <tspan fill='#999'>× {}</tspan></text>", op.calls()));
         let middle = y - 4.0;

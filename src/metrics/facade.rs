@@ -23,7 +23,7 @@ pub struct ExportedMetric {
     pub help: &'static str,
 }
 
-/// The type of an exported metric, and its unit.
+/// The type of an exported metric, and its unit, which is a type of the `metrics` crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricKind {
@@ -38,7 +38,7 @@ pub enum MetricKind {
 /// Bounds for histograms of durations, in seconds, for exporters that need some
 /// (`PrometheusBuilder::set_buckets_for_metric`): three a decade, from a hit in a cache (1 µs) to a database that hangs
 /// (10 s).
-pub const DURATION_BUCKETS: [f64; 22] = [
+pub const DURATION_BUCKETS: &[f64] = &[
     1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0,
     5.0, 10.0,
 ];
@@ -120,18 +120,28 @@ const TRANSPORT: Family = Family {
     duration: duration("wa_transport_op_duration_seconds", "Time that it took"),
     in_flight: gauge("wa_transport_op_in_flight", "What has not ended, such as open connections"),
     slow: counter("wa_transport_op_slow_total", OP, Unit::Count, "What took longer than the threshold"),
-    rows: Some(counter("wa_transport_messages_total", OP_DIRECTION, Unit::Count, "Messages sent and received")),
-    bytes: counter("wa_transport_bytes_total", OP_DIRECTION, Unit::Bytes, "Bytes sent and received"),
+    rows: Some(counter(
+        "wa_transport_messages_total",
+        OP_DIRECTION,
+        Unit::Count,
+        "Messages that were sent and received",
+    )),
+    bytes: counter("wa_transport_bytes_total", OP_DIRECTION, Unit::Bytes, "Bytes that were sent and received"),
     lookups: None,
 };
 
 const HTTP: Family = Family {
-    total: counter("wa_http_op_total", OP_OUTCOME, Unit::Count, "HTTP exchanges by class of status"),
-    duration: duration("wa_http_op_duration_seconds", "Time of HTTP exchanges"),
-    in_flight: gauge("wa_http_op_in_flight", "HTTP exchanges that have not ended"),
+    total: counter(
+        "wa_http_op_total",
+        OP_OUTCOME,
+        Unit::Count,
+        "HTTP exchanges by class of status, and streamed bodies by how they ended",
+    ),
+    duration: duration("wa_http_op_duration_seconds", "Time of HTTP exchanges and of reading streamed bodies"),
+    in_flight: gauge("wa_http_op_in_flight", "HTTP exchanges and streamed bodies that have not ended"),
     slow: counter("wa_http_op_slow_total", OP, Unit::Count, "HTTP exchanges slower than the threshold"),
     rows: None,
-    bytes: counter("wa_http_bytes_total", OP_DIRECTION, Unit::Bytes, "Bodies sent and received"),
+    bytes: counter("wa_http_bytes_total", OP_DIRECTION, Unit::Bytes, "Bodies that were sent and received"),
     lookups: None,
 };
 
@@ -272,7 +282,7 @@ impl CounterExport {
     pub(crate) fn add(&self, number: u64) {
         let CacheExport { layer, record, handles } = &*self.cache;
         let register = |recorder: &dyn Recorder| {
-            CACHE.map(|metric| recorder.register_counter(&key(&metric, &[layer, record.name()]), &METADATA))
+            CACHE.map(|metric| recorder.register_counter(&key(&metric, &[layer, record.label()]), &METADATA))
         };
         if let Some(handles) = resolved(handles, register) {
             handles[self.position].increment(number);

@@ -25,7 +25,7 @@
 //!
 //! Nothing here ever holds a JID, a message id, a URL or a key: counters are kept by layer, operation and outcome only,
 //! and so are labels, spans and events. The memory is bounded, however long it runs and however many accounts share a
-//! layer: about 3 KB for each operation that was called and each of up to eight threads that called it.
+//! layer: about 3 KB for each operation that was called and each of up to sixteen threads that called it.
 //!
 //! # Exported metrics
 //!
@@ -33,7 +33,8 @@
 //! which upstream uses too, so that one exporter shows both. The names follow upstream's (`wacore` 0.7,
 //! `src/telemetry.rs`). Install the recorder before or after making layers; what happened before it was installed is
 //! not exported, and each operation stays with the first recorder that it met. A recorder that has no size counts as none.
-//! `describe` tells it the units, `exported` lists all metrics.
+//! `describe` tells it the units, `exported` lists all metrics. Do not let an exporter forget series that are idle
+//! (`metrics-exporter-prometheus`: `idle_timeout`): operations keep their series, and those that were forgotten stay away.
 //!
 //! | metric | type, unit | labels |
 //! |--|--|--|
@@ -67,13 +68,16 @@
 //!   its beginning to its end), `send`, `receive` and `disconnect`; for HTTP `execute`, `execute_streaming`,
 //!   `execute_upload` and `streamed_body`.
 //! * `outcome`: how it ended, see [`Outcome`]. For stores `ok`, `busy`, `connection`, `validation`, `serialization`, `other`
-//!   and `cancelled`. For `connection`, why: `server_close`, `server_error`, `stream_ended`, `read_error`, `local_close`
-//!   and `unknown`. For HTTP `1xx` to `5xx`, `other`, `error` and `cancelled`. For lookups `found` and `absent`.
+//!   and `cancelled`. For `connect`, `send`, `receive`, `disconnect` and `streamed_body` `ok`, `error` and `cancelled`. For
+//!   `connection`, why: `server_close`, `server_error`, `stream_ended`, `read_error`, `local_close`, `unknown`, and
+//!   `cancelled` if the runtime stopped. For HTTP exchanges `1xx` to `5xx`, `other`, `error` and `cancelled`. For lookups
+//!   `found` and `absent`.
 //! * `direction`: `in` for what a call was given, `out` for what it gave. A sweep gives the rows that it removed.
-//! * `record`: the kind of record, for example `tc token`.
+//! * `record`: the kind of record, for example `tc_token`.
 //!
-//! All series of an operation exist, at zero, once it was called, so that the first error shows in a rate.
-//! An operation that is called on two layers makes about thirty series and, in Prometheus, twenty more for each histogram.
+//! All series of an operation exist, at zero, once it was called, so that a first error shows in a rate if the operation was
+//! scraped before. An operation makes about fifteen series on each layer and, in Prometheus, as many as there are bounds
+//! for its histogram.
 //!
 //! Some exporters collect samples of histograms until they are scraped, or until their upkeep runs
 //! (`metrics-exporter-prometheus`: `run_upkeep`, which its own listener calls every five seconds). See to it that one of the
@@ -122,10 +126,11 @@ const TARGET: &str = "wastore::metrics";
 /// use std::sync::Arc;
 /// use std::time::Duration;
 /// use wacore::store::InMemoryBackend;
+/// use wastore::metrics::LayerKind;
 /// use wastore::{CacheLayer, Metrics, Stack};
 ///
 /// let metrics = Metrics::new();
-/// metrics.log_slower_than(Some(Duration::from_millis(100)));
+/// metrics.log_slower_than(LayerKind::Store, Some(Duration::from_millis(100)));
 /// let cache = CacheLayer::bytes(16 << 20);
 /// metrics.cache("cache", &cache);
 /// let stack = Stack::new(Arc::new(InMemoryBackend::new()))
@@ -148,7 +153,7 @@ struct Shared {
 impl Metrics {
     /// Nothing is counted yet.
     pub fn new() -> Self {
-        let slow = SlowCalls { threshold: AtomicU64::new(u64::MAX), since: Instant::now() };
+        let slow = SlowCalls { thresholds: [const { AtomicU64::new(u64::MAX) }; _], since: Instant::now() };
         Self { shared: Arc::new(Shared { slow: Arc::new(slow), layers: Mutex::default(), caches: Mutex::default() }) }
     }
 
@@ -160,25 +165,29 @@ impl Metrics {
         MetricsLayer::new(self.stats::<store::StoreOp>(name))
     }
 
-    /// Counts connections that `factory` makes, what is sent and received over them, and why they end.
+    /// Counts connections that `factory` makes, what is sent and received over them, and why they end. The result goes into
+    /// `Bot::builder().with_transport_factory(..)`.
     ///
-    /// What is received passes through a task that is spawned on `runtime` for each connection; it holds no more than
-    /// the transport's own channel does.
+    /// What is received passes through a task that is spawned on `runtime` for each connection, and a second channel as
+    /// deep as the transport's own.
     pub fn transport_factory(
         &self,
         name: &'static str,
-        factory: impl TransportFactory + 'static,
-        runtime: impl Runtime,
+        factory: Arc<dyn TransportFactory>,
+        runtime: Arc<dyn Runtime>,
     ) -> MetricsTransportFactory {
-        MetricsTransportFactory::new(self.stats::<network::TransportOp>(name), Arc::new(factory), Arc::new(runtime))
+        MetricsTransportFactory::new(self.stats::<network::TransportOp>(name), factory, runtime)
     }
 
-    /// Counts HTTP exchanges of `client`, streamed bodies included.
-    pub fn http_client(&self, name: &'static str, client: impl HttpClient + 'static) -> MetricsHttpClient {
-        MetricsHttpClient::new(self.stats::<network::HttpOp>(name), Arc::new(client))
+    /// Counts HTTP exchanges of `client`, streamed bodies included. The result goes into
+    /// `Bot::builder().with_http_client(..)`.
+    pub fn http_client(&self, name: &'static str, client: Arc<dyn HttpClient>) -> MetricsHttpClient {
+        MetricsHttpClient::new(self.stats::<network::HttpOp>(name), client)
     }
 
-    /// Shows in snapshots, and exports, what a cache did. A cache that is given the name of an earlier one takes its place.
+    /// Shows in snapshots, and exports, what a cache did. Its settings must be final: `with`, `share` and `time_to_live` make
+    /// another cache of it. In snapshots a cache takes the place of an earlier one of the same name; a cache is exported
+    /// under the first name that it was given, and caches that were given the same name count together there.
     pub fn cache(&self, name: &'static str, cache: &CacheLayer) {
         #[cfg(feature = "metrics")]
         cache.export(name);
@@ -187,13 +196,13 @@ impl Metrics {
         caches.push((name, cache.clone()));
     }
 
-    /// Reports calls that take this long or longer, in all layers: with the feature `tracing` as an event, otherwise as a
-    /// line of the `log` crate, at the level of warnings, with the names of layer, operation and outcome and nothing else.
-    /// At most one a second is reported of each operation, with the number of those in between. `None`, as at the
-    /// beginning, reports none.
-    pub fn log_slower_than(&self, threshold: Option<Duration>) {
+    /// Counts and reports calls that take this long or longer, in all layers of a kind: with the feature `tracing` as an
+    /// event within the call's span, otherwise as a line of the `log` crate, at the level of warnings, with the names of
+    /// layer, operation and outcome and nothing else. At most one a second is reported of each operation, with the number
+    /// of those in between. `None`, as at the beginning, reports none. `connection` and `streamed_body` are never slow.
+    pub fn log_slower_than(&self, kind: LayerKind, threshold: Option<Duration>) {
         let nanos = threshold.map_or(u64::MAX, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-        self.shared.slow.threshold.store(nanos, Relaxed);
+        self.shared.slow.thresholds[kind as usize].store(nanos, Relaxed);
     }
 
     /// What was counted so far. Calls go on meanwhile, so numbers that belong together may differ by the calls that end

@@ -20,7 +20,7 @@ use wacore::stats::{HttpResourceReport, TransportResourceReport};
 use super::observe::{observe, observe_blocking};
 use super::outcome::Outcome;
 use super::snapshot::LayerKind;
-use super::stats::{Call, LayerStats, Operation};
+use super::stats::{Call, End, LayerStats, Operation};
 use super::volume::Volume;
 
 /// Makes connections and counts what happens on them. Made by
@@ -30,9 +30,9 @@ use super::volume::Volume;
 /// |--|--|
 /// | `connect` | making a connection, how long it takes |
 /// | `connection` | a connection from its beginning to its end; how it ends is the reason |
-/// | `send` | a message sent, how long it takes |
-/// | `receive` | a message received; the time is how long it waited for the client to take it |
-/// | `disconnect` | closing from this side, how long it takes |
+/// | `send` | a message, how long sending takes; its bytes if it was sent |
+/// | `receive` | a message; the time is how long it waited for room in the client's channel, next to nothing if the client keeps up |
+/// | `disconnect` | calls that close from this side, how long they take; the client also closes what has ended already |
 #[derive(Clone)]
 pub struct MetricsTransportFactory {
     inner: Arc<dyn TransportFactory>,
@@ -61,7 +61,10 @@ impl TransportFactory for MetricsTransportFactory {
     async fn create_transport(&self) -> Result<Connected, anyhow::Error> {
         let connect = || self.inner.create_transport();
         let (transport, events) =
-            observe(&*self.stats, TransportOp::Connect, Volume::default(), connect, ended_or_failed).await?;
+            observe(&*self.stats, TransportOp::Connect, Volume::default(), connect, |connected| {
+                ended(connected).into()
+            })
+            .await?;
 
         let connection = Call::start(self.stats.clone(), TransportOp::Connection, Volume::default());
         let closed = Arc::new(AtomicBool::new(false));
@@ -77,7 +80,7 @@ impl TransportFactory for MetricsTransportFactory {
 struct MetricsTransport {
     inner: Arc<dyn Transport>,
     stats: Arc<LayerStats>,
-    /// `true` once this side closed it.
+    /// `true` once this side closed it, or has no more use for it.
     closed: Arc<AtomicBool>,
 }
 
@@ -85,15 +88,20 @@ struct MetricsTransport {
 #[deny(clippy::missing_trait_methods)]
 impl Transport for MetricsTransport {
     async fn send(&self, data: Bytes) -> Result<(), anyhow::Error> {
-        let given = message(&data);
-        observe(&*self.stats, TransportOp::Send, given, || self.inner.send(data), ended_or_failed).await
+        let message = message(&data);
+        let send = || self.inner.send(data);
+        observe(&*self.stats, TransportOp::Send, Volume::default(), send, |sent| End {
+            outcome: ended(sent),
+            given: sent.is_ok().then_some(message),
+            got: Volume::default(),
+        })
+        .await
     }
 
     async fn disconnect(&self) {
         self.closed.store(true, Relaxed);
-        let nothing = Volume::default();
         let disconnect = || self.inner.disconnect();
-        observe(&*self.stats, TransportOp::Disconnect, nothing, disconnect, |()| (Outcome::Ok, nothing)).await;
+        observe(&*self.stats, TransportOp::Disconnect, Volume::default(), disconnect, |()| Outcome::Ok.into()).await;
     }
 
     fn resource_report(&self) -> Option<TransportResourceReport> {
@@ -101,13 +109,19 @@ impl Transport for MetricsTransport {
     }
 }
 
+/// Before the transport itself is dropped, which then says that it does not know why it ended.
+impl Drop for MetricsTransport {
+    fn drop(&mut self) {
+        self.closed.store(true, Relaxed);
+    }
+}
+
 fn message(data: &Bytes) -> Volume {
     Volume { rows: 1, bytes: data.len() as u64 }
 }
 
-fn ended_or_failed<T>(result: &Result<T, anyhow::Error>) -> (Outcome, Volume) {
-    let outcome = if result.is_ok() { Outcome::Ok } else { Outcome::Error };
-    (outcome, Volume::default())
+fn ended<T, E>(result: &Result<T, E>) -> Outcome {
+    if result.is_ok() { Outcome::Ok } else { Outcome::Error }
 }
 
 /// Hands on what is received, and counts it.
@@ -122,17 +136,16 @@ struct Relay {
 impl Relay {
     async fn run(self) {
         let mut reason = None;
-        while let Some(event) = self.next().await {
+        let mut client_left = pin!(self.to_client.closed());
+        // Until the transport has stopped or the client is gone.
+        while let Either::Left((Ok(event), _)) = select(pin!(self.events.recv()), client_left.as_mut()).await {
             match &event {
                 TransportEvent::DataReceived(data) => {
                     let got = message(data);
-                    let taken = observe(
-                        &*self.stats,
-                        TransportOp::Receive,
-                        Volume::default(),
-                        || self.to_client.send(event),
-                        |sent| (if sent.is_ok() { Outcome::Ok } else { Outcome::Cancelled }, got),
-                    );
+                    let hand_over = || self.to_client.send(event);
+                    let taken = observe(&*self.stats, TransportOp::Receive, Volume::default(), hand_over, |taken| {
+                        if taken.is_ok() { End { got, ..Outcome::Ok.into() } } else { Outcome::Cancelled.into() }
+                    });
                     if taken.await.is_err() {
                         break;
                     }
@@ -150,15 +163,7 @@ impl Relay {
         // Nobody said why: either this side is no longer interested, or the transport just stopped.
         let local = self.to_client.is_closed() || self.closed.load(Relaxed);
         let unsaid = if local { Outcome::LocalClose } else { Outcome::Unknown };
-        self.connection.end(reason.unwrap_or(unsaid), Volume::default());
-    }
-
-    /// The next event; `None` when the transport has stopped or the client is gone.
-    async fn next(&self) -> Option<TransportEvent> {
-        match select(pin!(self.events.recv()), pin!(self.to_client.closed())).await {
-            Either::Left((event, _)) => event.ok(),
-            Either::Right(_) => None,
-        }
+        self.connection.end(reason.unwrap_or(unsaid).into());
     }
 
     fn why(&self, reason: &DisconnectReason) -> Outcome {
@@ -208,8 +213,8 @@ impl Operation for TransportOp {
         self as usize
     }
 
-    fn looks_up(self) -> bool {
-        false
+    fn is_lifetime(self) -> bool {
+        matches!(self, TransportOp::Connection)
     }
 
     fn outcomes(self) -> &'static [Outcome] {
@@ -234,10 +239,10 @@ impl Operation for TransportOp {
 ///
 /// | operation | counts |
 /// |--|--|
-/// | `execute` | an exchange, how long it takes, the bytes of both bodies |
+/// | `execute` | an exchange, how long it takes, the bytes of both bodies if there is an answer |
 /// | `execute_streaming` | an exchange until its body can be read |
-/// | `streamed_body` | the body of it: its bytes, and how long the client took to read it to the end |
-/// | `execute_upload` | an exchange whose body is streamed, the bytes of both bodies |
+/// | `streamed_body` | the body of it: its bytes, and how long the client took to read it to the end or to give it up, as it does with the body of an error |
+/// | `execute_upload` | an exchange whose body is streamed, the bytes of both bodies, those that were read before it failed included |
 #[derive(Clone)]
 pub struct MetricsHttpClient {
     inner: Arc<dyn HttpClient>,
@@ -261,8 +266,9 @@ impl fmt::Debug for MetricsHttpClient {
 #[deny(clippy::missing_trait_methods)]
 impl HttpClient for MetricsHttpClient {
     async fn execute(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
-        let given = content(request.body.as_ref().map_or(0, Bytes::len) as u64);
-        observe(&*self.stats, HttpOp::Execute, given, || self.inner.execute(request), exchanged).await
+        let given = body_of(&request);
+        let execute = || self.inner.execute(request);
+        observe(&*self.stats, HttpOp::Execute, content(0), execute, |response| exchanged(response, given)).await
     }
 
     fn supports_streaming(&self) -> bool {
@@ -270,18 +276,18 @@ impl HttpClient for MetricsHttpClient {
     }
 
     fn execute_streaming(&self, request: HttpRequest) -> anyhow::Result<StreamingHttpResponse> {
-        let given = content(request.body.as_ref().map_or(0, Bytes::len) as u64);
+        let given = body_of(&request);
         let mut response = observe_blocking(
             &self.stats,
             HttpOp::ExecuteStreaming,
             || self.inner.execute_streaming(request),
-            |response| {
-                let status = response.as_ref().map(|response| response.status_code);
-                (status.map_or(Outcome::Error, of_status), given, content(0))
+            |response| match response {
+                Ok(response) => End { given: Some(given), ..of_status(response.status_code).into() },
+                Err(_) => Outcome::Error.into(),
             },
         )?;
         let call = Call::start(self.stats.clone(), HttpOp::StreamedBody, content(0));
-        response.body = Box::new(StreamedBody { inner: response.body, read: 0, call: Some(call) });
+        response.body = Box::new(StreamedBody { inner: response.body, read: 0, failed: false, call: Some(call) });
         Ok(response)
     }
 
@@ -301,10 +307,7 @@ impl HttpClient for MetricsHttpClient {
             &self.stats,
             HttpOp::ExecuteUpload,
             || self.inner.execute_upload(request, body, content_length),
-            |response| {
-                let (outcome, got) = exchanged(response);
-                (outcome, content(sent.load(Relaxed)), got)
-            },
+            |response| End { given: Some(content(sent.load(Relaxed))), ..exchanged(response, content(0)) },
         )
     }
 
@@ -317,10 +320,17 @@ fn content(bytes: u64) -> Volume {
     Volume { rows: 0, bytes }
 }
 
-fn exchanged(response: &anyhow::Result<HttpResponse>) -> (Outcome, Volume) {
+fn body_of(request: &HttpRequest) -> Volume {
+    content(request.body.as_ref().map_or(0, Bytes::len) as u64)
+}
+
+fn exchanged(response: &anyhow::Result<HttpResponse>, given: Volume) -> End {
     match response {
-        Ok(response) => (of_status(response.status_code), content(response.body.len() as u64)),
-        Err(_) => (Outcome::Error, content(0)),
+        Ok(response) => {
+            let (outcome, got) = (of_status(response.status_code), content(response.body.len() as u64));
+            End { outcome, given: Some(given), got }
+        }
+        Err(_) => Outcome::Error.into(),
     }
 }
 
@@ -335,17 +345,19 @@ fn of_status(status: u16) -> Outcome {
     }
 }
 
-/// A body that is counted when its end was read or reading it failed, and otherwise as cancelled when it is dropped.
+/// A body that is counted when its end was read, and otherwise when it is dropped: as failed if that was the last that
+/// reading it said, as cancelled if not.
 struct StreamedBody {
     inner: Box<dyn Read + Send>,
     read: u64,
+    failed: bool,
     call: Option<Call<Arc<LayerStats>, HttpOp>>,
 }
 
 impl StreamedBody {
     fn end(&mut self, outcome: Outcome) {
         if let Some(call) = self.call.take() {
-            call.end(outcome, content(self.read));
+            call.end(End { got: content(self.read), ..outcome.into() });
         }
     }
 }
@@ -356,17 +368,16 @@ impl Read for StreamedBody {
         match &result {
             Ok(0) if !buffer.is_empty() => self.end(Outcome::Ok),
             Ok(read) => self.read += *read as u64,
-            // The reader is expected to try again.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => self.end(Outcome::Error),
+            Err(_) => {}
         }
+        self.failed = result.is_err();
         result
     }
 }
 
 impl Drop for StreamedBody {
     fn drop(&mut self) {
-        self.end(Outcome::Cancelled);
+        self.end(if self.failed { Outcome::Error } else { Outcome::Cancelled });
     }
 }
 
@@ -411,8 +422,8 @@ impl Operation for HttpOp {
         self as usize
     }
 
-    fn looks_up(self) -> bool {
-        false
+    fn is_lifetime(self) -> bool {
+        matches!(self, HttpOp::StreamedBody)
     }
 
     fn outcomes(self) -> &'static [Outcome] {

@@ -34,7 +34,7 @@ pub enum Outcome {
     StreamEnded,
     /// Reading from a connection failed.
     ReadError,
-    /// This side closed a connection, or dropped it.
+    /// This side closed a connection, or dropped it. The client also closes a connection on which sending failed.
     LocalClose,
     /// A connection ended and its transport did not say why.
     Unknown,
@@ -128,5 +128,17 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_stand_where_their_outcome_says() {
+        for (position, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, position, "{outcome}");
+        }
     }
 }

@@ -34,6 +34,11 @@ pub enum LayerKind {
     Http,
 }
 
+impl LayerKind {
+    /// Every kind.
+    pub const ALL: &'static [LayerKind] = &[LayerKind::Store, LayerKind::Transport, LayerKind::Http];
+}
+
 /// What was counted under one name.
 #[derive(Debug, Clone, Serialize)]
 pub struct LayerSnapshot {
@@ -46,9 +51,13 @@ pub struct LayerSnapshot {
 #[derive(Debug, Clone)]
 pub struct OpSnapshot {
     pub(super) op: &'static str,
+    /// It lasts as long as somebody wants it to.
+    pub(super) lifetime: bool,
     /// By [`Outcome`].
     pub(super) outcomes: [u64; Outcome::ALL.len()],
     pub(super) in_flight: u64,
+    /// At the beginning of what is counted here.
+    pub(super) in_flight_before: u64,
     pub(super) slow: u64,
     pub(super) rows: [u64; 2],
     pub(super) bytes: [u64; 2],
@@ -68,12 +77,22 @@ impl MetricsSnapshot {
     }
 
     /// The layer of this name; `None` if there is none. If a store and a network layer have the same name, the one that was
-    /// made first.
+    /// made first; [`MetricsSnapshot::layer_of`] tells them apart.
     pub fn layer(&self, name: &str) -> Option<&LayerSnapshot> {
         self.layers.iter().find(|layer| layer.name == name)
     }
 
-    /// The caches that were named with [`Metrics::cache`](super::Metrics::cache).
+    /// The layer of this kind and name; `None` if there is none.
+    pub fn layer_of(&self, kind: LayerKind, name: &str) -> Option<&LayerSnapshot> {
+        self.layers.iter().find(|layer| (layer.kind, layer.name) == (kind, name))
+    }
+
+    /// What a cache did that was named with [`Metrics::cache`](super::Metrics::cache); `None` if none was.
+    pub fn cache(&self, name: &str) -> Option<&CacheStats> {
+        self.caches().find(|(found, _)| *found == name).map(|(_, stats)| stats)
+    }
+
+    /// Every cache that was named with [`Metrics::cache`](super::Metrics::cache).
     pub fn caches(&self) -> impl Iterator<Item = (&'static str, &CacheStats)> {
         self.caches.iter().map(|(name, stats)| (*name, stats))
     }
@@ -84,7 +103,7 @@ impl MetricsSnapshot {
     #[must_use]
     pub fn since(&self, earlier: &MetricsSnapshot) -> MetricsSnapshot {
         let layers = self.layers.iter().map(|layer| {
-            let before = earlier.layers.iter().find(|before| (before.name, before.kind) == (layer.name, layer.kind));
+            let before = earlier.layer_of(layer.kind, layer.name);
             let operations = layer.operations.iter().map(|op| match before.and_then(|before| before.op(op.op)) {
                 Some(before) => op.since(before),
                 None => op.clone(),
@@ -92,8 +111,7 @@ impl MetricsSnapshot {
             LayerSnapshot { operations: operations.collect(), ..*layer }
         });
         let caches = self.caches.iter().map(|(name, stats)| {
-            let before = earlier.caches.iter().find(|(before, _)| before == name);
-            (*name, before.map_or_else(|| stats.clone(), |(_, before)| stats.since(before)))
+            (*name, earlier.cache(name).map_or_else(|| stats.clone(), |before| stats.since(before)))
         });
         MetricsSnapshot {
             elapsed: self.elapsed.saturating_sub(earlier.elapsed),
@@ -127,11 +145,12 @@ impl LayerSnapshot {
     /// Those that were called, slowest first by p99.
     pub(super) fn slowest_first(&self) -> Vec<&OpSnapshot> {
         let mut operations: Vec<_> = self.operations.iter().filter(|op| op.calls() + op.in_flight > 0).collect();
-        operations.sort_by_key(|op| std::cmp::Reverse((op.times.percentile(0.99), op.times.longest)));
+        operations.sort_by_cached_key(|op| std::cmp::Reverse((op.times.percentile(0.99), op.times.longest)));
         operations
     }
 
-    /// All operations together.
+    /// All operations together. The time of `connection` and `streamed_body` is left out: they last as long as somebody
+    /// wants them to.
     pub fn total(&self) -> OpSnapshot {
         let mut total = OpSnapshot::new("all");
         self.operations.iter().for_each(|op| total.add(op));
@@ -142,7 +161,18 @@ impl LayerSnapshot {
 impl OpSnapshot {
     pub(super) fn new(op: &'static str) -> Self {
         let (rows, bytes, lookups) = Default::default();
-        Self { op, outcomes: Default::default(), in_flight: 0, slow: 0, rows, bytes, lookups, times: Histogram::new() }
+        Self {
+            op,
+            lifetime: false,
+            outcomes: Default::default(),
+            in_flight: 0,
+            in_flight_before: 0,
+            slow: 0,
+            rows,
+            bytes,
+            lookups,
+            times: Histogram::new(),
+        }
     }
 
     /// The operation's name; the label `op`.
@@ -180,7 +210,7 @@ impl OpSnapshot {
         self.slow
     }
 
-    /// Rows or keys that calls were given. For `send`, messages.
+    /// Rows or keys that calls were given, whether or not they succeeded. For `send`, messages that were sent.
     pub fn rows_in(&self) -> u64 {
         self.rows[0]
     }
@@ -190,7 +220,7 @@ impl OpSnapshot {
         self.rows[1]
     }
 
-    /// Bytes of keys and contents that calls were given; numbers do not count.
+    /// Bytes of keys and contents that calls were given; numbers do not count. For `send` and HTTP, those that were sent.
     pub fn bytes_in(&self) -> u64 {
         self.bytes[0]
     }
@@ -219,6 +249,7 @@ impl OpSnapshot {
         let mut since = self.clone();
         since.combine(earlier, u64::saturating_sub);
         since.in_flight = self.in_flight;
+        since.in_flight_before = earlier.in_flight;
         since.times = self.times.since(&earlier.times);
         since
     }
@@ -226,7 +257,10 @@ impl OpSnapshot {
     pub(super) fn add(&mut self, other: &OpSnapshot) {
         self.combine(other, |one, two| one + two);
         self.in_flight += other.in_flight;
-        self.times.add(&other.times);
+        self.in_flight_before += other.in_flight_before;
+        if !other.lifetime {
+            self.times.add(&other.times);
+        }
     }
 
     fn combine(&mut self, other: &OpSnapshot, with: impl Fn(u64, u64) -> u64) {
@@ -342,7 +376,7 @@ impl Histogram {
 
     fn add(&mut self, other: &Histogram) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(ours, others)| *ours += others);
-        self.nanos += other.nanos;
+        self.nanos = self.nanos.saturating_add(other.nanos);
         self.longest = self.longest.max(other.longest);
     }
 

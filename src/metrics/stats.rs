@@ -12,7 +12,7 @@ use super::facade;
 use super::outcome::Outcome;
 use super::snapshot::{Histogram, LayerKind, LayerSnapshot, OpSnapshot};
 use super::volume::Volume;
-use crate::striped::{STRIPES, stripe};
+use crate::striped::{self, STRIPES};
 
 /// What a layer counts calls of.
 pub(super) trait Operation: Copy + 'static {
@@ -24,7 +24,13 @@ pub(super) trait Operation: Copy + 'static {
     fn name(self) -> &'static str;
     fn index(self) -> usize;
     /// `true` if what it is asked for may be absent.
-    fn looks_up(self) -> bool;
+    fn looks_up(self) -> bool {
+        false
+    }
+    /// `true` if it lasts as long as somebody wants it to, so that its time says nothing about how well things go.
+    fn is_lifetime(self) -> bool {
+        false
+    }
     /// How it can end.
     fn outcomes(self) -> &'static [Outcome];
 }
@@ -39,8 +45,8 @@ pub(super) struct LayerStats {
 
 /// Which calls are slow.
 pub(super) struct SlowCalls {
-    /// In nanoseconds; none are with `u64::MAX`.
-    pub(super) threshold: AtomicU64,
+    /// In nanoseconds, by [`LayerKind`]; none are with `u64::MAX`.
+    pub(super) thresholds: [AtomicU64; LayerKind::ALL.len()],
     pub(super) since: Instant,
 }
 
@@ -64,6 +70,7 @@ impl LayerStats {
 /// What is counted of one operation.
 struct OpStats {
     name: &'static str,
+    lifetime: bool,
     stripes: [OnceLock<Box<Stripe>>; STRIPES],
     slow_log: SlowLog,
     #[cfg(feature = "metrics")]
@@ -120,6 +127,7 @@ impl OpStats {
         let _ = layer;
         Self {
             name: operation.name(),
+            lifetime: operation.is_lifetime(),
             stripes: Default::default(),
             slow_log: SlowLog::default(),
             #[cfg(feature = "metrics")]
@@ -127,13 +135,16 @@ impl OpStats {
         }
     }
 
-    fn stripe(&self) -> &Stripe {
-        self.stripes[stripe()].get_or_init(Box::default)
+    /// Where this thread counts.
+    fn stripe(&self) -> (striped::Stripe, &Stripe) {
+        let place = striped::Stripe::current();
+        (place, self.stripes[place.index].get_or_init(Box::default))
     }
 
     /// `true` if the start was exported.
     fn start(&self) -> bool {
-        self.stripe().open.fetch_add(1, Relaxed);
+        let (place, stripe) = self.stripe();
+        place.add(&stripe.open, 1);
         #[cfg(feature = "metrics")]
         return self.export.start();
         #[cfg(not(feature = "metrics"))]
@@ -141,23 +152,28 @@ impl OpStats {
     }
 
     fn end(&self, ended: &Ended, slow: bool, exported: bool) {
-        let stripe = self.stripe();
-        stripe.open.fetch_sub(1, Relaxed);
+        let (place, stripe) = self.stripe();
+        place.add(&stripe.open, 1u64.wrapping_neg());
         let nanos = u64::try_from(ended.time.as_nanos()).unwrap_or(u64::MAX);
         if ended.outcome != Outcome::Ok {
-            stripe.not_ok[ended.outcome as usize].fetch_add(1, Relaxed);
+            place.add(&stripe.not_ok[ended.outcome as usize], 1);
         }
+        let add = |counters: &[AtomicU64; 2], numbers: [u64; 2]| {
+            for (counter, number) in counters.iter().zip(numbers).filter(|(_, number)| *number > 0) {
+                place.add(counter, number);
+            }
+        };
         add(&stripe.rows, [ended.given.rows, ended.got.rows]);
         add(&stripe.bytes, [ended.given.bytes, ended.got.bytes]);
         add(&stripe.lookups, ended.lookups.unwrap_or_default());
         if slow {
-            stripe.slow.fetch_add(1, Relaxed);
+            place.add(&stripe.slow, 1);
         }
-        stripe.nanos.fetch_add(nanos, Relaxed);
+        place.add(&stripe.nanos, nanos);
         if nanos > stripe.longest.load(Relaxed) {
             stripe.longest.fetch_max(nanos, Relaxed);
         }
-        stripe.times[Histogram::bucket(nanos)].fetch_add(1, Relaxed);
+        place.add(&stripe.times[Histogram::bucket(nanos)], 1);
         #[cfg(feature = "metrics")]
         self.export.end(ended, slow, exported);
         #[cfg(not(feature = "metrics"))]
@@ -165,7 +181,7 @@ impl OpStats {
     }
 
     fn snapshot(&self) -> OpSnapshot {
-        let mut sum = OpSnapshot::new(self.name);
+        let mut sum = OpSnapshot { lifetime: self.lifetime, ..OpSnapshot::new(self.name) };
         let stripes = || self.stripes.iter().filter_map(OnceLock::get);
         // Close together, because calls go on.
         let open = stripes().fold(0, |sum: u64, stripe| sum.wrapping_add(stripe.open.load(Relaxed)));
@@ -186,7 +202,7 @@ impl OpStats {
             load(&stripe.bytes, &mut sum.bytes);
             load(&stripe.lookups, &mut sum.lookups);
             sum.slow += stripe.slow.load(Relaxed);
-            sum.times.nanos += stripe.nanos.load(Relaxed);
+            sum.times.nanos = sum.times.nanos.saturating_add(stripe.nanos.load(Relaxed));
             sum.times.longest = sum.times.longest.max(stripe.longest.load(Relaxed));
         }
         let not_ok: u64 = sum.outcomes.iter().sum();
@@ -195,11 +211,17 @@ impl OpStats {
     }
 }
 
-fn add(counters: &[AtomicU64; 2], numbers: [u64; 2]) {
-    for (counter, number) in counters.iter().zip(numbers) {
-        if number > 0 {
-            counter.fetch_add(number, Relaxed);
-        }
+/// How a call ended, and what it carried.
+pub(super) struct End {
+    pub(super) outcome: Outcome,
+    /// What it was given, if that is known only now.
+    pub(super) given: Option<Volume>,
+    pub(super) got: Volume,
+}
+
+impl From<Outcome> for End {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, given: None, got: Volume::default() }
     }
 }
 
@@ -211,28 +233,44 @@ pub(super) struct Call<L: Deref<Target = LayerStats>, O: Operation> {
     start: Instant,
     exported: bool,
     ended: bool,
+    /// With the names of layer, operation and outcome.
+    #[cfg(feature = "tracing")]
+    pub(super) span: tracing::Span,
 }
 
 impl<L: Deref<Target = LayerStats>, O: Operation> Call<L, O> {
     pub(super) fn start(layer: L, operation: O, given: Volume) -> Self {
+        #[cfg(feature = "tracing")]
+        let span = match operation.is_lifetime() {
+            true => tracing::Span::none(),
+            false => {
+                let (layer, op) = (layer.name, operation.name());
+                tracing::debug_span!(target: super::TARGET, "wa.call", layer, op, outcome = tracing::field::Empty)
+            }
+        };
         let exported = layer.operation(operation).start();
-        Self { layer, operation, given, start: Instant::now(), exported, ended: false }
+        Self {
+            layer,
+            operation,
+            given,
+            start: Instant::now(),
+            exported,
+            ended: false,
+            #[cfg(feature = "tracing")]
+            span,
+        }
     }
 
-    /// The call ended with this, and gave that.
-    pub(super) fn end(mut self, outcome: Outcome, got: Volume) {
-        self.count(outcome, self.given, got);
+    /// The call ended.
+    pub(super) fn end(mut self, end: End) {
+        self.count(end);
     }
 
-    /// The same for a call whose arguments were not known at its start.
-    pub(super) fn end_given(mut self, outcome: Outcome, given: Volume, got: Volume) {
-        self.count(outcome, given, got);
-    }
-
-    fn count(&mut self, outcome: Outcome, given: Volume, got: Volume) {
+    fn count(&mut self, End { outcome, given, got }: End) {
         debug_assert!(self.operation.outcomes().contains(&outcome));
         self.ended = true;
         let time = self.start.elapsed();
+        let given = given.unwrap_or(self.given);
         let lookups = (self.operation.looks_up() && outcome == Outcome::Ok).then(|| {
             // What has no key, such as the device, is asked for as well.
             let asked = given.rows.max(1);
@@ -240,10 +278,17 @@ impl<L: Deref<Target = LayerStats>, O: Operation> Call<L, O> {
             [found, asked - found]
         });
         let stats = self.layer.operation(self.operation);
-        let slow = time.as_nanos() >= u128::from(self.layer.slow.threshold.load(Relaxed));
+        let threshold = self.layer.slow.thresholds[self.layer.kind as usize].load(Relaxed);
+        let slow = !stats.lifetime && time.as_nanos() >= u128::from(threshold);
         stats.end(&Ended { outcome, given, got, lookups, time }, slow, self.exported);
+        #[cfg(feature = "tracing")]
+        self.span.record("outcome", outcome.label());
         if slow {
-            stats.slow_log.log(&self.layer, stats.name, outcome, time);
+            let report = || stats.slow_log.log(&self.layer, stats.name, outcome, time);
+            #[cfg(feature = "tracing")]
+            self.span.in_scope(report);
+            #[cfg(not(feature = "tracing"))]
+            report();
         }
     }
 }
@@ -251,7 +296,7 @@ impl<L: Deref<Target = LayerStats>, O: Operation> Call<L, O> {
 impl<L: Deref<Target = LayerStats>, O: Operation> Drop for Call<L, O> {
     fn drop(&mut self) {
         if !self.ended {
-            self.count(Outcome::Cancelled, self.given, Volume::default());
+            self.count(Outcome::Cancelled.into());
         }
     }
 }

@@ -8,7 +8,7 @@ use wacore::store::traits::Backend;
 use super::observe::observe;
 use super::outcome::Outcome;
 use super::snapshot::LayerKind;
-use super::stats::{LayerStats, Operation};
+use super::stats::{End, LayerStats, Operation};
 use super::volume::{Answer, Arguments};
 use crate::layer::Layer;
 use crate::method::{Access, BoxFuture, Method, uniform_layer};
@@ -54,13 +54,17 @@ impl MetricsStore {
         arguments: A,
         call: impl FnOnce(A) -> BoxFuture<'a, T> + Send + 'a,
     ) -> BoxFuture<'a, T> {
-        let given = arguments.volume();
+        let mut given = arguments.volume();
+        if method.access() == Access::Maintenance {
+            // The name of a snapshot is no row's.
+            given.rows = 0;
+        }
         Box::pin(observe(
             &*self.stats,
             StoreOp(method),
             given,
             move || call(arguments),
-            move |answer| (answer.outcome(), answer.volume(method)),
+            move |answer| End { outcome: answer.outcome(), given: None, got: answer.volume(method) },
         ))
     }
 }

@@ -10,8 +10,8 @@ use wacore::stats::StorageResourceReport;
 use wacore::store::Device;
 use wacore::store::error::{Result, StoreError};
 use wacore::store::traits::{
-    AppStateSyncKey, DeviceInfo, DeviceListRecord, LidPnMappingEntry, MsgSecretEntry, PendingInboundKey,
-    PendingInboundRow, TcTokenEntry,
+    AppStateSyncKey, DeviceListRecord, LidPnMappingEntry, MsgSecretEntry, PendingInboundKey, PendingInboundRow,
+    TcTokenEntry,
 };
 
 use super::outcome::Outcome;
@@ -266,6 +266,9 @@ impl Measure for HashState {
     }
 
     fn size(&self) -> u64 {
+        if self.version == 0 {
+            return 0;
+        }
         let entries = self.index_value_map.iter().map(|(index, value)| index.size() + value.size());
         self.hash.len() as u64 + entries.sum::<u64>()
     }
@@ -279,7 +282,7 @@ impl Measure for LidPnMappingEntry {
 
 impl Measure for DeviceListRecord {
     fn size(&self) -> u64 {
-        self.user.size() + self.phash.size() + (self.devices.len() * size_of::<DeviceInfo>()) as u64
+        self.user.size() + self.phash.size()
     }
 }
 

@@ -1,11 +1,14 @@
 //! What the layers between two metrics layers cost.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use wacore::store::InMemoryBackend;
 use wacore::store::traits::TcTokenEntry;
 
+use crate::metrics::{OpCost, OpSnapshot, Outcome};
 use crate::testing::{Effect, Fault, When};
 use crate::{CacheLayer, Key, Metrics, Stack, VaultOptions};
 
@@ -95,6 +98,66 @@ async fn what_encryption_translates_is_compared_with_what_it_became() {
     assert_eq!(cost.op("load_identity").unwrap().answered(), Some(0.0));
     assert_eq!(cost.ops().len(), 2, "{cost}");
     assert!(cost.to_string().contains("to put_identity + put_session p50"), "{cost}");
+}
+
+/// Calls end below before they end above, so a bot that is at work never shows the same numbers.
+#[tokio::test]
+async fn calls_under_way_make_no_difference() {
+    let (metrics, hold) = (Metrics::new(), Fault::new());
+    let store = Stack::new(Arc::new(InMemoryBackend::new()))
+        .layer(metrics.layer("below"))
+        .layer(hold.clone())
+        .layer(metrics.layer("above"))
+        .into_backend();
+    for _ in 0..10 {
+        store.exists().await.unwrap();
+    }
+    // They end below, and are held on their way up.
+    let held: Vec<_> = (0..3).map(|_| store.exists()).collect();
+    hold.inject(When::Always, Effect::Cancel { polls: 1 });
+    let mut held: Vec<_> = held.into_iter().map(Box::pin).collect();
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(held.iter_mut().all(|call| call.as_mut().poll(&mut context).is_pending()));
+    hold.clear();
+
+    let snapshot = metrics.snapshot();
+    let answered = |snapshot: &crate::metrics::MetricsSnapshot| {
+        let cost = snapshot.between("above", "below").unwrap();
+        cost.op("exists").map(|op| (op.answered(), cost.to_string().contains(" adds ")))
+    };
+    let ended = |layer: &str| snapshot.layer(layer).unwrap().op("exists").unwrap().count(Outcome::Ok);
+    assert_eq!((ended("below"), ended("above")), (13, 10));
+    assert_eq!(answered(&snapshot), Some((Some(0.0), true)), "{}", snapshot.between("above", "below").unwrap());
+}
+
+/// What ended below before and ends above now.
+#[test]
+fn calls_under_way_at_the_beginning_make_no_difference() {
+    let cost = |in_flight_before| {
+        let mut above = OpSnapshot::new("exists");
+        above.outcomes[Outcome::Ok as usize] = 110;
+        above.in_flight_before = in_flight_before;
+        let mut below = OpSnapshot::new("exists");
+        below.outcomes[Outcome::Ok as usize] = 100;
+        OpCost::new(above, below).answered()
+    };
+    assert_eq!([cost(10), cost(9)], [Some(0.0), Some(10.0 / 110.0)]);
+}
+
+#[tokio::test]
+async fn calls_that_fail_before_they_arrive_are_not_answered() {
+    let (metrics, refuses) = (Metrics::new(), Fault::new());
+    let store = Stack::new(Arc::new(InMemoryBackend::new()))
+        .layer(metrics.layer("below"))
+        .layer(refuses.clone())
+        .layer(metrics.layer("above"))
+        .into_backend();
+    store.exists().await.unwrap();
+    refuses.inject(When::Always, Effect::Fail(Fault::error));
+    for _ in 0..10 {
+        store.exists().await.unwrap_err();
+    }
+    assert_eq!(metrics.snapshot().between("above", "below").unwrap().op("exists").unwrap().answered(), Some(0.0));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use wacore::net::{HttpClient, HttpRequest, HttpResponse, TransportFactory};
 use wacore::store::InMemoryBackend;
 use wacore::store::error::StoreError;
 
-use crate::metrics::{DURATION_BUCKETS, ExportedMetric, MetricKind, describe, exported};
+use crate::metrics::{DURATION_BUCKETS, ExportedMetric, LayerKind, MetricKind, describe, exported};
 use crate::testing::{Effect, Fault, Operation, When};
 use crate::{CacheLayer, Layer, Method, Metrics, Stack};
 
@@ -35,7 +35,7 @@ fn everything_that_is_counted_is_exported() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let (metrics, fault) = (Metrics::new(), Fault::new());
-    metrics.log_slower_than(Some(std::time::Duration::ZERO));
+    metrics.log_slower_than(LayerKind::Store, Some(std::time::Duration::ZERO));
     let store = Stack::new(Arc::new(InMemoryBackend::new())).layer(fault.clone()).layer(metrics.layer("memory"));
     let store = store.into_backend();
     ::metrics::with_local_recorder(&recorder, || {
@@ -71,7 +71,7 @@ fn everything_that_is_counted_is_exported() {
 
 /// Everything that a whole run exports, as Prometheus sees it.
 fn scrape_of_everything() -> (String, Scrape) {
-    let recorder = PrometheusBuilder::new().set_buckets(&DURATION_BUCKETS).unwrap().build_recorder();
+    let recorder = PrometheusBuilder::new().set_buckets(DURATION_BUCKETS).unwrap().build_recorder();
     let handle = recorder.handle();
     let metrics = Metrics::new();
     let cache = CacheLayer::bytes(1 << 20);
@@ -85,9 +85,9 @@ fn scrape_of_everything() -> (String, Scrape) {
             runtime.block_on(Operation::sample(method).run(&*store, 0)).unwrap();
         }
         runtime.block_on(async {
-            let client = metrics.http_client("http", Web);
+            let client = metrics.http_client("http", Arc::new(Web));
             client.execute(HttpRequest::get("https://secret.example")).await.unwrap();
-            let factory = metrics.transport_factory("socket", Nothing, whatsapp_rust::TokioRuntime);
+            let factory = metrics.transport_factory("socket", Arc::new(Nothing), Arc::new(whatsapp_rust::TokioRuntime));
             factory.create_transport().await.err().unwrap();
         });
     });
@@ -194,8 +194,8 @@ fn a_recorder_may_come_later() {
     });
     let values = values(&snapshotter);
     assert_eq!(values["wa_store_op_total layer=memory op=get_tc_token outcome=ok"], 1.0);
-    assert_eq!(values["wa_store_cache_hits_total layer=cache record=tc token"], 1.0);
-    assert_eq!(values["wa_store_cache_misses_total layer=cache record=tc token"], 0.0);
+    assert_eq!(values["wa_store_cache_hits_total layer=cache record=tc_token"], 1.0);
+    assert_eq!(values["wa_store_cache_misses_total layer=cache record=tc_token"], 0.0);
     // Without a recorder at its end.
     block_on(store.get_tc_token("a")).unwrap();
     assert_eq!(super::export::values(&snapshotter)["wa_store_op_total layer=memory op=get_tc_token outcome=ok"], 1.0);

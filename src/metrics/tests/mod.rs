@@ -1,6 +1,7 @@
 //! What is counted, what is exported, and that nobody is named in it.
 
 mod between;
+mod chart;
 mod counts;
 #[cfg(feature = "metrics")]
 mod export;

@@ -16,7 +16,7 @@ use wacore::stats::{HttpResourceReport, TransportResourceReport};
 use whatsapp_rust::TokioRuntime;
 
 use crate::Metrics;
-use crate::metrics::{OpSnapshot, Outcome};
+use crate::metrics::{LayerKind, OpSnapshot, Outcome};
 
 const REPORT: TransportResourceReport =
     TransportResourceReport { read_buffer_bytes: Some(1), write_buffer_bytes: Some(2), tls_state_bytes: Some(3) };
@@ -87,7 +87,7 @@ async fn until(mut ready: impl FnMut() -> bool) {
 #[tokio::test]
 async fn messages_pass_in_order_and_are_counted() {
     let (metrics, server) = (Metrics::new(), Server::default());
-    let factory = metrics.transport_factory("net", server.clone(), TokioRuntime);
+    let factory = metrics.transport_factory("net", Arc::new(server.clone()), Arc::new(TokioRuntime));
     assert_eq!(format!("{factory:?}"), "metrics(net)");
     let (transport, events) = factory.create_transport().await.unwrap();
     assert_eq!(op(&metrics, "connection").in_flight(), 1);
@@ -100,7 +100,7 @@ async fn messages_pass_in_order_and_are_counted() {
     assert_eq!(*server.sent.lock().unwrap(), [&b"hello"[..], b"!"]);
     let send = op(&metrics, "send");
     assert_eq!((send.calls(), send.count(Outcome::Ok), send.count(Outcome::Error)), (3, 2, 1));
-    assert_eq!((send.rows_in(), send.bytes_in()), (3, 6));
+    assert_eq!((send.rows_in(), send.bytes_in()), (2, 6), "what was not sent is not counted as sent");
 
     for number in 0..100u8 {
         server.say(TransportEvent::DataReceived(vec![number; 10].into()));
@@ -138,7 +138,7 @@ async fn why_connections_end_is_counted() {
         (DisconnectReason::Unknown, Outcome::Unknown),
     ];
     let (metrics, server) = (Metrics::new(), Server::default());
-    let factory = metrics.transport_factory("net", server.clone(), TokioRuntime);
+    let factory = metrics.transport_factory("net", Arc::new(server.clone()), Arc::new(TokioRuntime));
     for (position, (reason, outcome)) in reasons.into_iter().enumerate() {
         let (_transport, events) = factory.create_transport().await.unwrap();
         let before = op(&metrics, "connection").count(outcome);
@@ -160,7 +160,7 @@ async fn why_connections_end_is_counted() {
 #[tokio::test]
 async fn a_client_that_goes_away_frees_the_connection() {
     let (metrics, server) = (Metrics::new(), Server::default());
-    let factory = metrics.transport_factory("net", server.clone(), TokioRuntime);
+    let factory = metrics.transport_factory("net", Arc::new(server.clone()), Arc::new(TokioRuntime));
     let (transport, events) = factory.create_transport().await.unwrap();
     drop((transport, events));
     // Nothing is received any more, and still the transport's channel is closed.
@@ -169,7 +169,7 @@ async fn a_client_that_goes_away_frees_the_connection() {
 
     // Even in the middle of handing on.
     let slow = Server { capacity: Some(1), ..Server::default() };
-    let factory = metrics.transport_factory("net", slow.clone(), TokioRuntime);
+    let factory = metrics.transport_factory("net", Arc::new(slow.clone()), Arc::new(TokioRuntime));
     let (_transport, events) = factory.create_transport().await.unwrap();
     let sender = slow.events.lock().unwrap().clone().unwrap();
     for _ in 0..2 {
@@ -183,7 +183,7 @@ async fn a_client_that_goes_away_frees_the_connection() {
 #[tokio::test]
 async fn a_slow_client_slows_the_transport_down() {
     let (metrics, server) = (Metrics::new(), Server { capacity: Some(4), ..Server::default() });
-    let factory = metrics.transport_factory("net", server.clone(), TokioRuntime);
+    let factory = metrics.transport_factory("net", Arc::new(server.clone()), Arc::new(TokioRuntime));
     let (_transport, events) = factory.create_transport().await.unwrap();
     let sender = server.events.lock().unwrap().clone().unwrap();
     let mut accepted = 0;
@@ -206,7 +206,7 @@ async fn a_slow_client_slows_the_transport_down() {
 async fn failed_and_abandoned_connects_are_counted() {
     let metrics = Metrics::new();
     let refusing = Server { refuses: true, ..Server::default() };
-    let factory = metrics.transport_factory("net", refusing, TokioRuntime);
+    let factory = metrics.transport_factory("net", Arc::new(refusing), Arc::new(TokioRuntime));
     let error = factory.create_transport().await.err().unwrap();
     assert_eq!(error.to_string(), "connection refused by wss://secret.example", "passes unchanged");
 
@@ -217,7 +217,7 @@ async fn failed_and_abandoned_connects_are_counted() {
             std::future::pending().await
         }
     }
-    let factory = metrics.transport_factory("net", Hangs, TokioRuntime);
+    let factory = metrics.transport_factory("net", Arc::new(Hangs), Arc::new(TokioRuntime));
     tokio::time::timeout(Duration::from_millis(5), factory.create_transport()).await.err().unwrap();
     let connect = op(&metrics, "connect");
     assert_eq!((connect.count(Outcome::Error), connect.count(Outcome::Cancelled), connect.calls()), (1, 1, 2));
@@ -285,7 +285,7 @@ impl Read for Broken {
 #[tokio::test]
 async fn exchanges_are_counted_by_class_of_status() {
     let metrics = Metrics::new();
-    let client = metrics.http_client("net", Web { streams: false });
+    let client = metrics.http_client("net", Arc::new(Web { streams: false }));
     assert_eq!(format!("{client:?}"), "metrics(net)");
     for status in [101, 200, 204, 302, 401, 404, 503, 600] {
         let request = HttpRequest::post(format!("https://secret.example/{status}")).with_body(&b"12345"[..]);
@@ -304,7 +304,7 @@ async fn exchanges_are_counted_by_class_of_status() {
 #[test]
 fn streamed_bodies_are_counted_to_their_end() {
     let metrics = Metrics::new();
-    let client = metrics.http_client("net", Web { streams: true });
+    let client = metrics.http_client("net", Arc::new(Web { streams: true }));
     let get = |status: u16| client.execute_streaming(HttpRequest::get(format!("https://secret.example/{status}")));
 
     let mut response = get(200).unwrap();
@@ -334,7 +334,7 @@ fn streamed_bodies_are_counted_to_their_end() {
 #[test]
 fn streamed_uploads_are_counted_as_they_are_read() {
     let metrics = Metrics::new();
-    let client = metrics.http_client("net", Web { streams: true });
+    let client = metrics.http_client("net", Arc::new(Web { streams: true }));
     let upload = |status: &str, length: u64| {
         let body = Box::new(io::repeat(1).take(length));
         client.execute_upload(HttpRequest::post(format!("https://secret.example/{status}")), body, length)
@@ -350,7 +350,7 @@ fn streamed_uploads_are_counted_as_they_are_read() {
 fn what_a_client_can_do_is_said_as_it_is() {
     let metrics = Metrics::new();
     for streams in [true, false] {
-        let client = metrics.http_client("net", Web { streams });
+        let client = metrics.http_client("net", Arc::new(Web { streams }));
         assert_eq!(client.supports_streaming(), streams);
         assert_eq!(client.supports_upload_streaming(), streams);
         assert_eq!(client.resource_report().is_some(), streams);
@@ -371,11 +371,11 @@ async fn bodies_and_messages_are_not_copied() {
 
     static BODY: [u8; 1 << 16] = [7; 1 << 16];
     let metrics = Metrics::new();
-    let client = metrics.http_client("net", SameBody);
+    let client = metrics.http_client("net", Arc::new(SameBody));
     client.execute(HttpRequest::post("anywhere").with_body(Bytes::from_static(&BODY))).await.unwrap();
 
     let server = Server::default();
-    let factory = metrics.transport_factory("net", server.clone(), TokioRuntime);
+    let factory = metrics.transport_factory("net", Arc::new(server.clone()), Arc::new(TokioRuntime));
     let (transport, events) = factory.create_transport().await.unwrap();
     transport.send(Bytes::from_static(&BODY)).await.unwrap();
     assert_eq!(server.sent.lock().unwrap()[0].as_ptr(), BODY.as_ptr());
@@ -385,16 +385,87 @@ async fn bodies_and_messages_are_not_copied() {
     assert_eq!(data.as_ptr(), BODY.as_ptr());
 }
 
+/// Counters stand where their operation says.
+#[test]
+fn operations_are_listed_in_their_order() {
+    use crate::metrics::network::{HttpOp, TransportOp};
+    use crate::metrics::stats::Operation;
+    use crate::metrics::store::StoreOp;
+
+    fn positions<O: Operation>() -> Vec<usize> {
+        O::ALL.iter().map(|operation| operation.index()).collect()
+    }
+    assert_eq!(positions::<TransportOp>(), (0..5).collect::<Vec<_>>());
+    assert_eq!(positions::<HttpOp>(), (0..4).collect::<Vec<_>>());
+    assert_eq!(positions::<StoreOp>(), (0..82).collect::<Vec<_>>());
+}
+
+/// Upstream's transport says that it does not know why it ended when it is dropped.
+#[tokio::test]
+async fn a_dropped_connection_is_closed_by_this_side_whatever_it_says() {
+    struct SaysUnknown(Sender<TransportEvent>);
+
+    #[async_trait]
+    impl Transport for SaysUnknown {
+        async fn send(&self, _: Bytes) -> anyhow::Result<()> {
+            Ok(())
+        }
+
+        async fn disconnect(&self) {}
+    }
+
+    impl Drop for SaysUnknown {
+        fn drop(&mut self) {
+            self.0.try_send(TransportEvent::Disconnected(DisconnectReason::Unknown)).unwrap();
+        }
+    }
+
+    struct Factory;
+
+    #[async_trait]
+    impl TransportFactory for Factory {
+        async fn create_transport(&self) -> anyhow::Result<(Arc<dyn Transport>, Receiver<TransportEvent>)> {
+            let (to_client, events) = async_channel::unbounded();
+            Ok((Arc::new(SaysUnknown(to_client)), events))
+        }
+    }
+
+    let metrics = Metrics::new();
+    let factory = metrics.transport_factory("net", Arc::new(Factory), Arc::new(TokioRuntime));
+    let (transport, events) = factory.create_transport().await.unwrap();
+    drop(transport);
+    while events.recv().await.is_ok() {}
+    assert_eq!(op(&metrics, "connection").count(Outcome::LocalClose), 1);
+}
+
+/// A connection lasts as long as it is wanted; that is no time to wait for.
+#[tokio::test]
+async fn connections_are_never_slow() {
+    let (metrics, server) = (Metrics::new(), Server::default());
+    metrics.log_slower_than(LayerKind::Transport, Some(Duration::ZERO));
+    let factory = metrics.transport_factory("net", Arc::new(server.clone()), Arc::new(TokioRuntime));
+    let (_transport, events) = factory.create_transport().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    server.hang_up();
+    while events.recv().await.is_ok() {}
+    assert_eq!((op(&metrics, "connect").slow(), op(&metrics, "connection").slow()), (1, 0));
+    let snapshot = metrics.snapshot();
+    let total = snapshot.layer_of(LayerKind::Transport, "net").unwrap().total();
+    assert_eq!((total.calls(), total.times().count()), (2, 1));
+    assert!(total.times().max() < Duration::from_millis(50));
+    assert!(snapshot.to_svg().contains(">connect <") && !snapshot.to_svg().contains(">connection <"));
+}
+
 /// A store and a network layer of the same name do not mix.
 #[tokio::test]
 async fn layers_are_told_apart_by_what_they_are_around() {
     let metrics = Metrics::new();
-    let client = metrics.http_client("net", Web { streams: false });
-    let factory = metrics.transport_factory("net", Server::default(), TokioRuntime);
+    let client = metrics.http_client("net", Arc::new(Web { streams: false }));
+    let factory = metrics.transport_factory("net", Arc::new(Server::default()), Arc::new(TokioRuntime));
     client.execute(HttpRequest::get("https://secret.example/200")).await.unwrap();
     let _connection = factory.create_transport().await.unwrap();
     let snapshot = metrics.snapshot();
     let names: Vec<_> = snapshot.layers().iter().map(|l| (l.name(), l.kind(), l.ops()[0].name())).collect();
-    use crate::metrics::LayerKind::{Http, Transport};
-    assert_eq!(names, [("net", Http, "execute"), ("net", Transport, "connect")]);
+    let expected = [("net", LayerKind::Http, "execute"), ("net", LayerKind::Transport, "connect")];
+    assert_eq!(names, expected);
 }

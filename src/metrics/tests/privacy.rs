@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::sync::{Arc, Once};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use wacore::net::{HttpClient, HttpRequest, HttpResponse, Transport, TransportEve
 use wacore::store::InMemoryBackend;
 use wacore::store::error::StoreError;
 
+use crate::metrics::LayerKind;
 use crate::testing::{Effect, Fault, When};
 use crate::{CacheLayer, Key, Method, Metrics, Stack, VaultOptions, sample};
 
@@ -57,7 +59,9 @@ pub(super) fn captured(run: impl FnOnce()) -> String {
 #[test]
 fn nobody_is_named_anywhere() {
     let metrics = Metrics::new();
-    metrics.log_slower_than(Some(Duration::ZERO));
+    for kind in LayerKind::ALL {
+        metrics.log_slower_than(*kind, Some(Duration::ZERO));
+    }
     let cache = CacheLayer::bytes(1 << 20);
     metrics.cache("cache", &cache);
     let fault = Fault::new();
@@ -137,6 +141,22 @@ fn assert_spans(spans: &str) {
     assert!(spans.contains("slow call"), "no event:\n{spans}");
 }
 
+#[test]
+fn spans_tell_of_cancelled_calls_and_contain_their_events() {
+    let (metrics, fault) = (Metrics::new(), Fault::new());
+    metrics.log_slower_than(LayerKind::Store, Some(Duration::ZERO));
+    let store = Stack::new(Arc::new(InMemoryBackend::new())).layer(fault.clone()).layer(metrics.layer("store"));
+    let store = store.into_backend();
+    fault.inject(When::Always, Effect::Cancel { polls: 0 });
+    let spans = captured(|| {
+        let mut call = store.load();
+        assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    });
+    let span = "wa.call{layer=\"store\" op=\"load\" outcome=\"cancelled\"}";
+    assert!(spans.contains(&format!("{span}: wastore::metrics: slow call")), "{spans}");
+    assert!(spans.contains(&format!("{span}: wastore::metrics: close")), "{spans}");
+}
+
 /// Whatever can be told of a connection and of HTTP.
 async fn network(metrics: &Metrics) {
     struct Tells;
@@ -172,11 +192,11 @@ async fn network(metrics: &Metrics) {
         async fn disconnect(&self) {}
     }
 
-    let client = metrics.http_client("media", Tells);
+    let client = metrics.http_client("media", Arc::new(Tells));
     let request = HttpRequest::post("https://secret.example/15550109921").with_header("auth", "Bearer canary");
     client.execute(request.clone()).await.unwrap_err();
     client.execute(request.with_body(&b"canary body"[..])).await.unwrap();
-    let factory = metrics.transport_factory("whatsapp", Tells, whatsapp_rust::TokioRuntime);
+    let factory = metrics.transport_factory("whatsapp", Arc::new(Tells), Arc::new(whatsapp_rust::TokioRuntime));
     let (transport, events) = factory.create_transport().await.unwrap();
     transport.send(Bytes::from_static(b"canary frame")).await.unwrap_err();
     while events.recv().await.is_ok() {}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::executor::block_on;
 use wacore::store::InMemoryBackend;
 
+use crate::metrics::LayerKind;
 use crate::{Layer, Metrics};
 
 #[test]
@@ -15,12 +16,12 @@ fn slow_calls_are_counted_from_the_threshold_on() {
     let slow = || metrics.snapshot().layer("store").unwrap().total().slow();
     block_on(store.load()).unwrap();
     assert_eq!(slow(), 0, "none at the beginning");
-    metrics.log_slower_than(Some(Duration::ZERO));
+    metrics.log_slower_than(LayerKind::Store, Some(Duration::ZERO));
     block_on(store.load()).unwrap();
     assert_eq!(slow(), 1);
-    metrics.log_slower_than(Some(Duration::from_secs(3600)));
+    metrics.log_slower_than(LayerKind::Store, Some(Duration::from_secs(3600)));
     block_on(store.load()).unwrap();
-    metrics.log_slower_than(None);
+    metrics.log_slower_than(LayerKind::Store, None);
     block_on(store.load()).unwrap();
     assert_eq!(slow(), 1);
     assert!(metrics.snapshot().to_string().contains("load: 1 slow"));
@@ -31,7 +32,7 @@ fn slow_calls_are_counted_from_the_threshold_on() {
 fn a_flood_of_slow_calls_is_one_event_a_second() {
     let metrics = Metrics::new();
     let store = metrics.layer("store").layer(Arc::new(InMemoryBackend::new()));
-    metrics.log_slower_than(Some(Duration::ZERO));
+    metrics.log_slower_than(LayerKind::Store, Some(Duration::ZERO));
     let events = super::privacy::captured(|| {
         for _ in 0..100 {
             block_on(store.load()).unwrap();
