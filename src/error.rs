@@ -201,6 +201,72 @@ pub enum Error {
     #[error("the store stopped working on the call: open it again to see whether it was stored")]
     Stopped,
 
+    /// The file to import from is not a database of whatsapp-rust's SQLite store.
+    #[cfg(feature = "upstream")]
+    #[error("{} is {found}: give the database of a bot that runs on whatsapp-rust's own SQLite store", path.display())]
+    NotUpstream {
+        /// Where the file is.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// The database to import from lacks a migration of whatsapp-rust.
+    #[cfg(feature = "upstream")]
+    #[error(
+        "{} lacks whatsapp-rust's migration `{migration}`: start the bot once with whatsapp-rust 0.7, which brings its database up to date",
+        path.display()
+    )]
+    UpstreamTooOld {
+        /// Where the file is.
+        path: PathBuf,
+        /// The first migration that is missing.
+        migration: &'static str,
+    },
+    /// The database to import from was written by a later version of whatsapp-rust.
+    #[cfg(feature = "upstream")]
+    #[error("{} has whatsapp-rust's migration {migration}, which is not known here: use a newer version of wastore", path.display())]
+    UpstreamTooNew {
+        /// Where the file is.
+        path: PathBuf,
+        /// The number of the migration.
+        migration: String,
+    },
+    /// The database to import from has no such account.
+    #[cfg(feature = "upstream")]
+    #[error("the source has no account {0}: choose one that it has")]
+    NoSuchAccount(i32),
+    /// The database to import from has several accounts, and none was chosen.
+    #[cfg(feature = "upstream")]
+    #[error("the source has {0} accounts: choose one, or all")]
+    SeveralAccounts(usize),
+    /// There is a file where a new one is to be made. It was not touched.
+    #[cfg(feature = "upstream")]
+    #[error("{} is there already: choose another name, or move it away", path.display())]
+    TargetExists {
+        /// Where the file is.
+        path: PathBuf,
+    },
+    /// A record of the source cannot be read, so that the copy would not be complete.
+    #[cfg(feature = "upstream")]
+    #[error("a {record} record of the source cannot be read: {problem}")]
+    Source {
+        /// The record's kind.
+        record: Record,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The source was written to while it was read.
+    #[cfg(feature = "upstream")]
+    #[error("the source was used while it was imported: stop the bot and import again")]
+    SourceChanged,
+    /// A record that was read back is not equal to that of the source. The new store was discarded.
+    #[cfg(feature = "upstream")]
+    #[error("a {record} record came out differently from the source, and the new store was discarded: report this")]
+    ImportUnequal {
+        /// The record's kind.
+        record: Record,
+    },
+
     /// An error of the inner store, unchanged.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -19,6 +19,8 @@ mod sqlite;
 mod striped;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(feature = "upstream")]
+mod upstream;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use cache::{CacheLayer, CacheStats, RecordStats};
@@ -36,3 +38,5 @@ pub use metrics::{Metrics, MetricsLayer};
 pub use secret::{Key, KeyProvider, Passphrase, RecoveryKey, Secret};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Durability, SqliteConfig, SqliteStore};
+#[cfg(feature = "upstream")]
+pub use upstream::{Import, ImportPhase, ImportProgress, ImportReport};

@@ -67,6 +67,8 @@ pub struct VaultOptions {
     on_damage: OnDamage,
     label: Option<String>,
     headers: Option<Arc<dyn HeaderStore>>,
+    /// Flags of a new header.
+    flags: u32,
 }
 
 impl VaultOptions {
@@ -111,6 +113,12 @@ impl VaultOptions {
     pub fn header_store(mut self, headers: Arc<dyn HeaderStore>) -> Self {
         self.headers = Some(headers);
         self
+    }
+
+    /// The same settings for a vault that does not open before [`Vault::finish_import`].
+    #[cfg(feature = "upstream")]
+    pub(crate) fn importing(&self) -> Self {
+        Self { flags: IMPORTING, ..self.clone() }
     }
 
     /// As [`Vault::create`].
@@ -250,7 +258,7 @@ impl VaultOptions {
             block_suite: 1,
             padding: padding_policy,
             padding_parameter,
-            flags: 0,
+            flags: self.flags,
             slots: vec![new_slot.seal(0, &store_id, &vault_key)?],
             data_keys: vec![WrappedDataKey {
                 epoch: 1,
@@ -430,6 +438,17 @@ impl Vault {
     /// open those, not the other way round.
     pub fn account_key(&self, label: &str) -> Key {
         self.shared.vault_key.account_key(&self.shared.state().header.store_id, label)
+    }
+
+    /// From now on the vault can be opened.
+    #[cfg(feature = "upstream")]
+    pub(crate) async fn finish_import(&self) -> Result<()> {
+        self.shared
+            .update(1, |header, _| {
+                header.flags &= !IMPORTING;
+                Ok(())
+            })
+            .await
     }
 
     /// Lists the key slots.

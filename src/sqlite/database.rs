@@ -303,7 +303,7 @@ fn create_private(path: &Path) -> Result<()> {
 }
 
 /// Makes the name of a new file survive a power cut.
-pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(unix) {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder)?.sync_all()?;
@@ -326,7 +326,7 @@ fn log_path(database: &Path) -> PathBuf {
 }
 
 /// The path with something appended to the file's name.
-pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(ending);
     path.into()

@@ -33,6 +33,9 @@ use rusqlite::{Connection, Statement};
 use wacore::store::error::StoreError;
 
 use crate::error::Result;
+#[cfg(feature = "upstream")]
+pub(crate) use {database::beside, database::sync_folder, schema::APPLICATION_ID};
+
 use connection::Statements;
 use database::Database;
 use writer::Plan;

@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use crate::error::{Error, ForeignFile, Result};
 
 /// `WAST` in ASCII.
-const APPLICATION_ID: i64 = 0x5741_5354;
+pub(crate) const APPLICATION_ID: i64 = 0x5741_5354;
 const MIGRATIONS: &[&str] = &[include_str!("migrations/1.sql")];
 /// The newest schema version that this crate knows.
 const NEWEST: u32 = MIGRATIONS.len() as u32;

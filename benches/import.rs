@@ -1,0 +1,72 @@
+//! How fast an import is, and how much memory it takes.
+//!
+//! `cargo bench --bench import --features upstream` imports a database with 200,000 sessions of 1 KB, `WASTORE_RECORDS` of them
+//! if it is set, in a process of its own, and prints the rate of each phase and the most memory that it had.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a failure is a failed measurement")]
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use futures::executor::block_on;
+use rusqlite::Connection;
+use wastore::{Import, ImportPhase, Key};
+use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    if let Some(folder) = std::env::var_os("WASTORE_IMPORT") {
+        return import(Path::new(&folder));
+    }
+    let records = std::env::var("WASTORE_RECORDS").ok().and_then(|number| number.parse().ok()).unwrap_or(200_000);
+    let folder = tempfile::tempdir().unwrap();
+    fill(&folder.path().join("whatsapp.db"), records);
+    let itself = std::env::current_exe().unwrap();
+    assert!(Command::new(itself).env("WASTORE_IMPORT", folder.path()).status().unwrap().success());
+}
+
+/// Upstream's schema, made by upstream, and rows put into it at once.
+fn fill(path: &Path, records: u64) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        use wacore::store::traits::DeviceStore;
+        UpstreamStore::new(path.to_str().unwrap()).await.unwrap().create().await.unwrap();
+    });
+    let mut connection = Connection::open(path).unwrap();
+    let transaction = connection.transaction().unwrap();
+    let mut insert =
+        transaction.prepare("INSERT INTO sessions (address, record, device_id) VALUES (?1, ?2, 1)").unwrap();
+    for number in 0..records {
+        let address = format!("{}:{}@s.whatsapp.net", 15_550_000_000 + number / 3, number % 3);
+        insert.execute((address, [number as u8; 1024])).unwrap();
+    }
+    drop(insert);
+    transaction.commit().unwrap();
+}
+
+fn import(folder: &Path) {
+    let start = Instant::now();
+    let copied = Arc::new(Mutex::new((0, start.elapsed())));
+    let seen = copied.clone();
+    let import = Import::new().on_progress(move |progress| {
+        if progress.phase == ImportPhase::Copying {
+            *seen.lock().unwrap() = (progress.done, start.elapsed());
+        }
+    });
+    block_on(import.run(folder.join("whatsapp.db"), folder.join("wa.db"), Key::generate().unwrap())).unwrap();
+    let whole = start.elapsed().as_secs_f64();
+    let (records, copying) = *copied.lock().unwrap();
+    let (records, copying) = (records as f64, copying.as_secs_f64());
+    println!("| phase | seconds | records a second |\n|--|--|--|");
+    println!("| copying | {copying:.1} | {:.0} |", records / copying);
+    println!("| comparing, and waiting for the disk | {:.1} | {:.0} |", whole - copying, records / (whole - copying));
+    println!("| whole | {whole:.1} | {:.0} |", records / whole);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if let Some(line) = status.lines().find(|line| line.starts_with("VmHWM")) {
+        println!("\nmost memory: {}", line.trim_start_matches("VmHWM:").trim());
+    }
+}

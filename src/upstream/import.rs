@@ -1,0 +1,442 @@
+//! An existing database of whatsapp-rust into a new encrypted store.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_channel::{Receiver, Sender};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use rusqlite::{Connection, OpenFlags};
+use tempfile::TempPath;
+use wacore::store::traits::Backend;
+
+use super::records::{self, Batch, TABLES};
+use super::schema;
+use crate::encrypt::{Vault, VaultOptions};
+use crate::error::{Error, Result};
+use crate::layer::Layer;
+use crate::method::Record;
+use crate::secret::Secret;
+use crate::sqlite::{Durability, SqliteConfig, beside, sync_folder};
+
+/// Copies a database of whatsapp-rust's own SQLite store into a new encrypted [`SqliteStore`](crate::SqliteStore).
+///
+/// The source is only read, at one moment, also while a bot uses it: but what that bot writes afterwards is not in the
+/// copy, and its Signal sessions go on without it, so stop the bot first. The target appears under its name when it is
+/// complete, was compared with the source record by record, and is on the disk. Until then everything is in a folder
+/// `.wastore-import-…` beside it, encrypted, which a killed process leaves behind and which may be deleted.
+///
+/// ```no_run
+/// # async fn import() -> Result<(), wastore::Error> {
+/// use wastore::{Import, Passphrase, SqliteStore, Vault};
+///
+/// let secret = Passphrase::from_file("passphrase")?;
+/// let report = Import::new().run("whatsapp.db", "wa.db", secret).await?;
+/// println!("{report}");
+///
+/// let store = std::sync::Arc::new(SqliteStore::open("wa.db").await?);
+/// let vault = Vault::open(store.clone(), Passphrase::from_file("passphrase")?).await?;
+/// # drop(vault);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Everything is copied but what upstream's store does not read itself: sync keys and collection versions in the format
+/// of its first releases, which the client asks for again. The age of sent messages, pending messages and base keys counts
+/// from the import.
+#[must_use = "an import does nothing until it is run"]
+pub struct Import {
+    accounts: Accounts,
+    options: VaultOptions,
+    progress: Box<dyn Fn(ImportProgress) + Send + Sync>,
+}
+
+#[derive(Clone, Copy)]
+enum Accounts {
+    Only,
+    One(i32),
+    All,
+}
+
+impl Import {
+    /// Imports the only account that the source has.
+    pub fn new() -> Self {
+        Self { accounts: Accounts::Only, options: VaultOptions::new(), progress: Box::new(|_| {}) }
+    }
+
+    /// Imports this account, which upstream calls the device id. It keeps its number:
+    /// `SqliteStore::open(..).await?.account(number)`.
+    pub fn account(mut self, number: i32) -> Self {
+        self.accounts = Accounts::One(number);
+        self
+    }
+
+    /// Imports all accounts into one file. The secret opens the vault of the lowest number; those of the others open with
+    /// `vault.account_key("account 2")` and so on, see [`Vault::account_key`].
+    pub fn all_accounts(mut self) -> Self {
+        self.accounts = Accounts::All;
+        self
+    }
+
+    /// Settings of the new vaults.
+    pub fn vault_options(mut self, options: VaultOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Is told after each batch of some hundred records how far the import is.
+    pub fn on_progress(mut self, progress: impl Fn(ImportProgress) + Send + Sync + 'static) -> Self {
+        self.progress = Box::new(progress);
+        self
+    }
+
+    /// Imports the database at `source` into a new file at `target`, whose first key slot opens with `secret`.
+    ///
+    /// # Errors
+    /// There is no file at `target` then, and the source is as it was.
+    /// * [`Error::NotUpstream`], [`Error::UpstreamTooOld`], [`Error::UpstreamTooNew`] if the source cannot be imported;
+    ///   [`Error::NoSuchAccount`], [`Error::SeveralAccounts`] as they say;
+    /// * [`Error::SourceChanged`] if a bot began to use the source meanwhile;
+    /// * [`Error::Source`] if a record of the source cannot be read, [`Error::ImportUnequal`] if one came out differently;
+    /// * [`Error::TargetExists`]; [`Error::File`] if the target's folder is not there or cannot be written;
+    /// * [`Error::Sqlite`] if the source cannot be read, or there is no space for the target;
+    /// * those of [`Vault::create`] about the secret.
+    pub async fn run(
+        &self,
+        source: impl AsRef<Path>,
+        target: impl AsRef<Path>,
+        secret: impl Into<Secret>,
+    ) -> Result<ImportReport> {
+        let (source, target) = (source.as_ref().to_owned(), target.as_ref().to_owned());
+        if target.symlink_metadata().is_ok() {
+            return Err(Error::TargetExists { path: target });
+        }
+        // Nothing is made before the source is known to be one.
+        let (to_writer, messages) = async_channel::bounded(BATCHES_AHEAD);
+        let accounts = self.accounts;
+        let reader = blocking::unblock(move || {
+            // Whoever is no longer there needs to hear of no error.
+            if let Err(error) = read_source(&source, accounts, &to_writer) {
+                to_writer.send_blocking(Message::Failed(error)).ok();
+            }
+        });
+        let imported = self.write(&messages, &target, secret.into()).await;
+        messages.close();
+        reader.await;
+        imported
+    }
+
+    async fn write(&self, messages: &Receiver<Message>, target: &Path, secret: Secret) -> Result<ImportReport> {
+        let Message::Accounts(accounts) = next(messages).await? else { return Err(Error::Stopped) };
+        let total = accounts.iter().map(|(_, records)| records).sum::<u64>();
+        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let unfinished =
+            tempfile::Builder::new().prefix(".wastore-import-").tempdir_in(folder).map_err(cannot_write)?;
+        let file = unfinished.path().join("store.db");
+        // It is waited for the disk at the end, once for all.
+        let first = SqliteConfig::new().durability(Durability::Process).open(&file).await?;
+
+        let mut vaults: Vec<Vault> = vec![];
+        let mut secret = Some(secret);
+        for (account, _) in &accounts {
+            let store: Arc<dyn Backend> = Arc::new(first.account(*account));
+            let secret = match (vaults.first(), secret.take()) {
+                (Some(vault), _) => vault.account_key(&format!("account {account}")).into(),
+                (None, Some(secret)) => secret,
+                (None, None) => return Err(Error::Stopped),
+            };
+            vaults.push(self.options.importing().create(store, secret).await?);
+        }
+        let numbers = accounts.iter().map(|(account, _)| *account);
+        let stores: Vec<(i32, Arc<dyn Backend>)> = numbers
+            .zip(&vaults)
+            .map(|(account, vault)| (account, vault.layer().layer(Arc::new(first.account(account)))))
+            .collect();
+        let mut report =
+            ImportReport { accounts: accounts.iter().map(|(account, _)| *account).collect(), records: vec![] };
+        for phase in [ImportPhase::Copying, ImportPhase::Comparing] {
+            self.pass(phase, total, messages, &stores, &mut report).await?;
+        }
+        for vault in &vaults {
+            vault.finish_import().await?;
+        }
+        first.checkpoint().await?;
+        // Closing the last connection waits for the disk, and so does the rest.
+        let target = target.to_owned();
+        blocking::unblock(move || {
+            drop((vaults, stores, first));
+            publish(&file, &target)?;
+            drop(unfinished);
+            Ok(report)
+        })
+        .await
+    }
+
+    /// Goes once through the source.
+    async fn pass(
+        &self,
+        phase: ImportPhase,
+        total: u64,
+        messages: &Receiver<Message>,
+        stores: &[(i32, Arc<dyn Backend>)],
+        report: &mut ImportReport,
+    ) -> Result<()> {
+        let mut done = 0;
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            let message = next(messages).await?;
+            match message {
+                Message::Batch(account, batch) => {
+                    let (record, rows) = (batch.record(), batch.len());
+                    let store = stores.iter().find(|(number, _)| *number == account);
+                    let store = store.map(|(_, store)| store.clone()).ok_or(Error::Stopped)?;
+                    under_way.push(async move {
+                        let equal = match phase {
+                            ImportPhase::Copying => batch.store(&*store).await.map(|()| true),
+                            ImportPhase::Comparing => batch.equals(&*store).await,
+                        };
+                        if equal? { Ok((record, rows)) } else { Err(Error::ImportUnequal { record }) }
+                    });
+                }
+                Message::LeftOut(record, rows) => report.add(record, 0, rows),
+                Message::EndOfPass => break,
+                Message::Accounts(_) => return Err(Error::Stopped),
+                Message::Failed(error) => return Err(error),
+            }
+            // The next batch is sealed while this one is written.
+            while under_way.len() >= BATCHES_AHEAD {
+                self.one_done(phase, total, &mut done, under_way.next().await, report)?;
+            }
+        }
+        while let Some(ended) = under_way.next().await {
+            self.one_done(phase, total, &mut done, Some(ended), report)?;
+        }
+        Ok(())
+    }
+
+    fn one_done(
+        &self,
+        phase: ImportPhase,
+        total: u64,
+        done: &mut u64,
+        ended: Option<Result<(Record, u64)>>,
+        report: &mut ImportReport,
+    ) -> Result<()> {
+        let Some((record, rows)) = ended.transpose()? else { return Ok(()) };
+        if phase == ImportPhase::Copying {
+            report.add(record, rows, 0);
+        }
+        *done += rows;
+        (self.progress)(ImportProgress { phase, done: *done, total });
+        Ok(())
+    }
+}
+
+impl Default for Import {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Import {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Import").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// What an import is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ImportPhase {
+    /// Records are sealed and stored.
+    Copying,
+    /// Records are read back and compared with the source.
+    Comparing,
+}
+
+/// How far an import is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImportProgress {
+    /// What it is doing.
+    pub phase: ImportPhase,
+    /// The records that this phase is done with.
+    pub done: u64,
+    /// The records of all accounts that are imported, those that are left out included.
+    pub total: u64,
+}
+
+/// What was imported. `Display` prints a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportReport {
+    accounts: Vec<i32>,
+    records: Vec<(Record, u64, u64)>,
+}
+
+impl ImportReport {
+    /// The numbers of the accounts.
+    pub fn accounts(&self) -> &[i32] {
+        &self.accounts
+    }
+
+    /// How many records of a kind were copied, all accounts together.
+    pub fn copied(&self, record: Record) -> u64 {
+        self.find(record).0
+    }
+
+    /// How many records of a kind were left out because upstream's store does not read them either.
+    pub fn left_out(&self, record: Record) -> u64 {
+        self.find(record).1
+    }
+
+    fn find(&self, record: Record) -> (u64, u64) {
+        let found = self.records.iter().find(|(found, ..)| *found == record);
+        found.map_or((0, 0), |(_, copied, left_out)| (*copied, *left_out))
+    }
+
+    fn add(&mut self, record: Record, copied: u64, left_out: u64) {
+        match self.records.iter_mut().find(|(found, ..)| *found == record) {
+            Some((_, sum, left)) => {
+                *sum += copied;
+                *left += left_out;
+            }
+            None => self.records.push((record, copied, left_out)),
+        }
+    }
+}
+
+impl fmt::Display for ImportReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<20} {:>10} {:>10}", "record", "copied", "left out")?;
+        let mut total = (0, 0);
+        for (record, _) in TABLES {
+            let (copied, left_out) = self.find(record);
+            total = (total.0 + copied, total.1 + left_out);
+            writeln!(f, "{:<20} {copied:>10} {left_out:>10}", record.name())?;
+        }
+        writeln!(f, "{:<20} {:>10} {:>10}", "all", total.0, total.1)
+    }
+}
+
+/// How many batches may be read and stored ahead of the one that is waited for.
+const BATCHES_AHEAD: usize = 4;
+
+/// What the thread that reads the source says.
+enum Message {
+    /// The accounts, and how many records they have.
+    Accounts(Vec<(i32, u64)>),
+    Batch(i32, Batch),
+    LeftOut(Record, u64),
+    EndOfPass,
+    Failed(Error),
+}
+
+async fn next(messages: &Receiver<Message>) -> Result<Message> {
+    match messages.recv().await {
+        Ok(Message::Failed(error)) => Err(error),
+        Ok(message) => Ok(message),
+        Err(_) => Err(Error::Stopped),
+    }
+}
+
+/// Reads the source twice, at one moment. Blocks its thread.
+fn read_source(path: &Path, accounts: Accounts, writer: &Sender<Message>) -> Result<()> {
+    let send = |message| writer.send_blocking(message).map_err(|_| Error::Stopped);
+    let Source { connection, quiet } = Source::open(path)?;
+    let source = connection.unchecked_transaction()?;
+    schema::check(&source, path)?;
+    let there = records::accounts(&source)?;
+    let chosen = match accounts {
+        Accounts::All => there,
+        Accounts::One(number) if there.contains(&number) => vec![number],
+        Accounts::One(number) => return Err(Error::NoSuchAccount(number)),
+        Accounts::Only if there.len() > 1 => return Err(Error::SeveralAccounts(there.len())),
+        Accounts::Only => there,
+    };
+    if chosen.is_empty() {
+        return Err(Error::NotUpstream { path: path.to_owned(), found: "a database without an account" });
+    }
+    let counted = chosen.iter().map(|account| Ok((*account, records::count(&source, *account)?)));
+    send(Message::Accounts(counted.collect::<Result<_>>()?))?;
+    for pass in [ImportPhase::Copying, ImportPhase::Comparing] {
+        for account in &chosen {
+            let left_out = records::read(&source, *account, &mut |batch| send(Message::Batch(*account, batch)))?;
+            if pass == ImportPhase::Copying {
+                left_out.into_iter().try_for_each(|(record, rows)| send(Message::LeftOut(record, rows)))?;
+            }
+        }
+        if quiet.as_ref().is_some_and(|quiet| !quiet.is_still(path)) {
+            return Err(Error::SourceChanged);
+        }
+        send(Message::EndOfPass)?;
+    }
+    Ok(())
+}
+
+/// The database to import from.
+struct Source {
+    connection: Connection,
+    /// Nobody had it open at the beginning.
+    quiet: Option<Quiet>,
+}
+
+/// What a file looks like that nobody writes to.
+struct Quiet {
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Self> {
+        let cannot_read = |source| Error::File { what: "source", source };
+        if path.metadata().map_err(cannot_read)?.is_dir() {
+            return Err(Error::InvalidInput { what: "the source", problem: "is a folder" });
+        }
+        let path = path.canonicalize().map_err(cannot_read)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        // Reading a database that has no log makes an empty one beside it, which SQLite can be told not to do if nobody
+        // writes (https://www.sqlite.org/uri.html#uriimmutable).
+        match (Quiet::look(&path), path.to_str()) {
+            (Some(quiet), Some(text)) => {
+                let text = text.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+                let uri = format!("file:{text}?immutable=1");
+                let connection = Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?;
+                Ok(Self { connection, quiet: Some(quiet) })
+            }
+            _ => Ok(Self { connection: Connection::open_with_flags(&path, flags)?, quiet: None }),
+        }
+    }
+}
+
+impl Quiet {
+    /// `None` if somebody has the database open, or left it without closing it.
+    fn look(path: &Path) -> Option<Self> {
+        let has_log = ["-wal", "-journal"].iter().any(|ending| beside(path, ending).exists());
+        let metadata = path.metadata().ok().filter(|_| !has_log)?;
+        Some(Self { length: metadata.len(), modified: metadata.modified().ok() })
+    }
+
+    fn is_still(&self, path: &Path) -> bool {
+        Self::look(path).is_some_and(|now| (now.length, now.modified) == (self.length, self.modified))
+    }
+}
+
+/// Gives the finished file its name.
+///
+/// # Errors
+/// [`Error::TargetExists`] if somebody else created it meanwhile.
+fn publish(file: &Path, target: &Path) -> Result<()> {
+    std::fs::File::open(file).and_then(|file| file.sync_all()).map_err(cannot_write)?;
+    TempPath::try_from_path(file).map_err(cannot_write)?.persist_noclobber(target).map_err(|failed| {
+        match failed.error.kind() {
+            std::io::ErrorKind::AlreadyExists => Error::TargetExists { path: PathBuf::from(target) },
+            _ => cannot_write(failed.error),
+        }
+    })?;
+    sync_folder(target).map_err(cannot_write)
+}
+
+fn cannot_write(source: std::io::Error) -> Error {
+    Error::File { what: "target", source }
+}

@@ -1,0 +1,18 @@
+//! Moving between whatsapp-rust's own SQLite database and an encrypted store.
+//!
+//! | file | |
+//! |--|--|
+//! | `import.rs` | [`Import`]: an existing database into a new encrypted store |
+//! | `records.rs` | what is copied, in batches: reading it, storing it, comparing it |
+//! | `schema.rs` | telling upstream's databases, and their age, from others |
+//! | `wire.rs` | how upstream encodes what it keeps in single columns |
+//!
+//! Source of the schema and the encodings: `whatsapp-rust-sqlite-storage` 0.7.0, `migrations/`, `src/sqlite_store.rs` and
+//! `src/wire.rs`.
+
+mod import;
+mod records;
+mod schema;
+mod wire;
+
+pub use import::{Import, ImportPhase, ImportProgress, ImportReport};

@@ -1,0 +1,65 @@
+//! Telling upstream's databases, and their age, from others.
+
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode};
+
+use crate::error::{Error, Result};
+
+/// The migrations of `whatsapp-rust-sqlite-storage` 0.7.0, as Diesel numbers them: the digits of their folders.
+pub(super) const MIGRATIONS: [(&str, &str); 23] = [
+    ("20250814035031", "initial"),
+    ("202509230322320000", "add_multi_account_support"),
+    ("20251204000000", "add_skdm_recipients"),
+    ("20251211000000", "add_lid_pn_mapping"),
+    ("20251224000000", "add_whatsapp_web_alignment"),
+    ("20260205000000", "add_props_hash"),
+    ("20260212000000", "add_tc_tokens"),
+    ("20260312000000", "add_next_pre_key_id"),
+    ("20260315000000", "add_sent_messages"),
+    ("20260323000000", "add_nct_salt"),
+    ("20260326000000", "unified_sender_key_devices"),
+    ("20260331000000", "add_device_registry_raw_id"),
+    ("20260406171140", "add_server_has_prekeys"),
+    ("20260426000000", "add_server_cert_chain"),
+    ("20260513000000", "add_login_counter"),
+    ("20260528000000", "add_msg_secrets"),
+    ("20260531000000", "msg_secret_expires_at"),
+    ("20260601000000", "add_group_metadata"),
+    ("20260610000000", "add_first_unupload_pk_id"),
+    ("20260626000000", "add_pending_inbound_messages"),
+    ("20260702000000", "add_lid_migrated"),
+    ("20260703000000", "add_signed_prekey_rotation"),
+    ("20260703000001", "add_read_receipts_privacy"),
+];
+
+/// # Errors
+/// [`Error::NotUpstream`] if it is no database of upstream's store, [`Error::UpstreamTooOld`] if migrations are missing,
+/// [`Error::UpstreamTooNew`] if there are some that this version does not know.
+pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
+    let foreign = |found| Error::NotUpstream { path: path.to_owned(), found };
+    let has_migrations = connection
+        .query_row("SELECT count(*) FROM sqlite_schema WHERE name = '__diesel_schema_migrations'", (), |row| {
+            row.get::<_, i64>(0)
+        })
+        .map_err(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => foreign("no SQLite database, or encrypted as a whole"),
+            _ => error.into(),
+        })?;
+    if has_migrations == 0 {
+        let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+        return Err(foreign(match application {
+            crate::sqlite::APPLICATION_ID => "a store of wastore already",
+            _ => "the database of another program",
+        }));
+    }
+    let mut statement = connection.prepare("SELECT version FROM __diesel_schema_migrations ORDER BY version")?;
+    let found: Vec<String> = statement.query_map((), |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    if let Some((_, name)) = MIGRATIONS.iter().find(|(version, _)| !found.iter().any(|found| found == version)) {
+        return Err(Error::UpstreamTooOld { path: path.to_owned(), migration: name });
+    }
+    match found.into_iter().find(|found| MIGRATIONS.iter().all(|(version, _)| found != version)) {
+        Some(migration) => Err(Error::UpstreamTooNew { path: path.to_owned(), migration }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,148 @@
+//! How upstream encodes what it keeps in single columns (`whatsapp-rust-sqlite-storage` 0.7.0, `proto/wire.proto` and
+//! `sqlite_store.rs`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prost::Message;
+use rusqlite::Row;
+use wacore::appstate::hash::HashState;
+use wacore::libsignal::protocol::{KeyPair, PrivateKey, PublicKey};
+use wacore::store::Device;
+use wacore::store::device::{CachedNoiseCert, CachedServerCertChain, account_serde};
+use wacore::store::traits::AppStateSyncKey;
+
+use crate::error::{Error, Result};
+use crate::method::Record;
+
+#[derive(Clone, PartialEq, Message)]
+struct NoiseCert {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+    #[prost(int64, tag = "2")]
+    not_before: i64,
+    #[prost(int64, tag = "3")]
+    not_after: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ServerCertChain {
+    #[prost(message, optional, tag = "1")]
+    intermediate: Option<NoiseCert>,
+    #[prost(message, optional, tag = "2")]
+    leaf: Option<NoiseCert>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct AppStateSyncKeyWire {
+    #[prost(bytes = "vec", tag = "1")]
+    key_data: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    fingerprint: Vec<u8>,
+    #[prost(int64, tag = "3")]
+    timestamp: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct HashStateWire {
+    #[prost(uint64, tag = "1")]
+    version: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    hash: Vec<u8>,
+    #[prost(map = "string, bytes", tag = "3")]
+    index_value_map: HashMap<String, Vec<u8>>,
+    #[prost(bool, tag = "4")]
+    mac_mismatch_fatal: bool,
+}
+
+/// `None` for what upstream's store does not read either, such as keys in the format of its first versions, and treats as
+/// absent.
+pub(super) fn sync_key(bytes: &[u8]) -> Option<AppStateSyncKey> {
+    let AppStateSyncKeyWire { key_data, fingerprint, timestamp } = AppStateSyncKeyWire::decode(bytes).ok()?;
+    (key_data.len() == 32).then_some(AppStateSyncKey { key_data, fingerprint, timestamp })
+}
+
+/// `None` for what upstream's store does not read either, and treats as absent.
+pub(super) fn collection_version(bytes: &[u8]) -> Option<HashState> {
+    let HashStateWire { version, hash, index_value_map, mac_mismatch_fatal } = HashStateWire::decode(bytes).ok()?;
+    Some(HashState { version, hash: hash.try_into().ok()?, index_value_map, mac_mismatch_fatal })
+}
+
+/// `None` for what upstream's store does not read either; the client fetches it again.
+fn server_cert_chain(bytes: &[u8]) -> Option<CachedServerCertChain> {
+    let cert = |NoiseCert { key, not_before, not_after }| {
+        Some(CachedNoiseCert { key: key.try_into().ok()?, not_before, not_after })
+    };
+    let chain = ServerCertChain::decode(bytes).ok()?;
+    Some(CachedServerCertChain { intermediate: cert(chain.intermediate?)?, leaf: cert(chain.leaf?)? })
+}
+
+/// The columns of [`device`].
+pub(super) const DEVICE_COLUMNS: &str = "pn, lid, registration_id, noise_key, identity_key, signed_pre_key, signed_pre_key_id, \
+    signed_pre_key_signature, adv_secret_key, account, push_name, app_version_primary, app_version_secondary, \
+    app_version_tertiary, app_version_last_fetched_ms, edge_routing_info, props_hash, next_pre_key_id, \
+    first_unupload_pre_key_id, server_has_prekeys, nct_salt, server_cert_chain, login_counter, lid_migrated, \
+    last_signed_pre_key_rotation_ms, read_receipts_disabled";
+
+/// The device in a row of [`DEVICE_COLUMNS`].
+///
+/// # Errors
+/// [`Error::Source`] if a key, the account or a JID cannot be read: a device without them would have to be paired again.
+pub(super) fn device(row: &Row<'_>) -> Result<Device> {
+    let text = |column: &str| row.get::<_, String>(column);
+    let blob = |column: &str| row.get::<_, Vec<u8>>(column);
+    // Upstream keeps unsigned numbers in signed columns of the same width.
+    let number = |column: &str| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)? as u32);
+    let jid = |column: &str| match text(column)? {
+        empty if empty.is_empty() => Ok(None),
+        jid => jid.parse().map(Some).map_err(|_| unreadable("a JID is not one")),
+    };
+    let account = row.get::<_, Option<Vec<u8>>>("account")?;
+    let account = account.map(|bytes| account_serde::from_bytes(&bytes).map_err(|_| unreadable("its account")));
+    let chain = row.get::<_, Option<Vec<u8>>>("server_cert_chain")?;
+    Ok(Device {
+        pn: jid("pn")?,
+        lid: jid("lid")?,
+        registration_id: number("registration_id")?,
+        noise_key: key_pair(&blob("noise_key")?)?,
+        identity_key: key_pair(&blob("identity_key")?)?,
+        signed_pre_key: key_pair(&blob("signed_pre_key")?)?,
+        signed_pre_key_id: number("signed_pre_key_id")?,
+        signed_pre_key_signature: fixed(blob("signed_pre_key_signature")?)?,
+        adv_secret_key: fixed(blob("adv_secret_key")?)?,
+        account: account.transpose()?.map(Arc::new),
+        push_name: text("push_name")?,
+        app_version_primary: number("app_version_primary")?,
+        app_version_secondary: number("app_version_secondary")?,
+        app_version_tertiary: row.get::<_, i64>("app_version_tertiary")?.try_into().unwrap_or(0),
+        app_version_last_fetched_ms: row.get("app_version_last_fetched_ms")?,
+        edge_routing_info: row.get("edge_routing_info")?,
+        props_hash: row.get("props_hash")?,
+        next_pre_key_id: number("next_pre_key_id")?,
+        first_unupload_pre_key_id: number("first_unupload_pre_key_id")?,
+        server_has_prekeys: row.get("server_has_prekeys")?,
+        nct_salt: row.get("nct_salt")?,
+        server_cert_chain: chain.as_deref().and_then(server_cert_chain),
+        login_counter: row.get("login_counter")?,
+        lid_migrated: row.get("lid_migrated")?,
+        last_signed_pre_key_rotation_ms: row.get("last_signed_pre_key_rotation_ms")?,
+        read_receipts_disabled: row.get("read_receipts_disabled")?,
+        ..Device::new()
+    })
+}
+
+/// 32 bytes of private key, 32 of public key.
+fn key_pair(bytes: &[u8]) -> Result<KeyPair> {
+    let (private, public) = bytes.split_at_checked(32).ok_or(unreadable("a key has another length"))?;
+    let private = PrivateKey::deserialize(private).map_err(|_| unreadable("a private key"))?;
+    let public = PublicKey::from_djb_public_key_bytes(public).map_err(|_| unreadable("a public key"))?;
+    Ok(KeyPair::new(public, private))
+}
+
+fn fixed<const LENGTH: usize>(bytes: Vec<u8>) -> Result<[u8; LENGTH]> {
+    bytes.try_into().map_err(|_| unreadable("a field has another length"))
+}
+
+fn unreadable(problem: &'static str) -> Error {
+    Error::Source { record: Record::Device, problem }
+}

@@ -1,0 +1,537 @@
+//! From a database that upstream's own code wrote into an encrypted store that answers the same.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a failure is a failed test")]
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use rusqlite::Connection;
+use wacore::store::traits::{Backend, MsgSecretEntry, TcTokenEntry};
+use wastore::testing::{Operation, Value};
+use wastore::{
+    Access, Argon2Cost, Error, Import, ImportPhase, ImportReport, Key, Layer, Method, Passphrase, Record, SqliteStore,
+    Vault, VaultOptions,
+};
+use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
+
+/// How many of each kind there are besides one of everything: more than a batch.
+const MANY: u32 = 1300;
+
+struct Bot {
+    folder: tempfile::TempDir,
+    source: PathBuf,
+    target: PathBuf,
+}
+
+impl Bot {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, target) = (folder.path().join("whatsapp.db"), folder.path().join("wa.db"));
+        Self { folder, source, target }
+    }
+
+    /// Upstream's store of an account; it stays open, and its last writes are in the write-ahead log.
+    async fn account(&self, number: i32) -> Arc<dyn Backend> {
+        Arc::new(UpstreamStore::new_for_device(self.source.to_str().unwrap(), number).await.unwrap())
+    }
+
+    async fn imported(&self, number: i32) -> Arc<dyn Backend> {
+        let store = Arc::new(SqliteStore::open(&self.target).await.unwrap().account(number));
+        Vault::open(store.clone(), key()).await.unwrap().layer().layer(store)
+    }
+
+    /// Every file in the folder, by name.
+    fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// There is nothing but the source.
+    fn assert_nothing_was_made(&self) {
+        let others: Vec<_> = self.files().into_iter().filter(|name| !name.starts_with("whatsapp.db")).collect();
+        assert!(others.is_empty(), "{others:?}");
+    }
+}
+
+fn key() -> Key {
+    Key::from_bytes(&mut [0x42; 32])
+}
+
+/// One of everything, through every method that writes.
+async fn fill(store: &dyn Backend) {
+    store.create().await.unwrap();
+    for method in Method::ALL.iter().filter(|method| method.access() == Access::Write && **method != Method::Create) {
+        Operation::sample(*method).run(store, 0).await.unwrap();
+    }
+}
+
+/// Many of what there are many of.
+async fn fill_many(store: &dyn Backend) {
+    let address = |number: u32| Arc::<str>::from(format!("{}@s.whatsapp.net", 15_550_000_000u64 + u64::from(number)));
+    let sessions: Vec<_> = (0..MANY).map(|n| (address(n), Bytes::from(vec![n as u8; 1000 + n as usize]))).collect();
+    store.put_sessions_batch(&sessions).await.unwrap();
+    let identities: Vec<_> = (0..MANY).map(|n| (address(n), [n as u8; 32])).collect();
+    store.put_identities_batch(&identities).await.unwrap();
+    for uploaded in [true, false] {
+        let ids = (1000..1000 + MANY).filter(|id| (id % 2 == 0) == uploaded);
+        let prekeys: Vec<_> = ids.map(|id| (id, Bytes::from(vec![id as u8; 90]))).collect();
+        store.store_prekeys_batch(&prekeys, uploaded).await.unwrap();
+    }
+    let secret = |n: u32| MsgSecretEntry {
+        chat: address(n),
+        sender: address(n + 1),
+        msg_id: format!("3EB0{n:016X}").into(),
+        secret: [n as u8; 32],
+        expires_at: if n % 2 == 0 { 0 } else { 5_000_000_000 },
+        message_ts: 1_700_000_000 + i64::from(n),
+    };
+    store.put_msg_secrets((0..MANY).map(secret).collect()).await.unwrap();
+    let macs = |n: u32| wacore::appstate::processor::AppStateMutationMAC {
+        index_mac: blocks(n).to_vec(),
+        value_mac: vec![n as u8; 32],
+    };
+    for version in 1..4u32 {
+        let macs: Vec<_> = (version * MANY..version * MANY + 500).map(macs).collect();
+        store.put_mutation_macs("regular", u64::from(version), &macs).await.unwrap();
+    }
+    for group in 0..40 {
+        let devices: Vec<_> = (0..50).map(|n| format!("{}:{n}@lid", 100_000_000_000_000u64 + n)).collect();
+        let entries: Vec<_> = devices.iter().map(|device| (device.as_str(), device.len() % 2 == 0)).collect();
+        store.set_sender_key_status(&format!("12036300000000{group:04}@g.us"), &entries).await.unwrap();
+    }
+    for n in 0..60 {
+        let jid = format!("{}@lid", 100_000_000_000_000u64 + n);
+        // A placeholder now and then.
+        let token = if n % 5 == 0 { vec![] } else { vec![n as u8; 40] };
+        store.put_tc_token(&jid, &TcTokenEntry { token, token_timestamp: 7, sender_timestamp: Some(8) }).await.unwrap();
+        store.store_sent_message(&jid, &format!("sent {n}"), &[n as u8; 200]).await.unwrap();
+        store.store_pending_inbound(&jid, &jid, &format!("pending {n}"), &[n as u8; 300]).await.unwrap();
+        store.put_group_metadata(&jid, &[n as u8; 400]).await.unwrap();
+    }
+}
+
+fn blocks(number: u32) -> [u8; 32] {
+    let mut block = [7; 32];
+    block[..4].copy_from_slice(&number.to_le_bytes());
+    block
+}
+
+/// What a store answers to everything that asks. Sent messages come last: they can only be taken.
+async fn answers(store: &dyn Backend) -> Vec<(Method, Value)> {
+    let mut answers = vec![];
+    for access in [Access::Read, Access::Scan, Access::Take] {
+        for method in Method::ALL.iter().copied().filter(|method| method.access() == access) {
+            answers.push((method, Operation::sample(method).run(store, 0).await.unwrap().sorted()));
+        }
+    }
+    for n in 0..MANY {
+        let address = format!("{}@s.whatsapp.net", 15_550_000_000u64 + u64::from(n));
+        let session = store.get_session(&address).await.unwrap().map(|session| session.to_vec());
+        answers.push((Method::GetSession, Value::Bytes(session.unwrap())));
+        answers
+            .push((Method::LoadIdentity, Value::Bytes(store.load_identity(&address).await.unwrap().unwrap().to_vec())));
+        answers.push((Method::LoadPrekey, Value::Bytes(store.load_prekey(1000 + n).await.unwrap().unwrap().to_vec())));
+        let sender = format!("{}@s.whatsapp.net", 15_550_000_001u64 + u64::from(n));
+        let secret = store.get_msg_secret_with_ts(&address, &sender, &format!("3EB0{n:016X}")).await.unwrap().unwrap();
+        answers.push((
+            Method::GetMsgSecretWithTs,
+            Value::List(vec![Value::Bytes(secret.0), Value::Number(secret.1.into())]),
+        ));
+    }
+    let macs: Vec<_> = (0..4 * MANY).map(blocks).collect();
+    let mut macs: Vec<_> = store.get_mutation_macs("regular", &macs).await.unwrap().into_iter().collect();
+    macs.sort();
+    assert_eq!(macs.len(), 1500);
+    answers.extend(
+        macs.into_iter().map(|(index, mac)| (Method::GetMutationMacs, Value::Bytes([&index[..], &mac].concat()))),
+    );
+    for n in 0..60 {
+        let jid = format!("{}@lid", 100_000_000_000_000u64 + n);
+        let token = store.get_tc_token(&jid).await.unwrap().unwrap();
+        assert_eq!((token.token_timestamp, token.sender_timestamp), (7, Some(8)));
+        answers.push((Method::GetTcToken, Value::Bytes(token.token)));
+        let pending = store.get_pending_inbound(&jid, &jid, &format!("pending {n}")).await.unwrap();
+        answers.push((Method::GetPendingInbound, Value::Bytes(pending.unwrap())));
+        let sent = store.take_sent_message(&jid, &format!("sent {n}")).await.unwrap();
+        answers.push((Method::TakeSentMessage, Value::Bytes(sent.unwrap())));
+        answers.push((Method::GetGroupMetadata, Value::Bytes(store.get_group_metadata(&jid).await.unwrap().unwrap())));
+    }
+    for group in 0..40 {
+        let devices = store.get_sender_key_devices(&format!("12036300000000{group:04}@g.us")).await.unwrap();
+        let mut devices: Vec<_> = devices.into_iter().map(|(jid, has_key)| format!("{jid} {has_key}")).collect();
+        devices.sort();
+        answers.push((Method::GetSenderKeyDevices, Value::Text(devices.join(","))));
+    }
+    answers
+}
+
+#[tokio::test]
+async fn the_imported_store_answers_as_the_source_does() {
+    let bot = Bot::new();
+    let source = bot.account(1).await;
+    fill(&*source).await;
+    fill_many(&*source).await;
+    let log = bot.folder.path().join("whatsapp.db-wal");
+    assert!(log.metadata().unwrap().len() > 0, "the last writes are in the log");
+    let before = (std::fs::read(&bot.source).unwrap(), std::fs::read(&log).unwrap());
+
+    let seen = Arc::new(Mutex::new(vec![]));
+    let progress = seen.clone();
+    let import = Import::new().on_progress(move |progress_now| progress.lock().unwrap().push(progress_now));
+    let report = import.run(&bot.source, &bot.target, key()).await.unwrap();
+    assert!((std::fs::read(&bot.source).unwrap(), std::fs::read(&log).unwrap()) == before, "the source is untouched");
+
+    // Both ask the same in the same order, as taking changes what is there.
+    let (expected, found) = (answers(&*source).await, answers(&*bot.imported(1).await).await);
+    for ((method, expected), (_, found)) in expected.iter().zip(&found) {
+        assert_eq!(found, expected, "{}", method.name());
+    }
+    assert_eq!(expected.len(), found.len());
+
+    assert_eq!(report.accounts(), [1]);
+    let counts = [
+        (Record::Session, u64::from(MANY) + 2),
+        (Record::Identity, u64::from(MANY) + 2),
+        (Record::MutationMac, 1502),
+        (Record::Device, 1),
+    ];
+    for (record, count) in counts {
+        assert_eq!(report.copied(record), count, "{record}");
+    }
+    assert!(Record::ALL.iter().all(|record| report.left_out(*record) == 0));
+    assert!(report.to_string().contains("message secret"), "{report}");
+    let seen = seen.lock().unwrap();
+    let last = |phase| *seen.iter().rfind(|progress| progress.phase == phase).unwrap();
+    for phase in [ImportPhase::Copying, ImportPhase::Comparing] {
+        assert_eq!((last(phase).done, last(phase).total), (last(phase).total, seen[0].total));
+    }
+    #[cfg(unix)]
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&bot.target.metadata().unwrap().permissions()) & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn nothing_readable_is_in_the_files_at_any_moment() {
+    let bot = Bot::new();
+    let source = bot.account(1).await;
+    source.create().await.unwrap();
+    let canary = b"a canary that is long enough to be found".to_vec();
+    let addresses: Vec<_> = (0..2000).map(|n| format!("canary-user-{n}@s.whatsapp.net")).collect();
+    let sessions = addresses.iter().map(|address| (address.as_str().into(), canary.clone().into()));
+    source.put_sessions_batch(&sessions.collect::<Vec<_>>()).await.unwrap();
+
+    let looked = Arc::new(AtomicU64::new(0));
+    let (folder, counter, needle) = (bot.folder.path().to_owned(), looked.clone(), canary.clone());
+    let import = Import::new().on_progress(move |_| {
+        counter.fetch_add(assert_unreadable(&folder, &needle), Ordering::Relaxed);
+    });
+    import.run(&bot.source, &bot.target, key()).await.unwrap();
+    assert!(looked.load(Ordering::Relaxed) > 1 << 19, "the unfinished files were looked at");
+    assert!(assert_unreadable(bot.folder.path(), &canary) > 1 << 19);
+    assert_eq!(bot.files().iter().filter(|name| name.starts_with("wa.db")).count(), 1, "{:?}", bot.files());
+}
+
+/// Looks at every byte in the folder but the source's; gives how many there were.
+fn assert_unreadable(folder: &Path, canary: &[u8]) -> u64 {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            bytes += assert_unreadable(&entry, canary);
+        } else if !entry.file_name().unwrap().to_str().unwrap().starts_with("whatsapp.db") {
+            let Ok(content) = std::fs::read(&entry) else { continue };
+            for needle in [canary, b"canary-user-1", b"@s.whatsapp.net"] {
+                assert!(memchr::memmem::find(&content, needle).is_none(), "{} can be read", entry.display());
+            }
+            bytes += content.len() as u64;
+        }
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn an_unfinished_store_does_not_open() {
+    let bot = Bot::new();
+    let source = bot.account(1).await;
+    fill(&*source).await;
+    fill_many(&*source).await;
+    let (folder, copy) = (bot.folder.path().to_owned(), bot.folder.path().join("stolen.db"));
+    let copied = Arc::new(AtomicBool::new(false));
+    let (to, done) = (copy.clone(), copied.clone());
+    let import = Import::new().on_progress(move |progress| {
+        if progress.phase == ImportPhase::Comparing && !done.swap(true, Ordering::Relaxed) {
+            let unfinished = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+            let unfinished = unfinished.into_iter().find(|path| path.is_dir()).unwrap();
+            for ending in ["", "-wal"] {
+                let to = format!("{}{ending}", to.to_str().unwrap());
+                std::fs::copy(unfinished.join(format!("store.db{ending}")), to).unwrap();
+            }
+        }
+    });
+    import.run(&bot.source, &bot.target, key()).await.unwrap();
+    assert!(copied.load(Ordering::Relaxed));
+    let store = Arc::new(SqliteStore::open(&copy).await.unwrap());
+    assert!(matches!(Vault::open(store, key()).await, Err(Error::ImportIncomplete)));
+}
+
+#[tokio::test]
+async fn accounts_are_chosen_and_kept_apart() {
+    let bot = Bot::new();
+    let (first, second) = (bot.account(1).await, bot.account(2).await);
+    for (store, content) in [(&first, b"first"), (&second, b"secon")] {
+        store.create().await.unwrap();
+        store.put_session("15550001111@s.whatsapp.net", content).await.unwrap();
+    }
+    let run = |import: Import, target: &str| {
+        let target = bot.folder.path().join(target);
+        let source = bot.source.clone();
+        async move { import.run(source, target, key()).await }
+    };
+    assert!(matches!(run(Import::new(), "a.db").await, Err(Error::SeveralAccounts(2))));
+    assert!(matches!(run(Import::new().account(3), "a.db").await, Err(Error::NoSuchAccount(3))));
+    bot.assert_nothing_was_made();
+
+    assert_eq!(run(Import::new().account(2), "second.db").await.unwrap().accounts(), [2]);
+    let store = SqliteStore::open(bot.folder.path().join("second.db")).await.unwrap();
+    assert_eq!(store.accounts().await.unwrap(), [2]);
+    let report = run(Import::new().all_accounts(), "both.db").await.unwrap();
+    assert_eq!((report.accounts(), report.copied(Record::Device)), (&[1, 2][..], 2));
+    let store = Arc::new(SqliteStore::open(bot.folder.path().join("both.db")).await.unwrap());
+    let vault = Vault::open(store.clone(), key()).await.unwrap();
+    let other = Arc::new(store.account(2));
+    let other_vault = Vault::open(other.clone(), vault.account_key("account 2")).await.unwrap();
+    let session =
+        |store: Arc<dyn Backend>| async move { store.get_session("15550001111@s.whatsapp.net").await.unwrap() };
+    assert_eq!(session(vault.layer().layer(store)).await.unwrap(), &b"first"[..]);
+    assert_eq!(session(other_vault.layer().layer(other)).await.unwrap(), &b"secon"[..]);
+}
+
+/// A bot that was stopped leaves no log behind, and neither does the import.
+#[tokio::test]
+async fn a_source_that_nobody_uses_stays_alone() {
+    let bot = Bot::new();
+    let source = bot.account(1).await;
+    fill(&*source).await;
+    drop(source);
+    let before = (bot.files(), std::fs::read(&bot.source).unwrap());
+    assert_eq!(before.0, ["whatsapp.db"]);
+    Import::new().run(&bot.source, &bot.target, key()).await.unwrap();
+    std::fs::remove_file(&bot.target).unwrap();
+    assert!((bot.files(), std::fs::read(&bot.source).unwrap()) == before, "{:?}", bot.files());
+}
+
+#[tokio::test]
+async fn a_source_that_comes_into_use_is_not_imported() {
+    let bot = Bot::new();
+    let source = bot.account(1).await;
+    fill(&*source).await;
+    drop(source);
+    let (path, started) = (bot.source.clone(), AtomicBool::new(false));
+    let import = Import::new().on_progress(move |_| {
+        if !started.swap(true, Ordering::Relaxed) {
+            Connection::open(&path).unwrap().execute_batch("DELETE FROM sessions").unwrap();
+        }
+    });
+    let error = import.run(&bot.source, &bot.target, key()).await.unwrap_err();
+    // It may have noticed by a record that is gone.
+    assert!(matches!(error, Error::SourceChanged | Error::Sqlite { .. } | Error::ImportUnequal { .. }), "{error}");
+    assert!(!bot.target.exists());
+}
+
+#[tokio::test]
+async fn a_passphrase_opens_it_and_a_wrong_one_does_not() {
+    let bot = Bot::new();
+    fill(&*bot.account(1).await).await;
+    let options = VaultOptions::new().kdf_cost(Argon2Cost::MINIMUM);
+    let import = Import::new().vault_options(options.clone());
+    import.run(&bot.source, &bot.target, Passphrase::new("right").unwrap()).await.unwrap();
+    let store: Arc<dyn Backend> = Arc::new(SqliteStore::open(&bot.target).await.unwrap());
+    let open = |passphrase: &str| options.open(store.clone(), Passphrase::new(passphrase).unwrap());
+    assert!(matches!(open("wrong").await, Err(Error::WrongSecret)));
+    open("right").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_imported_is_refused_and_named() {
+    let bot = Bot::new();
+    let upstream = bot.account(1).await;
+    fill(&*upstream).await;
+    let run = |source: &Path| {
+        let (source, target) = (source.to_owned(), bot.target.clone());
+        async move { Import::new().run(source, target, key()).await }
+    };
+    let text = |result: Result<ImportReport, Error>| result.unwrap_err().to_string();
+    let other = tempfile::tempdir().unwrap();
+    let path = |name: &str| other.path().join(name);
+
+    assert!(matches!(run(&path("nothing.db")).await, Err(Error::File { what: "source", .. })));
+    assert!(text(run(other.path()).await).contains("is a folder"));
+    std::fs::write(path("text.db"), "no database, but as long as the header of one would have to be ".repeat(20))
+        .unwrap();
+    assert!(text(run(&path("text.db")).await).contains("is no SQLite database, or encrypted as a whole"));
+    Connection::open(path("other.db")).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+    assert!(text(run(&path("other.db")).await).contains("is the database of another program"));
+    SqliteStore::open(path("own.db")).await.unwrap();
+    assert!(text(run(&path("own.db")).await).contains("is a store of wastore already"));
+
+    // Migrations that are missing, and some that are not known.
+    drop(upstream);
+    let changed = |name: &str, sql: &str| {
+        let path = path(name);
+        // Another connection of SQLite copies what is in the log as well.
+        Connection::open(&bot.source).unwrap().execute("VACUUM INTO ?1", (path.to_str().unwrap(),)).unwrap();
+        Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        path
+    };
+    let older = changed("older.db", "DELETE FROM __diesel_schema_migrations WHERE version >= '20260626'");
+    let error = run(&older).await.unwrap_err();
+    assert!(matches!(error, Error::UpstreamTooOld { migration: "add_pending_inbound_messages", .. }), "{error}");
+    assert!(error.to_string().contains("start the bot once with whatsapp-rust 0.7"), "{error}");
+    let newer = changed("newer.db", "INSERT INTO __diesel_schema_migrations (version) VALUES ('20991231000000')");
+    let error = run(&newer).await.unwrap_err();
+    assert!(matches!(&error, Error::UpstreamTooNew { migration, .. } if migration == "20991231000000"), "{error}");
+    let empty = changed("empty.db", "PRAGMA foreign_keys = OFF; DELETE FROM device");
+    assert!(text(run(&empty).await).contains("a database without an account"));
+
+    // Records that would come out as something else.
+    for (sql, record) in [
+        ("UPDATE identities SET key = x'0102'", Record::Identity),
+        ("UPDATE msg_secrets SET secret = x'0102'", Record::MessageSecret),
+        ("UPDATE device_registry SET devices_json = 'nothing'", Record::DeviceList),
+        ("UPDATE device SET noise_key = x'0102'", Record::Device),
+        ("UPDATE device SET account = x'ffff'", Record::Device),
+        ("UPDATE device SET pn = 'a jid@nowhere at all'", Record::Device),
+    ] {
+        let damaged = changed(&format!("{}.db", sql.len()), sql);
+        let error = run(&damaged).await.unwrap_err();
+        assert!(matches!(error, Error::Source { record: found, .. } if found == record), "{sql}: {error}");
+        std::fs::remove_file(damaged).unwrap();
+    }
+    bot.assert_nothing_was_made();
+
+    // The target.
+    std::fs::write(&bot.target, "precious").unwrap();
+    assert!(matches!(run(&bot.source).await, Err(Error::TargetExists { .. })));
+    assert_eq!(std::fs::read(&bot.target).unwrap(), b"precious");
+    let nowhere = Import::new().run(&bot.source, path("no").join("folder").join("wa.db"), key()).await;
+    assert!(matches!(nowhere, Err(Error::File { what: "target", .. })));
+}
+
+/// Keys in the format of upstream's first releases are absent for upstream as well.
+#[tokio::test]
+async fn what_upstream_does_not_read_is_left_out_and_counted() {
+    let bot = Bot::new();
+    let upstream = bot.account(1).await;
+    fill(&*upstream).await;
+    let connection = Connection::open(&bot.source).unwrap();
+    connection.execute_batch("UPDATE app_state_keys SET key_data = x'0102'").unwrap();
+    connection.execute_batch("UPDATE app_state_versions SET state_data = x'ff'").unwrap();
+    connection.execute_batch("UPDATE device SET server_cert_chain = x'ff'").unwrap();
+    let report = Import::new().run(&bot.source, &bot.target, key()).await.unwrap();
+    assert_eq!((report.copied(Record::SyncKey), report.left_out(Record::SyncKey)), (0, 1));
+    assert_eq!(report.left_out(Record::CollectionVersion), 1);
+    let imported = bot.imported(1).await;
+    for method in [Method::GetSyncKey, Method::GetVersion, Method::GetLatestSyncKeyId, Method::Load] {
+        let ask = |store: Arc<dyn Backend>| async move { Operation::sample(method).run(&*store, 0).await.unwrap() };
+        assert_eq!(ask(imported.clone()).await, ask(upstream.clone()).await, "{}", method.name());
+    }
+}
+
+#[tokio::test]
+async fn dropped_anywhere_it_leaves_nothing_behind() {
+    let bot = Bot::new();
+    let source = bot.account(1).await;
+    fill(&*source).await;
+    fill_many(&*source).await;
+    let mut dropped = 0;
+    for polls in (0..).step_by(7) {
+        let import = Import::new();
+        let mut run = Box::pin(import.run(&bot.source, &bot.target, key()));
+        let mut left = polls;
+        let ended = std::future::poll_fn(|context| match run.as_mut().poll(context) {
+            std::task::Poll::Ready(ended) => std::task::Poll::Ready(Some(ended)),
+            std::task::Poll::Pending if left == 0 => std::task::Poll::Ready(None),
+            std::task::Poll::Pending => {
+                left -= 1;
+                std::task::Poll::Pending
+            }
+        })
+        .await;
+        if ended.is_some() {
+            break;
+        }
+        drop(run);
+        dropped += 1;
+        // What runs on other threads ends by itself.
+        for _ in 0..500 {
+            if bot.files().iter().all(|name| name.starts_with("whatsapp.db")) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        bot.assert_nothing_was_made();
+    }
+    assert!(dropped > 5, "only {dropped} times");
+    answers(&*bot.imported(1).await).await;
+}
+
+/// In a process of its own, for the test below.
+#[test]
+fn import_until_killed() {
+    let Some(folder) = std::env::var_os("WASTORE_IMPORT").map(PathBuf::from) else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(Import::new().run(folder.join("whatsapp.db"), folder.join("wa.db"), key())).unwrap();
+}
+
+#[tokio::test]
+async fn killed_anywhere_there_is_nothing_or_the_finished_store() {
+    let bot = Bot::new();
+    let source = bot.account(1).await;
+    fill(&*source).await;
+    let prekeys: Vec<_> = (1000..4000).map(|id| (id, Bytes::from(vec![id as u8; 90]))).collect();
+    source.store_prekeys_batch(&prekeys, true).await.unwrap();
+    let before = std::fs::read(&bot.source).unwrap();
+    let kills = if std::env::var_os("WASTORE_LONG").is_some() { 500 } else { 100 };
+    let mut random: SmallRng = rand::make_rng();
+    let import = || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["import_until_killed", "--exact"]).env("WASTORE_IMPORT", bot.folder.path());
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    // How long one takes, to kill it anywhere.
+    let start = std::time::Instant::now();
+    assert!(import().wait().unwrap().success());
+    let whole = start.elapsed();
+    let (mut nothing, mut finished) = (0, 0);
+    for _ in 0..kills {
+        std::fs::remove_file(&bot.target).ok();
+        let mut running = import();
+        std::thread::sleep(whole.mul_f64(random.random_range(0.0..1.1)));
+        running.kill().unwrap();
+        running.wait().unwrap();
+        if bot.target.exists() {
+            finished += 1;
+            let store = bot.imported(1).await;
+            assert!(store.load().await.unwrap().is_some());
+            assert_eq!(store.load_prekey(3999).await.unwrap().unwrap(), vec![3999u32 as u8; 90]);
+        } else {
+            nothing += 1;
+        }
+        for name in bot.files() {
+            let unfinished = name.starts_with(".wastore-import-");
+            assert!(unfinished || name.starts_with("whatsapp.db") || name.starts_with("wa.db"), "{name} was left");
+            if unfinished {
+                std::fs::remove_dir_all(bot.folder.path().join(name)).unwrap();
+            }
+        }
+    }
+    assert!(std::fs::read(&bot.source).unwrap() == before, "the source is untouched");
+    assert!(nothing > 10 && nothing + finished == kills, "{nothing} of {kills} were killed in time");
+}
