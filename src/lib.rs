@@ -25,8 +25,8 @@ mod upstream;
 #[cfg(not(target_arch = "wasm32"))]
 pub use cache::{CacheLayer, CacheStats, RecordStats};
 pub use encrypt::{
-    Argon2Cost, EncryptLayer, HeaderCopy, HeaderStore, KdfLimits, OnDamage, Padding, SlotInfo, SlotKind, Vault,
-    VaultOptions,
+    Argon2Cost, EncryptLayer, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, OnDamage, Padding, SlotInfo, SlotKind,
+    Vault, VaultOptions,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "sqlite")]
@@ -37,6 +37,6 @@ pub use method::{Access, Method, Record};
 pub use metrics::{Metrics, MetricsLayer};
 pub use secret::{Key, KeyProvider, Passphrase, RecoveryKey, Secret};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{Durability, SqliteConfig, SqliteStore};
+pub use sqlite::{DamagedRow, Durability, Inspection, SqliteConfig, SqliteStore, Verify, VerifyProgress, VerifyReport};
 #[cfg(feature = "upstream")]
 pub use upstream::{Import, ImportPhase, ImportProgress, ImportReport};

@@ -91,7 +91,7 @@ async fn fill_many(store: &dyn Backend) {
         sender: address(n + 1),
         msg_id: format!("3EB0{n:016X}").into(),
         secret: [n as u8; 32],
-        expires_at: if n % 2 == 0 { 0 } else { 5_000_000_000 },
+        expires_at: if n.is_multiple_of(2) { 0 } else { 5_000_000_000 },
         message_ts: 1_700_000_000 + i64::from(n),
     };
     store.put_msg_secrets((0..MANY).map(secret).collect()).await.unwrap();

@@ -25,7 +25,7 @@ use crate::method::{Record, forward};
 /// Upstream's SQLite store takes a sync key whose `key_data` has another length for absent.
 const KEY_DATA_BYTES: usize = 32;
 /// The map entry that carries a sealed collection version.
-const CARRIER: &str = "e";
+pub(crate) const CARRIER: &str = "e";
 
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
@@ -141,7 +141,7 @@ fn mutation_mac<'a>(token: &'a Token, index: &'a [u8; 32], index_mac: &'a [u8]) 
 }
 
 impl LookupKeys {
-    fn collection(&self, record: Record, name: &str) -> error::Result<Token> {
+    pub(super) fn collection(&self, record: Record, name: &str) -> error::Result<Token> {
         self.token(record, Domain::Collection, &[name])
     }
 

@@ -31,6 +31,7 @@ mod block;
 mod device;
 mod envelope;
 mod header;
+mod inspect;
 mod kdf;
 mod keys;
 mod msg_secret;
@@ -40,11 +41,14 @@ mod read_only;
 mod residue;
 mod signal;
 mod slot;
+#[cfg(feature = "sqlite")]
+pub(crate) mod stored;
 #[cfg(test)]
 mod tests;
 mod token;
 mod vault;
 
+pub use inspect::HeaderInfo;
 pub use kdf::{Argon2Cost, KdfLimits};
 pub use padding::Padding;
 pub use slot::{SlotInfo, SlotKind};

@@ -14,8 +14,7 @@ use wacore::store::traits::{MessageSecret, MsgSecretEntry, MsgSecretStore};
 
 use super::EncryptStore;
 use super::keys::LookupKeys;
-use super::protocol::UNUSED;
-use super::token::{Domain, Token};
+use super::token::{Domain, Token, UNUSED};
 use crate::error::{self, Error};
 use crate::method::{Record, forward};
 

@@ -23,15 +23,12 @@ use zeroize::Zeroizing;
 
 use super::envelope::{Nonce, Place};
 use super::keys::LookupKeys;
-use super::token::{Domain, Token};
+use super::token::{Domain, Token, UNUSED};
 use super::vault::State;
 use super::{EncryptStore, nonce, nonces};
 use crate::error::{self, Error};
 use crate::json;
 use crate::method::{Record, forward};
-
-/// Stands in key columns whose part went into a merged token; some databases forbid empty keys.
-pub(super) const UNUSED: &str = "x";
 
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
@@ -382,12 +379,28 @@ fn pending_inbound<'a>(token: &'a Token, chat: &'a str, sender: &'a str, id: &'a
 ///
 /// # Errors
 /// [`Error::Tampered`] if it is cut or altered, [`Error::Plaintext`] if the field holds something else.
-pub(super) fn decode_text(record: Record, text: &str) -> error::Result<Vec<u8>> {
+pub(crate) fn decode_text(record: Record, text: &str) -> error::Result<Vec<u8>> {
     /// How the base64 of every envelope begins: its magic and its version.
     const BEGIN: &str = "51cB";
     BASE64URL_NOPAD
         .decode(text.as_bytes())
         .map_err(|_| if text.starts_with(BEGIN) { Error::Tampered { record } } else { Error::Plaintext { record } })
+}
+
+/// The key columns of a record with this key; `None` if the key has other parts than such a record's.
+#[cfg(feature = "sqlite")]
+pub(super) fn columns_of(lookup: &LookupKeys, record: Record, key: &[&str]) -> error::Result<Option<Vec<Token>>> {
+    let unused = Token::unused();
+    Ok(Some(match (record, key) {
+        (Record::LidMapping, [lid, phone_number]) => vec![lookup.lid(lid)?, lookup.phone_number(phone_number)?],
+        (Record::DeviceList, [user]) => vec![lookup.device_list(user)?],
+        (Record::GroupMetadata, [group]) => vec![lookup.group_metadata(group)?],
+        (Record::SentMessage, [chat, id]) => vec![unused, lookup.sent_message(chat, id)?],
+        (Record::PendingInbound, [chat, sender, id]) => {
+            vec![unused, unused, lookup.pending_inbound(chat, sender, id)?]
+        }
+        _ => return Ok(None),
+    }))
 }
 
 impl LookupKeys {

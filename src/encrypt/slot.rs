@@ -11,6 +11,7 @@
 //! (partitioning oracle, <https://www.usenix.org/conference/usenixsecurity21/presentation/len>), and it covers the cost,
 //! the salt and the label, so that editing them gives another key.
 
+use std::fmt;
 use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
@@ -33,6 +34,20 @@ pub enum SlotKind {
     Key,
     /// An external [`KeyProvider`].
     Provider,
+}
+
+/// For example `passphrase, Argon2id 65536 KiB, passes 3, lanes 4`.
+impl fmt::Display for SlotKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SlotKind::Passphrase(cost) => {
+                let (memory, passes, lanes) = (cost.memory_kib(), cost.passes(), cost.lanes());
+                write!(f, "passphrase, Argon2id {memory} KiB, passes {passes}, lanes {lanes}")
+            }
+            SlotKind::Key => f.write_str("key"),
+            SlotKind::Provider => f.write_str("provider"),
+        }
+    }
 }
 
 /// A key slot as it is listed; holds no secret.

@@ -15,6 +15,8 @@ use super::header::{DEVICE_SEALED, Header, IMPORTING, MAX_SLOTS, Wrapped, Wrappe
 use super::kdf::{Argon2Cost, KdfLimits};
 use super::keys::{DataKeys, KeyRing, LookupKeys, StoreId, VaultKey};
 use super::slot::{self, NewSlot, SlotInfo, Unlocked};
+#[cfg(feature = "sqlite")]
+use super::stored::{Checked, StoredRow};
 use super::{EncryptLayer, Padding, device, residue};
 use crate::error::{Error, Result};
 use crate::method::Record;
@@ -603,6 +605,18 @@ impl Vault {
             [only] => Ok(*only),
             ids => Err(Error::AmbiguousPassphrase(ids.len())),
         }
+    }
+
+    /// Checks a row that was read from a table.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn check_stored(&self, row: StoredRow) -> Result<Checked> {
+        self.shared.check(row)
+    }
+
+    /// `true` if the absence of a device is an error.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn device_is_sealed(&self) -> bool {
+        self.shared.device_is_sealed()
     }
 
     /// How many damaged records were treated as absent so far, under [`OnDamage::TreatAsAbsent`].

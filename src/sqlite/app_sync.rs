@@ -143,7 +143,7 @@ fn encode_map(map: &HashMap<String, Vec<u8>>) -> error::Result<Vec<u8>> {
     Ok(out)
 }
 
-fn decode_map(mut encoded: &[u8]) -> error::Result<HashMap<String, Vec<u8>>> {
+pub(super) fn decode_map(mut encoded: &[u8]) -> error::Result<HashMap<String, Vec<u8>>> {
     let mut map = HashMap::new();
     while !encoded.is_empty() {
         let (name, value) = (take_part(&mut encoded)?, take_part(&mut encoded)?);

@@ -7,6 +7,7 @@
 //! | `connection.rs` | settings of a connection; running statements |
 //! | `schema.rs`, `migrations/` | the schema, and telling our files from others |
 //! | `snapshot.rs` | backups, snapshots and upkeep |
+//! | `verify.rs` | looking at every row |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |
 
 mod app_sync;
@@ -22,6 +23,7 @@ mod signal;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writer;
 
 use std::fmt;
@@ -32,7 +34,10 @@ use std::time::Duration;
 use rusqlite::{Connection, Statement};
 use wacore::store::error::StoreError;
 
-use crate::error::Result;
+use crate::encrypt::{Vault, VaultOptions};
+use crate::error::{Error, Result};
+use crate::secret::Secret;
+pub use verify::{DamagedRow, Inspection, Verify, VerifyProgress, VerifyReport};
 #[cfg(feature = "upstream")]
 pub(crate) use {database::beside, database::sync_folder, schema::APPLICATION_ID};
 
@@ -130,6 +135,43 @@ impl SqliteStore {
             Ok(())
         };
         self.database.write(Plan::SIGNAL.transaction().long(), delete).await
+    }
+
+    /// Opens the vault of this account: with `secret`, or, if that does not open it, with the key that the vault of the lowest
+    /// account derives for it (`vault.account_key("account 2")` for account 2, as `Import` does it).
+    ///
+    /// # Errors
+    /// As [`Vault::open`](crate::Vault::open).
+    pub async fn open_vault(&self, options: &VaultOptions, secret: impl Into<Secret>) -> Result<Vault> {
+        let open = async |store, secret| options.open(Arc::new(store), secret).await;
+        self.open_vault_with(open, secret.into()).await
+    }
+
+    /// The same without writing anything; see [`VaultOptions::open_read_only`](crate::VaultOptions::open_read_only).
+    ///
+    /// # Errors
+    /// As [`Vault::open`](crate::Vault::open).
+    pub async fn open_vault_read_only(&self, options: &VaultOptions, secret: impl Into<Secret>) -> Result<Vault> {
+        let open = async |store, secret| options.open_read_only(Arc::new(store), secret).await;
+        self.open_vault_with(open, secret.into()).await
+    }
+
+    async fn open_vault_with(
+        &self,
+        open: impl AsyncFn(SqliteStore, Secret) -> Result<Vault>,
+        secret: Secret,
+    ) -> Result<Vault> {
+        let wrong = match open(self.clone(), secret.duplicate()).await {
+            Err(wrong @ Error::WrongSecret) => wrong,
+            opened => return opened,
+        };
+        match self.accounts().await?.first() {
+            Some(first) if *first != self.account => {
+                let first = open(self.account(*first), secret).await?;
+                open(self.clone(), first.account_key(&format!("account {}", self.account)).into()).await
+            }
+            _ => Err(wrong),
+        }
     }
 
     /// The path of the database, absolute and without symbolic links, or `None` if it is in memory.

@@ -12,6 +12,7 @@ mod golden;
 mod plans;
 mod semantics;
 mod snapshots;
+mod verify;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Lines, Write};

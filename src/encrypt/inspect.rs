@@ -1,0 +1,70 @@
+//! What can be said of a vault without any key.
+
+use wacore::store::traits::Backend;
+
+use super::header::{DEVICE_SEALED, Header, IMPORTING, NEWEST_VERSION};
+use super::vault::HeaderCopy;
+use super::{Padding, SlotInfo};
+use crate::error::{Error, Result};
+
+/// What the header of a vault says without any key. Nothing of it is authenticated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeaderInfo {
+    /// The version of the format.
+    pub version: u16,
+    /// Rises with every change and every start.
+    pub generation: u64,
+    /// When the vault was created, in unix seconds.
+    pub created: u64,
+    /// The key slots.
+    pub slots: Vec<SlotInfo>,
+    /// How the length of values is hidden.
+    pub padding: Padding,
+    /// The epochs of the data keys; the active one is the last.
+    pub epochs: Vec<u32>,
+    /// `true` if a device was sealed, so that its absence is an error.
+    pub device_sealed: bool,
+    /// `true` if an import did not finish.
+    pub importing: bool,
+    /// How many of the two copies are intact.
+    pub intact_copies: u8,
+}
+
+impl HeaderInfo {
+    /// Reads the header of a store's vault; `None` if it has none.
+    ///
+    /// # Errors
+    /// [`Error::HeaderDamaged`] if no copy is intact, [`Error::UnsupportedVersion`] if a later version wrote it, and
+    /// [`Error::Store`].
+    pub async fn read(store: &dyn Backend) -> Result<Option<Self>> {
+        let (mut newest, mut damaged, mut intact) = (None::<Header>, None, 0);
+        for copy in HeaderCopy::BOTH {
+            let Some(bytes) = store.get_sender_key(copy.address()).await? else { continue };
+            match Header::parse(&bytes) {
+                Ok(header) => {
+                    intact += 1;
+                    if newest.as_ref().is_none_or(|newest| header.generation > newest.generation) {
+                        newest = Some(header);
+                    }
+                }
+                Err(error @ Error::HeaderDamaged(_)) => damaged = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(header) = newest else { return damaged.map_or(Ok(None), Err) };
+        let mut keys = header.data_keys.clone();
+        keys.sort_by_key(|key| (key.active, key.epoch));
+        Ok(Some(Self {
+            version: NEWEST_VERSION,
+            generation: header.generation,
+            created: header.created,
+            slots: header.slots.iter().map(|slot| slot.info()).collect(),
+            padding: header.padding(),
+            epochs: keys.iter().map(|key| key.epoch).collect(),
+            device_sealed: header.flags & DEVICE_SEALED != 0,
+            importing: header.flags & IMPORTING != 0,
+            intact_copies: intact,
+        }))
+    }
+}

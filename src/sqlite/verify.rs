@@ -1,0 +1,455 @@
+//! Looking at every row of a store: whether it is what the vault sealed, and how much there is.
+
+use std::fmt;
+
+use rusqlite::{Connection, Row};
+use serde::Serialize;
+use wacore::store::error::StoreError;
+
+use super::SqliteStore;
+use super::connection::Statements;
+use crate::encrypt::stored::{CARRIER, Checked, StoredRow, decode_text, session_or_identity};
+use crate::encrypt::{HeaderCopy, HeaderInfo, Vault};
+use crate::error::{Error, Result};
+use crate::method::Record;
+
+/// Checks every record of an account: its seal, its place, its name and what carries it, and the database around it. Nothing
+/// is changed, and nothing of what is in the records is reported.
+///
+/// ```
+/// # futures::executor::block_on(async {
+/// # let folder = tempfile::tempdir().unwrap();
+/// use std::sync::Arc;
+/// use wastore::{Key, SqliteStore, Vault, Verify};
+///
+/// let store = Arc::new(SqliteStore::open(folder.path().join("wa.db")).await?);
+/// let vault = Vault::create(store.clone(), Key::generate()?).await?;
+/// let report = Verify::new().run(&store, &vault).await?;
+/// assert!(report.is_sound());
+/// # Ok::<(), wastore::Error>(())
+/// # }).unwrap();
+/// ```
+///
+/// Message secrets and base keys carry nothing that could be verified; of them only the form is looked at. The names of
+/// mutation MACs are bound to their rows, but are not carried by them.
+#[must_use = "nothing is checked before it is run"]
+pub struct Verify {
+    quick: bool,
+    progress: Box<dyn Fn(VerifyProgress) + Send + Sync>,
+}
+
+/// How far a check is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyProgress {
+    /// The rows that were looked at.
+    pub done: u64,
+    /// The rows that there are to look at, as they were counted at the beginning.
+    pub total: u64,
+}
+
+impl Verify {
+    /// Checks everything.
+    pub fn new() -> Self {
+        Self { quick: false, progress: Box::new(|_| {}) }
+    }
+
+    /// Checks the header, the first hundred rows of each table, and the database without comparing its indexes with its
+    /// tables.
+    pub fn quick(mut self) -> Self {
+        self.quick = true;
+        self
+    }
+
+    /// Is told after every few hundred rows how far the check is.
+    pub fn on_progress(mut self, progress: impl Fn(VerifyProgress) + Send + Sync + 'static) -> Self {
+        self.progress = Box::new(progress);
+        self
+    }
+
+    /// Checks the records of this account with its vault.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`] if the database cannot be read. Damage is no error; it is in the report.
+    pub async fn run(&self, store: &SqliteStore, vault: &Vault) -> Result<VerifyReport> {
+        let mut report = VerifyReport::default();
+        let header = HeaderInfo::read(store).await?;
+        let copies = header.map_or(0, |header| header.intact_copies);
+        if copies < HeaderCopy::BOTH.len() as u8 {
+            report.damaged("sender_keys", 0, format!("{copies} of 2 copies of the vault header are intact"));
+        }
+        let account = store.account_number();
+        let total = if self.quick { 0 } else { count(store, account).await? };
+        let mut done = 0;
+        for table in &TABLES {
+            let mut after = 0;
+            loop {
+                let rows = store.database.read_long(move |c| c.all(table.sql, (account, after, ROWS), stored(table)));
+                let rows = rows.await?;
+                let (last, full) = (rows.last().map_or(after, |(row, _)| *row), rows.len() == ROWS as usize);
+                done += rows.len() as u64;
+                for (row, found) in rows {
+                    report.look_at(vault, table, row, found);
+                }
+                after = last;
+                (self.progress)(VerifyProgress { done, total: total.max(done) });
+                if !full || self.quick {
+                    break;
+                }
+            }
+        }
+        if vault.device_is_sealed() && report.checked(Record::Device) == 0 && !report.has_damaged("devices") {
+            report.damaged("devices", i64::from(account), Error::DeviceMissing.to_string());
+        }
+        report.sqlite = if self.quick { store.quick_check().await? } else { store.integrity_check().await? };
+        Ok(report)
+    }
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Verify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verify").field("quick", &self.quick).finish_non_exhaustive()
+    }
+}
+
+/// What a check found. `Display` prints a table and the damage.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct VerifyReport {
+    records: Vec<CheckedRecords>,
+    damaged: Vec<DamagedRow>,
+    /// More than are listed.
+    damaged_rows: u64,
+    sqlite: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct CheckedRecords {
+    #[serde(serialize_with = "label")]
+    record: Record,
+    sealed: u64,
+    unauthenticated: u64,
+}
+
+/// A row that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DamagedRow {
+    /// Its table.
+    pub table: &'static str,
+    /// Its row id; in `mutation_macs` and `sender_key_devices`, which have none, its place in the order of their keys, from 1.
+    pub row: i64,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl VerifyReport {
+    /// `true` if nothing was found.
+    pub fn is_sound(&self) -> bool {
+        self.damaged_rows == 0 && self.sqlite.is_empty()
+    }
+
+    /// How many records of a kind are as they should be.
+    pub fn checked(&self, record: Record) -> u64 {
+        let found = self.records.iter().find(|checked| checked.record == record);
+        found.map_or(0, |checked| checked.sealed + checked.unauthenticated)
+    }
+
+    /// Rows that are not as they should be, a thousand of them at most.
+    pub fn damaged_rows(&self) -> &[DamagedRow] {
+        &self.damaged
+    }
+
+    /// How many rows are not as they should be.
+    pub fn damaged_count(&self) -> u64 {
+        self.damaged_rows
+    }
+
+    /// What SQLite says of the database, in its words.
+    pub fn database_problems(&self) -> &[String] {
+        &self.sqlite
+    }
+
+    fn look_at(&mut self, vault: &Vault, table: &Table, row: i64, found: Result<Option<StoredRow>>) {
+        let checked = found.and_then(|found| {
+            let Some(found) = found else { return Ok(None) };
+            Ok(Some((found.record, vault.check_stored(found)?)))
+        });
+        match checked {
+            Ok(None) => {}
+            Ok(Some((record, checked))) => {
+                let position = self.records.iter().position(|entry| entry.record == record).unwrap_or_else(|| {
+                    self.records.push(CheckedRecords { record, sealed: 0, unauthenticated: 0 });
+                    self.records.len() - 1
+                });
+                match checked {
+                    Checked::Sealed => self.records[position].sealed += 1,
+                    Checked::Unauthenticated => self.records[position].unauthenticated += 1,
+                }
+            }
+            Err(error) => self.damaged(table.name, row, error.to_string()),
+        }
+    }
+
+    fn damaged(&mut self, table: &'static str, row: i64, problem: String) {
+        const LISTED: usize = 1000;
+        self.damaged_rows += 1;
+        if self.damaged.len() < LISTED {
+            self.damaged.push(DamagedRow { table, row, problem });
+        }
+    }
+
+    fn has_damaged(&self, table: &str) -> bool {
+        self.damaged.iter().any(|damaged| damaged.table == table)
+    }
+}
+
+impl fmt::Display for VerifyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<20} {:>10} {:>16}", "record", "verified", "form only")?;
+        for CheckedRecords { record, sealed, unauthenticated } in &self.records {
+            writeln!(f, "{:<20} {sealed:>10} {unauthenticated:>16}", record.name())?;
+        }
+        for DamagedRow { table, row, problem } in &self.damaged {
+            writeln!(f, "damaged: {table}, row {row}: {problem}")?;
+        }
+        let listed = self.damaged.len() as u64;
+        if self.damaged_rows > listed {
+            writeln!(f, "and {} more", self.damaged_rows - listed)?;
+        }
+        for problem in &self.sqlite {
+            writeln!(f, "database: {problem}")?;
+        }
+        match self.is_sound() {
+            true => writeln!(f, "sound"),
+            false => writeln!(f, "not sound"),
+        }
+    }
+}
+
+fn label<S: serde::Serializer>(record: &Record, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(record.label())
+}
+
+/// What a database holds, as far as anybody can see who has the file. `Display` prints it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// The accounts, and what the headers of their vaults say; an account without a header has no vault.
+    pub accounts: Vec<(i32, Option<HeaderInfo>)>,
+    /// The tables, their rows, and the bytes of their contents, all accounts together.
+    pub tables: Vec<(&'static str, u64, u64)>,
+}
+
+impl SqliteStore {
+    /// Says what the database holds without any key: accounts, the headers of their vaults, rows and bytes of each table.
+    ///
+    /// # Errors
+    /// [`Error::HeaderDamaged`] and [`Error::UnsupportedVersion`] about a header; [`Error::Sqlite`] if the database cannot be
+    /// read.
+    pub async fn inspect(&self) -> Result<Inspection> {
+        const ACCOUNTS: &str =
+            "SELECT account FROM devices UNION SELECT account FROM sender_keys WHERE address = ?1 ORDER BY account";
+        let of_header = HeaderCopy::A.address();
+        let numbers: Vec<i32> =
+            self.database.read_long(move |c| c.all(ACCOUNTS, (of_header,), |row| row.get(0))).await?;
+        let mut accounts = vec![];
+        for number in numbers {
+            accounts.push((number, HeaderInfo::read(&self.account(number)).await?));
+        }
+        let tables = self.database.read_long(|c| TABLES.iter().map(|table| table.size(c)).collect()).await?;
+        Ok(Inspection { accounts, tables })
+    }
+
+    /// As [`integrity_check`](Self::integrity_check), without comparing indexes with their tables.
+    async fn quick_check(&self) -> Result<Vec<String>> {
+        let check = |c: &Connection| c.all("PRAGMA quick_check", (), |row| row.get::<_, String>(0));
+        Ok(self.database.read_long(check).await?.into_iter().filter(|line| line != "ok").collect())
+    }
+}
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (account, header) in &self.accounts {
+            let Some(header) = header else {
+                writeln!(f, "account {account}: no vault")?;
+                continue;
+            };
+            let state = if header.importing { ", import not finished" } else { "" };
+            writeln!(
+                f,
+                "account {account}: vault format {}, generation {}, {} of 2 header copies intact, padding {:?}{state}",
+                header.version, header.generation, header.intact_copies, header.padding
+            )?;
+            for slot in &header.slots {
+                writeln!(f, "  slot {}: {} ({})", slot.id, slot.label, slot.kind)?;
+            }
+        }
+        writeln!(f, "\n{:<20} {:>10} {:>14}", "table", "rows", "bytes")?;
+        for (table, rows, bytes) in &self.tables {
+            writeln!(f, "{table:<20} {rows:>10} {bytes:>14}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How many rows are read at a time.
+const ROWS: i64 = 500;
+
+/// How a table is read for checking.
+struct Table {
+    name: &'static str,
+    /// Gives the row id, or the place in the order of the keys, and then what `read` wants.
+    sql: &'static str,
+    /// How many rows all accounts have, and how many bytes.
+    size: &'static str,
+    count: &'static str,
+    read: fn(&Row<'_>) -> Result<Option<StoredRow>>,
+}
+
+/// A table with row ids: its name, the columns that are read, and what they are.
+macro_rules! table {
+    ($name:literal, $columns:literal, $bytes:literal, $read:expr) => {
+        Table {
+            name: $name,
+            sql: concat!(
+                "SELECT rowid, ",
+                $columns,
+                " FROM ",
+                $name,
+                " WHERE account = ?1 AND rowid > ?2 ORDER BY rowid LIMIT ?3"
+            ),
+            size: concat!("SELECT count(*), coalesce(sum(", $bytes, "), 0) FROM ", $name),
+            count: concat!("SELECT count(*) FROM ", $name, " WHERE account = ?1"),
+            read: $read,
+        }
+    };
+    (without rowid $name:literal, $columns:literal, $key:literal, $bytes:literal, $read:expr) => {
+        Table {
+            name: $name,
+            sql: concat!(
+                "SELECT row_number() OVER () + ?2, ",
+                $columns,
+                " FROM (SELECT * FROM ",
+                $name,
+                " WHERE account = ?1 ORDER BY ",
+                $key,
+                " LIMIT ?3 OFFSET ?2)"
+            ),
+            size: concat!("SELECT count(*), coalesce(sum(", $bytes, "), 0) FROM ", $name),
+            count: concat!("SELECT count(*) FROM ", $name, " WHERE account = ?1"),
+            read: $read,
+        }
+    };
+}
+
+const TABLES: [Table; 18] = [
+    // Under a vault identities lie among the sessions.
+    table!("identities", "key", "length(key)", |_| Err(Error::Plaintext { record: Record::Identity })),
+    table!("sessions", "record, address", "length(record)", |row| {
+        let value = bytes(row, 1)?;
+        Ok(Some(StoredRow { record: session_or_identity(&value), columns: vec![bytes(row, 2)?], value }))
+    }),
+    table!("prekeys", "record, id", "length(record)", |row| by_id(Record::Prekey, row)),
+    table!("signed_prekeys", "record, id", "length(record)", |row| by_id(Record::SignedPrekey, row)),
+    table!("sender_keys", "record, address", "length(record)", |row| {
+        let address = bytes(row, 2)?;
+        let is_header = HeaderCopy::BOTH.iter().any(|copy| copy.address().as_bytes() == address);
+        let row = StoredRow { record: Record::SenderKey, columns: vec![address], value: bytes(row, 1)? };
+        Ok((!is_header).then_some(row))
+    }),
+    table!("sync_keys", "key_data, fingerprint, key_id", "length(key_data) + length(fingerprint)", |row| {
+        let value = [bytes(row, 1)?, bytes(row, 2)?].concat();
+        Ok(Some(StoredRow { record: Record::SyncKey, columns: vec![bytes(row, 3)?], value }))
+    }),
+    table!("collection_versions", "index_value_map, name", "length(index_value_map)", |row| {
+        let record = Record::CollectionVersion;
+        let carrier = super::app_sync::decode_map(&bytes(row, 1)?)?.remove(CARRIER);
+        let value = carrier.ok_or(Error::Plaintext { record })?;
+        Ok(Some(StoredRow { record, columns: vec![bytes(row, 2)?], value }))
+    }),
+    table!(without rowid "mutation_macs", "value_mac, name, index_mac", "name, index_mac", "length(value_mac)", |row| {
+        keyed(Record::MutationMac, row, 2)
+    }),
+    table!(without rowid "sender_key_devices", "x'', group_jid, device_jid", "group_jid, device_jid", "length(device_jid)", |row| {
+        keyed(Record::SenderKeyDevice, row, 2)
+    }),
+    table!("lid_mappings", "learning_source, lid, phone_number", "length(learning_source)", |row| {
+        carried(Record::LidMapping, row, 2)
+    }),
+    table!("base_keys", "base_key, address, message_id", "length(base_key)", |row| keyed(Record::BaseKey, row, 2)),
+    table!("device_lists", "coalesce(phash, ''), user", "coalesce(length(phash), 0)", |row| {
+        carried(Record::DeviceList, row, 1)
+    }),
+    table!("group_metadata", "info, group_jid", "length(info)", |row| keyed(Record::GroupMetadata, row, 1)),
+    table!("tc_tokens", "token, jid", "length(token)", |row| keyed(Record::TcToken, row, 1)),
+    table!("sent_messages", "payload, chat_jid, message_id", "length(payload)", |row| keyed(
+        Record::SentMessage,
+        row,
+        2
+    )),
+    table!("pending_inbound", "message, chat, sender, id", "length(message)", |row| {
+        keyed(Record::PendingInbound, row, 3)
+    }),
+    table!("message_secrets", "secret, chat, sender, msg_id", "length(secret)", |row| {
+        keyed(Record::MessageSecret, row, 3)
+    }),
+    table!("devices", "coalesce(edge_routing_info, x'')", "length(record)", |row| keyed(Record::Device, row, 0)),
+];
+
+impl Table {
+    fn size(&self, connection: &Connection) -> Result<(&'static str, u64, u64)> {
+        let counted = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+        let (rows, bytes) = connection.first(self.size, (), counted)?.unwrap_or_default();
+        Ok((self.name, rows.unsigned_abs(), bytes.unsigned_abs()))
+    }
+}
+
+/// What a row of a query is: its id, and the stored row or what is wrong with it.
+type Found = (i64, Result<Option<StoredRow>>);
+
+fn stored(table: &'static Table) -> impl FnMut(&Row<'_>) -> rusqlite::Result<Found> {
+    |row| Ok((row.get(0)?, (table.read)(row)))
+}
+
+async fn count(store: &SqliteStore, account: i32) -> Result<u64> {
+    let count = move |c: &Connection| {
+        let mut total = 0;
+        for table in &TABLES {
+            total += c.first(table.count, (account,), |row| row.get::<_, i64>(0))?.unwrap_or(0).unsigned_abs();
+        }
+        Ok(total)
+    };
+    store.database.read_long(count).await
+}
+
+/// A text or a blob, whatever is in it.
+fn bytes(row: &Row<'_>, column: usize) -> Result<Vec<u8>> {
+    let value = row.get_ref(column)?;
+    Ok(value.as_bytes().map(<[u8]>::to_vec).map_err(|error| StoreError::Database(Box::new(error)))?)
+}
+
+/// The value, and then so many key columns.
+fn keyed(record: Record, row: &Row<'_>, columns: usize) -> Result<Option<StoredRow>> {
+    let columns = (2..2 + columns).map(|column| bytes(row, column)).collect::<Result<_>>()?;
+    Ok(Some(StoredRow { record, columns, value: bytes(row, 1)? }))
+}
+
+/// The same where a text carries the value.
+fn carried(record: Record, row: &Row<'_>, columns: usize) -> Result<Option<StoredRow>> {
+    let Some(found) = keyed(record, row, columns)? else { return Ok(None) };
+    let text = std::str::from_utf8(&found.value).map_err(|_| Error::Tampered { record })?;
+    let value = decode_text(record, text)?;
+    Ok(Some(StoredRow { value, ..found }))
+}
+
+/// A record whose key is a number.
+fn by_id(record: Record, row: &Row<'_>) -> Result<Option<StoredRow>> {
+    let id = u32::try_from(row.get::<_, i64>(2)?).map_err(|_| Error::Tampered { record })?;
+    Ok(Some(StoredRow { record, columns: vec![id.to_le_bytes().to_vec()], value: bytes(row, 1)? }))
+}

@@ -1,0 +1,296 @@
+//! The real command, on databases that upstream's own code wrote.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a failure is a failed test")]
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use wacore::store::traits::{Backend, DeviceStore, SignalStore};
+use wastore::testing::Operation;
+use wastore::{Access, Layer, Method, Passphrase, Secret, SqliteStore, VaultOptions};
+use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
+
+const ADDRESS: &str = "15550001111@s.whatsapp.net";
+
+/// A folder with secrets in files, in which the command runs.
+struct Desk {
+    folder: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self { folder: tempfile::tempdir().unwrap() };
+        desk.write("old", "correct horse battery staple\n");
+        desk.write("new", "another passphrase\n");
+        desk.write("key", &"5a".repeat(32));
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        std::fs::write(self.path(name), content).unwrap();
+        #[cfg(unix)]
+        std::fs::set_permissions(self.path(name), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    }
+
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wastore"));
+        command.args(arguments.split_whitespace()).current_dir(self.folder.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the command without a terminal.
+    fn run(&self, arguments: &str) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// What it prints if all is well.
+    fn ok(&self, arguments: &str) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "wastore {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The exit code and what it prints if not.
+    fn fails(&self, arguments: &str) -> (i32, String) {
+        let output = self.run(arguments);
+        assert!(!output.status.success(), "wastore {arguments} succeeded");
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// A database of upstream's with one of everything in each of these accounts.
+    fn upstream(&self, name: &str, accounts: &[i32]) {
+        wait(async {
+            for account in accounts {
+                let store = UpstreamStore::new_for_device(self.path(name).to_str().unwrap(), *account).await.unwrap();
+                store.create().await.unwrap();
+                for method in Method::ALL {
+                    if method.access() == Access::Write && *method != Method::Create {
+                        Operation::sample(*method).run(&store, 0).await.unwrap();
+                    }
+                }
+                store.put_session(ADDRESS, format!("account {account}").as_bytes()).await.unwrap();
+            }
+        });
+    }
+
+    fn session(&self, name: &str, account: i32, secret: impl Into<Secret>) -> Option<String> {
+        wait(async {
+            let store = SqliteStore::open(self.path(name)).await.unwrap().account(account);
+            let vault = store.open_vault(&VaultOptions::new(), secret).await.unwrap();
+            let store: Arc<dyn Backend> = vault.layer().layer(Arc::new(store));
+            let session = store.get_session(ADDRESS).await.unwrap();
+            session.map(|session| String::from_utf8(session.to_vec()).unwrap())
+        })
+    }
+
+    /// Changes a database behind the command's back.
+    fn change(&self, name: &str, sql: &str) {
+        rusqlite::Connection::open(self.path(name)).unwrap().execute_batch(sql).unwrap();
+    }
+}
+
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn old() -> Passphrase {
+    Passphrase::new("correct horse battery staple").unwrap()
+}
+
+#[cfg(unix)]
+fn assert_private(path: PathBuf) {
+    let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+}
+
+#[test]
+fn a_bot_is_imported_checked_and_copied() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1]);
+    let printed = desk.ok("import whatsapp.db wa.db --new-passphrase-file old");
+    assert!(printed.contains("session                       3          0"), "{printed}");
+    assert!(printed.contains("wa.db is complete, and was compared with the source record by record."), "{printed}");
+    assert_eq!(desk.session("wa.db", 1, old()).as_deref(), Some("account 1"));
+    assert_private(desk.path("wa.db"));
+
+    let printed = desk.ok("verify wa.db --passphrase-file old");
+    assert!(printed.ends_with("\nsound\n"), "{printed}");
+    let json = desk.ok("verify wa.db --quick --json --passphrase-file old");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["damaged_rows"], 0);
+    let printed = desk.ok("inspect wa.db");
+    assert!(printed.contains("slot 0: passphrase (passphrase, Argon2id 65536 KiB, passes 3, lanes 4)"), "{printed}");
+    let json: serde_json::Value = serde_json::from_str(&desk.ok("inspect wa.db --json")).unwrap();
+    assert_eq!(json["accounts"][0]["vault"]["slots"][0]["argon2id"]["memory_kib"], 65536);
+    let tables = json["tables"].as_array().unwrap();
+    let rows = |name: &str| tables.iter().find(|table| table["table"] == name).unwrap()["rows"].as_u64().unwrap();
+    assert_eq!((rows("sessions"), rows("identities")), (5, 0), "identities lie among the sessions");
+
+    desk.ok("backup wa.db copy.db");
+    assert_eq!(desk.session("copy.db", 1, old()).as_deref(), Some("account 1"));
+    assert_private(desk.path("copy.db"));
+}
+
+#[test]
+fn keys_are_changed() {
+    let desk = Desk::new();
+    let printed = desk.ok("init wa.db --new-passphrase-file old");
+    assert!(printed.contains("an empty encrypted store was created"), "{printed}");
+    desk.ok("passwd wa.db --passphrase-file old --new-passphrase-file new");
+    assert_eq!(desk.fails("verify wa.db --passphrase-file old").0, 3);
+    desk.ok("verify wa.db --passphrase-file new");
+
+    let added = desk.ok("keys add wa.db --passphrase-file new --new-key-file key --label spare");
+    assert_eq!(added, "slot 1 was added\n");
+    desk.write("recovery", &desk.ok("keys add wa.db --key-file key --recovery"));
+    let listed = desk.ok("keys list wa.db");
+    for line in ["0     passphrase", "1     spare", "2     recovery"] {
+        assert!(listed.contains(line), "{listed}");
+    }
+    desk.ok("verify wa.db --recovery-key-file recovery");
+    assert!(desk.ok("keys remove wa.db 0 --recovery-key-file recovery").contains("slot 0 was removed"));
+    assert_eq!(desk.fails("verify wa.db --passphrase-file new").0, 3);
+    assert!(desk.fails("passwd wa.db --key-file key --new-passphrase-file old").1.contains("slot"));
+    desk.ok("keys remove wa.db 1 --recovery-key-file recovery");
+    let (code, error) = desk.fails("keys remove wa.db 2 --recovery-key-file recovery");
+    assert!(code == 1 && error.contains("the last key slot cannot be removed"), "{code}: {error}");
+}
+
+#[test]
+fn a_saved_header_cures_a_damaged_one() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    desk.ok("header save wa.db saved --key-file key");
+    assert_private(desk.path("saved"));
+    assert_eq!(desk.fails("header save wa.db saved --key-file key").0, 5, "never over another file");
+    desk.change("wa.db", "UPDATE sender_keys SET record = x'00'");
+    let (code, error) = desk.fails("verify wa.db --key-file key");
+    assert!(code == 4 && error.contains("restore a saved header"), "{code}: {error}");
+    desk.ok("header restore wa.db saved --key-file key");
+    assert!(desk.ok("verify wa.db --key-file key").ends_with("sound\n"));
+}
+
+#[test]
+fn damage_is_listed_and_the_exit_code_says_so() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1]);
+    desk.ok("import whatsapp.db wa.db --new-key-file key");
+    desk.change("wa.db", "UPDATE prekeys SET record = CAST(substr(record, 1, 60) AS BLOB) WHERE rowid = 1");
+    let output = desk.run("verify wa.db --key-file key");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    assert!(printed.contains("damaged: prekeys, row 1: a prekey record is damaged"), "{printed}");
+    assert!(printed.ends_with("not sound\n"), "{printed}");
+}
+
+#[test]
+fn verifying_writes_nothing() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1]);
+    desk.ok("import whatsapp.db wa.db --new-key-file key");
+    let before = std::fs::read(desk.path("wa.db")).unwrap();
+    desk.ok("verify wa.db --key-file key");
+    desk.ok("inspect wa.db");
+    assert!(std::fs::read(desk.path("wa.db")).unwrap() == before);
+}
+
+#[test]
+fn accounts_are_chosen() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1, 2]);
+    let (code, error) = desk.fails("import whatsapp.db wa.db --new-passphrase-file old");
+    assert!(code == 5 && error.contains("the source has 2 accounts: choose one, or all"), "{error}");
+    assert_eq!(desk.fails("import whatsapp.db wa.db --account 3 --new-passphrase-file old").0, 5);
+    desk.ok("import whatsapp.db second.db --account 2 --new-passphrase-file old");
+    assert_eq!(desk.session("second.db", 2, old()).as_deref(), Some("account 2"));
+    desk.ok("verify second.db --passphrase-file old");
+    desk.ok("import whatsapp.db both.db --all-accounts --new-passphrase-file old");
+    for account in [1, 2] {
+        assert_eq!(desk.session("both.db", account, old()), Some(format!("account {account}")));
+        assert!(desk.ok(&format!("verify both.db --account {account} --passphrase-file old")).ends_with("sound\n"));
+    }
+}
+
+#[test]
+fn secrets_come_from_files_descriptors_and_variables_and_never_from_the_command_line() {
+    let desk = Desk::new();
+    let mut init = desk.command("init wa.db --new-passphrase-env SECRET");
+    assert!(init.env("SECRET", "correct horse battery staple").output().unwrap().status.success());
+    desk.ok("verify wa.db --passphrase-file old");
+    #[cfg(unix)]
+    {
+        let mut verify = desk.command("verify wa.db --passphrase-fd 0");
+        let verified = verify.stdin(std::fs::File::open(desk.path("old")).unwrap()).output().unwrap();
+        assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    }
+    let (code, error) = desk.fails("verify wa.db");
+    assert!(code == 2 && error.contains("no terminal to ask for a passphrase on"), "{error}");
+    assert_eq!(desk.fails("verify wa.db --passphrase secret").0, 2);
+    assert_eq!(desk.fails("verify wa.db --passphrase-file old --key-file key").0, 2, "one of them");
+    assert_eq!(desk.fails("verify wa.db --passphrase-file nowhere").0, 5);
+}
+
+#[test]
+fn bad_input_is_refused_and_nothing_is_made() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1]);
+    desk.ok("init own.db --new-key-file key");
+    desk.write("text", &"no database at all ".repeat(200));
+    let import = |source: &str, target: &str| desk.fails(&format!("import {source} {target} --new-key-file key"));
+    for (source, why) in [
+        ("nowhere.db", "cannot use the source file"),
+        ("text", "is no SQLite database"),
+        ("own.db", "is a store of wastore already"),
+    ] {
+        let (code, error) = import(source, "wa.db");
+        assert!(code == 5 && error.contains(why), "{source}: {code}: {error}");
+        assert!(!desk.path("wa.db").exists());
+    }
+    let (code, error) = import("whatsapp.db", "own.db");
+    assert!(code == 5 && error.contains("own.db is there already"), "{error}");
+    assert_eq!(import("whatsapp.db", "no/folder/wa.db").0, 5);
+    assert_eq!(desk.fails("init own.db --new-key-file key").0, 5);
+    for command in ["verify nowhere.db --key-file key", "inspect nowhere.db", "backup nowhere.db copy.db"] {
+        let (code, error) = desk.fails(command);
+        assert!(code == 5 && error.contains("nowhere.db"), "{command}: {code}: {error}");
+    }
+    let (code, error) = desk.fails("inspect whatsapp.db");
+    assert!(code == 5 && error.contains("wastore import"), "{error}");
+    assert_eq!(desk.fails("backup own.db text").0, 5);
+    let left = std::fs::read_dir(desk.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_str().unwrap().starts_with('.')).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn no_output_says_what_is_in_the_store() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1]);
+    for arguments in [
+        "import whatsapp.db wa.db --new-passphrase-file old",
+        "verify wa.db --passphrase-file old",
+        "verify wa.db --passphrase-file new",
+        "inspect wa.db",
+        "keys list wa.db",
+    ] {
+        let output = desk.run(arguments);
+        let printed = [output.stdout, output.stderr].concat();
+        for canary in ["15550001111", "@s.whatsapp.net", "@lid", "correct horse", "another passphrase"] {
+            let found = memchr::memmem::find(&printed, canary.as_bytes());
+            assert!(found.is_none(), "{canary}: {}", String::from_utf8_lossy(&printed));
+        }
+    }
+}
+
+#[test]
+fn help_names_every_command_and_exit_code() {
+    let help = Desk::new().ok("--help");
+    for word in ["init", "import", "passwd", "keys", "verify", "inspect", "backup", "header", "Exit codes:"] {
+        assert!(help.contains(word), "{word} is missing:\n{help}");
+    }
+}
