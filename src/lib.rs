@@ -39,4 +39,4 @@ pub use secret::{Key, KeyProvider, Passphrase, RecoveryKey, Secret};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{DamagedRow, Durability, Inspection, SqliteConfig, SqliteStore, Verify, VerifyProgress, VerifyReport};
 #[cfg(feature = "upstream")]
-pub use upstream::{Import, ImportPhase, ImportProgress, ImportReport};
+pub use upstream::{Export, ExportProgress, ExportReport, Import, ImportPhase, ImportProgress, ImportReport};

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use wastore::{
-    Error, HeaderInfo, Import, ImportPhase, Key, Passphrase, RecoveryKey, Secret, SlotKind, SqliteStore, Vault,
+    Error, Export, HeaderInfo, Import, ImportPhase, Key, Passphrase, RecoveryKey, Secret, SlotKind, SqliteStore, Vault,
     VaultOptions, Verify,
 };
 
@@ -59,6 +59,20 @@ enum Command {
         all_accounts: bool,
         #[command(flatten)]
         new: NewSecret,
+    },
+    /// Write an account back into a database of whatsapp-rust's own SQLite store, in plaintext
+    ///
+    /// What cannot be given back is named, and what its loss means.
+    Export {
+        #[command(flatten)]
+        store: Store,
+        #[command(flatten)]
+        secret: CurrentSecret,
+        /// The new database; it appears when it is complete
+        target: PathBuf,
+        /// The keys of the account are to be readable in the new file
+        #[arg(long, required = true)]
+        plaintext: bool,
     },
     /// Change the passphrase; no record is touched
     ///
@@ -258,6 +272,27 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             print!("{}", report?);
             println!("\n{} is complete, and was compared with the source record by record.", store.display());
             println!("{} is as it was, and readable: delete it when the bot runs on the new store.", source.display());
+        }
+        Command::Export { store, secret, target, plaintext: _ } => {
+            if target.symlink_metadata().is_ok() {
+                return Err(Error::TargetExists { path: target }.into());
+            }
+            let store = store.open().await?;
+            let vault = secret.open_read_only(&store).await?;
+            let bar = progress_bar();
+            let shown = bar.clone();
+            let export = Export::new().on_progress(move |progress| {
+                shown.set_message("exporting");
+                shown.set_length(progress.total);
+                shown.set_position(progress.done);
+            });
+            let report = export.run(&store, &vault, &target).await;
+            bar.finish_and_clear();
+            print!("{}", report?);
+            println!(
+                "\n{} holds everything in plaintext: whoever reads it can take the account over.",
+                target.display()
+            );
         }
         Command::Passwd { store, secret, new } => {
             let vault = secret.open(&store.open().await?).await?;

@@ -137,6 +137,25 @@ fn a_bot_is_imported_checked_and_copied() {
 }
 
 #[test]
+fn the_way_back_is_open() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1]);
+    desk.ok("import whatsapp.db wa.db --new-key-file key");
+    assert_eq!(desk.fails("export wa.db back.db --key-file key").0, 2, "only if it is said");
+    let printed = desk.ok("export wa.db back.db --key-file key --plaintext");
+    for line in ["of message secret: reactions", "back.db holds everything in plaintext"] {
+        assert!(printed.contains(line), "{printed}");
+    }
+    let session = wait(async {
+        let store = UpstreamStore::new(desk.path("back.db").to_str().unwrap()).await.unwrap();
+        store.get_session(ADDRESS).await.unwrap().unwrap()
+    });
+    assert_eq!(session, &b"account 1"[..]);
+    assert_private(desk.path("back.db"));
+    assert_eq!(desk.fails("export wa.db back.db --key-file key --plaintext").0, 5);
+}
+
+#[test]
 fn keys_are_changed() {
     let desk = Desk::new();
     let printed = desk.ok("init wa.db --new-passphrase-file old");
@@ -290,7 +309,7 @@ fn no_output_says_what_is_in_the_store() {
 #[test]
 fn help_names_every_command_and_exit_code() {
     let help = Desk::new().ok("--help");
-    for word in ["init", "import", "passwd", "keys", "verify", "inspect", "backup", "header", "Exit codes:"] {
+    for word in ["init", "import", "passwd", "keys", "export", "verify", "inspect", "backup", "header", "Exit codes:"] {
         assert!(help.contains(word), "{word} is missing:\n{help}");
     }
 }

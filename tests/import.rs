@@ -13,11 +13,11 @@ use bytes::Bytes;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use rusqlite::Connection;
-use wacore::store::traits::{Backend, MsgSecretEntry, TcTokenEntry};
+use wacore::store::traits::{Backend, MsgSecretEntry, MsgSecretStore, SignalStore, TcTokenEntry};
 use wastore::testing::{Operation, Value};
 use wastore::{
-    Access, Argon2Cost, Error, Import, ImportPhase, ImportReport, Key, Layer, Method, Passphrase, Record, SqliteStore,
-    Vault, VaultOptions,
+    Access, Argon2Cost, Error, Export, Import, ImportPhase, ImportReport, Key, Layer, Method, Passphrase, Record,
+    SqliteStore, Vault, VaultOptions,
 };
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
 
@@ -99,6 +99,8 @@ async fn fill_many(store: &dyn Backend) {
         index_mac: blocks(n).to_vec(),
         value_mac: vec![n as u8; 32],
     };
+    let version = wacore::appstate::hash::HashState { version: 3, ..Default::default() };
+    store.set_version("regular", version).await.unwrap();
     for version in 1..4u32 {
         let macs: Vec<_> = (version * MANY..version * MANY + 500).map(macs).collect();
         store.put_mutation_macs("regular", u64::from(version), &macs).await.unwrap();
@@ -125,11 +127,16 @@ fn blocks(number: u32) -> [u8; 32] {
     block
 }
 
-/// What a store answers to everything that asks. Sent messages come last: they can only be taken.
-async fn answers(store: &dyn Backend) -> Vec<(Method, Value)> {
+/// What an export cannot give back.
+const LOST: [Record; 3] = [Record::SenderKeyDevice, Record::BaseKey, Record::MessageSecret];
+
+/// What a store answers to everything that asks, but for records of these kinds. Sent messages come last: they can only be
+/// taken.
+async fn answers(store: &dyn Backend, without: &[Record]) -> Vec<(Method, Value)> {
     let mut answers = vec![];
     for access in [Access::Read, Access::Scan, Access::Take] {
-        for method in Method::ALL.iter().copied().filter(|method| method.access() == access) {
+        let asked = Method::ALL.iter().copied().filter(|method| method.access() == access);
+        for method in asked.filter(|method| !without.contains(&method.record())) {
             answers.push((method, Operation::sample(method).run(store, 0).await.unwrap().sorted()));
         }
     }
@@ -140,12 +147,15 @@ async fn answers(store: &dyn Backend) -> Vec<(Method, Value)> {
         answers
             .push((Method::LoadIdentity, Value::Bytes(store.load_identity(&address).await.unwrap().unwrap().to_vec())));
         answers.push((Method::LoadPrekey, Value::Bytes(store.load_prekey(1000 + n).await.unwrap().unwrap().to_vec())));
-        let sender = format!("{}@s.whatsapp.net", 15_550_000_001u64 + u64::from(n));
-        let secret = store.get_msg_secret_with_ts(&address, &sender, &format!("3EB0{n:016X}")).await.unwrap().unwrap();
-        answers.push((
-            Method::GetMsgSecretWithTs,
-            Value::List(vec![Value::Bytes(secret.0), Value::Number(secret.1.into())]),
-        ));
+        if !without.contains(&Record::MessageSecret) {
+            let sender = format!("{}@s.whatsapp.net", 15_550_000_001u64 + u64::from(n));
+            let secret =
+                store.get_msg_secret_with_ts(&address, &sender, &format!("3EB0{n:016X}")).await.unwrap().unwrap();
+            answers.push((
+                Method::GetMsgSecretWithTs,
+                Value::List(vec![Value::Bytes(secret.0), Value::Number(secret.1.into())]),
+            ));
+        }
     }
     let macs: Vec<_> = (0..4 * MANY).map(blocks).collect();
     let mut macs: Vec<_> = store.get_mutation_macs("regular", &macs).await.unwrap().into_iter().collect();
@@ -165,7 +175,7 @@ async fn answers(store: &dyn Backend) -> Vec<(Method, Value)> {
         answers.push((Method::TakeSentMessage, Value::Bytes(sent.unwrap())));
         answers.push((Method::GetGroupMetadata, Value::Bytes(store.get_group_metadata(&jid).await.unwrap().unwrap())));
     }
-    for group in 0..40 {
+    for group in (0..40).filter(|_| !without.contains(&Record::SenderKeyDevice)) {
         let devices = store.get_sender_key_devices(&format!("12036300000000{group:04}@g.us")).await.unwrap();
         let mut devices: Vec<_> = devices.into_iter().map(|(jid, has_key)| format!("{jid} {has_key}")).collect();
         devices.sort();
@@ -191,7 +201,7 @@ async fn the_imported_store_answers_as_the_source_does() {
     assert!((std::fs::read(&bot.source).unwrap(), std::fs::read(&log).unwrap()) == before, "the source is untouched");
 
     // Both ask the same in the same order, as taking changes what is there.
-    let (expected, found) = (answers(&*source).await, answers(&*bot.imported(1).await).await);
+    let (expected, found) = (answers(&*source, &[]).await, answers(&*bot.imported(1).await, &[]).await);
     for ((method, expected), (_, found)) in expected.iter().zip(&found) {
         assert_eq!(found, expected, "{}", method.name());
     }
@@ -216,6 +226,84 @@ async fn the_imported_store_answers_as_the_source_does() {
     }
     #[cfg(unix)]
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&bot.target.metadata().unwrap().permissions()) & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn what_was_exported_answers_as_the_source_did() {
+    let bot = Bot::new();
+    let source = bot.account(3).await;
+    fill(&*source).await;
+    fill_many(&*source).await;
+    Import::new().account(3).run(&bot.source, &bot.target, key()).await.unwrap();
+
+    let store = SqliteStore::open(&bot.target).await.unwrap().account(3);
+    let vault = store.open_vault_read_only(&VaultOptions::new(), key()).await.unwrap();
+    let back = bot.folder.path().join("back.db");
+    let rows = Arc::new(AtomicU64::new(0));
+    let (seen, told) = (rows.clone(), Export::new());
+    let export = told.on_progress(move |progress| {
+        assert!(progress.done <= progress.total);
+        seen.store(progress.done, Ordering::Relaxed);
+    });
+    let report = export.run(&store, &vault, &back).await.unwrap();
+    assert!(matches!(Export::new().run(&store, &vault, &back).await, Err(Error::TargetExists { .. })));
+    #[cfg(unix)]
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&back.metadata().unwrap().permissions()) & 0o777, 0o600);
+
+    // Upstream opens it, finds nothing to migrate, and answers.
+    let schema = |path: &Path| {
+        let connection = Connection::open(path).unwrap();
+        let mut statement =
+            connection.prepare("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name").unwrap();
+        let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+        rows.collect::<Result<Vec<(String, String, Option<String>)>, _>>().unwrap()
+    };
+    assert_eq!(schema(&back), schema(&bot.source));
+    let exported = Arc::new(UpstreamStore::new_for_device(back.to_str().unwrap(), 3).await.unwrap());
+    assert_eq!(schema(&back), schema(&bot.source));
+    let (expected, found) = (answers(&*source, &LOST).await, answers(&*exported, &LOST).await);
+    assert_eq!(expected.len(), found.len());
+    for ((method, expected), (_, found)) in expected.iter().zip(&found) {
+        assert_eq!(found, expected, "{}", method.name());
+    }
+    for record in Record::ALL.iter().copied() {
+        let lost = LOST.contains(&record) && rows.load(Ordering::Relaxed) > 0;
+        assert_eq!(report.dropped(record) > 0, lost, "{record}: {report}");
+        assert_eq!(
+            report.exported(record) == 0,
+            lost || matches!(record, Record::SignalState | Record::SnapshotExtra | Record::Store)
+        );
+    }
+    assert!(report.to_string().contains("of message secret: reactions, edits and polls"), "{report}");
+    // And upstream goes on with it.
+    exported.put_session("new@s.whatsapp.net", b"new").await.unwrap();
+    exported.put_msg_secrets(vec![]).await.unwrap();
+    // And back again.
+    let again = bot.folder.path().join("again.db");
+    assert_eq!(
+        Import::new().run(&back, &again, key()).await.unwrap().copied(Record::Prekey),
+        report.exported(Record::Prekey)
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_store_is_not_exported() {
+    let bot = Bot::new();
+    fill(&*bot.account(1).await).await;
+    Import::new().run(&bot.source, &bot.target, key()).await.unwrap();
+    Connection::open(&bot.target).unwrap().execute_batch("UPDATE group_metadata SET info = x'00'").unwrap();
+    let store = SqliteStore::open(&bot.target).await.unwrap();
+    let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
+    let back = bot.folder.path().join("back.db");
+    let error = Export::new().run(&store, &vault, &back).await.unwrap_err();
+    assert!(matches!(error, Error::Plaintext { record: Record::GroupMetadata } | Error::Tampered { .. }), "{error}");
+    assert!(
+        !bot.files().iter().any(|name| name.starts_with(".wastore") || name.starts_with("back")),
+        "{:?}",
+        bot.files()
+    );
+    let nowhere = Export::new().run(&store, &vault, bot.folder.path().join("no").join("back.db")).await;
+    assert!(matches!(nowhere, Err(Error::File { what: "target", .. })));
 }
 
 #[tokio::test]
@@ -479,7 +567,7 @@ async fn dropped_anywhere_it_leaves_nothing_behind() {
         bot.assert_nothing_was_made();
     }
     assert!(dropped > 5, "only {dropped} times");
-    answers(&*bot.imported(1).await).await;
+    answers(&*bot.imported(1).await, &[]).await;
 }
 
 /// In a process of its own, for the test below.

@@ -14,6 +14,18 @@ pub(crate) struct StoredRow {
     pub(crate) record: Record,
     pub(crate) columns: Vec<Vec<u8>>,
     pub(crate) value: Vec<u8>,
+    /// Columns in the clear that the store computes with.
+    pub(crate) numbers: Vec<Option<i64>>,
+}
+
+/// A row that was opened.
+pub(crate) struct OpenedRow {
+    pub(crate) record: Record,
+    /// The key as the client knows it, if the row carries it, and the key columns otherwise. Of a collection's version both; of
+    /// a mutation MAC its collection's column and its own index.
+    pub(crate) key: Vec<Vec<u8>>,
+    pub(crate) payload: Zeroizing<Vec<u8>>,
+    pub(crate) numbers: Vec<Option<i64>>,
 }
 
 /// What can be said of a row that is as it should be.
@@ -31,7 +43,18 @@ impl Shared {
     /// # Errors
     /// [`Error::Tampered`], [`Error::Plaintext`], [`Error::UnknownEpoch`] and [`Error::HeaderRolledBack`] about the row.
     pub(crate) fn check(&self, row: StoredRow) -> Result<Checked> {
-        let StoredRow { record, columns, value } = row;
+        let unauthenticated = matches!(row.record, Record::BaseKey | Record::MessageSecret);
+        self.open_stored(row)?;
+        Ok(if unauthenticated { Checked::Unauthenticated } else { Checked::Sealed })
+    }
+
+    /// Opens a row. Of sender-key devices, base keys and message secrets, whose keys are tokens, only the form is looked at,
+    /// and they are given as they are.
+    ///
+    /// # Errors
+    /// As [`Shared::check`].
+    pub(crate) fn open_stored(&self, row: StoredRow) -> Result<OpenedRow> {
+        let StoredRow { record, columns, value, numbers } = row;
         let state = self.state();
         let tampered = || Error::Tampered { record };
         let text = |column: usize| {
@@ -42,30 +65,40 @@ impl Shared {
             // All that there is of it is its name.
             Record::SenderKeyDevice => {
                 state.ring.lookup.name(record, Domain::DeviceJid, text(1)?)?;
-                return Ok(Checked::Sealed);
+                return Ok(OpenedRow { record, key: columns, payload: Zeroizing::default(), numbers });
             }
-            Record::BaseKey | Record::MessageSecret => {
-                return if value.len() == 32 { Ok(Checked::Unauthenticated) } else { Err(tampered()) };
+            Record::BaseKey | Record::MessageSecret if value.len() == 32 => {
+                return Ok(OpenedRow { record, key: columns, payload: value.into(), numbers });
             }
+            Record::BaseKey | Record::MessageSecret => return Err(tampered()),
             Record::TcToken => {
-                state.ring.lookup.name(record, Domain::TcTokenJid, text(0)?)?;
-                // A placeholder, which stays empty for the store to find it.
-                if value.is_empty() {
-                    return Ok(Checked::Sealed);
-                }
+                let jid = state.ring.lookup.name(record, Domain::TcTokenJid, text(0)?)?;
+                // A placeholder stays empty for the store to find it.
+                let payload =
+                    if value.is_empty() { Zeroizing::default() } else { open(&state, record, &columns, value)?.1 };
+                return Ok(OpenedRow { record, key: vec![jid.into_bytes()], payload, numbers });
             }
             _ => {}
         }
-        let original = open(&state, record, &columns, value)?;
-        match columns_of(&state, record, &original)? {
-            Some(expected) if expected != columns => Err(tampered()),
-            _ => Ok(Checked::Sealed),
+        let (original, payload) = open(&state, record, &columns, value)?;
+        if columns_of(&state, record, &original)?.is_some_and(|expected| expected != columns) {
+            return Err(tampered());
         }
+        let key = match record {
+            _ if original.is_empty() => columns,
+            // The name of the collection is in its token only.
+            Record::MutationMac => columns.into_iter().take(1).chain(original).collect(),
+            Record::CollectionVersion => original.into_iter().chain(columns).collect(),
+            _ => original,
+        };
+        Ok(OpenedRow { record, key, payload, numbers })
     }
 }
 
-/// Verifies a value in its place, and gives the key that it carries.
-fn open(state: &State, record: Record, columns: &[Vec<u8>], value: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+type KeyAndPayload = (Vec<Vec<u8>>, Zeroizing<Vec<u8>>);
+
+/// Verifies a value in its place, and gives the key that it carries, and the payload.
+fn open(state: &State, record: Record, columns: &[Vec<u8>], value: Vec<u8>) -> Result<KeyAndPayload> {
     let place = match columns {
         [] => Place::new(record, [], []),
         [one] => Place::new(record, [one], []),
@@ -79,7 +112,8 @@ fn open(state: &State, record: Record, columns: &[Vec<u8>], value: Vec<u8>) -> R
     if prefix.stamp() > state.stamp {
         return Err(Error::HeaderRolledBack);
     }
-    Ok(opened.parts(&value).map(<[u8]>::to_vec).collect())
+    let original = opened.parts(&value).map(<[u8]>::to_vec).collect();
+    Ok((original, Zeroizing::new(opened.payload(&value).to_vec())))
 }
 
 /// The key columns of a record with this key; `None` where the columns are the key itself, or its value does not carry all

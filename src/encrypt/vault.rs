@@ -15,6 +15,8 @@ use super::header::{DEVICE_SEALED, Header, IMPORTING, MAX_SLOTS, Wrapped, Wrappe
 use super::kdf::{Argon2Cost, KdfLimits};
 use super::keys::{DataKeys, KeyRing, LookupKeys, StoreId, VaultKey};
 use super::slot::{self, NewSlot, SlotInfo, Unlocked};
+#[cfg(feature = "upstream")]
+use super::stored::OpenedRow;
 #[cfg(feature = "sqlite")]
 use super::stored::{Checked, StoredRow};
 use super::{EncryptLayer, Padding, device, residue};
@@ -611,6 +613,12 @@ impl Vault {
     #[cfg(feature = "sqlite")]
     pub(crate) fn check_stored(&self, row: StoredRow) -> Result<Checked> {
         self.shared.check(row)
+    }
+
+    /// Opens a row that was read from a table.
+    #[cfg(feature = "upstream")]
+    pub(crate) fn open_stored(&self, row: StoredRow) -> Result<OpenedRow> {
+        self.shared.open_stored(row)
     }
 
     /// `true` if the absence of a device is an error.

@@ -7,7 +7,7 @@
 //! | `connection.rs` | settings of a connection; running statements |
 //! | `schema.rs`, `migrations/` | the schema, and telling our files from others |
 //! | `snapshot.rs` | backups, snapshots and upkeep |
-//! | `verify.rs` | looking at every row |
+//! | `rows.rs`, `verify.rs` | reading every row as it lies in its table; checking it |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |
 
 mod app_sync;
@@ -18,6 +18,7 @@ mod fairness;
 mod msg_secret;
 mod protocol;
 mod readers;
+mod rows;
 mod schema;
 mod signal;
 mod snapshot;
@@ -39,7 +40,7 @@ use crate::error::{Error, Result};
 use crate::secret::Secret;
 pub use verify::{DamagedRow, Inspection, Verify, VerifyProgress, VerifyReport};
 #[cfg(feature = "upstream")]
-pub(crate) use {database::beside, database::sync_folder, schema::APPLICATION_ID};
+pub(crate) use {database::beside, database::sync_folder, rows::ROWS, rows::TABLES, schema::APPLICATION_ID};
 
 use connection::Statements;
 use database::Database;

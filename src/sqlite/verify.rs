@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use rusqlite::{Connection, Row};
+use rusqlite::Connection;
 use serde::Serialize;
-use wacore::store::error::StoreError;
 
 use super::SqliteStore;
 use super::connection::Statements;
-use crate::encrypt::stored::{CARRIER, Checked, StoredRow, decode_text, session_or_identity};
+use super::rows::{ROWS, TABLES, Table};
+use crate::encrypt::stored::{Checked, StoredRow};
 use crate::encrypt::{HeaderCopy, HeaderInfo, Vault};
 use crate::error::{Error, Result};
 use crate::method::Record;
@@ -79,19 +79,19 @@ impl Verify {
             report.damaged("sender_keys", 0, format!("{copies} of 2 copies of the vault header are intact"));
         }
         let account = store.account_number();
-        let total = if self.quick { 0 } else { count(store, account).await? };
+        let total = if self.quick { 0 } else { store.count_stored_rows().await? };
         let mut done = 0;
         for table in &TABLES {
             let mut after = 0;
             loop {
-                let rows = store.database.read_long(move |c| c.all(table.sql, (account, after, ROWS), stored(table)));
-                let rows = rows.await?;
-                let (last, full) = (rows.last().map_or(after, |(row, _)| *row), rows.len() == ROWS as usize);
+                let limit = if self.quick { QUICK_ROWS } else { ROWS };
+                let rows = store.stored_rows(table, after, limit).await?;
+                let full = rows.len() as i64 == limit;
+                after = rows.last().map_or(after, |(row, _)| *row);
                 done += rows.len() as u64;
                 for (row, found) in rows {
                     report.look_at(vault, table, row, found);
                 }
-                after = last;
                 (self.progress)(VerifyProgress { done, total: total.max(done) });
                 if !full || self.quick {
                     break;
@@ -298,158 +298,5 @@ impl fmt::Display for Inspection {
     }
 }
 
-/// How many rows are read at a time.
-const ROWS: i64 = 500;
-
-/// How a table is read for checking.
-struct Table {
-    name: &'static str,
-    /// Gives the row id, or the place in the order of the keys, and then what `read` wants.
-    sql: &'static str,
-    /// How many rows all accounts have, and how many bytes.
-    size: &'static str,
-    count: &'static str,
-    read: fn(&Row<'_>) -> Result<Option<StoredRow>>,
-}
-
-/// A table with row ids: its name, the columns that are read, and what they are.
-macro_rules! table {
-    ($name:literal, $columns:literal, $bytes:literal, $read:expr) => {
-        Table {
-            name: $name,
-            sql: concat!(
-                "SELECT rowid, ",
-                $columns,
-                " FROM ",
-                $name,
-                " WHERE account = ?1 AND rowid > ?2 ORDER BY rowid LIMIT ?3"
-            ),
-            size: concat!("SELECT count(*), coalesce(sum(", $bytes, "), 0) FROM ", $name),
-            count: concat!("SELECT count(*) FROM ", $name, " WHERE account = ?1"),
-            read: $read,
-        }
-    };
-    (without rowid $name:literal, $columns:literal, $key:literal, $bytes:literal, $read:expr) => {
-        Table {
-            name: $name,
-            sql: concat!(
-                "SELECT row_number() OVER () + ?2, ",
-                $columns,
-                " FROM (SELECT * FROM ",
-                $name,
-                " WHERE account = ?1 ORDER BY ",
-                $key,
-                " LIMIT ?3 OFFSET ?2)"
-            ),
-            size: concat!("SELECT count(*), coalesce(sum(", $bytes, "), 0) FROM ", $name),
-            count: concat!("SELECT count(*) FROM ", $name, " WHERE account = ?1"),
-            read: $read,
-        }
-    };
-}
-
-const TABLES: [Table; 18] = [
-    // Under a vault identities lie among the sessions.
-    table!("identities", "key", "length(key)", |_| Err(Error::Plaintext { record: Record::Identity })),
-    table!("sessions", "record, address", "length(record)", |row| {
-        let value = bytes(row, 1)?;
-        Ok(Some(StoredRow { record: session_or_identity(&value), columns: vec![bytes(row, 2)?], value }))
-    }),
-    table!("prekeys", "record, id", "length(record)", |row| by_id(Record::Prekey, row)),
-    table!("signed_prekeys", "record, id", "length(record)", |row| by_id(Record::SignedPrekey, row)),
-    table!("sender_keys", "record, address", "length(record)", |row| {
-        let address = bytes(row, 2)?;
-        let is_header = HeaderCopy::BOTH.iter().any(|copy| copy.address().as_bytes() == address);
-        let row = StoredRow { record: Record::SenderKey, columns: vec![address], value: bytes(row, 1)? };
-        Ok((!is_header).then_some(row))
-    }),
-    table!("sync_keys", "key_data, fingerprint, key_id", "length(key_data) + length(fingerprint)", |row| {
-        let value = [bytes(row, 1)?, bytes(row, 2)?].concat();
-        Ok(Some(StoredRow { record: Record::SyncKey, columns: vec![bytes(row, 3)?], value }))
-    }),
-    table!("collection_versions", "index_value_map, name", "length(index_value_map)", |row| {
-        let record = Record::CollectionVersion;
-        let carrier = super::app_sync::decode_map(&bytes(row, 1)?)?.remove(CARRIER);
-        let value = carrier.ok_or(Error::Plaintext { record })?;
-        Ok(Some(StoredRow { record, columns: vec![bytes(row, 2)?], value }))
-    }),
-    table!(without rowid "mutation_macs", "value_mac, name, index_mac", "name, index_mac", "length(value_mac)", |row| {
-        keyed(Record::MutationMac, row, 2)
-    }),
-    table!(without rowid "sender_key_devices", "x'', group_jid, device_jid", "group_jid, device_jid", "length(device_jid)", |row| {
-        keyed(Record::SenderKeyDevice, row, 2)
-    }),
-    table!("lid_mappings", "learning_source, lid, phone_number", "length(learning_source)", |row| {
-        carried(Record::LidMapping, row, 2)
-    }),
-    table!("base_keys", "base_key, address, message_id", "length(base_key)", |row| keyed(Record::BaseKey, row, 2)),
-    table!("device_lists", "coalesce(phash, ''), user", "coalesce(length(phash), 0)", |row| {
-        carried(Record::DeviceList, row, 1)
-    }),
-    table!("group_metadata", "info, group_jid", "length(info)", |row| keyed(Record::GroupMetadata, row, 1)),
-    table!("tc_tokens", "token, jid", "length(token)", |row| keyed(Record::TcToken, row, 1)),
-    table!("sent_messages", "payload, chat_jid, message_id", "length(payload)", |row| keyed(
-        Record::SentMessage,
-        row,
-        2
-    )),
-    table!("pending_inbound", "message, chat, sender, id", "length(message)", |row| {
-        keyed(Record::PendingInbound, row, 3)
-    }),
-    table!("message_secrets", "secret, chat, sender, msg_id", "length(secret)", |row| {
-        keyed(Record::MessageSecret, row, 3)
-    }),
-    table!("devices", "coalesce(edge_routing_info, x'')", "length(record)", |row| keyed(Record::Device, row, 0)),
-];
-
-impl Table {
-    fn size(&self, connection: &Connection) -> Result<(&'static str, u64, u64)> {
-        let counted = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
-        let (rows, bytes) = connection.first(self.size, (), counted)?.unwrap_or_default();
-        Ok((self.name, rows.unsigned_abs(), bytes.unsigned_abs()))
-    }
-}
-
-/// What a row of a query is: its id, and the stored row or what is wrong with it.
-type Found = (i64, Result<Option<StoredRow>>);
-
-fn stored(table: &'static Table) -> impl FnMut(&Row<'_>) -> rusqlite::Result<Found> {
-    |row| Ok((row.get(0)?, (table.read)(row)))
-}
-
-async fn count(store: &SqliteStore, account: i32) -> Result<u64> {
-    let count = move |c: &Connection| {
-        let mut total = 0;
-        for table in &TABLES {
-            total += c.first(table.count, (account,), |row| row.get::<_, i64>(0))?.unwrap_or(0).unsigned_abs();
-        }
-        Ok(total)
-    };
-    store.database.read_long(count).await
-}
-
-/// A text or a blob, whatever is in it.
-fn bytes(row: &Row<'_>, column: usize) -> Result<Vec<u8>> {
-    let value = row.get_ref(column)?;
-    Ok(value.as_bytes().map(<[u8]>::to_vec).map_err(|error| StoreError::Database(Box::new(error)))?)
-}
-
-/// The value, and then so many key columns.
-fn keyed(record: Record, row: &Row<'_>, columns: usize) -> Result<Option<StoredRow>> {
-    let columns = (2..2 + columns).map(|column| bytes(row, column)).collect::<Result<_>>()?;
-    Ok(Some(StoredRow { record, columns, value: bytes(row, 1)? }))
-}
-
-/// The same where a text carries the value.
-fn carried(record: Record, row: &Row<'_>, columns: usize) -> Result<Option<StoredRow>> {
-    let Some(found) = keyed(record, row, columns)? else { return Ok(None) };
-    let text = std::str::from_utf8(&found.value).map_err(|_| Error::Tampered { record })?;
-    let value = decode_text(record, text)?;
-    Ok(Some(StoredRow { value, ..found }))
-}
-
-/// A record whose key is a number.
-fn by_id(record: Record, row: &Row<'_>) -> Result<Option<StoredRow>> {
-    let id = u32::try_from(row.get::<_, i64>(2)?).map_err(|_| Error::Tampered { record })?;
-    Ok(Some(StoredRow { record, columns: vec![id.to_le_bytes().to_vec()], value: bytes(row, 1)? }))
-}
+/// How many rows of each table a quick check looks at.
+const QUICK_ROWS: i64 = 100;

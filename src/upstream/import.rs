@@ -426,7 +426,7 @@ impl Quiet {
 ///
 /// # Errors
 /// [`Error::TargetExists`] if somebody else created it meanwhile.
-fn publish(file: &Path, target: &Path) -> Result<()> {
+pub(super) fn publish(file: &Path, target: &Path) -> Result<()> {
     std::fs::File::open(file).and_then(|file| file.sync_all()).map_err(cannot_write)?;
     TempPath::try_from_path(file).map_err(cannot_write)?.persist_noclobber(target).map_err(|failed| {
         match failed.error.kind() {

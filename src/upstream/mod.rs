@@ -3,6 +3,7 @@
 //! | file | |
 //! |--|--|
 //! | `import.rs` | [`Import`]: an existing database into a new encrypted store |
+//! | `export.rs`, `schema.sql` | [`Export`]: the way back |
 //! | `records.rs` | what is copied, in batches: reading it, storing it, comparing it |
 //! | `schema.rs` | telling upstream's databases, and their age, from others |
 //! | `wire.rs` | how upstream encodes what it keeps in single columns |
@@ -10,9 +11,11 @@
 //! Source of the schema and the encodings: `whatsapp-rust-sqlite-storage` 0.7.0, `migrations/`, `src/sqlite_store.rs` and
 //! `src/wire.rs`.
 
+mod export;
 mod import;
 mod records;
 mod schema;
 mod wire;
 
+pub use export::{Export, ExportProgress, ExportReport};
 pub use import::{Import, ImportPhase, ImportProgress, ImportReport};

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use prost::Message;
-use rusqlite::Row;
+use rusqlite::{Connection, Row, ToSql};
 use wacore::appstate::hash::HashState;
 use wacore::libsignal::protocol::{KeyPair, PrivateKey, PublicKey};
 use wacore::store::Device;
@@ -75,6 +75,67 @@ fn server_cert_chain(bytes: &[u8]) -> Option<CachedServerCertChain> {
     };
     let chain = ServerCertChain::decode(bytes).ok()?;
     Some(CachedServerCertChain { intermediate: cert(chain.intermediate?)?, leaf: cert(chain.leaf?)? })
+}
+
+/// What [`sync_key`] reads.
+pub(super) fn sync_key_bytes(key: AppStateSyncKey) -> Vec<u8> {
+    let AppStateSyncKey { key_data, fingerprint, timestamp } = key;
+    AppStateSyncKeyWire { key_data, fingerprint, timestamp }.encode_to_vec()
+}
+
+/// What [`collection_version`] reads.
+pub(super) fn collection_version_bytes(state: HashState) -> Vec<u8> {
+    let HashState { version, hash, index_value_map, mac_mismatch_fatal } = state;
+    HashStateWire { version, hash: hash.to_vec(), index_value_map, mac_mismatch_fatal }.encode_to_vec()
+}
+
+/// Writes the row that [`device`] reads.
+pub(super) fn insert_device(connection: &Connection, account: i32, device: &Device) -> Result<()> {
+    let pair = |keys: &KeyPair| [&keys.private_key.serialize()[..], keys.public_key.public_key_bytes()].concat();
+    let jid = |jid: Option<String>| jid.unwrap_or_default();
+    let chain = device.server_cert_chain.as_ref().map(|chain| {
+        let cert = |cert: &CachedNoiseCert| NoiseCert {
+            key: cert.key.to_vec(),
+            not_before: cert.not_before,
+            not_after: cert.not_after,
+        };
+        let (intermediate, leaf) = (Some(cert(&chain.intermediate)), Some(cert(&chain.leaf)));
+        ServerCertChain { intermediate, leaf }.encode_to_vec()
+    });
+    let places: Vec<_> = (1..=DEVICE_COLUMNS.split(',').count() + 1).map(|place| format!("?{place}")).collect();
+    let sql = format!("INSERT INTO device ({DEVICE_COLUMNS}, id) VALUES ({})", places.join(", "));
+    // Upstream keeps unsigned numbers in signed columns of the same width.
+    let values: [&dyn ToSql; 27] = [
+        &jid(device.pn.as_ref().map(ToString::to_string)),
+        &jid(device.lid.as_ref().map(ToString::to_string)),
+        &(device.registration_id as i32),
+        &pair(&device.noise_key),
+        &pair(&device.identity_key),
+        &pair(&device.signed_pre_key),
+        &(device.signed_pre_key_id as i32),
+        &&device.signed_pre_key_signature[..],
+        &&device.adv_secret_key[..],
+        &device.account.as_deref().map(account_serde::to_bytes),
+        &device.push_name,
+        &(device.app_version_primary as i32),
+        &(device.app_version_secondary as i32),
+        &i64::from(device.app_version_tertiary),
+        &device.app_version_last_fetched_ms,
+        &device.edge_routing_info,
+        &device.props_hash,
+        &(device.next_pre_key_id as i32),
+        &(device.first_unupload_pre_key_id as i32),
+        &device.server_has_prekeys,
+        &device.nct_salt,
+        &chain,
+        &device.login_counter,
+        &device.lid_migrated,
+        &device.last_signed_pre_key_rotation_ms,
+        &device.read_receipts_disabled,
+        &account,
+    ];
+    connection.execute(&sql, &values[..])?;
+    Ok(())
 }
 
 /// The columns of [`device`].

@@ -1,0 +1,351 @@
+//! The way back: an encrypted store into a database of whatsapp-rust's own SQLite store.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags, params};
+use serde::de::DeserializeOwned;
+use wacore::store::traits::DeviceListRecord;
+
+use super::import::publish;
+use super::schema::MIGRATIONS;
+use super::wire;
+use crate::encrypt::Vault;
+use crate::encrypt::stored::OpenedRow;
+use crate::error::{Error, Result};
+use crate::method::Record;
+use crate::sqlite::{ROWS, SqliteStore, TABLES};
+
+/// Writes an account of an encrypted [`SqliteStore`] into a new database that whatsapp-rust 0.7's own SQLite store opens,
+/// **in plaintext**, so that nobody is locked in.
+///
+/// Three kinds cannot be given back, because the store keeps of them what it can compare and not what they were:
+///
+/// | record | what their loss means |
+/// |--|--|
+/// | sender key device | the bot sends its sender key to every device of a group once more |
+/// | message secret | reactions, edits and polls of messages so far cannot be decrypted |
+/// | base key | a collision of session base keys since then may not be noticed |
+///
+/// Mutation MACs are given back for the collections that the store has a version of, which are all that the client uses.
+///
+/// ```no_run
+/// # async fn export() -> Result<(), wastore::Error> {
+/// use wastore::{Export, Passphrase, SqliteStore, VaultOptions};
+///
+/// let store = SqliteStore::open("wa.db").await?;
+/// let vault = store.open_vault_read_only(&VaultOptions::new(), Passphrase::from_file("passphrase")?).await?;
+/// println!("{}", Export::new().run(&store, &vault, "whatsapp.db").await?);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "an export does nothing until it is run"]
+pub struct Export {
+    progress: Box<dyn Fn(ExportProgress) + Send + Sync>,
+}
+
+/// How far an export is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExportProgress {
+    /// The rows that were looked at.
+    pub done: u64,
+    /// The rows that there are, as they were counted at the beginning.
+    pub total: u64,
+}
+
+/// What was exported. `Display` prints a table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExportReport {
+    records: Vec<(Record, u64, u64)>,
+}
+
+impl Export {
+    /// An export that tells nobody how far it is.
+    pub fn new() -> Self {
+        Self { progress: Box::new(|_| {}) }
+    }
+
+    /// Is told after every few hundred rows how far the export is.
+    pub fn on_progress(mut self, progress: impl Fn(ExportProgress) + Send + Sync + 'static) -> Self {
+        self.progress = Box::new(progress);
+        self
+    }
+
+    /// Exports the account of `store` with its vault into a new file at `target`, mode 0600, which appears when it is
+    /// complete. The account keeps its number, which upstream calls the device id. Stop the bot before: what it writes
+    /// meanwhile may be missing.
+    ///
+    /// # Errors
+    /// There is no file at `target` then. [`Error::TargetExists`]; [`Error::File`] if the target's folder is not there or cannot
+    /// be written; [`Error::Tampered`] and the like if a record does not verify; [`Error::Sqlite`].
+    pub async fn run(&self, store: &SqliteStore, vault: &Vault, target: impl AsRef<Path>) -> Result<ExportReport> {
+        let target = target.as_ref().to_owned();
+        if target.symlink_metadata().is_ok() {
+            return Err(Error::TargetExists { path: target });
+        }
+        let account = store.account_number();
+        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let cannot_write = |source| Error::File { what: "target", source };
+        let unfinished =
+            tempfile::Builder::new().prefix(".wastore-export-").tempdir_in(folder).map_err(cannot_write)?;
+        let file = unfinished.path().join("whatsapp.db");
+        let path = file.clone();
+        let mut writer = blocking::unblock(move || Writer::create(&path, account)).await?;
+
+        let total = store.count_stored_rows().await?;
+        let (mut report, mut done) = (ExportReport::default(), 0);
+        for table in &TABLES {
+            let mut after = 0;
+            loop {
+                let rows = store.stored_rows(table, after, ROWS).await?;
+                let (full, mut opened) = (rows.len() as i64 == ROWS, Vec::with_capacity(rows.len()));
+                done += rows.len() as u64;
+                after = rows.last().map_or(after, |(row, _)| *row);
+                for (_, row) in rows {
+                    if let Some(row) = row? {
+                        opened.push(vault.open_stored(row)?);
+                    }
+                }
+                let outcome;
+                (writer, outcome) = blocking::unblock(move || writer.write(opened)).await?;
+                outcome.into_iter().for_each(|(record, given_back)| report.add(record, given_back));
+                (self.progress)(ExportProgress { done, total: total.max(done) });
+                if !full {
+                    break;
+                }
+            }
+        }
+        blocking::unblock(move || {
+            writer.finish()?;
+            publish(&file, &target)?;
+            drop(unfinished);
+            Ok(report)
+        })
+        .await
+    }
+}
+
+impl Default for Export {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Export {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Export").finish_non_exhaustive()
+    }
+}
+
+impl ExportReport {
+    /// How many records of a kind were given back.
+    pub fn exported(&self, record: Record) -> u64 {
+        self.find(record).0
+    }
+
+    /// How many records of a kind could not be given back.
+    pub fn dropped(&self, record: Record) -> u64 {
+        self.find(record).1
+    }
+
+    fn find(&self, record: Record) -> (u64, u64) {
+        let found = self.records.iter().find(|(found, ..)| *found == record);
+        found.map_or((0, 0), |(_, exported, dropped)| (*exported, *dropped))
+    }
+
+    fn add(&mut self, record: Record, given_back: bool) {
+        let position = self.records.iter().position(|(found, ..)| *found == record).unwrap_or_else(|| {
+            self.records.push((record, 0, 0));
+            self.records.len() - 1
+        });
+        match given_back {
+            true => self.records[position].1 += 1,
+            false => self.records[position].2 += 1,
+        }
+    }
+}
+
+impl fmt::Display for ExportReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<20} {:>10} {:>10}", "record", "exported", "dropped")?;
+        for (record, exported, dropped) in &self.records {
+            writeln!(f, "{:<20} {exported:>10} {dropped:>10}", record.name())?;
+        }
+        for (record, _, dropped) in &self.records {
+            let loss = match record {
+                Record::SenderKeyDevice => "the bot sends its sender key to every device of a group once more",
+                Record::MessageSecret => "reactions, edits and polls of messages so far cannot be decrypted",
+                Record::BaseKey => "a collision of session base keys since then may not be noticed",
+                Record::MutationMac => "their collections have no version, so that the client fetches them anew",
+                _ => continue,
+            };
+            if *dropped > 0 {
+                writeln!(f, "dropped {dropped} of {record}: {loss}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The database that is written.
+struct Writer {
+    connection: Connection,
+    account: i32,
+    /// The names of collections by the tokens of their rows.
+    collections: HashMap<Vec<u8>, String>,
+}
+
+impl Writer {
+    fn create(path: &PathBuf, account: i32) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        #[cfg(unix)]
+        {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            std::fs::set_permissions(path, mode).map_err(|source| Error::File { what: "target", source })?;
+        }
+        // It has its name only when it is on the disk.
+        connection.pragma_update(None, "journal_mode", "OFF")?;
+        connection.pragma_update(None, "synchronous", "OFF")?;
+        // The device, to which other rows point, comes last.
+        connection.pragma_update(None, "foreign_keys", "OFF")?;
+        connection.execute_batch(include_str!("schema.sql"))?;
+        for (version, _) in MIGRATIONS {
+            connection.execute("INSERT INTO __diesel_schema_migrations (version) VALUES (?1)", (version,))?;
+        }
+        Ok(Self { connection, account, collections: HashMap::new() })
+    }
+
+    /// Writes rows in one transaction, and says of each whether it was given back. Blocks its thread.
+    fn write(mut self, rows: Vec<OpenedRow>) -> Result<(Self, Vec<(Record, bool)>)> {
+        let mut outcome = Vec::with_capacity(rows.len());
+        self.connection.execute_batch("BEGIN")?;
+        for row in rows {
+            outcome.push((row.record, self.insert(&row)?));
+        }
+        self.connection.execute_batch("COMMIT")?;
+        Ok((self, outcome))
+    }
+
+    fn insert(&mut self, row: &OpenedRow) -> Result<bool> {
+        let OpenedRow { record, key, payload, numbers } = row;
+        let (record, account) = (*record, self.account);
+        let damaged = || Error::Tampered { record };
+        let text = |part: usize| {
+            let part = key.get(part).ok_or_else(damaged)?;
+            std::str::from_utf8(part).map_err(|_| damaged())
+        };
+        let number = |at: usize| numbers.get(at).copied().flatten().ok_or_else(damaged);
+        let blob = &payload[..];
+        let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| -> Result<bool> {
+            self.connection.prepare_cached(sql)?.execute(values)?;
+            Ok(true)
+        };
+        match record {
+            Record::Identity => run(
+                "INSERT INTO identities (address, key, device_id) VALUES (?1, ?2, ?3)",
+                params![text(0)?, blob, account],
+            ),
+            Record::Session => run(
+                "INSERT INTO sessions (address, record, device_id) VALUES (?1, ?2, ?3)",
+                params![text(0)?, blob, account],
+            ),
+            // Upstream keeps unsigned ids in signed columns of the same width.
+            Record::Prekey => run(
+                "INSERT INTO prekeys (id, key, uploaded, device_id) VALUES (?1, ?2, ?3, ?4)",
+                params![number(0)? as i32, blob, number(1)? != 0, account],
+            ),
+            Record::SignedPrekey => run(
+                "INSERT INTO signed_prekeys (id, record, device_id) VALUES (?1, ?2, ?3)",
+                params![number(0)? as i32, blob, account],
+            ),
+            Record::SenderKey => run(
+                "INSERT INTO sender_keys (address, record, device_id) VALUES (?1, ?2, ?3)",
+                params![text(0)?, blob, account],
+            ),
+            Record::SyncKey => run(
+                "INSERT INTO app_state_keys (key_id, key_data, device_id) VALUES (?1, ?2, ?3)",
+                params![key.first().ok_or_else(damaged)?, wire::sync_key_bytes(decode(record, blob)?), account],
+            ),
+            Record::CollectionVersion => {
+                let encoded = wire::collection_version_bytes(decode(record, blob)?);
+                run(
+                    "INSERT INTO app_state_versions (name, state_data, device_id) VALUES (?1, ?2, ?3)",
+                    params![text(0)?, encoded, account],
+                )?;
+                let token = key.get(1).ok_or_else(damaged)?.clone();
+                let name = text(0)?.to_owned();
+                self.collections.insert(token, name);
+                Ok(true)
+            }
+            Record::MutationMac => {
+                let Some(name) = key.first().and_then(|token| self.collections.get(token)) else { return Ok(false) };
+                run(
+                    "INSERT INTO app_state_mutation_macs (name, version, index_mac, value_mac, device_id)
+                    VALUES (?1, ?2, ?3, ?4, ?5)",
+                    params![name, number(0)?, key.get(1).ok_or_else(damaged)?, blob, account],
+                )
+            }
+            Record::LidMapping => run(
+                "INSERT INTO lid_pn_mapping (lid, phone_number, created_at, updated_at, learning_source, device_id)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![text(0)?, text(1)?, number(0)?, number(1)?, utf8(record, blob)?, account],
+            ),
+            Record::DeviceList => {
+                let list: DeviceListRecord = decode(record, blob)?;
+                let devices = serde_json::to_string(&list.devices).map_err(|_| Error::Encode { record })?;
+                // Upstream keeps times of device lists in 32 bits.
+                let time = i32::try_from(list.timestamp).unwrap_or(i32::MAX);
+                run(
+                    "INSERT INTO device_registry (user_id, devices_json, timestamp, phash, device_id, raw_id)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    params![list.user, devices, time, list.phash, account, list.raw_id.map(|id| id as i32)],
+                )
+            }
+            Record::GroupMetadata => run(
+                "INSERT INTO group_metadata (group_jid, info, device_id, updated_at) VALUES (?1, ?2, ?3, unixepoch())",
+                params![text(0)?, blob, account],
+            ),
+            Record::TcToken => run(
+                "INSERT INTO tc_tokens (jid, token, token_timestamp, sender_timestamp, device_id)
+                VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![text(0)?, blob, number(0)?, numbers.get(1).copied().flatten(), account],
+            ),
+            Record::SentMessage => run(
+                "INSERT INTO sent_messages (chat_jid, message_id, payload, created_at, device_id)
+                VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![text(0)?, text(1)?, blob, number(0)?, account],
+            ),
+            Record::PendingInbound => run(
+                "INSERT INTO pending_inbound_messages (chat, sender, id, message, inserted_at, device_id)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![text(0)?, text(1)?, text(2)?, blob, number(0)?, account],
+            ),
+            Record::Device => {
+                wire::insert_device(&self.connection, account, &decode(record, blob)?)?;
+                Ok(true)
+            }
+            // Their keys are tokens, and nobody can say what they were.
+            Record::SenderKeyDevice | Record::BaseKey | Record::MessageSecret => Ok(false),
+            Record::SignalState | Record::SnapshotExtra | Record::Store => Err(damaged()),
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        let check: String = self.connection.query_row("PRAGMA quick_check", (), |row| row.get(0))?;
+        if check != "ok" {
+            return Err(Error::Stopped);
+        }
+        self.connection.close().map_err(|(_, error)| error.into())
+    }
+}
+
+fn decode<T: DeserializeOwned>(record: Record, payload: &[u8]) -> Result<T> {
+    serde_json::from_slice(payload).map_err(|_| Error::Tampered { record })
+}
+
+fn utf8(record: Record, payload: &[u8]) -> Result<&str> {
+    std::str::from_utf8(payload).map_err(|_| Error::Tampered { record })
+}
