@@ -37,6 +37,9 @@ pub use method::{Access, Method, Record};
 pub use metrics::{Metrics, MetricsLayer};
 pub use secret::{Key, KeyProvider, Passphrase, RecoveryKey, Secret};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{DamagedRow, Durability, Inspection, SqliteConfig, SqliteStore, Verify, VerifyProgress, VerifyReport};
+pub use sqlite::{
+    DamagedRow, Durability, InspectedAccount, Inspection, SqliteConfig, SqliteStore, Verify, VerifyProgress,
+    VerifyReport,
+};
 #[cfg(feature = "upstream")]
 pub use upstream::{Export, ExportProgress, ExportReport, Import, ImportPhase, ImportProgress, ImportReport};

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use wastore::{
-    Error, Export, HeaderInfo, Import, ImportPhase, Key, Passphrase, RecoveryKey, Secret, SlotKind, SqliteStore, Vault,
-    VaultOptions, Verify,
+    Error, Export, HeaderInfo, Import, ImportPhase, Key, Passphrase, RecoveryKey, Secret, SlotKind, SqliteProblem,
+    SqliteStore, Vault, VaultOptions, Verify,
 };
+use zeroize::Zeroizing;
 
 /// Encrypted storage for whatsapp-rust: import an existing bot, change who can open its store, check it, back it up.
 #[derive(Parser)]
@@ -31,7 +32,8 @@ Exit codes:
   2  the command line is not right
   3  the passphrase or key does not open the store
   4  the store is damaged, or was altered
-  5  a file is not what it has to be, is there already, or is not there";
+  5  a file is not what it has to be, is there already, or is not there
+130  interrupted";
 
 #[derive(Subcommand)]
 enum Command {
@@ -83,7 +85,7 @@ enum Command {
         #[command(flatten)]
         secret: CurrentSecret,
         #[command(flatten)]
-        new: NewSecret,
+        new: NewPassphrase,
     },
     /// List, add and remove what opens the store
     Keys {
@@ -141,7 +143,7 @@ enum Keys {
         #[command(flatten)]
         new: NewSecret,
         /// Make a recovery key and print it, once
-        #[arg(long, conflicts_with_all = ["new_passphrase_file", "new_passphrase_fd", "new_passphrase_env", "new_key_file"])]
+        #[arg(long, group = "new")]
         recovery: bool,
         /// A label, stored in the clear, at most 32 bytes
         #[arg(long)]
@@ -185,7 +187,7 @@ enum Header {
 struct Store {
     /// The store
     store: PathBuf,
-    /// The account, if the store has several; the lowest is the default
+    /// The account, if the store has several
     #[arg(long, value_name = "NUMBER")]
     account: Option<i32>,
 }
@@ -193,7 +195,7 @@ struct Store {
 /// What opens the store; a prompt if nothing is given.
 #[derive(Args)]
 struct CurrentSecret {
-    /// Read the passphrase from the first line of a file
+    /// Read the passphrase from a file: all of it, but for a newline at its end
     #[arg(long, value_name = "FILE", group = "current")]
     passphrase_file: Option<PathBuf>,
     /// Read the passphrase from an open file descriptor
@@ -210,10 +212,10 @@ struct CurrentSecret {
     recovery_key_file: Option<PathBuf>,
 }
 
-/// What is to open the store; a prompt if nothing is given.
+/// The passphrase that is to open the store; a prompt if nothing is given.
 #[derive(Args)]
-struct NewSecret {
-    /// Read the new passphrase from the first line of a file
+struct NewPassphrase {
+    /// Read the new passphrase from a file: all of it, but for a newline at its end
     #[arg(long, value_name = "FILE", group = "new")]
     new_passphrase_file: Option<PathBuf>,
     /// Read the new passphrase from an open file descriptor
@@ -222,6 +224,13 @@ struct NewSecret {
     /// Read the new passphrase from an environment variable; other programs of the same user can read it there
     #[arg(long, value_name = "NAME", group = "new")]
     new_passphrase_env: Option<String>,
+}
+
+/// What is to open the store; a prompt if nothing is given.
+#[derive(Args)]
+struct NewSecret {
+    #[command(flatten)]
+    passphrase: NewPassphrase,
     /// Open with a key file of 32 bytes, or 64 hexadecimal digits
     #[arg(long, value_name = "FILE", group = "new")]
     new_key_file: Option<PathBuf>,
@@ -230,15 +239,41 @@ struct NewSecret {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let run = || -> Result<ExitCode, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(Failure::other)?;
-        runtime.block_on(run(cli.command))
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::other)?;
+        // Dropping what is under way removes its unfinished files.
+        runtime.block_on(async {
+            tokio::select! {
+                done = run(cli.command) => done,
+                () = interrupted() => Err(Failure { text: "interrupted".to_owned(), code: INTERRUPTED }),
+            }
+        })
     };
     match run() {
         Ok(code) => code,
         Err(failure) => {
+            if failure.code == INTERRUPTED {
+                // What other threads are in the middle of ends by itself, and takes its files along.
+                std::thread::sleep(std::time::Duration::from_millis(500));
+            }
             eprintln!("wastore: {}", failure.text);
             ExitCode::from(failure.code)
         }
+    }
+}
+
+/// Ends when somebody wants the program to end.
+async fn interrupted() {
+    #[cfg(unix)]
+    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        return;
+    }
+    if tokio::signal::ctrl_c().await.is_err() {
+        // Without signals there is nothing to wait for.
+        std::future::pending().await
     }
 }
 
@@ -246,8 +281,12 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Init { store, new } => {
             let secret = new.read()?;
-            Vault::create(Arc::new(create(&store).await?), secret).await?;
-            println!("an empty encrypted store was created");
+            let created = create(&store).await?;
+            if let Err(error) = Vault::create(Arc::new(created), secret).await {
+                fs::remove_file(&store).ok();
+                return Err(error.into());
+            }
+            say("an empty encrypted store was created\n")?;
         }
         Command::Import { source, store, account, all_accounts, new } => {
             // Before anybody types a passphrase.
@@ -269,9 +308,13 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             }
             let report = import.run(&source, &store, new.read()?).await;
             bar.finish_and_clear();
-            print!("{}", report?);
-            println!("\n{} is complete, and was compared with the source record by record.", store.display());
-            println!("{} is as it was, and readable: delete it when the bot runs on the new store.", source.display());
+            say(format_args!(
+                "{}\n{} is complete, and was compared with the source record by record.\n\
+                 {} is as it was, and readable: delete it when the bot runs on the new store.\n",
+                report?,
+                store.display(),
+                source.display()
+            ))?;
         }
         Command::Export { store, secret, target, plaintext: _ } => {
             if target.symlink_metadata().is_ok() {
@@ -288,47 +331,26 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             });
             let report = export.run(&store, &vault, &target).await;
             bar.finish_and_clear();
-            print!("{}", report?);
-            println!(
-                "\n{} holds everything in plaintext: whoever reads it can take the account over.",
+            say(format_args!(
+                "account {}\n{}\n{} holds everything in plaintext: whoever reads it can take the account over.\n",
+                store.account_number(),
+                report?,
                 target.display()
-            );
+            ))?;
         }
         Command::Passwd { store, secret, new } => {
             let vault = secret.open(&store.open().await?).await?;
-            if new.new_key_file.is_some() {
-                return Err(Failure::usage("a key file is added with `wastore keys add`"));
-            }
-            vault.change_passphrase(new.read_passphrase()?).await?;
-            println!("the passphrase was changed");
+            vault.change_passphrase(new.read()?).await?;
+            say("the passphrase was changed\n")?;
         }
         Command::Keys { command } => keys(command).await?,
-        Command::Verify { store, secret, quick, json } => {
-            let store = store.open().await?;
-            let vault = secret.open_read_only(&store).await?;
-            let bar = progress_bar();
-            let shown = bar.clone();
-            let verify = Verify::new().on_progress(move |progress| {
-                shown.set_message("checking");
-                shown.set_length(progress.total);
-                shown.set_position(progress.done);
-            });
-            let report = if quick { verify.quick() } else { verify }.run(&store, &vault).await;
-            bar.finish_and_clear();
-            let report = report?;
-            if json {
-                println!("{}", serde_json::to_string_pretty(&report).map_err(Failure::other)?);
-            } else {
-                print!("{report}");
-            }
-            return Ok(ExitCode::from(if report.is_sound() { 0 } else { DAMAGED }));
-        }
+        Command::Verify { store, secret, quick, json } => return verify(store, secret, quick, json).await,
         Command::Inspect { store, json } => {
             let inspection = open(&store).await?.inspect().await?;
             if json {
-                println!("{}", serde_json::to_string_pretty(&as_json(&inspection)).map_err(Failure::other)?);
+                say(format_args!("{:#}\n", as_json(&inspection)))?;
             } else {
-                print!("{inspection}");
+                say(&inspection)?;
             }
         }
         Command::Backup { store, file } => {
@@ -336,22 +358,56 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
                 return Err(Error::TargetExists { path: file }.into());
             }
             open(&store).await?.backup(&file).await?;
-            println!("{} is a copy of the store", file.display());
+            say(format_args!("{} is a copy of the store\n", file.display()))?;
         }
         Command::Header { command: Header::Save { store, secret, file } } => {
             let header = secret.open(&store.open().await?).await?.save_header();
             write_private(&file, &header)?;
-            println!("the header was saved: keep {} like a key", file.display());
+            say(format_args!("the header was saved: keep {} like a key\n", file.display()))?;
         }
         Command::Header { command: Header::Restore { store, secret, file } } => {
             let store = store.open().await?;
             let saved =
                 fs::read(&file).map_err(|error| Failure::file("the saved header cannot be read", &file, &error))?;
-            VaultOptions::new().restore_header(Arc::new(store), &saved, secret.read()?).await?;
-            println!("the header was restored; save it again");
+            store.restore_vault_header(&VaultOptions::new(), &saved, secret.read()?).await?;
+            say("the header was restored; save it again\n")?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks one account, or all of them.
+async fn verify(store: Store, secret: CurrentSecret, quick: bool, json: bool) -> Result<ExitCode, Failure> {
+    let opened = open(&store.store).await?;
+    let accounts = match store.account {
+        Some(number) => vec![number],
+        None => accounts(&opened).await?,
+    };
+    let bar = progress_bar();
+    let (mut reports, mut sound) = (vec![], true);
+    for number in accounts {
+        let account = opened.account(number);
+        let vault = secret.open_read_only(&account).await?;
+        let shown = bar.clone();
+        let verify = Verify::new().on_progress(move |progress| {
+            shown.set_message("checking");
+            shown.set_length(progress.total);
+            shown.set_position(progress.done);
+        });
+        let report = if quick { verify.quick() } else { verify }.run(&account, &vault).await?;
+        sound &= report.is_sound();
+        reports.push((number, report));
+    }
+    bar.finish_and_clear();
+    if json {
+        let reports = reports.iter().map(|(number, report)| serde_json::json!({ "account": number, "report": report }));
+        say(format_args!("{:#}\n", reports.collect::<serde_json::Value>()))?;
+    } else {
+        for (number, report) in &reports {
+            say(format_args!("account {number}\n{report}"))?;
+        }
+    }
+    Ok(ExitCode::from(if sound { 0 } else { DAMAGED }))
 }
 
 async fn keys(command: Keys) -> Result<(), Failure> {
@@ -359,27 +415,29 @@ async fn keys(command: Keys) -> Result<(), Failure> {
         Keys::List { store } => {
             let store = store.open().await?;
             let header = HeaderInfo::read(&store).await?.ok_or(Error::NoVault)?;
-            println!("{:<5} {:<32} opens with", "slot", "label");
+            say(format_args!("{:<5} {:<32} opens with\n", "slot", "label"))?;
             for slot in header.slots {
-                println!("{:<5} {:<32} {}", slot.id, slot.label, slot.kind);
+                say(format_args!("{:<5} {:<32} {}\n", slot.id, slot.label, slot.kind))?;
             }
         }
         Keys::Add { store, secret, new, recovery, label } => {
             let vault = secret.open(&store.open().await?).await?;
             if recovery {
-                let key = vault.add_recovery_key().await?;
-                println!("{}", *key.expose());
+                let key = RecoveryKey::generate()?;
+                // Before it opens anything: a key that nobody saw must not.
+                say(format_args!("{}\n", *key.expose()))?;
+                vault.add_slot(label.as_deref().unwrap_or("recovery"), key).await?;
                 eprintln!("this recovery key opens the store and is not shown again: print it and keep it in a safe");
                 return Ok(());
             }
             let secret = new.read()?;
             let usual = if new.new_key_file.is_some() { "key" } else { "passphrase" };
             let slot = vault.add_slot(label.as_deref().unwrap_or(usual), secret).await?;
-            println!("slot {slot} was added");
+            say(format_args!("slot {slot} was added\n"))?;
         }
         Keys::Remove { store, secret, slot } => {
             secret.open(&store.open().await?).await?.remove_slot(slot).await?;
-            println!("slot {slot} was removed; older copies of the store still open with it");
+            say(format_args!("slot {slot} was removed; older copies of the store still open with it\n"))?;
         }
     }
     Ok(())
@@ -390,10 +448,18 @@ impl Store {
         let store = open(&self.store).await?;
         let number = match self.account {
             Some(number) => number,
-            None => store.accounts().await?.first().copied().unwrap_or(1),
+            None => match accounts(&store).await?[..] {
+                [only] => only,
+                [] => 1,
+                _ => return Err(Failure::usage("the store has several accounts: choose one with --account")),
+            },
         };
         Ok(store.account(number))
     }
+}
+
+async fn accounts(store: &SqliteStore) -> Result<Vec<i32>, Failure> {
+    Ok(store.accounts_in_use().await?)
 }
 
 /// Opens a store that is there.
@@ -424,14 +490,14 @@ impl CurrentSecret {
             return Ok(Key::from_file(path)?.into());
         }
         if let Some(path) = &self.recovery_key_file {
-            let text = fs::read_to_string(path);
+            let text = fs::read_to_string(path).map(Zeroizing::new);
             let text = text.map_err(|error| Failure::file("the recovery key cannot be read", path, &error))?;
             return Ok(RecoveryKey::parse(text.trim())?.into());
         }
         let given = passphrase(self.passphrase_file.as_deref(), self.passphrase_fd, self.passphrase_env.as_deref())?;
         match given {
             Some(passphrase) => Ok(passphrase.into()),
-            None => Ok(Passphrase::new(prompt("passphrase: ")?)?.into()),
+            None => Ok(Passphrase::new(std::mem::take(&mut *prompt("passphrase: ")?))?.into()),
         }
     }
 }
@@ -440,21 +506,23 @@ impl NewSecret {
     fn read(&self) -> Result<Secret, Failure> {
         match &self.new_key_file {
             Some(path) => Ok(Key::from_file(path)?.into()),
-            None => Ok(self.read_passphrase()?.into()),
+            None => Ok(self.passphrase.read()?.into()),
         }
     }
+}
 
-    fn read_passphrase(&self) -> Result<Passphrase, Failure> {
-        let Self { new_passphrase_file, new_passphrase_fd, new_passphrase_env, .. } = self;
+impl NewPassphrase {
+    fn read(&self) -> Result<Passphrase, Failure> {
+        let Self { new_passphrase_file, new_passphrase_fd, new_passphrase_env } = self;
         let given = passphrase(new_passphrase_file.as_deref(), *new_passphrase_fd, new_passphrase_env.as_deref())?;
         if let Some(passphrase) = given {
             return Ok(passphrase);
         }
-        let first = prompt("new passphrase: ")?;
+        let mut first = prompt("new passphrase: ")?;
         if first != prompt("once more: ")? {
             return Err(Failure::usage("the two passphrases are not the same"));
         }
-        Ok(Passphrase::new(first)?)
+        Ok(Passphrase::new(std::mem::take(&mut *first))?)
     }
 }
 
@@ -472,13 +540,22 @@ fn passphrase(
 }
 
 /// Reads a line from the terminal and does not show it.
-fn prompt(text: &str) -> Result<String, Failure> {
+fn prompt(text: &str) -> Result<Zeroizing<String>, Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::usage(
             "no terminal to ask for a passphrase on: give one of the options for files, descriptors and variables",
         ));
     }
-    rpassword::prompt_password(text).map_err(Failure::other)
+    rpassword::prompt_password(text).map(Zeroizing::new).map_err(Failure::other)
+}
+
+/// Writes to standard output. Who no longer reads is no failure.
+fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match write!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::other(error)),
+        _ => Ok(()),
+    }
 }
 
 /// On a terminal only.
@@ -513,8 +590,8 @@ fn as_json(inspection: &wastore::Inspection) -> serde_json::Value {
         };
         serde_json::json!({ "id": slot.id, "label": slot.label, "kind": slot.kind.to_string(), "argon2id": cost })
     };
-    let account = |(number, header): &(i32, Option<HeaderInfo>)| {
-        let vault = header.as_ref().map(|header| {
+    let account = |account: &wastore::InspectedAccount| {
+        let vault = account.header.as_ref().map(|header| {
             serde_json::json!({
                 "format": header.version,
                 "generation": header.generation,
@@ -527,7 +604,7 @@ fn as_json(inspection: &wastore::Inspection) -> serde_json::Value {
                 "slots": header.slots.iter().map(slot).collect::<Vec<_>>(),
             })
         });
-        serde_json::json!({ "account": number, "vault": vault })
+        serde_json::json!({ "account": account.number, "vault": vault, "problem": account.problem })
     };
     let table =
         |(name, rows, bytes): &(&str, u64, u64)| serde_json::json!({ "table": name, "rows": rows, "bytes": bytes });
@@ -537,6 +614,7 @@ fn as_json(inspection: &wastore::Inspection) -> serde_json::Value {
     })
 }
 
+const INTERRUPTED: u8 = 130;
 const OTHER: u8 = 1;
 const USAGE: u8 = 2;
 const WRONG_SECRET: u8 = 3;
@@ -565,7 +643,11 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let code = match &error {
+        let own = match &error {
+            Error::Store(inner) => Error::of(inner).unwrap_or(&error),
+            error => error,
+        };
+        let code = match own {
             Error::WrongSecret => WRONG_SECRET,
             Error::HeaderDamaged(_)
             | Error::HeaderMissing
@@ -574,7 +656,10 @@ impl From<Error> for Failure {
             | Error::DeviceMissing
             | Error::Tampered { .. }
             | Error::Plaintext { .. }
-            | Error::Malformed { .. } => DAMAGED,
+            | Error::PlaintextDevice
+            | Error::UnknownEpoch { .. }
+            | Error::Malformed { .. }
+            | Error::Sqlite { problem: SqliteProblem::Damaged, .. } => DAMAGED,
             Error::NotUpstream { .. }
             | Error::UpstreamTooOld { .. }
             | Error::UpstreamTooNew { .. }

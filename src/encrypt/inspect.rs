@@ -2,7 +2,7 @@
 
 use wacore::store::traits::Backend;
 
-use super::header::{DEVICE_SEALED, Header, IMPORTING, NEWEST_VERSION};
+use super::header::{DEVICE_SEALED, Header, IMPORTING};
 use super::vault::HeaderCopy;
 use super::{Padding, SlotInfo};
 use crate::error::{Error, Result};
@@ -38,25 +38,26 @@ impl HeaderInfo {
     /// [`Error::HeaderDamaged`] if no copy is intact, [`Error::UnsupportedVersion`] if a later version wrote it, and
     /// [`Error::Store`].
     pub async fn read(store: &dyn Backend) -> Result<Option<Self>> {
-        let (mut newest, mut damaged, mut intact) = (None::<Header>, None, 0);
+        let (mut newest, mut damaged, mut intact) = (None::<(Header, u16)>, None, 0);
         for copy in HeaderCopy::BOTH {
             let Some(bytes) = store.get_sender_key(copy.address()).await? else { continue };
             match Header::parse(&bytes) {
                 Ok(header) => {
                     intact += 1;
-                    if newest.as_ref().is_none_or(|newest| header.generation > newest.generation) {
-                        newest = Some(header);
+                    let version = u16::from_le_bytes([bytes[8], bytes[9]]);
+                    if newest.as_ref().is_none_or(|(newest, _)| header.generation > newest.generation) {
+                        newest = Some((header, version));
                     }
                 }
                 Err(error @ Error::HeaderDamaged(_)) => damaged = Some(error),
                 Err(error) => return Err(error),
             }
         }
-        let Some(header) = newest else { return damaged.map_or(Ok(None), Err) };
+        let Some((header, version)) = newest else { return damaged.map_or(Ok(None), Err) };
         let mut keys = header.data_keys.clone();
         keys.sort_by_key(|key| (key.active, key.epoch));
         Ok(Some(Self {
-            version: NEWEST_VERSION,
+            version,
             generation: header.generation,
             created: header.created,
             slots: header.slots.iter().map(|slot| slot.info()).collect(),

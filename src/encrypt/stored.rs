@@ -42,9 +42,9 @@ impl Shared {
     ///
     /// # Errors
     /// [`Error::Tampered`], [`Error::Plaintext`], [`Error::UnknownEpoch`] and [`Error::HeaderRolledBack`] about the row.
-    pub(crate) fn check(&self, row: StoredRow) -> Result<Checked> {
-        let unauthenticated = matches!(row.record, Record::BaseKey | Record::MessageSecret);
-        self.open_stored(row)?;
+    pub(crate) async fn check(&self, row: StoredRow) -> Result<Checked> {
+        let unauthenticated = matches!(row.record, Record::BaseKey | Record::MessageSecret | Record::SenderKeyDevice);
+        self.open_stored(row).await?;
         Ok(if unauthenticated { Checked::Unauthenticated } else { Checked::Sealed })
     }
 
@@ -53,8 +53,15 @@ impl Shared {
     ///
     /// # Errors
     /// As [`Shared::check`].
-    pub(crate) fn open_stored(&self, row: StoredRow) -> Result<OpenedRow> {
+    pub(crate) async fn open_stored(&self, row: StoredRow) -> Result<OpenedRow> {
         let StoredRow { record, columns, value, numbers } = row;
+        // Another process may have opened the vault, or rotated keys, since the header was read.
+        if let Ok(prefix) = Prefix::read(record, &value) {
+            let state = self.state_for(record, prefix.epoch()).await?;
+            if prefix.stamp() > state.stamp {
+                self.refresh().await?;
+            }
+        }
         let state = self.state();
         let tampered = || Error::Tampered { record };
         let text = |column: usize| {

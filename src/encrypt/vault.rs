@@ -611,14 +611,14 @@ impl Vault {
 
     /// Checks a row that was read from a table.
     #[cfg(feature = "sqlite")]
-    pub(crate) fn check_stored(&self, row: StoredRow) -> Result<Checked> {
-        self.shared.check(row)
+    pub(crate) async fn check_stored(&self, row: StoredRow) -> Result<Checked> {
+        self.shared.check(row).await
     }
 
     /// Opens a row that was read from a table.
     #[cfg(feature = "upstream")]
-    pub(crate) fn open_stored(&self, row: StoredRow) -> Result<OpenedRow> {
-        self.shared.open_stored(row)
+    pub(crate) async fn open_stored(&self, row: StoredRow) -> Result<OpenedRow> {
+        self.shared.open_stored(row).await
     }
 
     /// `true` if the absence of a device is an error.

@@ -38,9 +38,9 @@ use wacore::store::error::StoreError;
 use crate::encrypt::{Vault, VaultOptions};
 use crate::error::{Error, Result};
 use crate::secret::Secret;
-pub use verify::{DamagedRow, Inspection, Verify, VerifyProgress, VerifyReport};
+pub use verify::{DamagedRow, InspectedAccount, Inspection, Verify, VerifyProgress, VerifyReport};
 #[cfg(feature = "upstream")]
-pub(crate) use {database::beside, database::sync_folder, rows::ROWS, rows::TABLES, schema::APPLICATION_ID};
+pub(crate) use {database::beside, database::sync_folder, rows::Pages, rows::TABLES, schema::APPLICATION_ID};
 
 use connection::Statements;
 use database::Database;
@@ -144,8 +144,8 @@ impl SqliteStore {
     /// # Errors
     /// As [`Vault::open`](crate::Vault::open).
     pub async fn open_vault(&self, options: &VaultOptions, secret: impl Into<Secret>) -> Result<Vault> {
-        let open = async |store, secret| options.open(Arc::new(store), secret).await;
-        self.open_vault_with(open, secret.into()).await
+        let open = async |secret| options.open(Arc::new(self.clone()), secret).await;
+        self.with_own_or_derived(options, secret.into(), open).await
     }
 
     /// The same without writing anything; see [`VaultOptions::open_read_only`](crate::VaultOptions::open_read_only).
@@ -153,23 +153,39 @@ impl SqliteStore {
     /// # Errors
     /// As [`Vault::open`](crate::Vault::open).
     pub async fn open_vault_read_only(&self, options: &VaultOptions, secret: impl Into<Secret>) -> Result<Vault> {
-        let open = async |store, secret| options.open_read_only(Arc::new(store), secret).await;
-        self.open_vault_with(open, secret.into()).await
+        let open = async |secret| options.open_read_only(Arc::new(self.clone()), secret).await;
+        self.with_own_or_derived(options, secret.into(), open).await
     }
 
-    async fn open_vault_with(
+    /// Puts a saved header of this account's vault back, see
+    /// [`Vault::restore_header`](crate::Vault::restore_header), with the secret that [`SqliteStore::open_vault`] takes.
+    ///
+    /// # Errors
+    /// As [`Vault::restore_header`](crate::Vault::restore_header).
+    pub async fn restore_vault_header(
         &self,
-        open: impl AsyncFn(SqliteStore, Secret) -> Result<Vault>,
-        secret: Secret,
+        options: &VaultOptions,
+        saved: &[u8],
+        secret: impl Into<Secret>,
     ) -> Result<Vault> {
-        let wrong = match open(self.clone(), secret.duplicate()).await {
+        let restore = async |secret| options.restore_header(Arc::new(self.clone()), saved, secret).await;
+        self.with_own_or_derived(options, secret.into(), restore).await
+    }
+
+    async fn with_own_or_derived(
+        &self,
+        options: &VaultOptions,
+        secret: Secret,
+        open: impl AsyncFn(Secret) -> Result<Vault>,
+    ) -> Result<Vault> {
+        let wrong = match open(secret.duplicate()).await {
             Err(wrong @ Error::WrongSecret) => wrong,
             opened => return opened,
         };
         match self.accounts().await?.first() {
             Some(first) if *first != self.account => {
-                let first = open(self.account(*first), secret).await?;
-                open(self.clone(), first.account_key(&format!("account {}", self.account)).into()).await
+                let first = options.open_read_only(Arc::new(self.account(*first)), secret).await.map_err(|_| wrong)?;
+                open(first.account_key(&format!("account {}", self.account)).into()).await
             }
             _ => Err(wrong),
         }

@@ -10,14 +10,16 @@ use crate::encrypt::stored::{CARRIER, StoredRow, decode_text, session_or_identit
 use crate::error::{Error, Result};
 use crate::method::Record;
 
-/// How many rows are read at a time.
-pub(crate) const ROWS: i64 = 500;
+/// How many rows are read at a time at most, and how many bytes, roughly.
+const PAGE_ROWS: i64 = 500;
+const PAGE_BYTES: usize = 2 << 20;
 
 /// How a table is read for checking.
 pub(crate) struct Table {
     pub(crate) name: &'static str,
     /// Gives the row id, or the place in the order of the keys, and then what `read` wants.
     sql: &'static str,
+    has_row_ids: bool,
     /// How many rows all accounts have, and how many bytes.
     size: &'static str,
     count: &'static str,
@@ -34,8 +36,9 @@ macro_rules! table {
                 $columns,
                 " FROM ",
                 $name,
-                " WHERE account = ?1 AND rowid > ?2 ORDER BY rowid LIMIT ?3"
+                " WHERE account = ?1 AND rowid >= ?2 ORDER BY rowid LIMIT ?3"
             ),
+            has_row_ids: true,
             size: concat!("SELECT count(*), coalesce(sum(", $bytes, "), 0) FROM ", $name),
             count: concat!("SELECT count(*) FROM ", $name, " WHERE account = ?1"),
             read: $read,
@@ -53,6 +56,7 @@ macro_rules! table {
                 $key,
                 " LIMIT ?3 OFFSET ?2)"
             ),
+            has_row_ids: false,
             size: concat!("SELECT count(*), coalesce(sum(", $bytes, "), 0) FROM ", $name),
             count: concat!("SELECT count(*) FROM ", $name, " WHERE account = ?1"),
             read: $read,
@@ -119,7 +123,10 @@ pub(crate) const TABLES: [Table; 18] = [
     table!("message_secrets", "secret, chat, sender, msg_id", "length(secret)", |row| {
         keyed(Record::MessageSecret, row, 3)
     }),
-    table!("devices", "coalesce(edge_routing_info, x'')", "length(record)", |row| keyed(Record::Device, row, 0)),
+    table!("devices", "coalesce(edge_routing_info, x'')", "length(record)", |row| {
+        // Without a carrier it is what a store makes before the first device is sealed, which counts as absent.
+        Ok(keyed(Record::Device, row, 0)?.filter(|row| !row.value.is_empty()))
+    }),
 ];
 
 impl Table {
@@ -133,14 +140,38 @@ impl Table {
 /// What a row of a query is: its id, and the stored row or what is wrong with it.
 pub(crate) type Found = (i64, Result<Option<StoredRow>>);
 
-impl SqliteStore {
-    /// The next rows of this account in a table, by row id.
-    pub(crate) async fn stored_rows(&self, table: &'static Table, after: i64, limit: i64) -> Result<Vec<Found>> {
-        let account = self.account;
-        let found = move |row: &Row<'_>| Ok((row.get(0)?, (table.read)(row)));
-        self.database.read_long(move |c| c.all(table.sql, (account, after, limit), found)).await
+/// The rows of an account in a table, a page at a time.
+pub(crate) struct Pages {
+    table: &'static Table,
+    /// From where the next page begins; `None` after the last one.
+    next: Option<i64>,
+    limit: i64,
+}
+
+impl Pages {
+    pub(crate) fn of(table: &'static Table) -> Self {
+        // Row ids are what somebody gave, so any number.
+        let first = if table.has_row_ids { i64::MIN } else { 0 };
+        Self { table, next: Some(first), limit: PAGE_ROWS / 10 }
     }
 
+    /// The next page; `None` after the last one.
+    pub(crate) async fn next(&mut self, store: &SqliteStore) -> Result<Option<Vec<Found>>> {
+        let Some(from) = self.next else { return Ok(None) };
+        let (account, table, limit) = (store.account, self.table, self.limit);
+        let found = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, (table.read)(row)));
+        let rows: Vec<Found> =
+            store.database.read_long(move |c| c.all(table.sql, (account, from, limit), found)).await?;
+        let last = rows.last().filter(|_| rows.len() as i64 == limit).map(|(row, _)| *row);
+        self.next = last.and_then(|last| if table.has_row_ids { last.checked_add(1) } else { Some(last) });
+        let bytes: usize = rows.iter().filter_map(|(_, row)| Some(row.as_ref().ok()?.as_ref()?.value.len())).sum();
+        let average = (bytes / rows.len().max(1)).max(1);
+        self.limit = ((PAGE_BYTES / average) as i64).clamp(1, PAGE_ROWS);
+        Ok(Some(rows))
+    }
+}
+
+impl SqliteStore {
     /// How many rows this account has, all tables together.
     pub(crate) async fn count_stored_rows(&self) -> Result<u64> {
         let account = self.account;

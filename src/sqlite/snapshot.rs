@@ -42,8 +42,13 @@ impl SqliteStore {
     /// # Errors
     /// [`Error::Sqlite`] if the file cannot be read.
     pub async fn integrity_check(&self) -> Result<Vec<String>> {
-        let check =
-            |connection: &Connection| connection.all("PRAGMA integrity_check", (), |row| row.get::<_, String>(0));
+        self.check_database(false).await
+    }
+
+    /// The same, or without comparing indexes with their tables.
+    pub(super) async fn check_database(&self, quick: bool) -> Result<Vec<String>> {
+        let sql = if quick { "PRAGMA quick_check" } else { "PRAGMA integrity_check" };
+        let check = move |connection: &Connection| connection.all(sql, (), |row| row.get::<_, String>(0));
         match self.database.read_long(check).await {
             // So bad that SQLite gave up in the middle.
             Err(Error::Sqlite { problem: SqliteProblem::Damaged, source }) => Ok(vec![source.to_string()]),

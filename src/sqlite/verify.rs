@@ -2,15 +2,14 @@
 
 use std::fmt;
 
-use rusqlite::Connection;
 use serde::Serialize;
 
 use super::SqliteStore;
 use super::connection::Statements;
-use super::rows::{ROWS, TABLES, Table};
+use super::rows::{Pages, TABLES, Table};
 use crate::encrypt::stored::{Checked, StoredRow};
 use crate::encrypt::{HeaderCopy, HeaderInfo, Vault};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqliteProblem};
 use crate::method::Record;
 
 /// Checks every record of an account: its seal, its place, its name and what carries it, and the database around it. Nothing
@@ -30,8 +29,9 @@ use crate::method::Record;
 /// # }).unwrap();
 /// ```
 ///
-/// Message secrets and base keys carry nothing that could be verified; of them only the form is looked at. The names of
-/// mutation MACs are bound to their rows, but are not carried by them.
+/// Message secrets, base keys and sender-key devices carry nothing, or little, that could be verified; of them the form is
+/// looked at. The names of mutation MACs are bound to their rows, but are not carried by them. What is stored while the check
+/// runs may be missed.
 #[must_use = "nothing is checked before it is run"]
 pub struct Verify {
     quick: bool,
@@ -54,7 +54,7 @@ impl Verify {
         Self { quick: false, progress: Box::new(|_| {}) }
     }
 
-    /// Checks the header, the first hundred rows of each table, and the database without comparing its indexes with its
+    /// Checks the header, the first fifty rows of each table, and the database without comparing its indexes with its
     /// tables.
     pub fn quick(mut self) -> Self {
         self.quick = true;
@@ -78,30 +78,34 @@ impl Verify {
         if copies < HeaderCopy::BOTH.len() as u8 {
             report.damaged("sender_keys", 0, format!("{copies} of 2 copies of the vault header are intact"));
         }
-        let account = store.account_number();
-        let total = if self.quick { 0 } else { store.count_stored_rows().await? };
-        let mut done = 0;
+        let (total, mut done) = (if self.quick { 0 } else { store.count_stored_rows().await.or_else(if_damaged)? }, 0);
         for table in &TABLES {
-            let mut after = 0;
+            let mut pages = Pages::of(table);
             loop {
-                let limit = if self.quick { QUICK_ROWS } else { ROWS };
-                let rows = store.stored_rows(table, after, limit).await?;
-                let full = rows.len() as i64 == limit;
-                after = rows.last().map_or(after, |(row, _)| *row);
-                done += rows.len() as u64;
-                for (row, found) in rows {
-                    report.look_at(vault, table, row, found);
+                let page = match pages.next(store).await {
+                    Ok(Some(page)) => page,
+                    Ok(None) => break,
+                    Err(error) => {
+                        // SQLite itself cannot read on in this table.
+                        if_damaged::<()>(error)?;
+                        report.damaged(table.name, 0, "the table cannot be read to its end".to_owned());
+                        break;
+                    }
+                };
+                done += page.len() as u64;
+                for (row, found) in page {
+                    report.look_at(vault, table, row, found).await?;
                 }
                 (self.progress)(VerifyProgress { done, total: total.max(done) });
-                if !full || self.quick {
+                if self.quick {
                     break;
                 }
             }
         }
         if vault.device_is_sealed() && report.checked(Record::Device) == 0 && !report.has_damaged("devices") {
-            report.damaged("devices", i64::from(account), Error::DeviceMissing.to_string());
+            report.damaged("devices", i64::from(store.account_number()), Error::DeviceMissing.to_string());
         }
-        report.sqlite = if self.quick { store.quick_check().await? } else { store.integrity_check().await? };
+        report.sqlite = store.check_database(self.quick).await?;
         Ok(report)
     }
 }
@@ -175,11 +179,21 @@ impl VerifyReport {
         &self.sqlite
     }
 
-    fn look_at(&mut self, vault: &Vault, table: &Table, row: i64, found: Result<Option<StoredRow>>) {
-        let checked = found.and_then(|found| {
-            let Some(found) = found else { return Ok(None) };
-            Ok(Some((found.record, vault.check_stored(found)?)))
-        });
+    async fn look_at(
+        &mut self,
+        vault: &Vault,
+        table: &Table,
+        row: i64,
+        found: Result<Option<StoredRow>>,
+    ) -> Result<()> {
+        let checked = match found {
+            Ok(None) => Ok(None),
+            Ok(Some(found)) => {
+                let record = found.record;
+                vault.check_stored(found).await.map(|checked| Some((record, checked)))
+            }
+            Err(error) => Err(error),
+        };
         match checked {
             Ok(None) => {}
             Ok(Some((record, checked))) => {
@@ -192,8 +206,11 @@ impl VerifyReport {
                     Checked::Unauthenticated => self.records[position].unauthenticated += 1,
                 }
             }
+            // The store, not the row.
+            Err(error @ (Error::Store(_) | Error::Sqlite { .. })) => return Err(error),
             Err(error) => self.damaged(table.name, row, error.to_string()),
         }
+        Ok(())
     }
 
     fn damaged(&mut self, table: &'static str, row: i64, problem: String) {
@@ -240,50 +257,67 @@ fn label<S: serde::Serializer>(record: &Record, serializer: S) -> Result<S::Ok, 
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Inspection {
-    /// The accounts, and what the headers of their vaults say; an account without a header has no vault.
-    pub accounts: Vec<(i32, Option<HeaderInfo>)>,
+    /// The accounts.
+    pub accounts: Vec<InspectedAccount>,
     /// The tables, their rows, and the bytes of their contents, all accounts together.
     pub tables: Vec<(&'static str, u64, u64)>,
+}
+
+/// An account in an [`Inspection`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InspectedAccount {
+    /// Its number.
+    pub number: i32,
+    /// What the header of its vault says; `None` if it has no vault, or one whose header cannot be read.
+    pub header: Option<HeaderInfo>,
+    /// Why the header cannot be read.
+    pub problem: Option<String>,
 }
 
 impl SqliteStore {
     /// Says what the database holds without any key: accounts, the headers of their vaults, rows and bytes of each table.
     ///
     /// # Errors
-    /// [`Error::HeaderDamaged`] and [`Error::UnsupportedVersion`] about a header; [`Error::Sqlite`] if the database cannot be
-    /// read.
+    /// [`Error::Sqlite`] if the database cannot be read.
     pub async fn inspect(&self) -> Result<Inspection> {
-        const ACCOUNTS: &str =
-            "SELECT account FROM devices UNION SELECT account FROM sender_keys WHERE address = ?1 ORDER BY account";
-        let of_header = HeaderCopy::A.address();
-        let numbers: Vec<i32> =
-            self.database.read_long(move |c| c.all(ACCOUNTS, (of_header,), |row| row.get(0))).await?;
         let mut accounts = vec![];
-        for number in numbers {
-            accounts.push((number, HeaderInfo::read(&self.account(number)).await?));
+        for number in self.accounts_in_use().await? {
+            let (header, problem) = match HeaderInfo::read(&self.account(number)).await {
+                Ok(header) => (header, None),
+                Err(error @ (Error::HeaderDamaged(_) | Error::UnsupportedVersion { .. })) => {
+                    (None, Some(error.to_string()))
+                }
+                Err(error) => return Err(error),
+            };
+            accounts.push(InspectedAccount { number, header, problem });
         }
         let tables = self.database.read_long(|c| TABLES.iter().map(|table| table.size(c)).collect()).await?;
         Ok(Inspection { accounts, tables })
     }
 
-    /// As [`integrity_check`](Self::integrity_check), without comparing indexes with their tables.
-    async fn quick_check(&self) -> Result<Vec<String>> {
-        let check = |c: &Connection| c.all("PRAGMA quick_check", (), |row| row.get::<_, String>(0));
-        Ok(self.database.read_long(check).await?.into_iter().filter(|line| line != "ok").collect())
+    /// The numbers of all accounts that have a device, the header of a vault or sessions, in ascending order.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`].
+    pub async fn accounts_in_use(&self) -> Result<Vec<i32>> {
+        const SQL: &str = "SELECT account FROM devices UNION SELECT account FROM sender_keys
+            UNION SELECT account FROM sessions ORDER BY account";
+        self.database.read_long(|c| c.all(SQL, (), |row| row.get(0))).await
     }
 }
 
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (account, header) in &self.accounts {
+        for InspectedAccount { number, header, problem } in &self.accounts {
             let Some(header) = header else {
-                writeln!(f, "account {account}: no vault")?;
+                writeln!(f, "account {number}: {}", problem.as_deref().unwrap_or("no vault"))?;
                 continue;
             };
             let state = if header.importing { ", import not finished" } else { "" };
             writeln!(
                 f,
-                "account {account}: vault format {}, generation {}, {} of 2 header copies intact, padding {:?}{state}",
+                "account {number}: vault format {}, generation {}, {} of 2 header copies intact, padding {:?}{state}",
                 header.version, header.generation, header.intact_copies, header.padding
             )?;
             for slot in &header.slots {
@@ -298,5 +332,10 @@ impl fmt::Display for Inspection {
     }
 }
 
-/// How many rows of each table a quick check looks at.
-const QUICK_ROWS: i64 = 100;
+/// Damage of the database is what a check reports.
+fn if_damaged<T: Default>(error: Error) -> Result<T> {
+    match error {
+        Error::Sqlite { problem: SqliteProblem::Damaged, .. } => Ok(T::default()),
+        error => Err(error),
+    }
+}

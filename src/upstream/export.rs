@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, params};
 use serde::de::DeserializeOwned;
+use tempfile::TempDir;
 use wacore::store::traits::DeviceListRecord;
 
 use super::import::publish;
@@ -15,7 +16,7 @@ use crate::encrypt::Vault;
 use crate::encrypt::stored::OpenedRow;
 use crate::error::{Error, Result};
 use crate::method::Record;
-use crate::sqlite::{ROWS, SqliteStore, TABLES};
+use crate::sqlite::{Pages, SqliteStore, TABLES};
 
 /// Writes an account of an encrypted [`SqliteStore`] into a new database that whatsapp-rust 0.7's own SQLite store opens,
 /// **in plaintext**, so that nobody is locked in.
@@ -77,8 +78,11 @@ impl Export {
     /// complete. The account keeps its number, which upstream calls the device id. Stop the bot before: what it writes
     /// meanwhile may be missing.
     ///
+    /// Until it is complete it is in a folder `.wastore-export-…` beside the target, **in plaintext**. It goes when the future is
+    /// dropped; a killed process leaves it behind, to be deleted by you.
+    ///
     /// # Errors
-    /// There is no file at `target` then. [`Error::TargetExists`]; [`Error::File`] if the target's folder is not there or cannot
+    /// There is no file at `target` then. [`Error::DeviceMissing`] if the account's device is gone; [`Error::TargetExists`]; [`Error::File`] if the target's folder is not there or cannot
     /// be written; [`Error::Tampered`] and the like if a record does not verify; [`Error::Sqlite`].
     pub async fn run(&self, store: &SqliteStore, vault: &Vault, target: impl AsRef<Path>) -> Result<ExportReport> {
         let target = target.as_ref().to_owned();
@@ -90,37 +94,33 @@ impl Export {
         let cannot_write = |source| Error::File { what: "target", source };
         let unfinished =
             tempfile::Builder::new().prefix(".wastore-export-").tempdir_in(folder).map_err(cannot_write)?;
-        let file = unfinished.path().join("whatsapp.db");
-        let path = file.clone();
-        let mut writer = blocking::unblock(move || Writer::create(&path, account)).await?;
+        let mut writer = blocking::unblock(move || Writer::create(unfinished, account)).await?;
 
         let total = store.count_stored_rows().await?;
         let (mut report, mut done) = (ExportReport::default(), 0);
         for table in &TABLES {
-            let mut after = 0;
-            loop {
-                let rows = store.stored_rows(table, after, ROWS).await?;
-                let (full, mut opened) = (rows.len() as i64 == ROWS, Vec::with_capacity(rows.len()));
-                done += rows.len() as u64;
-                after = rows.last().map_or(after, |(row, _)| *row);
-                for (_, row) in rows {
+            let mut pages = Pages::of(table);
+            while let Some(page) = pages.next(store).await? {
+                let mut opened = Vec::with_capacity(page.len());
+                done += page.len() as u64;
+                for (id, row) in page {
                     if let Some(row) = row? {
-                        opened.push(vault.open_stored(row)?);
+                        opened.push((id, vault.open_stored(row).await?));
                     }
                 }
                 let outcome;
                 (writer, outcome) = blocking::unblock(move || writer.write(opened)).await?;
                 outcome.into_iter().for_each(|(record, given_back)| report.add(record, given_back));
                 (self.progress)(ExportProgress { done, total: total.max(done) });
-                if !full {
-                    break;
-                }
             }
         }
+        if vault.device_is_sealed() && report.exported(Record::Device) == 0 {
+            return Err(Error::DeviceMissing);
+        }
         blocking::unblock(move || {
-            writer.finish()?;
-            publish(&file, &target)?;
-            drop(unfinished);
+            let folder = writer.finish()?;
+            publish(&folder.path().join(FILE), &target)?;
+            drop(folder);
             Ok(report)
         })
         .await
@@ -189,16 +189,22 @@ impl fmt::Display for ExportReport {
     }
 }
 
+/// The name of the database until it has its own.
+const FILE: &str = "whatsapp.db";
+
 /// The database that is written.
 struct Writer {
     connection: Connection,
+    /// Goes with the writer, whichever thread has it when nobody waits for it any more.
+    folder: TempDir,
     account: i32,
     /// The names of collections by the tokens of their rows.
     collections: HashMap<Vec<u8>, String>,
 }
 
 impl Writer {
-    fn create(path: &PathBuf, account: i32) -> Result<Self> {
+    fn create(folder: TempDir, account: i32) -> Result<Self> {
+        let path = &folder.path().join(FILE);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         #[cfg(unix)]
@@ -215,21 +221,21 @@ impl Writer {
         for (version, _) in MIGRATIONS {
             connection.execute("INSERT INTO __diesel_schema_migrations (version) VALUES (?1)", (version,))?;
         }
-        Ok(Self { connection, account, collections: HashMap::new() })
+        Ok(Self { connection, folder, account, collections: HashMap::new() })
     }
 
     /// Writes rows in one transaction, and says of each whether it was given back. Blocks its thread.
-    fn write(mut self, rows: Vec<OpenedRow>) -> Result<(Self, Vec<(Record, bool)>)> {
+    fn write(mut self, rows: Vec<(i64, OpenedRow)>) -> Result<(Self, Vec<(Record, bool)>)> {
         let mut outcome = Vec::with_capacity(rows.len());
         self.connection.execute_batch("BEGIN")?;
-        for row in rows {
-            outcome.push((row.record, self.insert(&row)?));
+        for (id, row) in rows {
+            outcome.push((row.record, self.insert(id, &row)?));
         }
         self.connection.execute_batch("COMMIT")?;
         Ok((self, outcome))
     }
 
-    fn insert(&mut self, row: &OpenedRow) -> Result<bool> {
+    fn insert(&mut self, id: i64, row: &OpenedRow) -> Result<bool> {
         let OpenedRow { record, key, payload, numbers } = row;
         let (record, account) = (*record, self.account);
         let damaged = || Error::Tampered { record };
@@ -245,34 +251,34 @@ impl Writer {
         };
         match record {
             Record::Identity => run(
-                "INSERT INTO identities (address, key, device_id) VALUES (?1, ?2, ?3)",
+                "INSERT OR REPLACE INTO identities (address, key, device_id) VALUES (?1, ?2, ?3)",
                 params![text(0)?, blob, account],
             ),
             Record::Session => run(
-                "INSERT INTO sessions (address, record, device_id) VALUES (?1, ?2, ?3)",
+                "INSERT OR REPLACE INTO sessions (address, record, device_id) VALUES (?1, ?2, ?3)",
                 params![text(0)?, blob, account],
             ),
             // Upstream keeps unsigned ids in signed columns of the same width.
             Record::Prekey => run(
-                "INSERT INTO prekeys (id, key, uploaded, device_id) VALUES (?1, ?2, ?3, ?4)",
+                "INSERT OR REPLACE INTO prekeys (id, key, uploaded, device_id) VALUES (?1, ?2, ?3, ?4)",
                 params![number(0)? as i32, blob, number(1)? != 0, account],
             ),
             Record::SignedPrekey => run(
-                "INSERT INTO signed_prekeys (id, record, device_id) VALUES (?1, ?2, ?3)",
+                "INSERT OR REPLACE INTO signed_prekeys (id, record, device_id) VALUES (?1, ?2, ?3)",
                 params![number(0)? as i32, blob, account],
             ),
             Record::SenderKey => run(
-                "INSERT INTO sender_keys (address, record, device_id) VALUES (?1, ?2, ?3)",
+                "INSERT OR REPLACE INTO sender_keys (address, record, device_id) VALUES (?1, ?2, ?3)",
                 params![text(0)?, blob, account],
             ),
             Record::SyncKey => run(
-                "INSERT INTO app_state_keys (key_id, key_data, device_id) VALUES (?1, ?2, ?3)",
+                "INSERT OR REPLACE INTO app_state_keys (key_id, key_data, device_id) VALUES (?1, ?2, ?3)",
                 params![key.first().ok_or_else(damaged)?, wire::sync_key_bytes(decode(record, blob)?), account],
             ),
             Record::CollectionVersion => {
                 let encoded = wire::collection_version_bytes(decode(record, blob)?);
                 run(
-                    "INSERT INTO app_state_versions (name, state_data, device_id) VALUES (?1, ?2, ?3)",
+                    "INSERT OR REPLACE INTO app_state_versions (name, state_data, device_id) VALUES (?1, ?2, ?3)",
                     params![text(0)?, encoded, account],
                 )?;
                 let token = key.get(1).ok_or_else(damaged)?.clone();
@@ -283,15 +289,17 @@ impl Writer {
             Record::MutationMac => {
                 let Some(name) = key.first().and_then(|token| self.collections.get(token)) else { return Ok(false) };
                 run(
-                    "INSERT INTO app_state_mutation_macs (name, version, index_mac, value_mac, device_id)
+                    "INSERT OR REPLACE INTO app_state_mutation_macs (name, version, index_mac, value_mac, device_id)
                     VALUES (?1, ?2, ?3, ?4, ?5)",
                     params![name, number(0)?, key.get(1).ok_or_else(damaged)?, blob, account],
                 )
             }
             Record::LidMapping => run(
-                "INSERT INTO lid_pn_mapping (lid, phone_number, created_at, updated_at, learning_source, device_id)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![text(0)?, text(1)?, number(0)?, number(1)?, utf8(record, blob)?, account],
+                // Of LIDs that were learned in the same second the last one is the newest here, and the first one there.
+                "INSERT OR REPLACE INTO lid_pn_mapping
+                (lid, phone_number, created_at, updated_at, learning_source, device_id, rowid)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![text(0)?, text(1)?, number(0)?, number(1)?, utf8(record, blob)?, account, id.saturating_neg()],
             ),
             Record::DeviceList => {
                 let list: DeviceListRecord = decode(record, blob)?;
@@ -299,27 +307,27 @@ impl Writer {
                 // Upstream keeps times of device lists in 32 bits.
                 let time = i32::try_from(list.timestamp).unwrap_or(i32::MAX);
                 run(
-                    "INSERT INTO device_registry (user_id, devices_json, timestamp, phash, device_id, raw_id)
+                    "INSERT OR REPLACE INTO device_registry (user_id, devices_json, timestamp, phash, device_id, raw_id)
                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                     params![list.user, devices, time, list.phash, account, list.raw_id.map(|id| id as i32)],
                 )
             }
             Record::GroupMetadata => run(
-                "INSERT INTO group_metadata (group_jid, info, device_id, updated_at) VALUES (?1, ?2, ?3, unixepoch())",
+                "INSERT OR REPLACE INTO group_metadata (group_jid, info, device_id, updated_at) VALUES (?1, ?2, ?3, unixepoch())",
                 params![text(0)?, blob, account],
             ),
             Record::TcToken => run(
-                "INSERT INTO tc_tokens (jid, token, token_timestamp, sender_timestamp, device_id)
+                "INSERT OR REPLACE INTO tc_tokens (jid, token, token_timestamp, sender_timestamp, device_id)
                 VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![text(0)?, blob, number(0)?, numbers.get(1).copied().flatten(), account],
             ),
             Record::SentMessage => run(
-                "INSERT INTO sent_messages (chat_jid, message_id, payload, created_at, device_id)
+                "INSERT OR REPLACE INTO sent_messages (chat_jid, message_id, payload, created_at, device_id)
                 VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![text(0)?, text(1)?, blob, number(0)?, account],
             ),
             Record::PendingInbound => run(
-                "INSERT INTO pending_inbound_messages (chat, sender, id, message, inserted_at, device_id)
+                "INSERT OR REPLACE INTO pending_inbound_messages (chat, sender, id, message, inserted_at, device_id)
                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![text(0)?, text(1)?, text(2)?, blob, number(0)?, account],
             ),
@@ -333,12 +341,14 @@ impl Writer {
         }
     }
 
-    fn finish(self) -> Result<()> {
+    fn finish(self) -> Result<TempDir> {
         let check: String = self.connection.query_row("PRAGMA quick_check", (), |row| row.get(0))?;
         if check != "ok" {
-            return Err(Error::Stopped);
+            let source = std::io::Error::other("SQLite finds damage in what was just written");
+            return Err(Error::File { what: "target", source });
         }
-        self.connection.close().map_err(|(_, error)| error.into())
+        self.connection.close().map_err(|(_, error)| error)?;
+        Ok(self.folder)
     }
 }
 

@@ -43,8 +43,8 @@ use crate::sqlite::{Durability, SqliteConfig, beside, sync_folder};
 /// ```
 ///
 /// Everything is copied but what upstream's store does not read itself: sync keys and collection versions in the format
-/// of its first releases, which the client asks for again. The age of sent messages, pending messages and base keys counts
-/// from the import.
+/// of its first releases, which the client asks for again; and rows of accounts that have no device. The age of sent messages,
+/// pending messages and base keys counts from the import.
 #[must_use = "an import does nothing until it is run"]
 pub struct Import {
     accounts: Accounts,
@@ -73,7 +73,8 @@ impl Import {
     }
 
     /// Imports all accounts into one file. The secret opens the vault of the lowest number; those of the others open with
-    /// `vault.account_key("account 2")` and so on, see [`Vault::account_key`].
+    /// `vault.account_key("account 2")` and so on, see [`Vault::account_key`]: without the lowest account they cannot be opened any
+    /// more. Give each a key slot of its own with [`Vault::add_slot`] before you delete that one.
     pub fn all_accounts(mut self) -> Self {
         self.accounts = Accounts::All;
         self
@@ -94,7 +95,7 @@ impl Import {
     /// Imports the database at `source` into a new file at `target`, whose first key slot opens with `secret`.
     ///
     /// # Errors
-    /// There is no file at `target` then, and the source is as it was.
+    /// There is no file at `target` then, unless waiting for the disk failed at the very end, and the source is as it was.
     /// * [`Error::NotUpstream`], [`Error::UpstreamTooOld`], [`Error::UpstreamTooNew`] if the source cannot be imported;
     ///   [`Error::NoSuchAccount`], [`Error::SeveralAccounts`] as they say;
     /// * [`Error::SourceChanged`] if a bot began to use the source meanwhile;
@@ -112,6 +113,11 @@ impl Import {
         if target.symlink_metadata().is_ok() {
             return Err(Error::TargetExists { path: target });
         }
+        let quiet = Quiet::look(&source);
+        let changed = {
+            let source = source.clone();
+            move || quiet.as_ref().is_some_and(|quiet| !quiet.is_still(&source))
+        };
         // Nothing is made before the source is known to be one.
         let (to_writer, messages) = async_channel::bounded(BATCHES_AHEAD);
         let accounts = self.accounts;
@@ -124,7 +130,8 @@ impl Import {
         let imported = self.write(&messages, &target, secret.into()).await;
         messages.close();
         reader.await;
-        imported
+        // What was read while somebody wrote makes no sense.
+        imported.map_err(|error| if changed() { Error::SourceChanged } else { error })
     }
 
     async fn write(&self, messages: &Receiver<Message>, target: &Path, secret: Secret) -> Result<ImportReport> {
@@ -189,6 +196,10 @@ impl Import {
             match message {
                 Message::Batch(account, batch) => {
                     let (record, rows) = (batch.record(), batch.len());
+                    // Which of them is the newest may be decided by their order.
+                    while record == Record::LidMapping && !under_way.is_empty() {
+                        self.one_done(phase, total, &mut done, under_way.next().await, report)?;
+                    }
                     let store = stores.iter().find(|(number, _)| *number == account);
                     let store = store.map(|(_, store)| store.clone()).ok_or(Error::Stopped)?;
                     under_way.push(async move {
@@ -344,6 +355,8 @@ async fn next(messages: &Receiver<Message>) -> Result<Message> {
 fn read_source(path: &Path, accounts: Accounts, writer: &Sender<Message>) -> Result<()> {
     let send = |message| writer.send_blocking(message).map_err(|_| Error::Stopped);
     let Source { connection, quiet } = Source::open(path)?;
+    // Nothing of it goes to a temporary file.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     let source = connection.unchecked_transaction()?;
     schema::check(&source, path)?;
     let there = records::accounts(&source)?;
@@ -412,6 +425,8 @@ impl Source {
 impl Quiet {
     /// `None` if somebody has the database open, or left it without closing it.
     fn look(path: &Path) -> Option<Self> {
+        // A log lies beside the file itself, not beside a link to it.
+        let path = &path.canonicalize().ok()?;
         let has_log = ["-wal", "-journal"].iter().any(|ending| beside(path, ending).exists());
         let metadata = path.metadata().ok().filter(|_| !has_log)?;
         Some(Self { length: metadata.len(), modified: metadata.modified().ok() })

@@ -117,18 +117,19 @@ pub(super) fn read(
         let version = wire::collection_version(&row.get::<_, Vec<u8>>(1)?);
         version.map(|version| Ok((row.get(0)?, version))).transpose()
     })?;
-    let sql = "SELECT name, version, index_mac, value_mac FROM app_state_mutation_macs WHERE device_id = ?1
-        ORDER BY name, version";
-    reader.query(Record::MutationMac, sql, Batch::MutationMacs, |row| {
+    let sql = "SELECT name, version, index_mac, value_mac FROM app_state_mutation_macs";
+    reader.table(Record::MutationMac, sql, Batch::MutationMacs, |row| {
         let mac = AppStateMutationMAC { index_mac: row.get(2)?, value_mac: row.get(3)? };
         Ok(Some((row.get(0)?, row.get::<_, i64>(1)? as u64, mac)))
     })?;
-    let sql = "SELECT group_jid, device_jid, has_key FROM sender_key_devices WHERE device_id = ?1 ORDER BY group_jid";
-    reader.query(Record::SenderKeyDevice, sql, Batch::SenderKeyDevices, |row| {
+    let sql = "SELECT group_jid, device_jid, has_key FROM sender_key_devices";
+    reader.table(Record::SenderKeyDevice, sql, Batch::SenderKeyDevices, |row| {
         Ok(Some((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)? != 0)))
     })?;
-    let sql = "SELECT lid, phone_number, created_at, updated_at, learning_source FROM lid_pn_mapping";
-    reader.table(Record::LidMapping, sql, Batch::LidMappings, |row| {
+    // Of LIDs that were learned in the same second the first one is the newest there, and the last one here.
+    let sql = "SELECT lid, phone_number, created_at, updated_at, learning_source FROM lid_pn_mapping
+        WHERE device_id = ?1 ORDER BY rowid DESC";
+    reader.query(Record::LidMapping, sql, Batch::LidMappings, |row| {
         Ok(Some(LidPnMappingEntry {
             lid: row.get(0)?,
             phone_number: row.get(1)?,
@@ -319,7 +320,8 @@ impl Batch {
             Batch::CollectionVersions(rows) => {
                 each(&rows, |(name, state)| store.set_version(name, state.clone())).await
             }
-            Batch::MutationMacs(rows) => {
+            Batch::MutationMacs(mut rows) => {
+                rows.sort_by(|(name, version, _), (other, then, _)| (name, version).cmp(&(other, then)));
                 for group in rows.chunk_by(|(name, version, _), (next, then, _)| (name, version) == (next, then)) {
                     let [(name, version, _), ..] = group else { continue };
                     let macs: Vec<_> = group.iter().map(|(_, _, mac)| mac.clone()).collect();
@@ -327,7 +329,8 @@ impl Batch {
                 }
                 Ok(())
             }
-            Batch::SenderKeyDevices(rows) => {
+            Batch::SenderKeyDevices(mut rows) => {
+                rows.sort();
                 for group in rows.chunk_by(|(group, ..), (next, ..)| group == next) {
                     let [(jid, ..), ..] = group else { continue };
                     let entries: Vec<_> =

@@ -38,15 +38,17 @@ pub(super) const MIGRATIONS: [(&str, &str); 23] = [
 /// [`Error::UpstreamTooNew`] if there are some that this version does not know.
 pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     let foreign = |found| Error::NotUpstream { path: path.to_owned(), found };
-    let has_migrations = connection
-        .query_row("SELECT count(*) FROM sqlite_schema WHERE name = '__diesel_schema_migrations'", (), |row| {
-            row.get::<_, i64>(0)
-        })
+    let tables = connection
+        .query_row(
+            "SELECT count(*) FROM sqlite_schema WHERE name IN ('__diesel_schema_migrations', 'device', 'sessions')",
+            (),
+            |row| row.get::<_, i64>(0),
+        )
         .map_err(|error| match error.sqlite_error_code() {
             Some(ErrorCode::NotADatabase) => foreign("no SQLite database, or encrypted as a whole"),
             _ => error.into(),
         })?;
-    if has_migrations == 0 {
+    if tables < 3 {
         let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
         return Err(foreign(match application {
             crate::sqlite::APPLICATION_ID => "a store of wastore already",

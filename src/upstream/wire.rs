@@ -194,7 +194,8 @@ pub(super) fn device(row: &Row<'_>) -> Result<Device> {
 
 /// 32 bytes of private key, 32 of public key.
 fn key_pair(bytes: &[u8]) -> Result<KeyPair> {
-    let (private, public) = bytes.split_at_checked(32).ok_or(unreadable("a key has another length"))?;
+    let bytes: &[u8; 64] = bytes.try_into().map_err(|_| unreadable("a key has another length"))?;
+    let (private, public) = bytes.split_at(32);
     let private = PrivateKey::deserialize(private).map_err(|_| unreadable("a private key"))?;
     let public = PublicKey::from_djb_public_key_bytes(public).map_err(|_| unreadable("a public key"))?;
     Ok(KeyPair::new(public, private))

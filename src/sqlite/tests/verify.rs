@@ -173,9 +173,10 @@ async fn accounts_are_checked_by_themselves_and_inspected_together() {
     let wrong = Verify::new().run(&second, &sealed.vault).await.unwrap();
     assert!(wrong.damaged_count() >= 1, "{wrong}");
     let inspection = sealed.scratch.store.inspect().await.unwrap();
-    let accounts: Vec<_> = inspection.accounts.iter().map(|(number, header)| (*number, header.is_some())).collect();
+    let accounts: Vec<_> =
+        inspection.accounts.iter().map(|account| (account.number, account.header.is_some())).collect();
     assert_eq!(accounts, [(1, true), (2, true)]);
-    let header = inspection.accounts[0].1.as_ref().unwrap();
+    let header = inspection.accounts[0].header.as_ref().unwrap();
     assert_eq!((header.intact_copies, header.slots.len(), &header.epochs[..]), (2, 1, &[1][..]));
 }
 
