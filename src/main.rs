@@ -98,7 +98,7 @@ enum Command {
         store: Store,
         #[command(flatten)]
         secret: CurrentSecret,
-        /// Check the header, a hundred rows of each table, and the database without its indexes
+        /// Check the header, fifty rows of each table, and the database without its indexes
         #[arg(long)]
         quick: bool,
         /// Print the report as JSON
