@@ -1,7 +1,7 @@
 //! The command `wastore`: what an operator does with the store of a bot. Everything that it does is a function of the library.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to a terminal")]
+#![allow(clippy::print_stderr, reason = "a command talks to a terminal")]
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};

@@ -123,9 +123,7 @@ impl Record {
             Record::Store => "store",
         }
     }
-}
 
-impl Record {
     /// The name in the form of labels, for example `sender_key`.
     pub const fn label(self) -> &'static str {
         match self {

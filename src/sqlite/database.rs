@@ -305,8 +305,7 @@ fn create_private(path: &Path) -> Result<()> {
 /// Makes the name of a new file survive a power cut.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(unix) {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()?;
+        File::open(folder_of(path))?.sync_all()?;
     }
     Ok(())
 }
@@ -323,6 +322,11 @@ fn warn_if_readable_by_others(path: &Path) {
 /// Where SQLite keeps the write-ahead log of a database.
 fn log_path(database: &Path) -> PathBuf {
     beside(database, "-wal")
+}
+
+/// The folder a file is in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The path with something appended to the file's name.

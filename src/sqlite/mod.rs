@@ -40,7 +40,9 @@ use crate::error::{Error, Result};
 use crate::secret::Secret;
 pub use verify::{DamagedRow, InspectedAccount, Inspection, Verify, VerifyProgress, VerifyReport};
 #[cfg(feature = "upstream")]
-pub(crate) use {database::beside, database::sync_folder, rows::Pages, rows::TABLES, schema::APPLICATION_ID};
+pub(crate) use {
+    database::beside, database::folder_of, database::sync_folder, rows::Pages, rows::TABLES, schema::APPLICATION_ID,
+};
 
 use connection::Statements;
 use database::Database;
@@ -185,10 +187,15 @@ impl SqliteStore {
         match self.accounts().await?.first() {
             Some(first) if *first != self.account => {
                 let first = options.open_read_only(Arc::new(self.account(*first)), secret).await.map_err(|_| wrong)?;
-                open(first.account_key(&format!("account {}", self.account)).into()).await
+                open(self.derived_secret(&first)).await
             }
             _ => Err(wrong),
         }
+    }
+
+    /// The secret that the vault of the lowest account gives for this one.
+    pub(crate) fn derived_secret(&self, lowest: &Vault) -> Secret {
+        lowest.account_key(&format!("account {}", self.account)).into()
     }
 
     /// The path of the database, absolute and without symbolic links, or `None` if it is in memory.

@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use super::SqliteStore;
 use super::connection::{Patience, Statements, patiently};
-use super::database::{CheckpointMode, Database, beside, sync_folder};
+use super::database::{CheckpointMode, Database, beside, folder_of, sync_folder};
 use super::writer::Plan;
 use crate::error::{Error, Result, SqliteProblem};
 
@@ -147,8 +147,7 @@ fn copy(database: &Database, path: &Path) -> Result<()> {
 
 /// A file with a name of its own in the folder of `path`, mode 0600, deleted unless finished.
 fn unfinished(path: &Path) -> Result<NamedTempFile> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::Builder::new().prefix(".wastore-").suffix(".partial").tempfile_in(folder).map_err(cannot_write)
+    tempfile::Builder::new().prefix(".wastore-").suffix(".partial").tempfile_in(folder_of(path)).map_err(cannot_write)
 }
 
 /// Gives a file its name once its content is on the disk; never replaces another file.

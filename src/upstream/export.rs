@@ -16,7 +16,7 @@ use crate::encrypt::Vault;
 use crate::encrypt::stored::OpenedRow;
 use crate::error::{Error, Result};
 use crate::method::Record;
-use crate::sqlite::{Pages, SqliteStore, TABLES};
+use crate::sqlite::{Pages, SqliteStore, TABLES, folder_of};
 
 /// Writes an account of an encrypted [`SqliteStore`] into a new database that whatsapp-rust 0.7's own SQLite store opens,
 /// **in plaintext**, so that nobody is locked in.
@@ -90,10 +90,9 @@ impl Export {
             return Err(Error::TargetExists { path: target });
         }
         let account = store.account_number();
-        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let cannot_write = |source| Error::File { what: "target", source };
         let unfinished =
-            tempfile::Builder::new().prefix(".wastore-export-").tempdir_in(folder).map_err(cannot_write)?;
+            tempfile::Builder::new().prefix(".wastore-export-").tempdir_in(folder_of(&target)).map_err(cannot_write)?;
         let mut writer = blocking::unblock(move || Writer::create(unfinished, account)).await?;
 
         let total = store.count_stored_rows().await?;

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::layer::Layer;
 use crate::method::Record;
 use crate::secret::Secret;
-use crate::sqlite::{Durability, SqliteConfig, beside, sync_folder};
+use crate::sqlite::{Durability, SqliteConfig, beside, folder_of, sync_folder};
 
 /// Copies a database of whatsapp-rust's own SQLite store into a new encrypted [`SqliteStore`](crate::SqliteStore).
 ///
@@ -137,9 +137,8 @@ impl Import {
     async fn write(&self, messages: &Receiver<Message>, target: &Path, secret: Secret) -> Result<ImportReport> {
         let Message::Accounts(accounts) = next(messages).await? else { return Err(Error::Stopped) };
         let total = accounts.iter().map(|(_, records)| records).sum::<u64>();
-        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let unfinished =
-            tempfile::Builder::new().prefix(".wastore-import-").tempdir_in(folder).map_err(cannot_write)?;
+            tempfile::Builder::new().prefix(".wastore-import-").tempdir_in(folder_of(target)).map_err(cannot_write)?;
         let file = unfinished.path().join("store.db");
         // It is waited for the disk at the end, once for all.
         let first = SqliteConfig::new().durability(Durability::Process).open(&file).await?;
@@ -147,13 +146,13 @@ impl Import {
         let mut vaults: Vec<Vault> = vec![];
         let mut secret = Some(secret);
         for (account, _) in &accounts {
-            let store: Arc<dyn Backend> = Arc::new(first.account(*account));
+            let store = first.account(*account);
             let secret = match (vaults.first(), secret.take()) {
-                (Some(vault), _) => vault.account_key(&format!("account {account}")).into(),
+                (Some(vault), _) => store.derived_secret(vault),
                 (None, Some(secret)) => secret,
                 (None, None) => return Err(Error::Stopped),
             };
-            vaults.push(self.options.importing().create(store, secret).await?);
+            vaults.push(self.options.importing().create(Arc::new(store), secret).await?);
         }
         let numbers = accounts.iter().map(|(account, _)| *account);
         let stores: Vec<(i32, Arc<dyn Backend>)> = numbers
