@@ -1255,8 +1255,13 @@ async fn every_violation_is_caught_by_its_rule() {
         let (module, name) = violation.caught_by();
         let rule = Rule::ALL.iter().find(|rule| (rule.module(), rule.name()) == (module, name));
         let rule = rule.unwrap_or_else(|| panic!("there is no rule {module}::{name}"));
-        if keeps(rule, mutant(violation)).await {
-            missed.push((violation, rule));
+        // What only shows when tasks meet may need more than one try on a busy machine.
+        let mut tries = 0..20;
+        while keeps(rule, mutant(violation)).await {
+            if tries.next().is_none() {
+                missed.push((violation, rule));
+                break;
+            }
         }
     }
     assert!(missed.is_empty(), "not caught: {missed:#?}");
