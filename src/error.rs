@@ -98,6 +98,17 @@ pub enum Error {
     /// A vault has at most eight key slots.
     #[error("all 8 key slots are in use: remove one first")]
     SlotsFull,
+    /// A vault has at most sixteen data keys.
+    #[error("all 16 data keys are in use: the store's records must be sealed anew before another one can be added")]
+    EpochsFull,
+    /// Records did not verify and so could not be sealed anew. The old data keys were kept.
+    #[error(
+        "{count} records are damaged and could not be sealed anew; the old data key is kept: `wastore verify` lists them, restore a backup or leave them behind"
+    )]
+    NotResealed {
+        /// How many records.
+        count: u64,
+    },
     /// `change_passphrase` cannot tell which passphrase to replace.
     #[error("the vault has {0} passphrase slots and was not opened by one of them: add and remove slots by number")]
     AmbiguousPassphrase(usize),
@@ -187,6 +198,10 @@ pub enum Error {
         "the database file or its write-ahead log was moved, deleted or replaced under the running store: put it back, or open the store again"
     )]
     FileMoved,
+    /// Somebody else has the database open, who might go on writing under a data key that is to be forgotten.
+    #[cfg(feature = "sqlite")]
+    #[error("another process, or a backup, has the store open: end it and try again, or do this in the same process")]
+    NotAlone,
     /// SQLite could not do what was asked.
     #[cfg(feature = "sqlite")]
     #[error("{problem}")]
@@ -312,7 +327,9 @@ impl From<Error> for StoreError {
             #[cfg(feature = "sqlite")]
             Error::Sqlite { problem: SqliteProblem::CannotOpen, .. } => StoreError::Connection(Box::new(error)),
             #[cfg(feature = "sqlite")]
-            Error::Sqlite { .. } | Error::FileMoved | Error::Stopped => StoreError::Database(Box::new(error)),
+            Error::Sqlite { .. } | Error::FileMoved | Error::NotAlone | Error::Stopped => {
+                StoreError::Database(Box::new(error))
+            }
             own => StoreError::Serialization(Box::new(own)),
         }
     }

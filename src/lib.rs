@@ -25,8 +25,8 @@ mod upstream;
 #[cfg(not(target_arch = "wasm32"))]
 pub use cache::{CacheLayer, CacheStats, RecordStats};
 pub use encrypt::{
-    Argon2Cost, EncryptLayer, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, OnDamage, Padding, SlotInfo, SlotKind,
-    Vault, VaultOptions,
+    Argon2Cost, EncryptLayer, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, OnDamage, Padding, Revocation, SlotInfo,
+    SlotKind, Vault, VaultOptions,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "sqlite")]
@@ -38,8 +38,8 @@ pub use metrics::{Metrics, MetricsLayer};
 pub use secret::{Key, KeyProvider, Passphrase, RecoveryKey, Secret};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{
-    DamagedRow, Durability, InspectedAccount, Inspection, SqliteConfig, SqliteStore, Verify, VerifyProgress,
-    VerifyReport,
+    DamagedRow, Durability, InspectedAccount, Inspection, RevokeReport, Rotate, RotateProgress, RotateReport,
+    SqliteConfig, SqliteStore, Verify, VerifyProgress, VerifyReport,
 };
 #[cfg(feature = "upstream")]
 pub use upstream::{Export, ExportProgress, ExportReport, Import, ImportPhase, ImportProgress, ImportReport};

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use wastore::{
-    Error, Export, HeaderInfo, Import, ImportPhase, Key, Passphrase, RecoveryKey, Secret, SlotKind, SqliteProblem,
-    SqliteStore, Vault, VaultOptions, Verify,
+    Error, Export, HeaderInfo, Import, ImportPhase, Key, Passphrase, RecoveryKey, Rotate, Secret, SlotKind,
+    SqliteProblem, SqliteStore, Vault, VaultOptions, Verify,
 };
 use zeroize::Zeroizing;
 
@@ -91,6 +91,34 @@ enum Command {
     Keys {
         #[command(subcommand)]
         command: Keys,
+    },
+    /// Make a new data key and seal every record anew under it
+    ///
+    /// The secrets stay. Stop the bot before, or call `Rotate` in it. Interrupted, it goes on when it is run again.
+    Rotate {
+        #[command(flatten)]
+        store: Store,
+        #[command(flatten)]
+        secret: CurrentSecret,
+        /// Forget the old data key even if there are damaged records, which `verify` lists; they stay unreadable
+        #[arg(long)]
+        leave_damaged: bool,
+    },
+    /// Make a leaked passphrase or key useless: new keys for everything, which only the new secret opens
+    ///
+    /// Of all accounts that the leaked secret opens. Every other secret is gone as well: add them again afterwards. Stop the
+    /// bot before, or call `Rotate::revoke` in it. Interrupted, run it again with the secret that opens the store then. What
+    /// somebody who has an old secret can still do is printed at the end.
+    Revoke {
+        /// The store
+        store: PathBuf,
+        #[command(flatten)]
+        secret: CurrentSecret,
+        #[command(flatten)]
+        new: NewSecret,
+        /// Forget the old data keys even if there are damaged records, which `verify` lists; they stay unreadable
+        #[arg(long)]
+        leave_damaged: bool,
     },
     /// Open every record and check its seal, its place and its name, and the database around it
     Verify {
@@ -344,6 +372,25 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             say("the passphrase was changed\n")?;
         }
         Command::Keys { command } => keys(command).await?,
+        Command::Rotate { store, secret, leave_damaged } => {
+            let opened = open(&store.store).await?;
+            let bar = progress_bar();
+            for number in store.accounts(&opened).await? {
+                let account = opened.account(number);
+                let vault = secret.open(&account).await?;
+                let report = rotation(leave_damaged, &bar).run(&account, &vault).await;
+                bar.finish_and_clear();
+                say(format_args!("account {number}: {}\n", report?))?;
+            }
+        }
+        Command::Revoke { store, secret, new, leave_damaged } => {
+            let opened = open(&store).await?;
+            let bar = progress_bar();
+            let rotation = rotation(leave_damaged, &bar);
+            let report = rotation.revoke(&opened, &VaultOptions::new(), secret.read()?, new.read()?).await;
+            bar.finish_and_clear();
+            say(format_args!("{}\n", report?))?;
+        }
         Command::Verify { store, secret, quick, json } => return verify(store, secret, quick, json).await,
         Command::Inspect { store, json } => {
             let inspection = open(&store).await?.inspect().await?;
@@ -376,16 +423,22 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn rotation(leave_damaged: bool, bar: &ProgressBar) -> Rotate {
+    let bar = bar.clone();
+    let rotate = Rotate::new().on_progress(move |progress| {
+        bar.set_message("sealing");
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    });
+    if leave_damaged { rotate.leave_damaged() } else { rotate }
+}
+
 /// Checks one account, or all of them.
 async fn verify(store: Store, secret: CurrentSecret, quick: bool, json: bool) -> Result<ExitCode, Failure> {
     let opened = open(&store.store).await?;
-    let accounts = match store.account {
-        Some(number) => vec![number],
-        None => accounts(&opened).await?,
-    };
     let bar = progress_bar();
     let (mut reports, mut sound) = (vec![], true);
-    for number in accounts {
+    for number in store.accounts(&opened).await? {
         let account = opened.account(number);
         let vault = secret.open_read_only(&account).await?;
         let shown = bar.clone();
@@ -455,6 +508,14 @@ impl Store {
             },
         };
         Ok(store.account(number))
+    }
+
+    /// The account that was chosen, or all of them.
+    async fn accounts(&self, opened: &SqliteStore) -> Result<Vec<i32>, Failure> {
+        match self.account {
+            Some(number) => Ok(vec![number]),
+            None => accounts(opened).await,
+        }
     }
 }
 
@@ -601,6 +662,7 @@ fn as_json(inspection: &wastore::Inspection) -> serde_json::Value {
                 "data_key_epochs": header.epochs,
                 "device_sealed": header.device_sealed,
                 "importing": header.importing,
+                "rotating": header.rotating,
                 "slots": header.slots.iter().map(slot).collect::<Vec<_>>(),
             })
         });
@@ -658,6 +720,7 @@ impl From<Error> for Failure {
             | Error::Plaintext { .. }
             | Error::PlaintextDevice
             | Error::UnknownEpoch { .. }
+            | Error::NotResealed { .. }
             | Error::Malformed { .. }
             | Error::Sqlite { problem: SqliteProblem::Damaged, .. } => DAMAGED,
             Error::NotUpstream { .. }

@@ -32,20 +32,24 @@ pub(crate) const CARRIER: &str = "e";
 #[deny(clippy::missing_trait_methods)]
 impl AppSyncStore for EncryptStore {
     async fn get_sync_key(&self, key_id: &[u8]) -> Result<Option<AppStateSyncKey>> {
+        let state = self.state();
         let Some(carrier) = self.inner.get_sync_key(key_id).await? else { return Ok(None) };
-        Ok(Some(self.open_typed(Place::new(Record::SyncKey, [key_id], []), join_carrier(carrier)).await?))
+        let place = Place::new(Record::SyncKey, [key_id], []);
+        Ok(Some(self.open_typed(&state, place, join_carrier(carrier)).await?))
     }
 
     async fn set_sync_key(&self, key_id: &[u8], key: AppStateSyncKey) -> Result<()> {
         let place = Place::new(Record::SyncKey, [key_id], []);
-        let mut sealed = self.state().seal(&nonce()?, place, &json::encode(Record::SyncKey, &key)?)?;
+        let state = self.state();
+        let mut sealed = state.seal(&nonce()?, place, &json::encode(Record::SyncKey, &key)?)?;
         // An envelope is longer than its overhead of 54 bytes, so there is always something to split off.
         let fingerprint = sealed.split_off(KEY_DATA_BYTES.min(sealed.len()));
         self.inner.set_sync_key(key_id, AppStateSyncKey { key_data: sealed, fingerprint, timestamp: 0 }).await
     }
 
     async fn get_version(&self, name: &str) -> Result<HashState> {
-        let token = self.state().ring.lookup.collection(Record::CollectionVersion, name)?;
+        let vault = self.state();
+        let token = vault.ring.lookup.collection(Record::CollectionVersion, name)?;
         let mut state = self.inner.get_version(&token).await?;
         let Some(sealed) = state.index_value_map.remove(CARRIER) else {
             let untouched = state.version == 0
@@ -60,7 +64,7 @@ impl AppSyncStore for EncryptStore {
             };
         };
         let place = Place::new(Record::CollectionVersion, [token.as_bytes()], [name.as_bytes()]);
-        Ok(self.open_typed(place, sealed).await?)
+        Ok(self.open_typed(&vault, place, sealed).await?)
     }
 
     async fn set_version(&self, name: &str, state: HashState) -> Result<()> {
@@ -97,7 +101,7 @@ impl AppSyncStore for EncryptStore {
         let token = vault.ring.lookup.collection(Record::MutationMac, name)?;
         let index = vault.ring.lookup.mutation_index(name, index_mac)?;
         let Some(value) = self.inner.get_mutation_mac(&token, &index).await? else { return Ok(None) };
-        Ok(Some(self.open(mutation_mac(&token, &index, index_mac), value).await?))
+        Ok(Some(self.open(&vault, mutation_mac(&token, &index, index_mac), value).await?))
     }
 
     async fn get_mutation_macs(&self, name: &str, index_macs: &[[u8; 32]]) -> Result<HashMap<[u8; 32], Vec<u8>>> {
@@ -111,7 +115,7 @@ impl AppSyncStore for EncryptStore {
         let mut macs = HashMap::with_capacity(values.len());
         for (index_mac, index) in index_macs.iter().zip(&indices) {
             if let Some(value) = values.remove(index) {
-                macs.insert(*index_mac, self.open(mutation_mac(&token, index, index_mac), value).await?);
+                macs.insert(*index_mac, self.open(&vault, mutation_mac(&token, index, index_mac), value).await?);
             }
         }
         Ok(macs)

@@ -28,7 +28,8 @@ use crate::method::{Record, forward};
 #[deny(clippy::missing_trait_methods)]
 impl DeviceStore for EncryptStore {
     async fn save(&self, device: &Device) -> Result<()> {
-        let sealed = self.state().seal(&nonce()?, PLACE, &json::encode(Record::Device, device)?)?;
+        let state = self.state();
+        let sealed = state.seal(&nonce()?, PLACE, &json::encode(Record::Device, device)?)?;
         let carrier = Device {
             edge_routing_info: Some(sealed),
             // Not serialized, not secret, and their serde defaults are not the client's: a store that keeps them keeps
@@ -43,13 +44,14 @@ impl DeviceStore for EncryptStore {
     }
 
     async fn load(&self) -> Result<Option<Device>> {
+        let state = self.state();
         let Some(mut carrier) = self.inner.load().await? else {
             // A row that was there once must not be replaced by a new pairing without a word.
             return if self.vault.device_is_sealed() { Err(Error::DeviceMissing.into()) } else { Ok(None) };
         };
         match sealed_device(&mut carrier)? {
             Some(sealed) => {
-                let device: Device = self.open_typed(PLACE, sealed).await?;
+                let device: Device = self.open_typed(&state, PLACE, sealed).await?;
                 Ok(Some(Device {
                     device_props: carrier.device_props,
                     client_profile: carrier.client_profile,

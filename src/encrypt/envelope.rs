@@ -20,7 +20,7 @@
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::Padding;
 use super::aead::{self, NONCE_BYTES, TAG_BYTES};
@@ -187,6 +187,35 @@ pub(crate) fn seal(
     })?;
     envelope.extend_from_slice(&tag);
     Ok(envelope)
+}
+
+/// Seals a value anew, as it is, in the same place and under other keys. Arguments as those of [`open`] and [`seal`].
+///
+/// # Errors
+/// As [`open`].
+#[cfg(feature = "sqlite")]
+pub(crate) fn reseal(
+    under: &DataKeys,
+    keys: &DataKeys,
+    stamp: u32,
+    prefix: Prefix,
+    nonce: &Nonce,
+    place: Place<'_>,
+    value: &[u8],
+) -> Result<Vec<u8>> {
+    let mut value = Zeroizing::new(value.to_vec());
+    open(under, prefix, place, &mut value)?;
+    let mut header = prefix.bytes;
+    header[6..10].copy_from_slice(&keys.epoch.to_le_bytes());
+    header[10..].copy_from_slice(&stamp.to_le_bytes());
+    value[..HEADER_BYTES].copy_from_slice(&header);
+    value[HEADER_BYTES..BODY_AT].copy_from_slice(nonce);
+
+    let tampered = || Error::Tampered { record: place.record };
+    let key = keys.record(kind_number(place.record));
+    let (sealed, tag) = value.split_last_chunk_mut::<TAG_BYTES>().ok_or_else(tampered)?;
+    *tag = aead::seal(key, nonce, &place.aad(&header), &mut sealed[BODY_AT..]).ok_or_else(tampered)?;
+    Ok(std::mem::take(&mut *value))
 }
 
 /// The clear part of an envelope, checked for everything that needs no key.

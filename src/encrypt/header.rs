@@ -39,12 +39,12 @@ use crate::error::{Error, Result};
 
 pub(crate) const MAX_HEADER_BYTES: usize = 16 * 1024;
 pub(crate) const MAX_SLOTS: usize = 8;
+pub(crate) const MAX_DATA_KEYS: usize = 16;
 pub(crate) const MAX_LABEL_BYTES: usize = 32;
 pub(crate) const MAX_HINT_BYTES: usize = 256;
 pub(crate) const NEWEST_VERSION: u16 = 1;
 
 const MIN_HEADER_BYTES: usize = 200;
-const MAX_DATA_KEYS: usize = 16;
 const MAX_EXTENSION_BYTES: usize = 4096;
 const CRITICAL: u16 = 1 << 15;
 /// The checksum of the header that was replaced.

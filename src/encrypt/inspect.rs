@@ -2,7 +2,7 @@
 
 use wacore::store::traits::Backend;
 
-use super::header::{DEVICE_SEALED, Header, IMPORTING};
+use super::header::{DEVICE_SEALED, Header, IMPORTING, ROTATING};
 use super::vault::HeaderCopy;
 use super::{Padding, SlotInfo};
 use crate::error::{Error, Result};
@@ -27,6 +27,8 @@ pub struct HeaderInfo {
     pub device_sealed: bool,
     /// `true` if an import did not finish.
     pub importing: bool,
+    /// `true` if a change of the data key did not finish, so that records of the older epochs may be left.
+    pub rotating: bool,
     /// How many of the two copies are intact.
     pub intact_copies: u8,
 }
@@ -65,6 +67,7 @@ impl HeaderInfo {
             epochs: keys.iter().map(|key| key.epoch).collect(),
             device_sealed: header.flags & DEVICE_SEALED != 0,
             importing: header.flags & IMPORTING != 0,
+            rotating: header.flags & ROTATING != 0,
             intact_copies: intact,
         }))
     }

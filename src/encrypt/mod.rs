@@ -23,7 +23,11 @@ use crate::layer::Layer;
 
 use envelope::{Nonce, Opened, Place, Prefix};
 use read_only::ReadOnly;
-use vault::{Shared, State};
+use vault::Shared;
+#[cfg(feature = "sqlite")]
+pub(crate) use vault::State;
+#[cfg(not(feature = "sqlite"))]
+use vault::State;
 
 mod aead;
 mod app_sync;
@@ -39,6 +43,7 @@ mod padding;
 mod protocol;
 mod read_only;
 mod residue;
+mod rotate;
 mod signal;
 mod slot;
 #[cfg(feature = "sqlite")]
@@ -51,6 +56,7 @@ mod vault;
 pub use inspect::HeaderInfo;
 pub use kdf::{Argon2Cost, KdfLimits};
 pub use padding::Padding;
+pub use rotate::Revocation;
 pub use slot::{SlotInfo, SlotKind};
 pub use vault::{HeaderCopy, HeaderStore, OnDamage, Vault, VaultOptions};
 
@@ -94,10 +100,13 @@ impl EncryptStore {
         self.vault.state()
     }
 
-    /// Verifies and decrypts a stored value in place.
-    async fn open_in_place(&self, place: Place<'_>, value: &mut [u8]) -> Result<Opened> {
+    // A state is taken before the call to the inner store and held until it has answered. So whoever puts a data key out
+    // of use can wait for those who still seal under it, and a value that was read just before stays readable.
+
+    /// Verifies and decrypts in place a value that was read while `held` was held.
+    async fn open_in_place(&self, held: &Arc<State>, place: Place<'_>, value: &mut [u8]) -> Result<Opened> {
         let prefix = Prefix::read(place.record, value)?;
-        let state = self.vault.state_for(place.record, prefix.epoch()).await?;
+        let state = self.vault.state_for(held, place.record, prefix.epoch()).await?;
         let opened = envelope::open(state.keys(&prefix, place.record)?, prefix, place, value)?;
         if let Err(error) = self.vault.check_stamp(&state, prefix.stamp()).await {
             value.zeroize();
@@ -107,24 +116,24 @@ impl EncryptStore {
     }
 
     /// Returns the payload of a stored value.
-    async fn open(&self, place: Place<'_>, mut value: Vec<u8>) -> Result<Vec<u8>> {
-        let opened = self.open_in_place(place, &mut value).await?;
+    async fn open(&self, held: &Arc<State>, place: Place<'_>, mut value: Vec<u8>) -> Result<Vec<u8>> {
+        let opened = self.open_in_place(held, place, &mut value).await?;
         Ok(opened.into_payload(value))
     }
 
     /// Returns the payload of a stored value that may be shared with the inner store.
-    async fn open_bytes(&self, place: Place<'_>, value: Bytes) -> Result<Bytes> {
+    async fn open_bytes(&self, held: &Arc<State>, place: Place<'_>, value: Bytes) -> Result<Bytes> {
         let prefix = Prefix::read(place.record, &value)?;
-        let state = self.vault.state_for(place.record, prefix.epoch()).await?;
+        let state = self.vault.state_for(held, place.record, prefix.epoch()).await?;
         let payload = envelope::open_bytes(state.keys(&prefix, place.record)?, prefix, place, value)?;
         self.vault.check_stamp(&state, prefix.stamp()).await?;
         Ok(payload)
     }
 
     /// Decodes the typed payload of a stored value and wipes the encoding.
-    async fn open_typed<T: DeserializeOwned>(&self, place: Place<'_>, value: Vec<u8>) -> Result<T> {
+    async fn open_typed<T: DeserializeOwned>(&self, held: &Arc<State>, place: Place<'_>, value: Vec<u8>) -> Result<T> {
         let mut value = Zeroizing::new(value);
-        let opened = self.open_in_place(place, &mut value).await?;
+        let opened = self.open_in_place(held, place, &mut value).await?;
         serde_json::from_slice(opened.payload(&value)).map_err(|_| Error::Tampered { record: place.record })
     }
 
@@ -148,7 +157,7 @@ fn nonce() -> Result<Nonce> {
 }
 
 /// Nonces for a batch, from one call to the operating system.
-fn nonces(count: usize) -> Result<Vec<Nonce>> {
+pub(crate) fn nonces(count: usize) -> Result<Vec<Nonce>> {
     let mut nonces = vec![Nonce::default(); count];
     getrandom::fill(nonces.as_flattened_mut())?;
     Ok(nonces)

@@ -12,6 +12,7 @@
 //! | pending inbound | `x`, `x`, token(chat, sender, id) | sealed | time of insertion |
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use data_encoding::BASE64URL_NOPAD;
@@ -76,26 +77,29 @@ impl ProtocolStore for EncryptStore {
     );
 
     async fn get_lid_mapping(&self, lid: &str) -> Result<Option<LidPnMappingEntry>> {
-        let token = self.state().ring.lookup.lid(lid)?;
+        let state = self.state();
+        let token = state.ring.lookup.lid(lid)?;
         let Some(mut row) = self.inner.get_lid_mapping(&token).await? else { return Ok(None) };
         // The row must be the one asked for, whatever it says itself.
         row.lid = token.to_string();
-        let entry = self.open_lid_mapping(row).await;
+        let entry = self.open_lid_mapping(&state, row).await;
         let entry = entry.and_then(|entry| if entry.lid == lid { Ok(entry) } else { Err(TAMPERED_LID) });
         Ok(self.or_absent(entry)?)
     }
 
     async fn get_pn_mapping(&self, phone: &str) -> Result<Option<LidPnMappingEntry>> {
-        let token = self.state().ring.lookup.phone_number(phone)?;
+        let state = self.state();
+        let token = state.ring.lookup.phone_number(phone)?;
         let Some(mut row) = self.inner.get_pn_mapping(&token).await? else { return Ok(None) };
         row.phone_number = token.to_string();
-        let entry = self.open_lid_mapping(row).await;
+        let entry = self.open_lid_mapping(&state, row).await;
         let entry = entry.and_then(|entry| if entry.phone_number == phone { Ok(entry) } else { Err(TAMPERED_LID) });
         Ok(self.or_absent(entry)?)
     }
 
     async fn put_lid_mapping(&self, entry: &LidPnMappingEntry) -> Result<()> {
-        let sealed = self.state().seal_lid_mapping(&nonce()?, entry)?;
+        let state = self.state();
+        let sealed = state.seal_lid_mapping(&nonce()?, entry)?;
         self.inner.put_lid_mapping(&sealed).await
     }
 
@@ -110,10 +114,11 @@ impl ProtocolStore for EncryptStore {
     }
 
     async fn get_all_lid_mappings(&self) -> Result<Vec<LidPnMappingEntry>> {
+        let state = self.state();
         let rows = self.inner.get_all_lid_mappings().await?;
         let mut entries = Vec::with_capacity(rows.len());
         for row in rows {
-            entries.extend(self.or_absent(self.open_lid_mapping(row).await)?);
+            entries.extend(self.or_absent(self.open_lid_mapping(&state, row).await)?);
         }
         Ok(entries)
     }
@@ -137,7 +142,8 @@ impl ProtocolStore for EncryptStore {
     }
 
     async fn update_device_list(&self, record: DeviceListRecord) -> Result<()> {
-        let sealed = self.state().seal_device_list(&nonce()?, &record)?;
+        let state = self.state();
+        let sealed = state.seal_device_list(&nonce()?, &record)?;
         self.inner.update_device_list(sealed).await
     }
 
@@ -152,9 +158,10 @@ impl ProtocolStore for EncryptStore {
     }
 
     async fn get_devices(&self, user: &str) -> Result<Option<DeviceListRecord>> {
-        let token = self.state().ring.lookup.device_list(user)?;
+        let state = self.state();
+        let token = state.ring.lookup.device_list(user)?;
         let Some(row) = self.inner.get_devices(&token).await? else { return Ok(None) };
-        Ok(self.or_absent(self.open_device_list(&token, user, row).await)?)
+        Ok(self.or_absent(self.open_device_list(&state, &token, user, row).await)?)
     }
 
     async fn delete_devices(&self, user: &str) -> Result<()> {
@@ -163,10 +170,11 @@ impl ProtocolStore for EncryptStore {
     }
 
     async fn get_group_metadata(&self, group_jid: &str) -> Result<Option<Vec<u8>>> {
-        let token = self.state().ring.lookup.group_metadata(group_jid)?;
+        let state = self.state();
+        let token = state.ring.lookup.group_metadata(group_jid)?;
         let Some(value) = self.inner.get_group_metadata(&token).await? else { return Ok(None) };
-        let blob =
-            self.open(Place::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]), value).await;
+        let place = Place::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]);
+        let blob = self.open(&state, place, value).await;
         Ok(self.or_absent(blob)?)
     }
 
@@ -187,18 +195,20 @@ impl ProtocolStore for EncryptStore {
     }
 
     async fn get_tc_token(&self, jid: &str) -> Result<Option<TcTokenEntry>> {
-        let listed = self.state().ring.lookup.tc_token_jid(jid)?;
+        let state = self.state();
+        let listed = state.ring.lookup.tc_token_jid(jid)?;
         let Some(mut entry) = self.inner.get_tc_token(&listed).await? else { return Ok(None) };
         if entry.token.is_empty() {
             return Ok(Some(entry));
         }
         let place = Place::new(Record::TcToken, [listed.as_bytes()], []);
-        let token = self.open(place, std::mem::take(&mut entry.token)).await;
+        let token = self.open(&state, place, std::mem::take(&mut entry.token)).await;
         Ok(self.or_absent(token)?.map(|token| TcTokenEntry { token, ..entry }))
     }
 
     async fn put_tc_token(&self, jid: &str, entry: &TcTokenEntry) -> Result<()> {
-        let (listed, token) = self.seal_tc_token(jid, &entry.token)?;
+        let state = self.state();
+        let (listed, token) = state.seal_tc_token(jid, &entry.token)?;
         self.inner.put_tc_token(&listed, &TcTokenEntry { token: token.into_owned(), ..*entry }).await
     }
 
@@ -223,7 +233,8 @@ impl ProtocolStore for EncryptStore {
     }
 
     async fn store_received_tc_token(&self, jid: &str, token: &[u8], token_timestamp: i64) -> Result<()> {
-        let (listed, token) = self.seal_tc_token(jid, token)?;
+        let state = self.state();
+        let (listed, token) = state.seal_tc_token(jid, token)?;
         self.inner.store_received_tc_token(&listed, &token, token_timestamp).await
     }
 
@@ -235,21 +246,24 @@ impl ProtocolStore for EncryptStore {
     }
 
     async fn take_sent_message(&self, chat_jid: &str, message_id: &str) -> Result<Option<Vec<u8>>> {
-        let token = self.state().ring.lookup.sent_message(chat_jid, message_id)?;
+        let state = self.state();
+        let token = state.ring.lookup.sent_message(chat_jid, message_id)?;
         let Some(value) = self.inner.take_sent_message(UNUSED, &token).await? else { return Ok(None) };
-        Ok(Some(self.open(sent_message(&token, chat_jid, message_id), value).await?))
+        Ok(Some(self.open(&state, sent_message(&token, chat_jid, message_id), value).await?))
     }
 
     async fn store_pending_inbound(&self, chat: &str, sender: &str, id: &str, message: &[u8]) -> Result<()> {
         let row = PendingInboundRow { chat, sender, id, message };
-        let (token, sealed) = self.state().seal_pending_inbound(&nonce()?, &row)?;
+        let state = self.state();
+        let (token, sealed) = state.seal_pending_inbound(&nonce()?, &row)?;
         self.inner.store_pending_inbound(UNUSED, UNUSED, &token, &sealed).await
     }
 
     async fn get_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<Option<Vec<u8>>> {
-        let token = self.state().ring.lookup.pending_inbound(chat, sender, id)?;
+        let state = self.state();
+        let token = state.ring.lookup.pending_inbound(chat, sender, id)?;
         let Some(value) = self.inner.get_pending_inbound(UNUSED, UNUSED, &token).await? else { return Ok(None) };
-        Ok(Some(self.open(pending_inbound(&token, chat, sender, id), value).await?))
+        Ok(Some(self.open(&state, pending_inbound(&token, chat, sender, id), value).await?))
     }
 
     async fn delete_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<()> {
@@ -287,10 +301,10 @@ const TAMPERED_LID: Error = Error::Tampered { record: Record::LidMapping };
 
 impl EncryptStore {
     /// Opens a row of the LID table whose key columns are the tokens that it is stored under.
-    async fn open_lid_mapping(&self, row: LidPnMappingEntry) -> error::Result<LidPnMappingEntry> {
+    async fn open_lid_mapping(&self, held: &Arc<State>, row: LidPnMappingEntry) -> error::Result<LidPnMappingEntry> {
         let mut value = Zeroizing::new(decode_text(Record::LidMapping, &row.learning_source)?);
         let columns = [row.lid.as_bytes(), row.phone_number.as_bytes()];
-        let opened = self.open_in_place(Place::new(Record::LidMapping, columns, []), &mut value).await?;
+        let opened = self.open_in_place(held, Place::new(Record::LidMapping, columns, []), &mut value).await?;
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| TAMPERED_LID);
         let mut original = opened.parts(&value);
         let (Some(lid), Some(phone_number), None) = (original.next(), original.next(), original.next()) else {
@@ -307,28 +321,29 @@ impl EncryptStore {
 
     async fn open_device_list(
         &self,
+        held: &Arc<State>,
         token: &Token,
         user: &str,
         row: DeviceListRecord,
     ) -> error::Result<DeviceListRecord> {
         let record = Record::DeviceList;
         let carrier = row.phash.ok_or(Error::Plaintext { record })?;
-        self.open_typed(Place::new(record, [token.as_bytes()], [user.as_bytes()]), decode_text(record, &carrier)?).await
-    }
-
-    /// The stored key and value of a tc token. An empty one marks a placeholder, for which the store looks.
-    fn seal_tc_token<'t>(&self, jid: &str, token: &'t [u8]) -> error::Result<(String, Cow<'t, [u8]>)> {
-        let state = self.state();
-        let listed = state.ring.lookup.tc_token_jid(jid)?;
-        if token.is_empty() {
-            return Ok((listed, Cow::Borrowed(token)));
-        }
-        let sealed = state.seal(&nonce()?, Place::new(Record::TcToken, [listed.as_bytes()], []), token)?;
-        Ok((listed, Cow::Owned(sealed)))
+        let place = Place::new(record, [token.as_bytes()], [user.as_bytes()]);
+        self.open_typed(held, place, decode_text(record, &carrier)?).await
     }
 }
 
 impl State {
+    /// The stored key and value of a tc token. An empty one marks a placeholder, for which the store looks.
+    fn seal_tc_token<'t>(&self, jid: &str, token: &'t [u8]) -> error::Result<(String, Cow<'t, [u8]>)> {
+        let listed = self.ring.lookup.tc_token_jid(jid)?;
+        if token.is_empty() {
+            return Ok((listed, Cow::Borrowed(token)));
+        }
+        let sealed = self.seal(&nonce()?, Place::new(Record::TcToken, [listed.as_bytes()], []), token)?;
+        Ok((listed, Cow::Owned(sealed)))
+    }
+
     fn seal_lid_mapping(&self, nonce: &Nonce, entry: &LidPnMappingEntry) -> error::Result<LidPnMappingEntry> {
         let lid = self.ring.lookup.lid(&entry.lid)?;
         let phone_number = self.ring.lookup.phone_number(&entry.phone_number)?;
@@ -341,7 +356,7 @@ impl State {
             phone_number: phone_number.to_string(),
             created_at: entry.created_at,
             updated_at: entry.updated_at,
-            learning_source: BASE64URL_NOPAD.encode(&sealed),
+            learning_source: encode_text(&sealed),
         })
     }
 
@@ -353,7 +368,7 @@ impl State {
             user: token.to_string(),
             devices: Vec::new(),
             timestamp: record.timestamp,
-            phash: Some(BASE64URL_NOPAD.encode(&sealed)),
+            phash: Some(encode_text(&sealed)),
             raw_id: None,
         })
     }
@@ -373,6 +388,11 @@ fn sent_message<'a>(token: &'a Token, chat: &'a str, id: &'a str) -> Place<'a> {
 fn pending_inbound<'a>(token: &'a Token, chat: &'a str, sender: &'a str, id: &'a str) -> Place<'a> {
     let columns = [UNUSED.as_bytes(), UNUSED.as_bytes(), token.as_bytes()];
     Place::new(Record::PendingInbound, columns, [chat, sender, id].map(str::as_bytes))
+}
+
+/// An envelope for a text field.
+pub(crate) fn encode_text(envelope: &[u8]) -> String {
+    BASE64URL_NOPAD.encode(envelope)
 }
 
 /// The envelope in a text field.

@@ -29,20 +29,23 @@ impl SignalStore for EncryptStore {
     // which the prefix query below looks at as well.
 
     async fn put_identity(&self, address: &str, key: [u8; 32]) -> Result<()> {
-        let (token, sealed) = self.seal_addressed(Record::Identity, address, &key)?;
+        let state = self.state();
+        let (token, sealed) = state.seal_addressed(Record::Identity, address, &nonce()?, &key)?;
         self.inner.put_session(&token, &sealed).await
     }
 
     async fn put_identities_batch(&self, identities: &[(Arc<str>, [u8; 32])]) -> Result<()> {
-        let sealed = self.seal_addressed_batch(Record::Identity, identities)?;
+        let state = self.state();
+        let sealed = state.seal_addressed_batch(Record::Identity, identities)?;
         self.inner.put_sessions_batch(&sealed).await
     }
 
     async fn load_identity(&self, address: &str) -> Result<Option<[u8; 32]>> {
-        let token = self.address_token(Record::Identity, address)?;
+        let state = self.state();
+        let token = state.ring.lookup.address(Record::Identity, address)?;
         let Some(value) = self.inner.get_session(&token).await? else { return Ok(None) };
         let place = Place::new(Record::Identity, [token.as_bytes()], [address.as_bytes()]);
-        let key = self.open_bytes(place, value).await?;
+        let key = self.open_bytes(&state, place, value).await?;
         let key = key[..].try_into().map_err(|_| Error::Tampered { record: Record::Identity })?;
         Ok(Some(key))
     }
@@ -53,19 +56,22 @@ impl SignalStore for EncryptStore {
     }
 
     async fn get_session(&self, address: &str) -> Result<Option<Bytes>> {
-        let token = self.address_token(Record::Session, address)?;
+        let state = self.state();
+        let token = state.ring.lookup.address(Record::Session, address)?;
         let Some(value) = self.inner.get_session(&token).await? else { return Ok(None) };
         let place = Place::new(Record::Session, [token.as_bytes()], [address.as_bytes()]);
-        Ok(Some(self.open_bytes(place, value).await?))
+        Ok(Some(self.open_bytes(&state, place, value).await?))
     }
 
     async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
-        let (token, sealed) = self.seal_addressed(Record::Session, address, session)?;
+        let state = self.state();
+        let (token, sealed) = state.seal_addressed(Record::Session, address, &nonce()?, session)?;
         self.inner.put_session(&token, &sealed).await
     }
 
     async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
-        let sealed = self.seal_addressed_batch(Record::Session, sessions)?;
+        let state = self.state();
+        let sealed = state.seal_addressed_batch(Record::Session, sessions)?;
         self.inner.put_sessions_batch(&sealed).await
     }
 
@@ -88,7 +94,8 @@ impl SignalStore for EncryptStore {
     }
 
     async fn store_prekey(&self, id: u32, record: &[u8], uploaded: bool) -> Result<()> {
-        let sealed = self.state().seal(&nonce()?, prekey(Record::Prekey, &id.to_le_bytes()), record)?;
+        let state = self.state();
+        let sealed = state.seal(&nonce()?, prekey(Record::Prekey, &id.to_le_bytes()), record)?;
         self.inner.store_prekey(id, &sealed, uploaded).await
     }
 
@@ -105,14 +112,16 @@ impl SignalStore for EncryptStore {
     }
 
     async fn load_prekey(&self, id: u32) -> Result<Option<Bytes>> {
+        let state = self.state();
         let Some(value) = self.inner.load_prekey(id).await? else { return Ok(None) };
-        Ok(Some(self.open_bytes(prekey(Record::Prekey, &id.to_le_bytes()), value).await?))
+        Ok(Some(self.open_bytes(&state, prekey(Record::Prekey, &id.to_le_bytes()), value).await?))
     }
 
     async fn load_prekeys_batch(&self, ids: &[u32]) -> Result<Vec<(u32, Bytes)>> {
+        let state = self.state();
         let mut prekeys = self.inner.load_prekeys_batch(ids).await?;
         for (id, value) in &mut prekeys {
-            *value = self.open_bytes(prekey(Record::Prekey, &id.to_le_bytes()), std::mem::take(value)).await?;
+            *value = self.open_bytes(&state, prekey(Record::Prekey, &id.to_le_bytes()), std::mem::take(value)).await?;
         }
         Ok(prekeys)
     }
@@ -121,38 +130,44 @@ impl SignalStore for EncryptStore {
     forward!(mark_prekeys_uploaded, remove_prekey, get_max_prekey_id, remove_signed_prekey);
 
     async fn store_signed_prekey(&self, id: u32, record: &[u8]) -> Result<()> {
-        let sealed = self.state().seal(&nonce()?, prekey(Record::SignedPrekey, &id.to_le_bytes()), record)?;
+        let state = self.state();
+        let sealed = state.seal(&nonce()?, prekey(Record::SignedPrekey, &id.to_le_bytes()), record)?;
         self.inner.store_signed_prekey(id, &sealed).await
     }
 
     async fn load_signed_prekey(&self, id: u32) -> Result<Option<Vec<u8>>> {
+        let state = self.state();
         let Some(value) = self.inner.load_signed_prekey(id).await? else { return Ok(None) };
-        Ok(Some(self.open(prekey(Record::SignedPrekey, &id.to_le_bytes()), value).await?))
+        Ok(Some(self.open(&state, prekey(Record::SignedPrekey, &id.to_le_bytes()), value).await?))
     }
 
     async fn load_all_signed_prekeys(&self) -> Result<Vec<(u32, Vec<u8>)>> {
+        let state = self.state();
         let mut prekeys = self.inner.load_all_signed_prekeys().await?;
         for (id, value) in &mut prekeys {
-            *value = self.open(prekey(Record::SignedPrekey, &id.to_le_bytes()), std::mem::take(value)).await?;
+            *value = self.open(&state, prekey(Record::SignedPrekey, &id.to_le_bytes()), std::mem::take(value)).await?;
         }
         Ok(prekeys)
     }
 
     async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
-        let (token, sealed) = self.seal_addressed(Record::SenderKey, address, record)?;
+        let state = self.state();
+        let (token, sealed) = state.seal_addressed(Record::SenderKey, address, &nonce()?, record)?;
         self.inner.put_sender_key(&token, &sealed).await
     }
 
     async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
-        let sealed = self.seal_addressed_batch(Record::SenderKey, sender_keys)?;
+        let state = self.state();
+        let sealed = state.seal_addressed_batch(Record::SenderKey, sender_keys)?;
         self.inner.put_sender_keys_batch(&sealed).await
     }
 
     async fn get_sender_key(&self, address: &str) -> Result<Option<Vec<u8>>> {
-        let token = self.address_token(Record::SenderKey, address)?;
+        let state = self.state();
+        let token = state.ring.lookup.address(Record::SenderKey, address)?;
         let Some(value) = self.inner.get_sender_key(&token).await? else { return Ok(None) };
         let place = Place::new(Record::SenderKey, [token.as_bytes()], [address.as_bytes()]);
-        Ok(Some(self.open(place, value).await?))
+        Ok(Some(self.open(&state, place, value).await?))
     }
 
     async fn delete_sender_key(&self, address: &str) -> Result<()> {
@@ -165,29 +180,10 @@ impl EncryptStore {
     fn address_token(&self, record: Record, address: &str) -> error::Result<Token> {
         self.state().ring.lookup.address(record, address)
     }
-
-    /// The stored address and the sealed value of an identity, a session or a sender key.
-    fn seal_addressed(&self, record: Record, address: &str, value: &[u8]) -> error::Result<(Token, Vec<u8>)> {
-        self.state().seal_addressed(record, address, &nonce()?, value)
-    }
-
-    fn seal_addressed_batch<V: AsRef<[u8]>>(
-        &self,
-        record: Record,
-        rows: &[(Arc<str>, V)],
-    ) -> error::Result<Vec<(Arc<str>, Bytes)>> {
-        let state = self.state();
-        rows.iter()
-            .zip(nonces(rows.len())?)
-            .map(|((address, value), nonce)| {
-                let (token, sealed) = state.seal_addressed(record, address, &nonce, value.as_ref())?;
-                Ok((Arc::from(&*token), Bytes::from(sealed)))
-            })
-            .collect()
-    }
 }
 
 impl State {
+    /// The stored address and the sealed value of an identity, a session or a sender key.
     fn seal_addressed(
         &self,
         record: Record,
@@ -198,6 +194,20 @@ impl State {
         let token = self.ring.lookup.address(record, address)?;
         let place = Place::new(record, [token.as_bytes()], [address.as_bytes()]);
         Ok((token, self.seal(nonce, place, value)?))
+    }
+
+    fn seal_addressed_batch<V: AsRef<[u8]>>(
+        &self,
+        record: Record,
+        rows: &[(Arc<str>, V)],
+    ) -> error::Result<Vec<(Arc<str>, Bytes)>> {
+        rows.iter()
+            .zip(nonces(rows.len())?)
+            .map(|((address, value), nonce)| {
+                let (token, sealed) = self.seal_addressed(record, address, &nonce, value.as_ref())?;
+                Ok((Arc::from(&*token), Bytes::from(sealed)))
+            })
+            .collect()
     }
 }
 

@@ -1,8 +1,11 @@
 //! Sealed rows as they lie in a table: checking them without being asked for one by its name.
 
+use std::sync::Arc;
+
 use zeroize::Zeroizing;
 
-use super::envelope::{self, Place, Prefix};
+use super::envelope::{self, Nonce, Place, Prefix};
+use super::keys::LookupKeys;
 use super::token::Domain;
 use super::vault::{Shared, State};
 use super::{app_sync, protocol};
@@ -43,27 +46,20 @@ impl Shared {
     ///
     /// # Errors
     /// [`Error::Tampered`], [`Error::Plaintext`], [`Error::UnknownEpoch`] and [`Error::HeaderRolledBack`] about the row.
-    pub(crate) async fn check(&self, row: StoredRow) -> Result<Checked> {
+    pub(crate) async fn check(&self, held: &Arc<State>, row: StoredRow) -> Result<Checked> {
         let unauthenticated = matches!(row.record, Record::BaseKey | Record::MessageSecret | Record::SenderKeyDevice);
-        self.open_stored(row).await?;
+        self.open_stored(held, row).await?;
         Ok(if unauthenticated { Checked::Unauthenticated } else { Checked::Sealed })
     }
 
-    /// Opens a row. Of sender-key devices, base keys and message secrets, whose keys are tokens, only the form is looked at,
-    /// and they are given as they are.
+    /// Opens a row that was read while `held` was held. Of sender-key devices, base keys and message secrets, whose keys are
+    /// tokens, only the form is looked at, and they are given as they are.
     ///
     /// # Errors
     /// As [`Shared::check`].
-    pub(crate) async fn open_stored(&self, row: StoredRow) -> Result<OpenedRow> {
+    pub(crate) async fn open_stored(&self, held: &Arc<State>, row: StoredRow) -> Result<OpenedRow> {
         let StoredRow { record, columns, value, numbers } = row;
-        // Another process may have opened the vault, or rotated keys, since the header was read.
-        if let Ok(prefix) = Prefix::read(record, &value) {
-            let state = self.state_for(record, prefix.epoch()).await?;
-            if prefix.stamp() > state.stamp {
-                self.refresh().await?;
-            }
-        }
-        let state = self.state();
+        let lookup = &held.ring.lookup;
         let tampered = || Error::Tampered { record };
         let text = |column: usize| {
             let column = columns.get(column).and_then(|column| std::str::from_utf8(column).ok());
@@ -72,7 +68,7 @@ impl Shared {
         match record {
             // All that there is of it is its name.
             Record::SenderKeyDevice => {
-                state.ring.lookup.name(record, Domain::DeviceJid, text(1)?)?;
+                lookup.name(record, Domain::DeviceJid, text(1)?)?;
                 return Ok(OpenedRow { record, key: columns, payload: Zeroizing::default(), numbers });
             }
             Record::BaseKey | Record::MessageSecret if value.len() == 32 => {
@@ -80,16 +76,18 @@ impl Shared {
             }
             Record::BaseKey | Record::MessageSecret => return Err(tampered()),
             Record::TcToken => {
-                let jid = state.ring.lookup.name(record, Domain::TcTokenJid, text(0)?)?;
+                let jid = lookup.name(record, Domain::TcTokenJid, text(0)?)?;
                 // A placeholder stays empty for the store to find it.
-                let payload =
-                    if value.is_empty() { Zeroizing::default() } else { open(&state, record, &columns, value)?.1 };
+                let payload = match value.is_empty() {
+                    true => Zeroizing::default(),
+                    false => self.open_row(held, record, &columns, value).await?.1,
+                };
                 return Ok(OpenedRow { record, key: vec![jid.into_bytes()], payload, numbers });
             }
             _ => {}
         }
-        let (original, payload) = open(&state, record, &columns, value)?;
-        if columns_of(&state, record, &original)?.is_some_and(|expected| expected != columns) {
+        let (original, payload) = self.open_row(held, record, &columns, value).await?;
+        if columns_of(lookup, record, &original)?.is_some_and(|expected| expected != columns) {
             return Err(tampered());
         }
         let key = match record {
@@ -101,39 +99,68 @@ impl Shared {
         };
         Ok(OpenedRow { record, key, payload, numbers })
     }
+
+    /// Verifies a value in its place, and gives the key that it carries, and the payload.
+    async fn open_row(
+        &self,
+        held: &Arc<State>,
+        record: Record,
+        columns: &[Vec<u8>],
+        value: Vec<u8>,
+    ) -> Result<KeyAndPayload> {
+        let mut value = Zeroizing::new(value);
+        let prefix = Prefix::read(record, &value)?;
+        let state = self.state_for(held, record, prefix.epoch()).await?;
+        let opened = envelope::open(state.keys(&prefix, record)?, prefix, place(record, columns)?, &mut value)?;
+        self.check_stamp(&state, prefix.stamp()).await?;
+        let original = opened.parts(&value).map(<[u8]>::to_vec).collect();
+        Ok((original, Zeroizing::new(opened.payload(&value).to_vec())))
+    }
+}
+
+impl State {
+    /// The row's value under the active data key; `None` if it is already, or is of those that no data key seals.
+    ///
+    /// # Errors
+    /// [`Error::Tampered`], [`Error::Plaintext`] and [`Error::UnknownEpoch`] about the row.
+    pub(crate) fn reseal(&self, row: &StoredRow, nonce: &Nonce) -> Result<Option<Vec<u8>>> {
+        let StoredRow { record, columns, value, .. } = row;
+        match record {
+            Record::SenderKeyDevice | Record::BaseKey | Record::MessageSecret => return Ok(None),
+            Record::TcToken if value.is_empty() => return Ok(None),
+            _ => {}
+        }
+        let (prefix, active) = (Prefix::read(*record, value)?, self.ring.active());
+        if prefix.epoch() == active.epoch {
+            return Ok(None);
+        }
+        let sealed_under = self.keys(&prefix, *record)?;
+        envelope::reseal(sealed_under, active, self.stamp, prefix, nonce, place(*record, columns)?, value).map(Some)
+    }
 }
 
 type KeyAndPayload = (Vec<Vec<u8>>, Zeroizing<Vec<u8>>);
 
-/// Verifies a value in its place, and gives the key that it carries, and the payload.
-fn open(state: &State, record: Record, columns: &[Vec<u8>], value: Vec<u8>) -> Result<KeyAndPayload> {
-    let place = match columns {
-        [] => Place::new(record, [], []),
-        [one] => Place::new(record, [one], []),
-        [one, two] => Place::new(record, [one, two], []),
-        [one, two, three] => Place::new(record, [one, two, three], []),
-        _ => return Err(Error::Tampered { record }),
-    };
-    let mut value = Zeroizing::new(value);
-    let prefix = Prefix::read(record, &value)?;
-    let opened = envelope::open(state.keys(&prefix, record)?, prefix, place, &mut value)?;
-    if prefix.stamp() > state.stamp {
-        return Err(Error::HeaderRolledBack);
+/// The place of a row, without the key that its value carries.
+fn place(record: Record, columns: &[Vec<u8>]) -> Result<Place<'_>> {
+    match columns {
+        [] => Ok(Place::new(record, [], [])),
+        [one] => Ok(Place::new(record, [one], [])),
+        [one, two] => Ok(Place::new(record, [one, two], [])),
+        [one, two, three] => Ok(Place::new(record, [one, two, three], [])),
+        _ => Err(Error::Tampered { record }),
     }
-    let original = opened.parts(&value).map(<[u8]>::to_vec).collect();
-    Ok((original, Zeroizing::new(opened.payload(&value).to_vec())))
 }
 
 /// The key columns of a record with this key; `None` where the columns are the key itself, or its value does not carry all
 /// of it.
-fn columns_of(state: &State, record: Record, original: &[Vec<u8>]) -> Result<Option<Vec<Vec<u8>>>> {
+fn columns_of(lookup: &LookupKeys, record: Record, original: &[Vec<u8>]) -> Result<Option<Vec<Vec<u8>>>> {
     let tampered = || Error::Tampered { record };
     if matches!(record, Record::MutationMac) || original.is_empty() {
         return Ok(None);
     }
     let texts = original.iter().map(|part| std::str::from_utf8(part).map_err(|_| tampered()));
     let texts: Vec<&str> = texts.collect::<Result<_>>()?;
-    let lookup = &state.ring.lookup;
     let columns = match (record, &texts[..]) {
         (Record::Session | Record::Identity | Record::SenderKey, [address]) => {
             Some(vec![lookup.address(record, address)?])
@@ -153,7 +180,13 @@ pub(crate) fn session_or_identity(value: &[u8]) -> Record {
     }
 }
 
+/// The epoch that a sealed row states.
+#[cfg(test)]
+pub(crate) fn epoch_of(row: &StoredRow) -> u32 {
+    Prefix::read(row.record, &row.value).unwrap().epoch()
+}
+
 /// The map entry that carries a sealed collection version.
 pub(crate) use app_sync::CARRIER;
 /// The envelope in a text field.
-pub(crate) use protocol::decode_text;
+pub(crate) use protocol::{decode_text, encode_text};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use async_trait::async_trait;
 use hmac::Hmac;
@@ -11,7 +11,7 @@ use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 
 use super::envelope::{self, Place, Prefix};
-use super::header::{DEVICE_SEALED, Header, IMPORTING, MAX_SLOTS, Wrapped, WrappedDataKey};
+use super::header::{DEVICE_SEALED, Header, IMPORTING, MAX_SLOTS, ROTATING, Wrapped, WrappedDataKey};
 use super::kdf::{Argon2Cost, KdfLimits};
 use super::keys::{DataKeys, KeyRing, LookupKeys, StoreId, VaultKey};
 use super::slot::{self, NewSlot, SlotInfo, Unlocked};
@@ -43,10 +43,10 @@ use crate::secret::{Key, Passphrase, RecoveryKey, Secret};
 /// # }).unwrap();
 /// ```
 pub struct Vault {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// The slot that opened the vault, which `change_passphrase` replaces.
     slot: u8,
-    options: VaultOptions,
+    pub(super) options: VaultOptions,
 }
 
 /// What a layer does with a stored record that does not verify.
@@ -65,8 +65,8 @@ pub enum OnDamage {
 /// Settings for creating and opening vaults. The defaults suit one bot on one machine.
 #[derive(Clone, Default)]
 pub struct VaultOptions {
-    cost: Argon2Cost,
-    limits: KdfLimits,
+    pub(super) cost: Argon2Cost,
+    pub(super) limits: KdfLimits,
     padding: Padding,
     on_damage: OnDamage,
     label: Option<String>,
@@ -117,6 +117,12 @@ impl VaultOptions {
     pub fn header_store(mut self, headers: Arc<dyn HeaderStore>) -> Self {
         self.headers = Some(headers);
         self
+    }
+
+    /// `true` if the header is kept elsewhere than in the store.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn keeps_header_elsewhere(&self) -> bool {
+        self.headers.is_some()
     }
 
     /// The same settings for a vault that does not open before [`Vault::finish_import`].
@@ -196,7 +202,7 @@ impl VaultOptions {
                 replaced = Header::checksum(&bytes);
             }
             match Header::parse(&bytes) {
-                Ok(found) if found.verify(&bytes, &opened.mac_key).is_ok() => {
+                Ok(found) if found.verify(&bytes, &opened.root.mac_key).is_ok() => {
                     opened.header.flags |= found.flags & DEVICE_SEALED;
                     opened.header.generation = opened.header.generation.max(found.generation);
                 }
@@ -208,8 +214,8 @@ impl VaultOptions {
         // An intact header of another vault stays, unless the sealed device proves that this is the vault's store and
         // somebody planted the header.
         if let Some(refusal) = foreign {
-            let ring = Arc::new(unwrap_ring(&opened.header, &opened.vault_key)?);
-            if !device::opens(&*store, &State::new(opened.header.clone(), ring)).await? {
+            let state = State::unwrapped(opened.header.clone(), opened.root.clone())?;
+            if !device::opens(&*store, &state).await? {
                 return Err(refusal);
             }
         }
@@ -219,7 +225,7 @@ impl VaultOptions {
         // Records carry the generation they were written under; the restored header must not be older than any.
         opened.header.generation = opened.header.generation.saturating_add(RESTORE_STEP);
         opened.header.set_previous(replaced);
-        write_header(&*headers, &opened.header.serialize(&opened.mac_key)).await?;
+        write_header(&*headers, &opened.header.serialize(&opened.root.mac_key)).await?;
         Ok(self.vault(headers, opened, false))
     }
 
@@ -247,10 +253,9 @@ impl VaultOptions {
         let new_slot = NewSlot::prepare(secret, self.label.as_deref(), self.cost, &self.limits).await?;
         let mut store_id = [0; 16];
         getrandom::fill(&mut store_id)?;
-        let vault_key = VaultKey(Key::generate()?);
-        let mac_key = vault_key.header_mac(&store_id);
+        let root = Root::generate(&store_id)?;
         let (lookup_key, data_key) = (Key::generate()?, Key::generate()?);
-        let key_wrap = vault_key.key_wrap(&store_id);
+        let key_wrap = root.vault_key.key_wrap(&store_id);
         let created = wacore::time::now_secs_u64();
         let (padding_policy, padding_parameter) = padding.to_header();
         let header = Header {
@@ -263,7 +268,7 @@ impl VaultOptions {
             padding: padding_policy,
             padding_parameter,
             flags: self.flags,
-            slots: vec![new_slot.seal(0, &store_id, &vault_key)?],
+            slots: vec![new_slot.seal(0, &store_id, &root.vault_key)?],
             data_keys: vec![WrappedDataKey {
                 epoch: 1,
                 active: true,
@@ -273,12 +278,12 @@ impl VaultOptions {
             lookup_key: wrap_key(&key_wrap, &lookup_key, &lookup_key_aad(&store_id))?,
             extensions: Vec::new(),
         };
-        let ring = unwrap_ring(&header, &vault_key)?;
+        let opened = OpenedHeader::new(header, root, 0)?;
 
         // The key derivation took a while: look again, so that only a true tie is left to the reading back.
         refuse_existing(&*headers).await?;
-        write_header(&*headers, &header.serialize(&mac_key)).await?;
-        Ok(self.vault(headers, OpenedHeader { header, vault_key, mac_key, ring, slot: 0 }, false))
+        write_header(&*headers, &opened.header.serialize(&opened.root.mac_key)).await?;
+        Ok(self.vault(headers, opened, false))
     }
 
     async fn unlock(&self, store: Arc<dyn Backend>, copies: Copies, secret: Secret, read_only: bool) -> Result<Vault> {
@@ -289,6 +294,9 @@ impl VaultOptions {
         }
         if stale == Stale::Damaged {
             log::warn!("one of the two vault header copies is damaged; the other one is intact");
+        }
+        if opened.header.flags & ROTATING != 0 {
+            log::warn!("a change of the data key has not finished: some records may still be under the old one");
         }
         let vault = self.vault(self.headers(&store), opened, read_only);
         if !read_only {
@@ -305,13 +313,12 @@ impl VaultOptions {
         secret: Secret,
     ) -> Result<(OpenedHeader, Option<Passphrase>)> {
         let Unlocked { vault_key, slot, passphrase } = slot::unlock(&header, secret, &self.limits).await?;
-        let mac_key = vault_key.header_mac(&header.store_id);
-        header.verify(bytes, &mac_key)?;
+        let root = Root::new(vault_key, &header.store_id);
+        header.verify(bytes, &root.mac_key)?;
         if header.flags & IMPORTING != 0 {
             return Err(Error::ImportIncomplete);
         }
-        let ring = unwrap_ring(&header, &vault_key)?;
-        Ok((OpenedHeader { header, vault_key, mac_key, ring, slot }, passphrase))
+        Ok((OpenedHeader::new(header, root, slot)?, passphrase))
     }
 
     /// Checks that a header with these slots would be opened again.
@@ -324,29 +331,38 @@ impl VaultOptions {
     }
 
     fn vault(&self, headers: Arc<dyn HeaderStore>, opened: OpenedHeader, read_only: bool) -> Vault {
-        let OpenedHeader { header, vault_key, mac_key, ring, slot } = opened;
-        let shared = Shared {
+        let OpenedHeader { header, root, ring, slot } = opened;
+        let store_id = header.store_id;
+        let shared = Arc::new(Shared {
             headers,
-            vault_key,
-            mac_key,
-            state: RwLock::new(Arc::new(State::new(header, Arc::new(ring)))),
+            state: RwLock::new(Arc::new(State::new(header, root, ring))),
+            superseded: Mutex::default(),
             header_io: async_lock::Mutex::new(()),
             on_damage: self.on_damage,
             damaged: AtomicU64::new(0),
             read_only,
-        };
-        Vault { shared: Arc::new(shared), slot, options: self.clone() }
+        });
+        let mut open = open_vaults();
+        open.retain(|(_, vault)| vault.strong_count() > 0);
+        open.push((store_id, Arc::downgrade(&shared)));
+        Vault { shared, slot, options: self.clone() }
     }
 }
 
 /// A header that a secret opened, and what came out.
 struct OpenedHeader {
     header: Header,
-    vault_key: VaultKey,
-    mac_key: Hmac<Sha256>,
-    ring: KeyRing,
+    root: Arc<Root>,
+    ring: Arc<KeyRing>,
     /// The slot that opened.
     slot: u8,
+}
+
+impl OpenedHeader {
+    fn new(header: Header, root: Arc<Root>, slot: u8) -> Result<Self> {
+        let ring = Arc::new(unwrap_ring(&header, &root.vault_key)?);
+        Ok(Self { header, root, ring, slot })
+    }
 }
 
 impl fmt::Debug for VaultOptions {
@@ -432,7 +448,8 @@ impl Vault {
     /// Returns the header as this vault last read or wrote it, at most 16 KiB, for [`Vault::restore_header`]. It opens with
     /// every secret that opens the vault now, also after that secret is removed: keep it like a key.
     pub fn save_header(&self) -> Vec<u8> {
-        self.shared.state().header.serialize(&self.shared.mac_key)
+        let state = self.shared.state();
+        state.header.serialize(&state.root.mac_key)
     }
 
     /// Returns a raw key for the vault of another account, always the same for the same label.
@@ -441,7 +458,8 @@ impl Vault {
     /// `vault.account_key("account 2")` and so on, which costs microseconds. Whoever has the vault key of this vault can
     /// open those, not the other way round.
     pub fn account_key(&self, label: &str) -> Key {
-        self.shared.vault_key.account_key(&self.shared.state().header.store_id, label)
+        let state = self.shared.state();
+        state.root.vault_key.account_key(&state.header.store_id, label)
     }
 
     /// From now on the vault can be opened.
@@ -577,7 +595,7 @@ impl Vault {
             _ => None,
         };
         self.shared
-            .update_as(Holder::Opening, 1, |header, vault_key| {
+            .update_as(Holder::Opening, None, 1, |header, vault_key| {
                 if device {
                     header.flags |= DEVICE_SEALED;
                 }
@@ -609,16 +627,22 @@ impl Vault {
         }
     }
 
+    /// What to hold while rows are read that are opened then.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn state(&self) -> Arc<State> {
+        self.shared.state()
+    }
+
     /// Checks a row that was read from a table.
     #[cfg(feature = "sqlite")]
-    pub(crate) async fn check_stored(&self, row: StoredRow) -> Result<Checked> {
-        self.shared.check(row).await
+    pub(crate) async fn check_stored(&self, held: &Arc<State>, row: StoredRow) -> Result<Checked> {
+        self.shared.check(held, row).await
     }
 
     /// Opens a row that was read from a table.
     #[cfg(feature = "upstream")]
-    pub(crate) async fn open_stored(&self, row: StoredRow) -> Result<OpenedRow> {
-        self.shared.open_stored(row).await
+    pub(crate) async fn open_stored(&self, held: &Arc<State>, row: StoredRow) -> Result<OpenedRow> {
+        self.shared.open_stored(held, row).await
     }
 
     /// `true` if the absence of a device is an error.
@@ -725,9 +749,9 @@ impl HeaderStore for InBackend {
 /// What a vault and its layers have in common.
 pub(crate) struct Shared {
     headers: Arc<dyn HeaderStore>,
-    vault_key: VaultKey,
-    mac_key: Hmac<Sha256>,
     state: RwLock<Arc<State>>,
+    /// Older states that calls may still hold.
+    superseded: Mutex<Vec<Weak<State>>>,
     /// Held while header copies are read and written, never while records are.
     header_io: async_lock::Mutex<()>,
     pub(crate) on_damage: OnDamage,
@@ -735,18 +759,50 @@ pub(crate) struct Shared {
     pub(crate) read_only: bool,
 }
 
+/// The vaults that this process has open, so that all of a store hear of a new data key.
+static OPEN_VAULTS: Mutex<Vec<(StoreId, Weak<Shared>)>> = Mutex::new(Vec::new());
+
+fn open_vaults() -> MutexGuard<'static, Vec<(StoreId, Weak<Shared>)>> {
+    // Nothing panics while holding the guard.
+    OPEN_VAULTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The vault key, and the key that authenticates the header.
+pub(crate) struct Root {
+    pub(crate) vault_key: VaultKey,
+    mac_key: Hmac<Sha256>,
+}
+
+impl Root {
+    fn new(vault_key: VaultKey, store_id: &StoreId) -> Arc<Self> {
+        let mac_key = vault_key.header_mac(store_id);
+        Arc::new(Self { vault_key, mac_key })
+    }
+
+    /// A new vault key.
+    pub(super) fn generate(store_id: &StoreId) -> Result<Arc<Self>> {
+        Ok(Self::new(VaultKey(Key::generate()?), store_id))
+    }
+}
+
 /// What records need to know of the header.
 pub(crate) struct State {
     pub(crate) header: Header,
+    pub(crate) root: Arc<Root>,
     pub(crate) ring: Arc<KeyRing>,
     pub(crate) padding: Padding,
     pub(crate) stamp: u32,
 }
 
 impl State {
-    fn new(header: Header, ring: Arc<KeyRing>) -> Self {
+    fn new(header: Header, root: Arc<Root>, ring: Arc<KeyRing>) -> Self {
         let (padding, stamp) = (header.padding(), header.stamp());
-        Self { header, ring, padding, stamp }
+        Self { header, root, ring, padding, stamp }
+    }
+
+    fn unwrapped(header: Header, root: Arc<Root>) -> Result<Self> {
+        let ring = Arc::new(unwrap_ring(&header, &root.vault_key)?);
+        Ok(Self::new(header, root, ring))
     }
 
     /// The keys that opened values of this epoch need.
@@ -766,18 +822,22 @@ impl Shared {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The state that knows an epoch: this one, or after reading the header again, because another process may have
-    /// rotated keys.
+    /// The state that knows an epoch: the one that was held while the record was read, the newest one, or the one after
+    /// reading the header again, because another process may have rotated keys.
     ///
     /// # Errors
     /// [`Error::UnknownEpoch`] if the stored header does not know it either.
-    pub(crate) async fn state_for(&self, record: Record, epoch: u32) -> Result<Arc<State>> {
+    pub(crate) async fn state_for(&self, held: &Arc<State>, record: Record, epoch: u32) -> Result<Arc<State>> {
+        let knows = |state: &Arc<State>| state.ring.epoch(epoch).is_some();
+        if knows(held) {
+            return Ok(held.clone());
+        }
         let mut state = self.state();
-        if state.ring.epoch(epoch).is_none() {
+        if !knows(&state) {
             self.refresh().await?;
             state = self.state();
         }
-        if state.ring.epoch(epoch).is_some() { Ok(state) } else { Err(Error::UnknownEpoch { record }) }
+        if knows(&state) { Ok(state) } else { Err(Error::UnknownEpoch { record }) }
     }
 
     /// Checks the stamp of a record that verified against the state it was opened with, or, because another process may
@@ -786,7 +846,7 @@ impl Shared {
     /// # Errors
     /// [`Error::HeaderRolledBack`] if the record is newer than the stored header.
     pub(crate) async fn check_stamp(&self, state: &State, stamp: u32) -> Result<()> {
-        if stamp > state.stamp {
+        if stamp > state.stamp && stamp > self.state().stamp {
             self.refresh().await?;
             if stamp > self.state().stamp {
                 return Err(Error::HeaderRolledBack);
@@ -798,8 +858,29 @@ impl Shared {
     /// Reads the header again.
     pub(crate) async fn refresh(&self) -> Result<()> {
         let _header_io = self.header_io.lock().await;
-        self.reload(Holder::Open).await?;
+        self.reload(Holder::Open, None).await?;
         Ok(())
+    }
+
+    /// Reads the header again, which may be under this vault key by now.
+    pub(super) async fn follow(&self, root: &Arc<Root>) -> Result<()> {
+        let _header_io = self.header_io.lock().await;
+        self.reload(Holder::Open, Some(root)).await?;
+        Ok(())
+    }
+
+    /// This and every other vault that this process has open on the same store, or on a copy of it.
+    pub(super) fn siblings(&self) -> Vec<Arc<Shared>> {
+        let store_id = self.state().header.store_id;
+        open_vaults().iter().filter(|(id, _)| *id == store_id).filter_map(|(_, vault)| vault.upgrade()).collect()
+    }
+
+    /// `true` if no call holds a state from before the last change of the header.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn is_settled(&self) -> bool {
+        let mut superseded = self.superseded.lock().unwrap_or_else(PoisonError::into_inner);
+        superseded.retain(|state| state.upgrade().is_some());
+        superseded.is_empty()
     }
 
     /// Notes that a sealed device was written, so that its absence is an error from now on.
@@ -818,27 +899,42 @@ impl Shared {
         self.state().header.flags & DEVICE_SEALED != 0
     }
 
-    fn refuse_read_only(&self, method: &'static str) -> Result<()> {
+    pub(super) fn refuse_read_only(&self, method: &'static str) -> Result<()> {
         if self.read_only { Err(Error::ReadOnly { method }) } else { Ok(()) }
     }
 
     /// Changes the header: reads the newest copy, applies `change`, and writes it with a generation higher by `step`. If
     /// another process writes at the same time, starts again, so `change` must do no harm when it finds its work done.
     /// If this future is dropped in between, the newer copy counts.
-    async fn update<T>(&self, step: u64, change: impl FnMut(&mut Header, &VaultKey) -> Result<T>) -> Result<T> {
-        self.update_as(Holder::Open, step, change).await
+    pub(super) async fn update<T>(
+        &self,
+        step: u64,
+        change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
+    ) -> Result<T> {
+        self.update_as(Holder::Open, None, step, change).await
+    }
+
+    /// The same, after which the header is under another vault key. `change` gets the one it is under at that time, which
+    /// is the new one if its work is done.
+    pub(super) async fn update_root<T>(
+        &self,
+        root: &Arc<Root>,
+        change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
+    ) -> Result<T> {
+        self.update_as(Holder::Open, Some(root), SLOT_STEP, change).await
     }
 
     async fn update_as<T>(
         &self,
         holder: Holder,
+        next: Option<&Arc<Root>>,
         step: u64,
         mut change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
     ) -> Result<T> {
         self.refuse_read_only("header update")?;
         let _header_io = self.header_io.lock().await;
         for _ in 0..UPDATE_TRIES {
-            match self.update_once(holder, step, &mut change).await {
+            match self.update_once(holder, next, step, &mut change).await {
                 Err(Error::HeaderConflict) => {}
                 result => return result,
             }
@@ -851,34 +947,37 @@ impl Shared {
     async fn update_once<T>(
         &self,
         holder: Holder,
+        next: Option<&Arc<Root>>,
         step: u64,
         change: &mut impl FnMut(&mut Header, &VaultKey) -> Result<T>,
     ) -> Result<T> {
-        let current = self.reload(holder).await?;
+        let current = self.reload(holder, next).await?;
         // Both copies hold the newest header before one of them is written, so that a torn write loses nothing.
         for copy in HeaderCopy::BOTH {
             if self.headers.read(copy).await?.as_ref() != Some(&current) {
                 write_copy(&*self.headers, copy, &current).await?;
             }
         }
-        let mut header = self.state().header.clone();
-        let result = change(&mut header, &self.vault_key)?;
+        let state = self.state();
+        let mut header = state.header.clone();
+        let result = change(&mut header, &state.root.vault_key)?;
         header.generation = header.generation.saturating_add(step);
         header.set_previous(Header::checksum(&current));
-        let bytes = header.serialize(&self.mac_key);
+        let root = next.unwrap_or(&state.root);
+        let bytes = header.serialize(&root.mac_key);
         // Two processes that only open write the same bytes, which is no conflict.
         let found = self.headers.read(HeaderCopy::A).await?;
         if found.as_ref() != Some(&current) && found.as_ref() != Some(&bytes) {
             return Err(Error::HeaderConflict);
         }
         write_header(&*self.headers, &bytes).await?;
-        self.install(header)?;
+        self.install(header, root)?;
         Ok(result)
     }
 
     #[cfg(test)]
-    pub(crate) fn vault_key(&self) -> &VaultKey {
-        &self.vault_key
+    pub(crate) fn root(&self) -> Arc<Root> {
+        self.state().root.clone()
     }
 
     /// Writes a header that the public functions would not write.
@@ -891,11 +990,18 @@ impl Shared {
         .await
     }
 
-    /// Takes over the stored header if it is another one than that in use, and returns its bytes.
-    async fn reload(&self, holder: Holder) -> Result<Vec<u8>> {
+    /// Takes over the stored header if it is another one than that in use, and returns its bytes. It may be under the
+    /// vault key `next`.
+    async fn reload(&self, holder: Holder, next: Option<&Arc<Root>>) -> Result<Vec<u8>> {
         let Candidate { bytes, header, stale } = Copies::read(&*self.headers).await?.candidate()?;
-        header.verify(&bytes, &self.mac_key)?;
         let state = self.state();
+        let root = match (header.verify(&bytes, &state.root.mac_key), next) {
+            (Err(Error::HeaderTampered), Some(next)) => {
+                header.verify(&bytes, &next.mac_key)?;
+                next
+            }
+            (verified, _) => verified.map(|()| &state.root)?,
+        };
         if stale == Stale::Fork || header.store_id != state.header.store_id {
             return Err(Error::HeaderTampered);
         }
@@ -904,18 +1010,25 @@ impl Shared {
             return Err(Error::HeaderRolledBack);
         }
         // At the same generation it is what a process wrote that met this one; the stored header is the one that counts.
-        if bytes != state.header.serialize(&self.mac_key) {
-            self.install(header)?;
+        if bytes != state.header.serialize(&state.root.mac_key) {
+            self.install(header, root)?;
         }
         Ok(bytes)
     }
 
-    fn install(&self, header: Header) -> Result<()> {
+    fn install(&self, header: Header, root: &Arc<Root>) -> Result<()> {
         let state = self.state();
         let same_keys = header.data_keys == state.header.data_keys && header.lookup_key == state.header.lookup_key;
-        let ring = if same_keys { state.ring.clone() } else { Arc::new(unwrap_ring(&header, &self.vault_key)?) };
-        let new = Arc::new(State::new(header, ring));
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = new;
+        let new = if same_keys {
+            State::new(header, root.clone(), state.ring.clone())
+        } else {
+            State::unwrapped(header, root.clone())?
+        };
+        // Noted before anybody can find out that it is over.
+        let mut superseded = self.superseded.lock().unwrap_or_else(PoisonError::into_inner);
+        superseded.retain(|state| state.strong_count() > 0);
+        superseded.push(Arc::downgrade(&state));
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         Ok(())
     }
 }
@@ -931,7 +1044,7 @@ enum Holder {
 
 /// How far the generation jumps when slots change, so that a header from before the change, put back, is noticed at the
 /// first record written after it, however often (up to this number) the vault is opened in between.
-const SLOT_STEP: u64 = 1 << 10;
+pub(super) const SLOT_STEP: u64 = 1 << 10;
 /// How often a change of the header is tried while other processes write it as well.
 const UPDATE_TRIES: usize = 8;
 /// How far a restored header jumps ahead, to be above the generation of every record.
@@ -1106,7 +1219,7 @@ pub(super) fn lookup_key_aad(store_id: &StoreId) -> Vec<u8> {
     [b"wastore/v1/lk\0", &store_id[..]].concat()
 }
 
-fn wrap_key(key_wrap: &[u8; 32], key: &Key, aad: &[u8]) -> Result<Wrapped> {
+pub(super) fn wrap_key(key_wrap: &[u8; 32], key: &Key, aad: &[u8]) -> Result<Wrapped> {
     let mut nonce = [0; 24];
     getrandom::fill(&mut nonce)?;
     slot::wrap(key_wrap, nonce, key, aad)

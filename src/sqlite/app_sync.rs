@@ -133,7 +133,7 @@ impl AppSyncStore for SqliteStore {
 const MALFORMED: Error = Error::Malformed { record: Record::CollectionVersion };
 
 /// The entries one after the other: length of the name, name, length of the value, value; lengths are u32, little-endian.
-fn encode_map(map: &HashMap<String, Vec<u8>>) -> error::Result<Vec<u8>> {
+pub(super) fn encode_map(map: &HashMap<String, Vec<u8>>) -> error::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(map.iter().map(|(name, value)| 8 + name.len() + value.len()).sum());
     for part in map.iter().flat_map(|(name, value)| [name.as_bytes(), value]) {
         let length = u32::try_from(part.len()).map_err(|_| Error::Encode { record: Record::CollectionVersion })?;

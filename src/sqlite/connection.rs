@@ -153,13 +153,13 @@ pub(super) trait Statements {
     /// Runs a statement that returns no rows; gives the number of rows it changed.
     fn run(&self, sql: &'static str, params: impl Params) -> Result<usize>;
 
-    /// Runs a statement that returns no rows once per item.
+    /// Runs a statement that returns no rows once per item; gives the number of rows it changed.
     fn run_each<T>(
         &self,
         sql: &'static str,
         items: &[T],
         run: impl Fn(&mut Statement<'_>, &T) -> rusqlite::Result<usize>,
-    ) -> Result<()>;
+    ) -> Result<usize>;
 
     /// The first row that a query returns.
     fn first<T>(
@@ -190,12 +190,11 @@ impl Statements for Connection {
         sql: &'static str,
         items: &[T],
         run: impl Fn(&mut Statement<'_>, &T) -> rusqlite::Result<usize>,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         #[cfg(test)]
         super::tests::record(sql);
         let mut statement = self.prepare_cached(sql)?;
-        items.iter().try_for_each(|item| run(&mut statement, item).map(drop))?;
-        Ok(())
+        Ok(items.iter().try_fold(0, |changed, item| run(&mut statement, item).map(|rows| changed + rows))?)
     }
 
     fn first<T>(
@@ -255,4 +254,10 @@ impl Error {
     pub(super) fn is_contention(&self) -> bool {
         matches!(self, Error::Sqlite { problem: SqliteProblem::Contended, .. })
     }
+}
+
+/// What SQLite says when another connection is in the way.
+pub(super) fn contended() -> Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+    rusqlite::Error::SqliteFailure(code, None).into()
 }

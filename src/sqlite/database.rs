@@ -12,7 +12,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Row};
 
 use super::SqliteConfig;
-use super::connection::{Location, Patience, Role, configure, patiently, sync_for_good};
+use super::connection::{Location, Patience, Role, configure, contended, patiently, sync_for_good};
 use super::fairness;
 use super::readers::Readers;
 use super::schema;
@@ -147,11 +147,61 @@ impl Database {
     }
 
     /// Opens a reader. Blocks its thread.
+    ///
+    /// # Errors
+    /// Contention while readers are closed, and the errors of opening.
     pub(super) fn open_reader(&self) -> Result<Connection> {
+        if self.readers.are_closed() {
+            return Err(contended());
+        }
         let connection = self.location.connect()?;
         configure(&connection, &self.config, Role::Reader)?;
         self.check_files()?;
         Ok(connection)
+    }
+
+    /// Makes sure that nobody but this store has the database open at this moment. Calls wait for that.
+    ///
+    /// # Errors
+    /// [`Error::NotAlone`] if somebody else has, for three seconds or the timeout.
+    pub(super) async fn refuse_others(self: &Arc<Self>) -> Result<()> {
+        if self.path().is_none() {
+            return Ok(());
+        }
+        let mut patience = Patience::new(self.config.busy_timeout.min(Duration::from_secs(3)));
+        // Each attempt by itself, so that calls and checkpoints go on in between.
+        loop {
+            let database = Arc::downgrade(self);
+            let look = move |writer: &Connection| database.upgrade().map_or(Ok(true), |it| it.is_alone(writer));
+            if self.write(Plan::UPKEEP, look).await? {
+                return Ok(());
+            }
+            match patience.next() {
+                Some(pause) => blocking::unblock(move || thread::sleep(pause)).await,
+                None => return Err(Error::NotAlone),
+            }
+        }
+    }
+
+    /// Every connection holds a shared lock on the file as long as it is open, so only a lone one gets an exclusive lock
+    /// (<https://www.sqlite.org/wal.html>, section 8).
+    fn is_alone(self: &Arc<Self>, writer: &Connection) -> Result<bool> {
+        if self.checkpointing.swap(true, Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let _no_checkpoint = Checkpointing(self.clone());
+        let mut patience = Patience::new(Duration::from_millis(100));
+        let Some(_closed) = self.readers.close(&mut patience) else { return Ok(false) };
+        let set = |mode| writer.pragma_update_and_check(None, "locking_mode", mode, |_| Ok(()));
+        set("EXCLUSIVE")?;
+        let begun = patiently(&mut patience, || Ok(writer.execute_batch("BEGIN IMMEDIATE")?));
+        // The lock goes with the transaction.
+        set("NORMAL")?;
+        match begun {
+            Ok(()) => Ok(writer.execute_batch("COMMIT").map(|()| true)?),
+            Err(error) if error.is_contention() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// # Errors

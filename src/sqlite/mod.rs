@@ -7,7 +7,7 @@
 //! | `connection.rs` | settings of a connection; running statements |
 //! | `schema.rs`, `migrations/` | the schema, and telling our files from others |
 //! | `snapshot.rs` | backups, snapshots and upkeep |
-//! | `rows.rs`, `verify.rs` | reading every row as it lies in its table; checking it |
+//! | `rows.rs`, `verify.rs`, `rotate.rs` | reading every row as it lies in its table; checking it; sealing it anew |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |
 
 mod app_sync;
@@ -18,6 +18,7 @@ mod fairness;
 mod msg_secret;
 mod protocol;
 mod readers;
+mod rotate;
 mod rows;
 mod schema;
 mod signal;
@@ -38,6 +39,7 @@ use wacore::store::error::StoreError;
 use crate::encrypt::{Vault, VaultOptions};
 use crate::error::{Error, Result};
 use crate::secret::Secret;
+pub use rotate::{RevokeReport, Rotate, RotateProgress, RotateReport};
 pub use verify::{DamagedRow, InspectedAccount, Inspection, Verify, VerifyProgress, VerifyReport};
 #[cfg(feature = "upstream")]
 pub(crate) use {
@@ -195,7 +197,11 @@ impl SqliteStore {
 
     /// The secret that the vault of the lowest account gives for this one.
     pub(crate) fn derived_secret(&self, lowest: &Vault) -> Secret {
-        lowest.account_key(&format!("account {}", self.account)).into()
+        lowest.account_key(&self.key_label()).into()
+    }
+
+    fn key_label(&self) -> String {
+        format!("account {}", self.account)
     }
 
     /// The path of the database, absolute and without symbolic links, or `None` if it is in memory.
@@ -240,7 +246,7 @@ impl SqliteStore {
             return Ok(());
         }
         let plan = plan.batch(rows.len(), rows.iter().map(size).sum());
-        self.write(plan, move |c| c.run_each(sql, &rows, &write)).await
+        self.write(plan, move |c| c.run_each(sql, &rows, &write).map(drop)).await
     }
 
     /// Looks up every key and leaves out those that are not there; many of them on a blocking thread.

@@ -3,13 +3,14 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use futures_channel::oneshot;
 use rusqlite::Connection;
 
-use super::connection::patiently;
+use super::connection::{Patience, patiently};
 use super::database::Database;
 use crate::error::{Error, Result};
 
@@ -20,6 +21,8 @@ pub(super) struct Readers {
     long: Mutex<LongQueries>,
     /// Connections that are open, in slots or on loan.
     open: AtomicUsize,
+    /// No connection may be opened.
+    closed: AtomicBool,
 }
 
 enum Slot {
@@ -39,12 +42,36 @@ type LongQuery = Box<dyn FnOnce(Result<&Connection>) -> Box<dyn FnOnce() + Send>
 impl Readers {
     pub(super) fn new(count: usize) -> Self {
         let slots = (0..count).map(|_| Mutex::new(Slot::Free(None))).collect();
-        Self { slots, long: Mutex::default(), open: AtomicUsize::new(0) }
+        Self { slots, long: Mutex::default(), open: AtomicUsize::new(0), closed: AtomicBool::new(false) }
     }
 
     /// How many connections there are.
     pub(super) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn are_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Closes the connections, waiting for those on loan, and keeps them closed as long as the guard lives. `None` if
+    /// there is no more patience. Blocks its thread.
+    pub(super) fn close(&self, patience: &mut Patience) -> Option<ReadersClosed<'_>> {
+        self.closed.store(true, Ordering::Release);
+        let closed = ReadersClosed(self);
+        loop {
+            for mut slot in (0..self.slots.len()).filter_map(|number| self.slot(number)) {
+                if let Slot::Free(connection) = &mut *slot
+                    && connection.take().is_some()
+                {
+                    self.open.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+            if self.open() == 0 {
+                return Some(closed);
+            }
+            thread::sleep(patience.next()?);
+        }
     }
 
     /// Takes a free slot. Threads prefer slots of their own, whose pages and memory lie in their processor's caches.
@@ -66,6 +93,15 @@ impl Readers {
     // Nothing panics while holding one of the guards.
     fn long(&self) -> MutexGuard<'_, LongQueries> {
         self.long.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The readers are closed as long as this lives.
+pub(super) struct ReadersClosed<'a>(&'a Readers);
+
+impl Drop for ReadersClosed<'_> {
+    fn drop(&mut self) {
+        self.0.closed.store(false, Ordering::Release);
     }
 }
 

@@ -1,12 +1,15 @@
-//! Reading the rows of every table as they lie there, for checking and exporting.
+//! Reading the rows of every table as they lie there, for checking, exporting and sealing anew.
 
-use rusqlite::{Connection, Row};
+use std::collections::HashMap;
+
+use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+use rusqlite::{Connection, Row, ToSql};
 use wacore::store::error::StoreError;
 
 use super::SqliteStore;
 use super::connection::Statements;
 use crate::encrypt::HeaderCopy;
-use crate::encrypt::stored::{CARRIER, StoredRow, decode_text, session_or_identity};
+use crate::encrypt::stored::{CARRIER, StoredRow, decode_text, encode_text, session_or_identity};
 use crate::error::{Error, Result};
 use crate::method::Record;
 
@@ -14,21 +17,32 @@ use crate::method::Record;
 const PAGE_ROWS: i64 = 500;
 const PAGE_BYTES: usize = 2 << 20;
 
-/// How a table is read for checking.
+/// How the rows of a table are read as they lie there, and how a sealed value is replaced.
 pub(crate) struct Table {
     pub(crate) name: &'static str,
-    /// Gives the row id, or the place in the order of the keys, and then what `read` wants.
+    /// Gives the row id, or nothing if there is none, and then what `read` wants.
     sql: &'static str,
-    has_row_ids: bool,
+    pub(super) has_row_ids: bool,
     /// How many rows all accounts have, and how many bytes.
     size: &'static str,
     count: &'static str,
     read: fn(&Row<'_>) -> Result<Option<StoredRow>>,
+    /// `None` if the table has no values that a data key seals.
+    pub(super) replace: Option<Replace>,
 }
 
-/// A table with row ids: its name, the columns that are read, and what they are.
+/// Replaces a sealed value, if it is still the one that was read.
+pub(super) struct Replace {
+    /// `?1` is the new value, `?2` the old one. The row is `?3`, or the key columns `?4` and `?5` of account `?3`.
+    pub(super) sql: &'static str,
+    /// What the column holds for an envelope.
+    pub(super) carry: fn(Vec<u8>) -> Result<Value>,
+}
+
+/// A table with row ids: its name, the columns that are read, the length of its values, how values are replaced, and what
+/// the columns are.
 macro_rules! table {
-    ($name:literal, $columns:literal, $bytes:literal, $read:expr) => {
+    ($name:literal, $columns:literal, $bytes:literal, $replace:expr, $read:expr) => {
         Table {
             name: $name,
             sql: concat!(
@@ -36,97 +50,184 @@ macro_rules! table {
                 $columns,
                 " FROM ",
                 $name,
-                " WHERE account = ?1 AND rowid >= ?2 ORDER BY rowid LIMIT ?3"
+                " WHERE account = ?1 AND rowid >= ?3 ORDER BY rowid LIMIT ?2"
             ),
             has_row_ids: true,
             size: concat!("SELECT count(*), coalesce(sum(", $bytes, "), 0) FROM ", $name),
             count: concat!("SELECT count(*) FROM ", $name, " WHERE account = ?1"),
             read: $read,
+            replace: $replace,
         }
     };
-    (without rowid $name:literal, $columns:literal, $key:literal, $bytes:literal, $read:expr) => {
+    (without rowid $name:literal, $columns:literal, $key:literal, $bytes:literal, $replace:expr, $read:expr) => {
         Table {
             name: $name,
             sql: concat!(
-                "SELECT row_number() OVER () + ?2, ",
+                "SELECT NULL, ",
                 $columns,
-                " FROM (SELECT * FROM ",
+                " FROM ",
                 $name,
-                " WHERE account = ?1 ORDER BY ",
+                " WHERE account = ?1 AND (",
                 $key,
-                " LIMIT ?3 OFFSET ?2)"
+                ") >= (?3, ?4) ORDER BY ",
+                $key,
+                " LIMIT ?2"
             ),
             has_row_ids: false,
             size: concat!("SELECT count(*), coalesce(sum(", $bytes, "), 0) FROM ", $name),
             count: concat!("SELECT count(*) FROM ", $name, " WHERE account = ?1"),
             read: $read,
+            replace: $replace,
         }
     };
 }
 
+/// Replaces the value of one column.
+macro_rules! replace {
+    ($name:literal, $column:literal, $carry:expr) => {
+        Some(Replace {
+            sql: concat!("UPDATE ", $name, " SET ", $column, " = ?1 WHERE rowid = ?3 AND ", $column, " = ?2"),
+            carry: $carry,
+        })
+    };
+}
+
+fn blob(envelope: Vec<u8>) -> Result<Value> {
+    Ok(Value::Blob(envelope))
+}
+
+fn text(envelope: Vec<u8>) -> Result<Value> {
+    Ok(Value::Text(encode_text(&envelope)))
+}
+
+fn map(envelope: Vec<u8>) -> Result<Value> {
+    super::app_sync::encode_map(&HashMap::from([(CARRIER.to_owned(), envelope)])).map(Value::Blob)
+}
+
 pub(crate) const TABLES: [Table; 18] = [
     // Under a vault identities lie among the sessions.
-    table!("identities", "key", "length(key)", |_| Err(Error::Plaintext { record: Record::Identity })),
-    table!("sessions", "record, address", "length(record)", |row| {
+    table!("identities", "key", "length(key)", None, |_| Err(Error::Plaintext { record: Record::Identity })),
+    table!("sessions", "record, address", "length(record)", replace!("sessions", "record", blob), |row| {
         let value = bytes(row, 1)?;
         let record = session_or_identity(&value);
         Ok(Some(StoredRow { record, columns: vec![bytes(row, 2)?], value, numbers: vec![] }))
     }),
-    table!("prekeys", "record, id, uploaded", "length(record)", |row| by_id(Record::Prekey, row)),
-    table!("signed_prekeys", "record, id", "length(record)", |row| by_id(Record::SignedPrekey, row)),
-    table!("sender_keys", "record, address", "length(record)", |row| {
+    table!("prekeys", "record, id, uploaded", "length(record)", replace!("prekeys", "record", blob), |row| by_id(
+        Record::Prekey,
+        row
+    )),
+    table!("signed_prekeys", "record, id", "length(record)", replace!("signed_prekeys", "record", blob), |row| by_id(
+        Record::SignedPrekey,
+        row
+    )),
+    table!("sender_keys", "record, address", "length(record)", replace!("sender_keys", "record", blob), |row| {
         let address = bytes(row, 2)?;
         let is_header = HeaderCopy::BOTH.iter().any(|copy| copy.address().as_bytes() == address);
         let (record, value) = (Record::SenderKey, bytes(row, 1)?);
         Ok((!is_header).then(|| StoredRow { record, columns: vec![address], value, numbers: vec![] }))
     }),
-    table!("sync_keys", "key_data, fingerprint, key_id", "length(key_data) + length(fingerprint)", |row| {
-        let value = [bytes(row, 1)?, bytes(row, 2)?].concat();
-        Ok(Some(StoredRow { record: Record::SyncKey, columns: vec![bytes(row, 3)?], value, numbers: vec![] }))
-    }),
-    table!("collection_versions", "index_value_map, name", "length(index_value_map)", |row| {
-        let record = Record::CollectionVersion;
-        let carrier = super::app_sync::decode_map(&bytes(row, 1)?)?.remove(CARRIER);
-        let value = carrier.ok_or(Error::Plaintext { record })?;
-        Ok(Some(StoredRow { record, columns: vec![bytes(row, 2)?], value, numbers: vec![] }))
-    }),
-    table!(without rowid "mutation_macs", "value_mac, name, index_mac, version", "name, index_mac", "length(value_mac)", |row| {
-        keyed(Record::MutationMac, row, 2)
-    }),
-    table!(without rowid "sender_key_devices", "x'', group_jid, device_jid", "group_jid, device_jid", "length(device_jid)", |row| {
-        keyed(Record::SenderKeyDevice, row, 2)
-    }),
+    table!(
+        "sync_keys",
+        "key_data, fingerprint, key_id",
+        "length(key_data) + length(fingerprint)",
+        Some(Replace {
+            sql: "UPDATE sync_keys SET key_data = substr(?1, 1, 32), fingerprint = substr(?1, 33)
+                WHERE rowid = ?3 AND key_data = substr(?2, 1, 32) AND fingerprint = substr(?2, 33)",
+            carry: blob
+        }),
+        |row| {
+            let value = [bytes(row, 1)?, bytes(row, 2)?].concat();
+            Ok(Some(StoredRow { record: Record::SyncKey, columns: vec![bytes(row, 3)?], value, numbers: vec![] }))
+        }
+    ),
+    table!(
+        "collection_versions",
+        "index_value_map, name",
+        "length(index_value_map)",
+        replace!("collection_versions", "index_value_map", map),
+        |row| {
+            let record = Record::CollectionVersion;
+            let carrier = super::app_sync::decode_map(&bytes(row, 1)?)?.remove(CARRIER);
+            let value = carrier.ok_or(Error::Plaintext { record })?;
+            Ok(Some(StoredRow { record, columns: vec![bytes(row, 2)?], value, numbers: vec![] }))
+        }
+    ),
+    table!(
+        without rowid "mutation_macs",
+        "value_mac, name, index_mac, version",
+        "name, index_mac",
+        "length(value_mac)",
+        Some(Replace {
+            sql: "UPDATE mutation_macs SET value_mac = ?1
+                WHERE account = ?3 AND name = ?4 AND index_mac = ?5 AND value_mac = ?2",
+            carry: blob
+        }),
+        |row| keyed(Record::MutationMac, row, 2)
+    ),
+    table!(
+        without rowid "sender_key_devices",
+        "x'', group_jid, device_jid",
+        "group_jid, device_jid",
+        "length(device_jid)",
+        None,
+        |row| keyed(Record::SenderKeyDevice, row, 2)
+    ),
     table!(
         "lid_mappings",
         "learning_source, lid, phone_number, created_at, updated_at",
         "length(learning_source)",
-        |row| { carried(Record::LidMapping, row, 2) }
+        replace!("lid_mappings", "learning_source", text),
+        |row| carried(Record::LidMapping, row, 2)
     ),
-    table!("base_keys", "base_key, address, message_id", "length(base_key)", |row| keyed(Record::BaseKey, row, 2)),
-    table!("device_lists", "coalesce(phash, ''), user", "coalesce(length(phash), 0)", |row| {
-        carried(Record::DeviceList, row, 1)
-    }),
-    table!("group_metadata", "info, group_jid", "length(info)", |row| keyed(Record::GroupMetadata, row, 1)),
-    table!("tc_tokens", "token, jid, token_timestamp, sender_timestamp", "length(token)", |row| keyed(
-        Record::TcToken,
-        row,
-        1
-    )),
-    table!("sent_messages", "payload, chat_jid, message_id, created_at", "length(payload)", |row| keyed(
-        Record::SentMessage,
+    table!("base_keys", "base_key, address, message_id", "length(base_key)", None, |row| keyed(
+        Record::BaseKey,
         row,
         2
     )),
-    table!("pending_inbound", "message, chat, sender, id, inserted_at", "length(message)", |row| {
-        keyed(Record::PendingInbound, row, 3)
+    table!(
+        "device_lists",
+        "coalesce(phash, ''), user",
+        "coalesce(length(phash), 0)",
+        replace!("device_lists", "phash", text),
+        |row| carried(Record::DeviceList, row, 1)
+    ),
+    table!("group_metadata", "info, group_jid", "length(info)", replace!("group_metadata", "info", blob), |row| {
+        keyed(Record::GroupMetadata, row, 1)
     }),
-    table!("message_secrets", "secret, chat, sender, msg_id", "length(secret)", |row| {
+    table!(
+        "tc_tokens",
+        "token, jid, token_timestamp, sender_timestamp",
+        "length(token)",
+        replace!("tc_tokens", "token", blob),
+        |row| keyed(Record::TcToken, row, 1)
+    ),
+    table!(
+        "sent_messages",
+        "payload, chat_jid, message_id, created_at",
+        "length(payload)",
+        replace!("sent_messages", "payload", blob),
+        |row| keyed(Record::SentMessage, row, 2)
+    ),
+    table!(
+        "pending_inbound",
+        "message, chat, sender, id, inserted_at",
+        "length(message)",
+        replace!("pending_inbound", "message", blob),
+        |row| keyed(Record::PendingInbound, row, 3)
+    ),
+    table!("message_secrets", "secret, chat, sender, msg_id", "length(secret)", None, |row| {
         keyed(Record::MessageSecret, row, 3)
     }),
-    table!("devices", "coalesce(edge_routing_info, x'')", "length(record)", |row| {
-        // Without a carrier it is what a store makes before the first device is sealed, which counts as absent.
-        Ok(keyed(Record::Device, row, 0)?.filter(|row| !row.value.is_empty()))
-    }),
+    table!(
+        "devices",
+        "coalesce(edge_routing_info, x'')",
+        "length(record)",
+        replace!("devices", "edge_routing_info", blob),
+        |row| {
+            // Without a carrier it is what a store makes before the first device is sealed, which counts as absent.
+            Ok(keyed(Record::Device, row, 0)?.filter(|row| !row.value.is_empty()))
+        }
+    ),
 ];
 
 impl Table {
@@ -137,47 +238,121 @@ impl Table {
     }
 }
 
-/// What a row of a query is: its id, and the stored row or what is wrong with it.
+/// What a row of a query is: its id, or its place in the order of the keys from 1, and the stored row or what is wrong with
+/// it.
 pub(crate) type Found = (i64, Result<Option<StoredRow>>);
 
-/// The rows of an account in a table, a page at a time.
+/// The rows of an account in a table, a page at a time. Rows that are there from the first page to the last are all seen,
+/// whatever else is stored and deleted meanwhile.
 pub(crate) struct Pages {
     table: &'static Table,
     /// From where the next page begins; `None` after the last one.
-    next: Option<i64>,
+    next: Option<Position>,
     limit: i64,
+    seen: i64,
+}
+
+/// Where a row is in its table.
+enum Position {
+    RowId(i64),
+    Key([KeyColumn; 2]),
+}
+
+/// A key column as it lies in the table, whatever is in it.
+struct KeyColumn {
+    is_text: bool,
+    bytes: Vec<u8>,
+}
+
+impl ToSql for KeyColumn {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let value = if self.is_text { ValueRef::Text(&self.bytes) } else { ValueRef::Blob(&self.bytes) };
+        Ok(ToSqlOutput::Borrowed(value))
+    }
 }
 
 impl Pages {
     pub(crate) fn of(table: &'static Table) -> Self {
-        // Row ids are what somebody gave, so any number.
-        let first = if table.has_row_ids { i64::MIN } else { 0 };
-        Self { table, next: Some(first), limit: PAGE_ROWS / 10 }
+        // Row ids are what somebody gave, so any number; and nothing is less than an empty text or blob of its type.
+        let first = match table.has_row_ids {
+            true => Position::RowId(i64::MIN),
+            false => Position::Key([true, true].map(|is_text| KeyColumn { is_text, bytes: Vec::new() })),
+        };
+        Self { table, next: Some(first), limit: PAGE_ROWS / 10, seen: 0 }
     }
 
     /// The next page; `None` after the last one.
     pub(crate) async fn next(&mut self, store: &SqliteStore) -> Result<Option<Vec<Found>>> {
-        let Some(from) = self.next else { return Ok(None) };
-        let (account, table, limit) = (store.account, self.table, self.limit);
-        let found = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, (table.read)(row)));
-        let rows: Vec<Found> =
-            store.database.read_long(move |c| c.all(table.sql, (account, from, limit), found)).await?;
-        let last = rows.last().filter(|_| rows.len() as i64 == limit).map(|(row, _)| *row);
-        self.next = last.and_then(|last| if table.has_row_ids { last.checked_add(1) } else { Some(last) });
-        let bytes: usize = rows.iter().filter_map(|(_, row)| Some(row.as_ref().ok()?.as_ref()?.value.len())).sum();
-        let average = (bytes / rows.len().max(1)).max(1);
-        self.limit = ((PAGE_BYTES / average) as i64).clamp(1, PAGE_ROWS);
-        Ok(Some(rows))
+        self.next_then(store, |rows| rows).await
     }
+
+    /// What `then` makes of the next page, on the thread that reads it; `None` after the last one.
+    pub(super) async fn next_then<T: Send + 'static>(
+        &mut self,
+        store: &SqliteStore,
+        mut then: impl FnMut(Vec<Found>) -> T + Send + 'static,
+    ) -> Result<Option<T>> {
+        let Some(from) = self.next.take() else { return Ok(None) };
+        let (account, table, limit, seen) = (store.account, self.table, self.limit, self.seen);
+        let read = move |c: &Connection| {
+            let mut last = None;
+            let mut found = |row: &Row<'_>| {
+                let id: Option<i64> = row.get(0)?;
+                last = Some(match id {
+                    Some(id) => Position::RowId(id),
+                    None => Position::Key([key_column(row, 2)?, key_column(row, 3)?]),
+                });
+                Ok((id.unwrap_or_default(), (table.read)(row)))
+            };
+            let mut rows: Vec<Found> = match &from {
+                Position::RowId(from) => c.all(table.sql, (account, limit, from), &mut found),
+                Position::Key([one, two]) => c.all(table.sql, (account, limit, one, two), &mut found),
+            }?;
+            if !table.has_row_ids {
+                (seen + 1..).zip(&mut rows).for_each(|(number, (id, _))| *id = number);
+            }
+            let bytes: usize = rows.iter().filter_map(|(_, row)| Some(row.as_ref().ok()?.as_ref()?.value.len())).sum();
+            Ok((rows.len(), bytes, last, then(rows)))
+        };
+        let (rows, bytes, last, made) = store.database.read_long(read).await?;
+        self.seen += rows as i64;
+        self.next = last.filter(|_| rows as i64 == limit).and_then(Position::after);
+        self.limit = ((PAGE_BYTES / (bytes / rows.max(1)).max(1)) as i64).clamp(1, PAGE_ROWS);
+        Ok(Some(made))
+    }
+}
+
+impl Position {
+    /// The first that is behind this one; `None` if there is none.
+    fn after(self) -> Option<Self> {
+        match self {
+            Position::RowId(id) => id.checked_add(1).map(Position::RowId),
+            Position::Key([one, mut two]) => {
+                two.bytes.push(0);
+                Some(Position::Key([one, two]))
+            }
+        }
+    }
+}
+
+fn key_column(row: &Row<'_>, column: usize) -> rusqlite::Result<KeyColumn> {
+    let value = row.get_ref(column)?;
+    let is_text = matches!(value, ValueRef::Text(_));
+    Ok(KeyColumn { is_text, bytes: value.as_bytes()?.to_vec() })
 }
 
 impl SqliteStore {
     /// How many rows this account has, all tables together.
     pub(crate) async fn count_stored_rows(&self) -> Result<u64> {
+        self.count_rows(|_| true).await
+    }
+
+    /// How many rows this account has in some tables.
+    pub(super) async fn count_rows(&self, which: fn(&Table) -> bool) -> Result<u64> {
         let account = self.account;
         let count = move |c: &Connection| {
             let mut total = 0;
-            for table in &TABLES {
+            for table in TABLES.iter().filter(|table| which(table)) {
                 total += c.first(table.count, (account,), |row| row.get::<_, i64>(0))?.unwrap_or(0).unsigned_abs();
             }
             Ok(total)

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use tempfile::NamedTempFile;
 
 use super::SqliteStore;
-use super::connection::{Patience, Statements, patiently};
+use super::connection::{Patience, Statements, contended, patiently};
 use super::database::{CheckpointMode, Database, beside, folder_of, sync_folder};
 use super::writer::Plan;
 use crate::error::{Error, Result, SqliteProblem};
@@ -159,9 +159,4 @@ fn finish(file: NamedTempFile, path: &Path) -> Result<()> {
 
 fn cannot_write(source: std::io::Error) -> Error {
     Error::File { what: "backup", source }
-}
-
-fn contended() -> Error {
-    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
-    Error::Sqlite { problem: SqliteProblem::Contended, source: Arc::new(rusqlite::Error::SqliteFailure(code, None)) }
 }

@@ -1,6 +1,7 @@
 //! Looking at every row of a store: whether it is what the vault sealed, and how much there is.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -8,7 +9,7 @@ use super::SqliteStore;
 use super::connection::Statements;
 use super::rows::{Pages, TABLES, Table};
 use crate::encrypt::stored::{Checked, StoredRow};
-use crate::encrypt::{HeaderCopy, HeaderInfo, Vault};
+use crate::encrypt::{HeaderCopy, HeaderInfo, State, Vault};
 use crate::error::{Error, Result, SqliteProblem};
 use crate::method::Record;
 
@@ -82,6 +83,7 @@ impl Verify {
         for table in &TABLES {
             let mut pages = Pages::of(table);
             loop {
+                let held = vault.state();
                 let page = match pages.next(store).await {
                     Ok(Some(page)) => page,
                     Ok(None) => break,
@@ -94,7 +96,7 @@ impl Verify {
                 };
                 done += page.len() as u64;
                 for (row, found) in page {
-                    report.look_at(vault, table, row, found).await?;
+                    report.look_at(vault, &held, table, row, found).await?;
                 }
                 (self.progress)(VerifyProgress { done, total: total.max(done) });
                 if self.quick {
@@ -182,6 +184,7 @@ impl VerifyReport {
     async fn look_at(
         &mut self,
         vault: &Vault,
+        held: &Arc<State>,
         table: &Table,
         row: i64,
         found: Result<Option<StoredRow>>,
@@ -190,7 +193,7 @@ impl VerifyReport {
             Ok(None) => Ok(None),
             Ok(Some(found)) => {
                 let record = found.record;
-                vault.check_stored(found).await.map(|checked| Some((record, checked)))
+                vault.check_stored(held, found).await.map(|checked| Some((record, checked)))
             }
             Err(error) => Err(error),
         };
@@ -314,7 +317,11 @@ impl fmt::Display for Inspection {
                 writeln!(f, "account {number}: {}", problem.as_deref().unwrap_or("no vault"))?;
                 continue;
             };
-            let state = if header.importing { ", import not finished" } else { "" };
+            let state = match header {
+                HeaderInfo { importing: true, .. } => ", import not finished",
+                HeaderInfo { rotating: true, .. } => ", change of data key not finished",
+                _ => "",
+            };
             writeln!(
                 f,
                 "account {number}: vault format {}, generation {}, {} of 2 header copies intact, padding {:?}{state}",

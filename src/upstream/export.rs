@@ -99,12 +99,14 @@ impl Export {
         let (mut report, mut done) = (ExportReport::default(), 0);
         for table in &TABLES {
             let mut pages = Pages::of(table);
-            while let Some(page) = pages.next(store).await? {
+            loop {
+                let held = vault.state();
+                let Some(page) = pages.next(store).await? else { break };
                 let mut opened = Vec::with_capacity(page.len());
                 done += page.len() as u64;
                 for (id, row) in page {
                     if let Some(row) = row? {
-                        opened.push((id, vault.open_stored(row).await?));
+                        opened.push((id, vault.open_stored(&held, row).await?));
                     }
                 }
                 let outcome;

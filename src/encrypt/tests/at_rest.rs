@@ -78,7 +78,7 @@ async fn no_canary_in_any_file() {
     let state = vault.shared().state();
     canaries.push(("raw key".into(), super::raw_key().expose().to_vec()));
     canaries.push(("passphrase".into(), super::passphrase().as_bytes().to_vec()));
-    canaries.push(("vault key".into(), vault.shared().vault_key().0.expose().to_vec()));
+    canaries.push(("vault key".into(), vault.shared().root().vault_key.0.expose().to_vec()));
     canaries.push(("listing key".into(), state.ring.lookup.siv.to_vec()));
     canaries.push(("record key".into(), state.ring.active().record(1).to_vec()));
 

@@ -10,6 +10,7 @@ mod encrypted;
 mod failures;
 mod golden;
 mod plans;
+mod rotate;
 mod semantics;
 mod snapshots;
 mod verify;

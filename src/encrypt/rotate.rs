@@ -1,0 +1,196 @@
+//! New data keys, and a new vault key for when a secret has leaked.
+//!
+//! The header names several data keys by their epochs: the active one seals, the others only open. A new one is in use as
+//! soon as the header has it. Records are sealed anew where a store can list them (`sqlite/rotate.rs`), and fade over to it by
+//! being written again where it cannot.
+//!
+//! A new vault key wraps all keys anew, and only one slot opens it. It comes before records are sealed anew, so that the
+//! new data key was never wrapped by the old vault key.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::header::{Header, MAX_DATA_KEYS, ROTATING, WrappedDataKey};
+use super::keys::VaultKey;
+use super::slot::{self, NewSlot};
+use super::vault::{Root, SLOT_STEP, Vault, data_key_aad, lookup_key_aad, wrap_key};
+use crate::error::{Error, Result};
+use crate::secret::{Key, Secret};
+
+/// A new vault key with one key slot, ready to take the place of the one whose secret has leaked; see [`Vault::revoke`].
+pub struct Revocation {
+    root: Arc<Root>,
+    slot: NewSlot,
+    store_id: [u8; 16],
+}
+
+impl Revocation {
+    /// What somebody who had one of the old secrets and a copy of the store can do for ever, in words for people.
+    pub const REMAINS: &'static str = "\
+Whoever had one of the old secrets and a copy of the store can still:
+ - read everything in that copy, and in every older copy and backup;
+ - tell which contacts, groups and messages a newer copy is about, if they guess their names;
+ - read, and forge, the message secrets in a newer copy, which decrypt reactions, edits and polls, and the names of the
+   devices that got sender keys and of the contacts that have tokens.
+They cannot read anything else in a newer copy. Export the account and import it into a new store to end all of this.
+Replace the backups, and every header that was saved. Add other secrets again: only the new one opens the store.";
+
+    /// Makes a new vault key that only `secret` opens. Nothing is written. Costs one key derivation for a passphrase.
+    ///
+    /// # Errors
+    /// [`Error::KdfOutOfBounds`] if the cost of new slots is above the limits, [`Error::KeyProvider`],
+    /// [`Error::KdfFailed`], [`Error::Random`].
+    pub async fn prepare(vault: &Vault, secret: impl Into<Secret>) -> Result<Self> {
+        let (store_id, options) = (vault.shared.state().header.store_id, &vault.options);
+        let slot = NewSlot::prepare(secret.into(), None, options.cost, &options.limits).await?;
+        Ok(Self { root: Root::generate(&store_id)?, slot, store_id })
+    }
+
+    /// What [`Vault::account_key`] will return. Vaults of other accounts that are opened with such a key need a slot for the
+    /// new one before the old one is gone.
+    pub fn account_key(&self, label: &str) -> Key {
+        self.root.vault_key.account_key(&self.store_id, label)
+    }
+}
+
+impl fmt::Debug for Revocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Revocation").finish_non_exhaustive()
+    }
+}
+
+impl Vault {
+    /// From now on seals under a new data key. Records that are there stay under theirs and can be read, until they are
+    /// written again. The old data keys are kept: over this crate's `SqliteStore` use `Rotate`, which seals all records anew
+    /// and forgets the old keys.
+    ///
+    /// Vaults that this process has open on the store follow at once, other processes when they meet a new record.
+    ///
+    /// # Errors
+    /// [`Error::EpochsFull`] with sixteen data keys, and the errors of changing the header, as [`Vault::add_slot`].
+    pub async fn rotate_data_key(&self) -> Result<()> {
+        let data_key = Key::generate()?;
+        self.shared.update(SLOT_STEP, |header, vault_key| add_data_key(header, vault_key, &data_key)).await?;
+        self.spread().await
+    }
+
+    /// Makes every secret useless that opens the vault now: puts a new vault key and a new data key in place, which only the
+    /// secret of `revocation` opens. This vault and others that this process has open on the store go on working.
+    ///
+    /// Records are still under the old data key, which old copies of the header give to whoever has an old secret: over
+    /// this crate's `SqliteStore` run `Rotate` next, or have it do both. [`Revocation::REMAINS`] says what an old secret is
+    /// still good for. Keys that [`Vault::account_key`] gave open nothing that is derived from the new vault key: see
+    /// [`Revocation::account_key`]. Vaults in other processes stop with [`Error::HeaderTampered`] when they look at the
+    /// header.
+    ///
+    /// If this fails or is dropped half-way, either the old secrets open the vault or the new one does; call it again with
+    /// the same revocation.
+    ///
+    /// # Errors
+    /// [`Error::EpochsFull`] with sixteen data keys, [`Error::InvalidInput`] if the revocation is of another vault, and the
+    /// errors of changing the header, as [`Vault::add_slot`].
+    pub async fn revoke(&self, revocation: &Revocation) -> Result<()> {
+        let Revocation { root, slot, store_id } = revocation;
+        if *store_id != self.shared.state().header.store_id {
+            return Err(Error::InvalidInput { what: "the revocation", problem: "was prepared for another vault" });
+        }
+        let data_key = Key::generate()?;
+        let replace = |header: &mut Header, vault_key: &VaultKey| {
+            if slot.find(header).is_some() {
+                // Another try has done it.
+                return Ok(());
+            }
+            wrap_anew(header, vault_key, &root.vault_key)?;
+            header.slots = vec![slot.seal(0, store_id, &root.vault_key)?];
+            header.flags |= ROTATING;
+            add_data_key(header, &root.vault_key, &data_key)
+        };
+        self.shared.update_root(root, replace).await?;
+        self.spread().await
+    }
+
+    /// Begins, or goes on with, sealing all records under one data key. `false` if it is not a new one, because there is no
+    /// room for another before the old ones are gone.
+    #[cfg(feature = "sqlite")]
+    pub(crate) async fn begin_rotation(&self) -> Result<bool> {
+        let data_key = Key::generate()?;
+        let begin = |header: &mut Header, vault_key: &VaultKey| {
+            let (under_way, full) = (header.flags & ROTATING != 0, header.data_keys.len() >= MAX_DATA_KEYS);
+            header.flags |= ROTATING;
+            if !under_way && !full {
+                add_data_key(header, vault_key, &data_key)?;
+            }
+            Ok(under_way || !full)
+        };
+        let is_new = self.shared.update(SLOT_STEP, begin).await?;
+        self.spread().await?;
+        Ok(is_new)
+    }
+
+    /// `true` once no call in this process can seal under an older data key any more.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.shared.siblings().iter().all(|vault| vault.is_settled())
+    }
+
+    /// Forgets all data keys but the active one.
+    #[cfg(feature = "sqlite")]
+    pub(crate) async fn finish_rotation(&self) -> Result<()> {
+        let finish = |header: &mut Header, _: &VaultKey| {
+            header.data_keys.retain(|key| key.active);
+            header.flags &= !ROTATING;
+            Ok(())
+        };
+        self.shared.update(SLOT_STEP, finish).await?;
+        self.spread().await
+    }
+
+    /// The header as it is stored now.
+    #[cfg(feature = "sqlite")]
+    pub(crate) async fn current_header(&self) -> Result<Vec<u8>> {
+        self.shared.refresh().await?;
+        Ok(self.save_header())
+    }
+
+    /// `true` if the header is kept elsewhere than in the store.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn keeps_header_elsewhere(&self) -> bool {
+        self.options.keeps_header_elsewhere()
+    }
+
+    /// Makes all vaults of this process that are on the same store read the header again.
+    async fn spread(&self) -> Result<()> {
+        let root = self.shared.state().root.clone();
+        for vault in self.shared.siblings() {
+            vault.follow(&root).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds a data key, under which everything is sealed from now on.
+fn add_data_key(header: &mut Header, vault_key: &VaultKey, data_key: &Key) -> Result<()> {
+    let newest = header.data_keys.iter().map(|key| key.epoch).max().unwrap_or(0);
+    let epoch = newest.checked_add(1).filter(|_| header.data_keys.len() < MAX_DATA_KEYS).ok_or(Error::EpochsFull)?;
+    let store_id = &header.store_id;
+    let wrapped = wrap_key(&vault_key.key_wrap(store_id), data_key, &data_key_aad(store_id, epoch))?;
+    for key in &mut header.data_keys {
+        key.active = false;
+    }
+    let created = wacore::time::now_secs_u64();
+    header.data_keys.push(WrappedDataKey { epoch, active: true, created, wrapped });
+    Ok(())
+}
+
+/// Wraps all keys of a header under another vault key.
+fn wrap_anew(header: &mut Header, from: &VaultKey, to: &VaultKey) -> Result<()> {
+    let store_id = header.store_id;
+    let (from, to) = (from.key_wrap(&store_id), to.key_wrap(&store_id));
+    for key in &mut header.data_keys {
+        let aad = data_key_aad(&store_id, key.epoch);
+        key.wrapped = wrap_key(&to, &slot::unwrap(&from, &key.wrapped, &aad)?, &aad)?;
+    }
+    let aad = lookup_key_aad(&store_id);
+    header.lookup_key = wrap_key(&to, &slot::unwrap(&from, &header.lookup_key, &aad)?, &aad)?;
+    Ok(())
+}

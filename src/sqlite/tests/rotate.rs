@@ -1,0 +1,705 @@
+//! A new data key while the store is in use, and after a secret has leaked.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use rusqlite::Connection;
+use wacore::store::traits::{Backend, SignalStore};
+
+use super::*;
+use crate::encrypt::stored::epoch_of;
+use crate::encrypt::{HeaderStore, Vault, VaultOptions};
+use crate::method::{Access, BoxFuture, Method, uniform_layer};
+use crate::secret::{Key, Passphrase};
+use crate::sqlite::rows::{Pages, TABLES};
+use crate::testing::Operation;
+use crate::{
+    Argon2Cost, HeaderCopy, HeaderInfo, Layer, Padding, Record, Revocation, Rotate, RotateReport, Verify, sample,
+};
+
+struct Sealed {
+    scratch: Scratch,
+    vault: Vault,
+    layered: Arc<dyn Backend>,
+}
+
+fn raw_key() -> Key {
+    Key::from_bytes(&mut [7; 32])
+}
+
+fn new_key() -> Key {
+    Key::from_bytes(&mut [8; 32])
+}
+
+fn options() -> VaultOptions {
+    VaultOptions::new().kdf_cost(Argon2Cost::MINIMUM)
+}
+
+/// A store with something of everything in it.
+async fn sealed() -> Sealed {
+    let scratch = Scratch::new().await;
+    let (vault, layered) = over(&scratch.store, options().padding(Padding::Padme)).await;
+    sample::fill(&*layered).await;
+    layered.save(&sample::device()).await.unwrap();
+    Sealed { scratch, vault, layered }
+}
+
+async fn over(store: &SqliteStore, options: VaultOptions) -> (Vault, Arc<dyn Backend>) {
+    let store: Arc<dyn Backend> = Arc::new(store.clone());
+    let vault = options.create(store.clone(), raw_key()).await.unwrap();
+    let layered = vault.layer().layer(store);
+    (vault, layered)
+}
+
+impl Sealed {
+    async fn rotate(&self) -> crate::Result<RotateReport> {
+        Rotate::new().run(&self.scratch.store, &self.vault).await
+    }
+
+    async fn epochs(&self) -> Vec<u32> {
+        HeaderInfo::read(&self.scratch.store).await.unwrap().unwrap().epochs
+    }
+
+    /// Opens the vault anew.
+    async fn open(&self, key: Key) -> crate::Result<Vault> {
+        options().open(Arc::new(self.scratch.store.clone()), key).await
+    }
+}
+
+/// The epoch of every value in the tables.
+async fn stored_epochs(store: &SqliteStore) -> Vec<(Record, u32)> {
+    let mut epochs = vec![];
+    for table in TABLES.iter().filter(|table| table.replace.is_some()) {
+        let mut pages = Pages::of(table);
+        while let Some(page) = pages.next(store).await.unwrap() {
+            for (_, row) in page {
+                if let Some(row) = row.unwrap() {
+                    epochs.push((row.record, epoch_of(&row)));
+                }
+            }
+        }
+    }
+    epochs
+}
+
+/// What everything that asks is answered.
+async fn answers(store: &dyn Backend) -> Vec<String> {
+    let mut answers = vec![];
+    for method in Method::ALL.iter().filter(|method| matches!(method.access(), Access::Read | Access::Scan)) {
+        answers.push(format!("{:?}", Operation::sample(*method).run(store, 0).await.unwrap().sorted()));
+    }
+    answers.push(format!("{:?}", store.get_session(sample::SESSION_ADDRESS).await.unwrap()));
+    answers.push(format!("{:?}", store.load_identity(sample::IDENTITY_ADDRESS).await.unwrap()));
+    answers.push(format!("{:?}", store.get_version(sample::COLLECTION).await.unwrap().hash));
+    answers.push(format!("{:?}", store.get_sync_key(&[0, 1, 0, 0, 0, 2]).await.unwrap().map(|key| key.fingerprint)));
+    answers.push(format!("{:?}", store.get_mutation_mac(sample::COLLECTION, &sample::INDEX_MAC).await.unwrap()));
+    answers.push(format!("{:?}", store.get_lid_mapping(sample::LID).await.unwrap()));
+    answers.push(format!("{:?}", store.get_devices(sample::PHONE).await.unwrap()));
+    answers.push(format!("{:?}", store.get_tc_token(sample::TC_JID).await.unwrap()));
+    answers.push(format!("{:?}", store.load().await.unwrap().map(|device| device.push_name)));
+    answers
+}
+
+#[tokio::test]
+async fn every_record_is_sealed_anew_and_nothing_else_changes() {
+    let sealed = sealed().await;
+    let before = answers(&*sealed.layered).await;
+    let old = sealed.vault.state().ring.clone();
+    let was = stored_epochs(&sealed.scratch.store).await;
+    let told = Arc::new(Mutex::new(vec![]));
+    let teller = told.clone();
+    let rotate = Rotate::new().on_progress(move |progress| teller.lock().unwrap().push(progress));
+    let report = rotate.run(&sealed.scratch.store, &sealed.vault).await.unwrap();
+    assert_eq!((report.resealed(), report.left_behind()), (was.len() as u64, 0));
+    let told = std::mem::take(&mut *told.lock().unwrap());
+    assert!(told.windows(2).all(|two| two[0].done <= two[1].done), "{told:?}");
+    assert_eq!(told.last().map(|progress| progress.done), Some(told[0].total));
+
+    assert_eq!(sealed.epochs().await, [2]);
+    let is = stored_epochs(&sealed.scratch.store).await;
+    assert_eq!(is.len(), was.len());
+    assert!(is.iter().all(|(_, epoch)| *epoch == 2) && was.iter().all(|(_, epoch)| *epoch == 1), "{was:?} {is:?}");
+    let kinds: BTreeSet<_> = is.iter().map(|(record, _)| record.name()).collect();
+    assert_eq!(kinds.len(), 15, "{kinds:?}");
+    assert_eq!(answers(&*sealed.layered).await, before);
+    let report = Verify::new().run(&sealed.scratch.store, &sealed.vault).await.unwrap();
+    assert!(report.is_sound(), "{report}");
+
+    // Who kept the old data key has the key of none of them.
+    assert!(old.epoch(1).is_some() && old.epoch(2).is_none());
+    // And whoever opens the store anew, everything.
+    let again = sealed.open(raw_key()).await.unwrap();
+    let store: Arc<dyn Backend> = Arc::new(sealed.scratch.store.clone());
+    assert_eq!(answers(&*again.layer().layer(store)).await, before);
+}
+
+/// Not even as noise: the old values and the old header are nowhere in the files.
+#[tokio::test]
+async fn what_was_there_is_gone_from_the_files() {
+    let sealed = sealed().await;
+    sealed.scratch.store.checkpoint().await.unwrap();
+    let header = sealed.scratch.store.get_sender_key(HeaderCopy::A.address()).await.unwrap().unwrap();
+    let mut gone = vec![header[header.len() - 32..].to_vec()];
+    for table in TABLES.iter().filter(|table| table.replace.is_some()) {
+        let page = Pages::of(table).next(&sealed.scratch.store).await.unwrap().unwrap();
+        for row in page.into_iter().filter_map(|(_, row)| row.unwrap()) {
+            let text = matches!(row.record, Record::LidMapping | Record::DeviceList);
+            let value = if text { crate::encrypt::stored::encode_text(&row.value).into_bytes() } else { row.value };
+            gone.push(value[value.len() - 20..].to_vec());
+        }
+    }
+    let search = || {
+        let files = [sealed.scratch.path.clone(), crate::sqlite::beside(&sealed.scratch.path, "-wal")];
+        let content: Vec<u8> = files.iter().flat_map(|file| std::fs::read(file).unwrap()).collect();
+        gone.iter().filter(|bytes| memchr::memmem::find(&content, bytes).is_some()).count()
+    };
+    assert_eq!(search(), gone.len());
+    sealed.rotate().await.unwrap();
+    assert_eq!(search(), 0, "of {}", gone.len());
+}
+
+#[tokio::test]
+async fn other_accounts_stay_as_they_are() {
+    let sealed = sealed().await;
+    let second = sealed.scratch.store.account(2);
+    let (_vault, layered) = over(&second, options()).await;
+    sample::fill(&*layered).await;
+    sealed.rotate().await.unwrap();
+    assert!(stored_epochs(&second).await.iter().all(|(_, epoch)| *epoch == 1));
+    assert_eq!(layered.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
+    assert_eq!(sealed.epochs().await, [2]);
+}
+
+/// More rows than a page, rows between them deleted and stored while they are sealed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn eight_tasks_go_on_while_keys_change() {
+    let sealed = Arc::new(sealed().await);
+    let macs: Vec<_> = (0..3000u32)
+        .map(|number| wacore::appstate::processor::AppStateMutationMAC {
+            index_mac: number.to_be_bytes().repeat(8),
+            value_mac: vec![3; 32],
+        })
+        .collect();
+    sealed.layered.put_mutation_macs("many", 1, &macs).await.unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let calls = Arc::new(AtomicU64::new(0));
+    let tasks: Vec<_> = (0..8u64)
+        .map(|task| {
+            let (store, over, calls) = (sealed.layered.clone(), over.clone(), calls.clone());
+            // Some of them through a vault of their own.
+            let own = (task % 3 == 0).then(|| sealed.scratch.store.clone());
+            tokio::spawn(async move {
+                let mut rng = StdRng::seed_from_u64(task);
+                let store = match own {
+                    None => store,
+                    Some(own) => {
+                        let own: Arc<dyn Backend> = Arc::new(own);
+                        options().open(own.clone(), raw_key()).await.unwrap().layer().layer(own)
+                    }
+                };
+                let mut rows: HashMap<String, Vec<Vec<u8>>> = HashMap::new();
+                while !over.load(Ordering::Relaxed) {
+                    calls.fetch_add(1, Ordering::Relaxed);
+                    let key = format!("{task} {}", rng.random_range(0..200));
+                    let value = vec![rng.random(); rng.random_range(0..2000)];
+                    match rng.random_range(0..6) {
+                        0 => {
+                            store.delete_session(&key).await.unwrap();
+                            rows.remove(&key);
+                        }
+                        1 => {
+                            let batch: Vec<_> = (0..100)
+                                .map(|row| (format!("{task} {row}").into(), Bytes::from(value.clone())))
+                                .collect();
+                            store.put_sessions_batch(&batch).await.unwrap();
+                            rows.extend(batch.iter().map(|(key, _)| (key.to_string(), vec![value.clone()])));
+                        }
+                        2 => {
+                            // Dropped somewhere: it was stored, or will be before the next call, or was not.
+                            let polls = rng.random_range(0..3);
+                            let done = {
+                                let mut call = pin!(store.put_session(&key, &value));
+                                let mut done = false;
+                                for _ in 0..polls {
+                                    done |=
+                                        poll_fn(|context| Poll::Ready(call.as_mut().poll(context).is_ready())).await;
+                                    if done {
+                                        break;
+                                    }
+                                }
+                                done
+                            };
+                            let may_be = rows.entry(key).or_insert_with(|| vec![vec![255]]);
+                            if done {
+                                may_be.clear();
+                            }
+                            may_be.push(value);
+                        }
+                        3 => {
+                            let number = rng.random_range(0..3000u32);
+                            let index: [u8; 32] = number.to_be_bytes().repeat(8).try_into().unwrap();
+                            // Two of eight tasks delete and store again, so that the table's order moves.
+                            if task < 2 {
+                                store.delete_mutation_macs("many", &[index.to_vec()]).await.unwrap();
+                                let mac = wacore::appstate::processor::AppStateMutationMAC {
+                                    index_mac: index.to_vec(),
+                                    value_mac: vec![3; 32],
+                                };
+                                store.put_mutation_macs("many", 2, &[mac]).await.unwrap();
+                            } else if let Some(mac) = store.get_mutation_mac("many", &index).await.unwrap() {
+                                assert_eq!(mac, [3; 32]);
+                            }
+                        }
+                        _ => {
+                            let found = store.get_session(&key).await.unwrap();
+                            match rows.get(&key) {
+                                None => assert!(found.is_none(), "{key}"),
+                                Some(may_be) => match found {
+                                    Some(found) => assert!(may_be.iter().any(|value| *value == found), "{key}"),
+                                    None => assert!(may_be.len() > 1, "{key} is lost"),
+                                },
+                            }
+                        }
+                    }
+                }
+                rows
+            })
+        })
+        .collect();
+    let rounds = if std::env::var_os("WASTORE_LONG").is_some() { 200 } else { 12 };
+    for round in 0..rounds {
+        sealed.rotate().await.unwrap();
+        assert_eq!(sealed.epochs().await, [round + 2]);
+    }
+    over.store(true, Ordering::Relaxed);
+    for task in tasks {
+        for (key, may_be) in task.await.unwrap() {
+            match sealed.layered.get_session(&key).await.unwrap() {
+                Some(found) => assert!(may_be.iter().any(|value| *value == found), "{key}"),
+                None => assert!(may_be.len() > 1, "{key} is lost"),
+            }
+        }
+    }
+    assert!(stored_epochs(&sealed.scratch.store).await.iter().all(|(_, epoch)| *epoch == rounds + 1));
+    let report = Verify::new().run(&sealed.scratch.store, &sealed.vault).await.unwrap();
+    assert!(report.is_sound(), "{report}");
+    let calls = calls.load(Ordering::Relaxed);
+    assert!(calls > 500, "{calls}");
+    println!("{rounds} changes of the data key beside {calls} calls");
+}
+
+/// Holds back every call until it is let through.
+struct Gate {
+    inner: Arc<dyn Backend>,
+    open: Arc<AtomicBool>,
+}
+
+impl Gate {
+    fn around<'a, A: Send + 'a, T: Send + 'a>(
+        &self,
+        _: Method,
+        arguments: A,
+        call: impl FnOnce(A) -> BoxFuture<'a, T> + Send + 'a,
+    ) -> BoxFuture<'a, T> {
+        let open = self.open.clone();
+        Box::pin(async move {
+            while !open.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            call(arguments).await
+        })
+    }
+}
+
+uniform_layer!(Gate);
+
+/// Every call that seals holds a change up until it is stored: none comes too late with the old key.
+#[tokio::test]
+async fn calls_under_way_are_waited_for() {
+    let sealed = sealed().await;
+    for method in Method::ALL.iter().filter(|method| method.access() == Access::Write) {
+        let open = Arc::new(AtomicBool::new(false));
+        let gated = Gate { inner: Arc::new(sealed.scratch.store.clone()), open: open.clone() };
+        let layered = sealed.vault.layer().layer(Arc::new(gated));
+        let mut call = pin!(async move { sample::call(&*layered, *method).await.unwrap() });
+        let mut rotate = pin!(sealed.rotate());
+        for _ in 0..3 {
+            assert!(futures::poll!(&mut call).is_pending(), "{}", method.name());
+        }
+        let seals = !UNSEALED.contains(method);
+        if seals {
+            let early = tokio::time::timeout(Duration::from_millis(40), &mut rotate).await;
+            assert!(early.is_err(), "{} was not waited for", method.name());
+        }
+        open.store(true, Ordering::Relaxed);
+        call.await;
+        rotate.await.unwrap();
+        let epoch = sealed.epochs().await[0];
+        let epochs = stored_epochs(&sealed.scratch.store).await;
+        assert!(epochs.iter().all(|(_, is)| *is == epoch), "{}: {epochs:?}", method.name());
+        sealed.layered.save(&sample::device()).await.unwrap();
+    }
+}
+
+/// Methods that write and seal nothing under a data key.
+const UNSEALED: [Method; 8] = [
+    Method::SetSenderKeyStatus,
+    Method::SaveBaseKey,
+    Method::PutMsgSecret,
+    Method::PutMsgSecrets,
+    Method::TouchTcTokenSenderTimestamp,
+    Method::MarkPrekeysUploaded,
+    // Seals when the store is asked for nothing any more.
+    Method::Create,
+    Method::SnapshotDb,
+];
+
+/// A value that was read before a change and is opened after it.
+#[tokio::test]
+async fn what_was_read_before_is_opened_after() {
+    let sealed = sealed().await;
+    let opened = Arc::new(AtomicBool::new(false));
+    let slow = SlowAnswer { inner: Arc::new(sealed.scratch.store.clone()), open: opened.clone() };
+    let layered = sealed.vault.layer().layer(Arc::new(slow));
+    let mut reading = pin!(layered.get_session(sample::SESSION_ADDRESS));
+    while futures::poll!(&mut reading).is_ready() {
+        unreachable!("it is held back");
+    }
+    // A reader does not hold the old key back from being forgotten, except in its own hands.
+    let rotate = sealed.rotate();
+    let done = async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        opened.store(true, Ordering::Relaxed);
+    };
+    let (rotated, (), read) = tokio::join!(rotate, done, reading);
+    rotated.unwrap();
+    assert_eq!(read.unwrap().unwrap(), sample::SESSION);
+}
+
+/// Answers late.
+struct SlowAnswer {
+    inner: Arc<dyn Backend>,
+    open: Arc<AtomicBool>,
+}
+
+impl SlowAnswer {
+    fn around<'a, A: Send + 'a, T: Send + 'a>(
+        &self,
+        _: Method,
+        arguments: A,
+        call: impl FnOnce(A) -> BoxFuture<'a, T> + Send + 'a,
+    ) -> BoxFuture<'a, T> {
+        let open = self.open.clone();
+        Box::pin(async move {
+            let answer = call(arguments).await;
+            while !open.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            answer
+        })
+    }
+}
+
+uniform_layer!(SlowAnswer);
+
+#[tokio::test]
+async fn somebody_else_who_has_the_store_open_is_an_error_and_nothing_is_done() {
+    let sealed = sealed().await;
+    let other = config().open(&sealed.scratch.path).await.unwrap();
+    let before = sealed.vault.save_header();
+    let refused = sealed.rotate().await;
+    assert!(matches!(refused, Err(Error::NotAlone)), "{refused:?}");
+    assert_eq!(sealed.vault.save_header(), before);
+    // Both go on working, and so do new ones.
+    other.put_session("a@b", b"c").await.unwrap();
+    sealed.layered.put_session("d@e", b"f").await.unwrap();
+    drop(config().open(&sealed.scratch.path).await.unwrap());
+    drop(other);
+    sealed.layered.put_session("d@e", b"g").await.unwrap();
+    let connection = Connection::open(&sealed.scratch.path).unwrap();
+    assert_eq!(connection.query_row("DELETE FROM sessions WHERE address = 'a@b' RETURNING 1", (), |_| Ok(())), Ok(()));
+    drop(connection);
+    sealed.rotate().await.unwrap();
+    // Nor is anybody kept out afterwards.
+    let connection = Connection::open(&sealed.scratch.path).unwrap();
+    assert_eq!(connection.query_row("SELECT count(*) FROM devices", (), |row| row.get(0)), Ok(1));
+}
+
+/// A vault of the same key and the same store id, but on a copy.
+#[tokio::test]
+async fn a_vault_of_another_store_is_refused() {
+    let sealed = sealed().await;
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy.db");
+    sealed.scratch.store.backup(&copy).await.unwrap();
+    let copy = config().open(copy).await.unwrap();
+    for wrong in [copy.clone(), copy.account(2), sealed.scratch.store.account(2)] {
+        let refused = Rotate::new().run(&wrong, &sealed.vault).await;
+        assert!(matches!(refused, Err(Error::InvalidInput { what: "the vault", .. })), "{refused:?}");
+    }
+    assert_eq!(sealed.epochs().await, [1, 2]);
+    sealed.rotate().await.unwrap();
+    assert_eq!(sealed.epochs().await, [2]);
+    let vault = options().open(Arc::new(copy.clone()), raw_key()).await.unwrap();
+    assert!(Verify::new().run(&copy, &vault).await.unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn damaged_records_keep_the_old_key_unless_they_are_left_behind() {
+    let sealed = sealed().await;
+    let damage = |sql: &str| {
+        let connection = Connection::open(&sealed.scratch.path).unwrap();
+        assert_eq!(connection.execute(sql, ()).unwrap(), 1, "{sql}");
+    };
+    sealed.layered.put_session("another@b", b"another").await.unwrap();
+    damage("UPDATE group_metadata SET info = substr(info, 1, 60)");
+    // One that is sealed and in its place, but not the way that this crate stores it.
+    damage(
+        "UPDATE collection_versions SET index_value_map = CAST(index_value_map || x'0100000061' || x'00000000' AS BLOB)",
+    );
+    damage("DELETE FROM prekeys WHERE id = 6");
+    damage("INSERT INTO prekeys SELECT account, 99, record, uploaded FROM prekeys LIMIT 1");
+    let refused = sealed.rotate().await;
+    assert!(matches!(refused, Err(Error::NotResealed { count: 3 })), "{refused:?}");
+    assert_eq!(sealed.epochs().await, [1, 2]);
+    assert_eq!(sealed.layered.get_session("another@b").await.unwrap().unwrap(), &b"another"[..]);
+    sealed.layered.delete_group_metadata(sample::GROUP).await.unwrap();
+    let refused = sealed.rotate().await;
+    assert!(matches!(refused, Err(Error::NotResealed { count: 2 })), "{refused:?}");
+    let report = Rotate::new().leave_damaged().run(&sealed.scratch.store, &sealed.vault).await.unwrap();
+    assert_eq!((report.left_behind(), sealed.epochs().await), (2, vec![2]));
+    assert!(report.to_string().ends_with("2 damaged records were left behind"), "{report}");
+    assert!(sealed.layered.load_prekey(99).await.is_err());
+    assert!(sealed.layered.load_prekey(5).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn it_goes_on_where_it_was_dropped() {
+    let mut dropped = 0;
+    for polls in (0..).step_by(3) {
+        let sealed = sealed().await;
+        let before = answers(&*sealed.layered).await;
+        let finished = {
+            let mut rotate = pin!(sealed.rotate());
+            let mut finished = false;
+            for _ in 0..polls {
+                if let Poll::Ready(report) = futures::poll!(&mut rotate) {
+                    report.unwrap();
+                    finished = true;
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            finished
+        };
+        dropped += 1;
+        let store: Arc<dyn Backend> = Arc::new(sealed.scratch.store.clone());
+        let again = sealed.open(raw_key()).await.unwrap();
+        assert_eq!(answers(&*again.layer().layer(store)).await, before, "after {polls}");
+        assert_eq!(answers(&*sealed.layered).await, before, "after {polls}");
+        Rotate::new().run(&sealed.scratch.store, &again).await.unwrap();
+        assert_eq!(sealed.epochs().await.len(), 1);
+        assert_eq!(answers(&*sealed.layered).await, before, "after {polls}");
+        if finished {
+            break;
+        }
+    }
+    assert!(dropped > 4, "{dropped}");
+}
+
+#[tokio::test]
+async fn sixteen_data_keys_are_the_most_and_all_go() {
+    let sealed = sealed().await;
+    for number in 0..15 {
+        sealed.vault.rotate_data_key().await.unwrap();
+        sealed.layered.put_session(&format!("{number}@b"), b"c").await.unwrap();
+    }
+    let full = sealed.vault.rotate_data_key().await;
+    assert!(matches!(full, Err(Error::EpochsFull)), "{full:?}");
+    let revocation = Revocation::prepare(&sealed.vault, new_key()).await.unwrap();
+    let full = sealed.vault.revoke(&revocation).await;
+    assert!(matches!(full, Err(Error::EpochsFull)), "{full:?}");
+    assert_eq!(sealed.epochs().await.len(), 16);
+    let before = stored_epochs(&sealed.scratch.store).await;
+    assert!(before.iter().map(|(_, epoch)| epoch).collect::<BTreeSet<_>>().len() == 16, "{before:?}");
+    sealed.rotate().await.unwrap();
+    assert_eq!(sealed.epochs().await, [17], "a new one");
+    assert!(stored_epochs(&sealed.scratch.store).await.iter().all(|(_, epoch)| *epoch == 17));
+    assert_eq!(sealed.layered.get_session("7@b").await.unwrap().unwrap(), &b"c"[..]);
+}
+
+#[tokio::test]
+async fn a_store_in_memory_has_nobody_else() {
+    let store = SqliteStore::in_memory().await.unwrap();
+    let (vault, layered) = over(&store, options()).await;
+    sample::fill(&*layered).await;
+    assert!(Rotate::new().run(&store, &vault).await.unwrap().resealed() > 15);
+    assert_eq!(layered.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
+}
+
+/// Header copies in memory.
+#[derive(Default)]
+struct Elsewhere(Mutex<HashMap<HeaderCopy, Vec<u8>>>);
+
+#[async_trait::async_trait]
+impl HeaderStore for Elsewhere {
+    async fn read(&self, copy: HeaderCopy) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.0.lock().unwrap().get(&copy).cloned())
+    }
+
+    async fn write(&self, copy: HeaderCopy, bytes: &[u8]) -> Result<(), StoreError> {
+        self.0.lock().unwrap().insert(copy, bytes.to_vec());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_header_that_is_kept_elsewhere_needs_the_device_to_tell_the_store() {
+    let (scratch, other) = (Scratch::new().await, Scratch::new().await);
+    let (vault, layered) = over(&scratch.store, options().header_store(Arc::new(Elsewhere::default()))).await;
+    sample::fill(&*layered).await;
+    let refused = Rotate::new().run(&other.store, &vault).await;
+    assert!(matches!(&refused, Err(Error::Store(error)) if matches!(Error::of(error), Some(Error::DeviceMissing))));
+    assert_eq!(layered.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
+    Rotate::new().run(&scratch.store, &vault).await.unwrap();
+    assert_eq!(layered.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
+    assert!(stored_epochs(&scratch.store).await.iter().all(|(_, epoch)| *epoch == 2));
+}
+
+#[tokio::test]
+async fn a_revoked_secret_opens_nothing_any_more_and_open_vaults_go_on() {
+    let sealed = sealed().await;
+    let before = answers(&*sealed.layered).await;
+    sealed.vault.add_slot("another", Key::from_bytes(&mut [9; 32])).await.unwrap();
+    let saved = sealed.vault.save_header();
+    let store: Arc<dyn Backend> = Arc::new(sealed.scratch.store.clone());
+    let second = sealed.open(raw_key()).await.unwrap();
+    let layered_second = second.layer().layer(store.clone());
+    let report = Rotate::new().revoke(&sealed.scratch.store, &options(), raw_key(), new_key()).await.unwrap();
+    assert_eq!(report.revoked().len(), 1);
+    assert!(report.to_string().contains("tell which contacts"), "{report}");
+    assert_eq!(sealed.epochs().await, [2]);
+    for gone in [raw_key(), Key::from_bytes(&mut [9; 32])] {
+        let refused = sealed.open(gone).await;
+        assert!(matches!(refused, Err(Error::WrongSecret)), "{refused:?}");
+    }
+    for layered in [&sealed.layered, &layered_second] {
+        assert_eq!(answers(&**layered).await, before);
+        layered.put_session("after@b", b"the change").await.unwrap();
+    }
+    // They can change the header as well.
+    sealed.vault.add_slot("later", Key::from_bytes(&mut [10; 32])).await.unwrap();
+    assert_eq!(second.slots().len(), 1, "as it last saw it");
+    second.add_slot("later still", Key::from_bytes(&mut [11; 32])).await.unwrap();
+    assert_eq!(second.slots().len(), 3);
+    let opened = sealed.open(new_key()).await.unwrap();
+    assert_eq!(answers(&*opened.layer().layer(store.clone())).await, before);
+    assert!(Verify::new().run(&sealed.scratch.store, &opened).await.unwrap().is_sound());
+    // The old header opens with the old secret, and nothing with the old header.
+    let restored = options().restore_header(store.clone(), &saved, raw_key()).await;
+    assert!(matches!(restored, Err(Error::VaultExists)), "{restored:?}");
+    for copy in [HeaderCopy::A, HeaderCopy::B] {
+        let connection = Connection::open(&sealed.scratch.path).unwrap();
+        let sql = "UPDATE sender_keys SET record = ?1 WHERE address = ?2";
+        connection.execute(sql, (&saved, copy.address())).unwrap();
+    }
+    let planted = sealed.open(raw_key()).await.unwrap();
+    let read = planted.layer().layer(store.clone()).get_session(sample::SESSION_ADDRESS).await;
+    assert!(matches!(Error::of(&read.unwrap_err()), Some(Error::UnknownEpoch { .. })));
+}
+
+#[tokio::test]
+async fn accounts_that_open_with_the_lowest_are_revoked_with_it() {
+    let sealed = sealed().await;
+    let account = |number| sealed.scratch.store.account(number);
+    let create = async |number: i32, secret: Key| {
+        let store: Arc<dyn Backend> = Arc::new(account(number));
+        let vault = options().create(store.clone(), secret).await.unwrap();
+        let layered = vault.layer().layer(store);
+        layered.create().await.unwrap();
+        layered.put_session("a@b", number.to_string().as_bytes()).await.unwrap();
+    };
+    create(2, sealed.vault.account_key("account 2")).await;
+    create(3, raw_key()).await;
+    create(4, Key::from_bytes(&mut [44; 32])).await;
+    let saved = account(2).open_vault(&options(), raw_key()).await.unwrap().save_header();
+    let report = Rotate::new().revoke(&sealed.scratch.store, &options(), raw_key(), new_key()).await.unwrap();
+    let revoked: Vec<_> = report.revoked().iter().map(|(number, _)| *number).collect();
+    assert_eq!((&revoked[..], report.others()), (&[1, 3, 2][..], &[4][..]));
+    for number in [1, 2, 3] {
+        let refused = account(number).open_vault(&options(), raw_key()).await;
+        assert!(matches!(refused, Err(Error::WrongSecret)), "{number}: {refused:?}");
+        let vault = account(number).open_vault(&options(), new_key()).await.unwrap();
+        assert_eq!(vault.slots().len(), 1);
+        let layered = vault.layer().layer(Arc::new(account(number)));
+        if number > 1 {
+            assert_eq!(layered.get_session("a@b").await.unwrap().unwrap(), number.to_string().as_bytes());
+        }
+        assert!(Verify::new().run(&account(number), &vault).await.unwrap().is_sound());
+    }
+    let other = options().open(Arc::new(account(4)), Key::from_bytes(&mut [44; 32])).await.unwrap();
+    let layered = other.layer().layer(Arc::new(account(4)));
+    assert_eq!(layered.get_session("a@b").await.unwrap().unwrap(), &b"4"[..]);
+    // What the old vault key of the first account gives opens a saved header of the second, and nothing in the store.
+    let old = sealed.open(raw_key()).await;
+    assert!(matches!(old, Err(Error::WrongSecret)));
+    assert!(!saved.is_empty());
+    let wrong = Rotate::new().revoke(&sealed.scratch.store, &options(), raw_key(), new_key()).await;
+    assert!(matches!(wrong, Err(Error::WrongSecret)), "{wrong:?}");
+}
+
+/// Dropped anywhere, one of the two secrets opens every account.
+#[tokio::test]
+async fn a_revocation_is_finished_by_the_next_one() {
+    let mut finished = false;
+    for polls in (0..).step_by(7) {
+        let sealed = sealed().await;
+        let second = sealed.scratch.store.account(2);
+        let store: Arc<dyn Backend> = Arc::new(second.clone());
+        let vault = options().create(store.clone(), sealed.vault.account_key("account 2")).await.unwrap();
+        vault.layer().layer(store.clone()).put_session("a@b", b"c").await.unwrap();
+        drop(vault);
+        let passphrase = || Passphrase::new("another one").unwrap();
+        {
+            let (rotate, options) = (Rotate::new(), options());
+            let mut revoke = pin!(rotate.revoke(&sealed.scratch.store, &options, raw_key(), passphrase()));
+            for _ in 0..polls {
+                if let Poll::Ready(report) = futures::poll!(&mut revoke) {
+                    report.unwrap();
+                    finished = true;
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        let (options, main) = (options(), &sealed.scratch.store);
+        let old = main.open_vault(&options, raw_key()).await.is_ok();
+        let new = main.open_vault(&options, passphrase()).await.is_ok();
+        assert!(old != new, "{polls}: {old} {new}");
+        for account in [main, &second] {
+            let vault = match old {
+                true => account.open_vault(&options, raw_key()).await.unwrap(),
+                false => account.open_vault(&options, passphrase()).await.unwrap(),
+            };
+            assert!(Verify::new().run(account, &vault).await.unwrap().is_sound(), "{polls}");
+        }
+        let rotate = Rotate::new();
+        match old {
+            true => rotate.revoke(main, &options, raw_key(), new_key()).await.unwrap(),
+            false => rotate.revoke(main, &options, passphrase(), new_key()).await.unwrap(),
+        };
+        let vault = second.open_vault(&options, new_key()).await.unwrap();
+        let session = vault.layer().layer(store).get_session("a@b").await.unwrap();
+        assert_eq!(session.unwrap(), &b"c"[..]);
+        assert!(main.open_vault(&options, raw_key()).await.is_err());
+        if finished {
+            break;
+        }
+    }
+}
