@@ -1,7 +1,7 @@
-//! How fast an import is, and how much memory it takes.
+//! How fast an import and a change of the data key are, and how much memory they take.
 //!
 //! `cargo bench --bench import --features upstream` imports a database with 200,000 sessions of 1 KB, `WASTORE_RECORDS` of them
-//! if it is set, in a process of its own, and prints the rate of each phase and the most memory that it had.
+//! if it is set, and seals them anew, each in a process of its own, and prints the rates and the most memory that each had.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a failure is a failed measurement")]
 
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use futures::executor::block_on;
 use rusqlite::Connection;
-use wastore::{Import, ImportPhase, Key};
+use wastore::{Import, ImportPhase, Key, Rotate, SqliteStore, Vault};
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
 
 fn main() {
@@ -22,11 +22,16 @@ fn main() {
     if let Some(folder) = std::env::var_os("WASTORE_IMPORT") {
         return import(Path::new(&folder));
     }
+    if let Some(folder) = std::env::var_os("WASTORE_ROTATE") {
+        return rotate(Path::new(&folder));
+    }
     let records = std::env::var("WASTORE_RECORDS").ok().and_then(|number| number.parse().ok()).unwrap_or(200_000);
     let folder = tempfile::tempdir().unwrap();
     fill(&folder.path().join("whatsapp.db"), records);
     let itself = std::env::current_exe().unwrap();
-    assert!(Command::new(itself).env("WASTORE_IMPORT", folder.path()).status().unwrap().success());
+    for part in ["WASTORE_IMPORT", "WASTORE_ROTATE"] {
+        assert!(Command::new(&itself).env(part, folder.path()).status().unwrap().success());
+    }
 }
 
 /// Upstream's schema, made by upstream, and rows put into it at once.
@@ -57,7 +62,7 @@ fn import(folder: &Path) {
             *seen.lock().unwrap() = (progress.done, start.elapsed());
         }
     });
-    block_on(import.run(folder.join("whatsapp.db"), folder.join("wa.db"), Key::generate().unwrap())).unwrap();
+    block_on(import.run(folder.join("whatsapp.db"), folder.join("wa.db"), key())).unwrap();
     let whole = start.elapsed().as_secs_f64();
     let (records, copying) = *copied.lock().unwrap();
     let (records, copying) = (records as f64, copying.as_secs_f64());
@@ -65,8 +70,26 @@ fn import(folder: &Path) {
     println!("| copying | {copying:.1} | {:.0} |", records / copying);
     println!("| comparing, and waiting for the disk | {:.1} | {:.0} |", whole - copying, records / (whole - copying));
     println!("| whole | {whole:.1} | {:.0} |", records / whole);
+    print_memory();
+}
+
+fn key() -> Key {
+    Key::from_bytes(&mut [7; 32])
+}
+
+fn rotate(folder: &Path) {
+    let store = block_on(SqliteStore::open(folder.join("wa.db"))).unwrap();
+    let vault = block_on(Vault::open(Arc::new(store.clone()), key())).unwrap();
+    let start = Instant::now();
+    let report = block_on(Rotate::new().run(&store, &vault)).unwrap();
+    let seconds = start.elapsed().as_secs_f64();
+    println!("| change of the data key | {seconds:.1} | {:.0} |", report.resealed() as f64 / seconds);
+    print_memory();
+}
+
+fn print_memory() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if let Some(line) = status.lines().find(|line| line.starts_with("VmHWM")) {
-        println!("\nmost memory: {}", line.trim_start_matches("VmHWM:").trim());
+        println!("\nmost memory: {}\n", line.trim_start_matches("VmHWM:").trim());
     }
 }

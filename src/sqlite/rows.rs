@@ -50,7 +50,8 @@ macro_rules! table {
                 $columns,
                 " FROM ",
                 $name,
-                " WHERE account = ?1 AND rowid >= ?3 ORDER BY rowid LIMIT ?2"
+                // Or SQLite would take the index for the account, and sort all of its rows for each page.
+                " NOT INDEXED WHERE account = ?1 AND rowid >= ?3 ORDER BY rowid LIMIT ?2"
             ),
             has_row_ids: true,
             size: concat!("SELECT count(*), coalesce(sum(", $bytes, "), 0) FROM ", $name),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::method::Method;
-use crate::sample;
+use crate::{Key, Layer, Rotate, Vault, sample};
 
 /// Statements that are about a whole table.
 const WHOLE_TABLE: [&str; 2] = ["SELECT account FROM devices ORDER BY account", "PRAGMA integrity_check"];
@@ -24,6 +24,11 @@ async fn every_statement_searches_an_index() {
         sample::call(store, *method).await.unwrap();
     }
     store.delete_account().await.unwrap();
+    let sealed = Scratch::new().await;
+    let inner = Arc::new(sealed.store.clone());
+    let vault = Vault::create(inner.clone(), Key::generate().unwrap()).await.unwrap();
+    sample::fill(&*vault.layer().layer(inner)).await;
+    assert!(Rotate::new().run(&sealed.store, &vault).await.unwrap().resealed() > 0);
     let statements = STATEMENTS.lock().unwrap().clone();
     let mut looked_at = 0;
     for sql in statements {
