@@ -274,6 +274,13 @@ pub enum Error {
     #[cfg(feature = "upstream")]
     #[error("the source was used while it was imported: stop the bot and import again")]
     SourceChanged,
+    /// The import is complete, but the source could not be removed afterwards: it is still there, or part of it.
+    #[cfg(feature = "upstream")]
+    #[error("the new store is complete, but the source could not be removed: delete it yourself")]
+    SourceNotRemoved {
+        /// The error of the operating system or of SQLite.
+        source: std::io::Error,
+    },
     /// A record that was read back is not equal to that of the source. The new store was discarded.
     #[cfg(feature = "upstream")]
     #[error("a {record} record came out differently from the source, and the new store was discarded: report this")]

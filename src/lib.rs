@@ -42,4 +42,6 @@ pub use sqlite::{
     SqliteConfig, SqliteStore, Verify, VerifyProgress, VerifyReport,
 };
 #[cfg(feature = "upstream")]
-pub use upstream::{Export, ExportProgress, ExportReport, Import, ImportPhase, ImportProgress, ImportReport};
+pub use upstream::{
+    Export, ExportProgress, ExportReport, Import, ImportPhase, ImportProgress, ImportReport, RemovedSource,
+};

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use wastore::{
-    Error, Export, HeaderInfo, Import, ImportPhase, Key, Passphrase, RecoveryKey, Rotate, Secret, SlotKind,
-    SqliteProblem, SqliteStore, Vault, VaultOptions, Verify,
+    Error, Export, HeaderInfo, Import, ImportPhase, Key, Passphrase, RecoveryKey, RemovedSource, Rotate, Secret,
+    SlotKind, SqliteProblem, SqliteStore, Vault, VaultOptions, Verify,
 };
 use zeroize::Zeroizing;
 
@@ -46,8 +46,8 @@ enum Command {
     },
     /// Copy a database of whatsapp-rust's own SQLite store into a new encrypted one
     ///
-    /// The source is only read. Stop the bot before, and delete its database yourself when the new store is in use: what was
-    /// deleted from a disk may still be found on it, and in its backups and snapshots.
+    /// The source is only read, unless it is to be removed. Stop the bot before, and remove its database when the new store is
+    /// in use: until then the keys of the account are readable in it.
     Import {
         /// The database that the bot uses now
         source: PathBuf,
@@ -59,6 +59,10 @@ enum Command {
         /// Import every account; the secret opens the lowest, and the others with it
         #[arg(long)]
         all_accounts: bool,
+        /// Overwrite and delete the source when the new store is complete and was compared with it; what it leaves behind is
+        /// printed
+        #[arg(long, conflicts_with = "account")]
+        remove_source: bool,
         #[command(flatten)]
         new: NewSecret,
     },
@@ -316,7 +320,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             }
             say("an empty encrypted store was created\n")?;
         }
-        Command::Import { source, store, account, all_accounts, new } => {
+        Command::Import { source, store, account, all_accounts, remove_source, new } => {
             // Before anybody types a passphrase.
             if store.symlink_metadata().is_ok() {
                 return Err(Error::TargetExists { path: store }.into());
@@ -334,15 +338,28 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             if all_accounts {
                 import = import.all_accounts();
             }
+            if remove_source {
+                import = import.remove_source();
+            }
             let report = import.run(&source, &store, new.read()?).await;
             bar.finish_and_clear();
+            let report = report?;
             say(format_args!(
-                "{}\n{} is complete, and was compared with the source record by record.\n\
-                 {} is as it was, and readable: delete it when the bot runs on the new store.\n",
-                report?,
-                store.display(),
-                source.display()
+                "{report}\n{} is complete, and was compared with the source record by record.\n",
+                store.display()
             ))?;
+            match report.removed_source() {
+                None => say(format_args!(
+                    "{} is as it was, and readable: remove it when the bot runs on the new store.\n",
+                    source.display()
+                ))?,
+                Some(removed) => {
+                    say(format_args!("{}\n", RemovedSource::LIMITS))?;
+                    for left in removed.left() {
+                        say(format_args!("{} is still there, and readable\n", left.display()))?;
+                    }
+                }
+            }
         }
         Command::Export { store, secret, target, plaintext: _ } => {
             if target.symlink_metadata().is_ok() {

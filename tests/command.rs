@@ -1,6 +1,7 @@
 //! The real command, on databases that upstream's own code wrote.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a failure is a failed test")]
+#![allow(clippy::print_stdout, reason = "long campaigns print their figures")]
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -178,6 +179,258 @@ fn keys_are_changed() {
     desk.ok("keys remove wa.db 1 --recovery-key-file recovery");
     let (code, error) = desk.fails("keys remove wa.db 2 --recovery-key-file recovery");
     assert!(code == 1 && error.contains("the last key slot cannot be removed"), "{code}: {error}");
+}
+
+#[test]
+fn data_keys_are_changed_and_leaked_secrets_revoked() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1, 2]);
+    desk.ok("import whatsapp.db wa.db --all-accounts --new-passphrase-file old");
+    let printed = desk.ok("rotate wa.db --passphrase-file old");
+    let sealed: Vec<_> = printed.lines().filter(|line| line.contains(" records were sealed anew")).collect();
+    assert!(sealed.len() == 2 && sealed[0].starts_with("account 1: 2"), "{printed}");
+    desk.ok("rotate wa.db --account 2 --passphrase-file old");
+    let epochs = || {
+        let json: serde_json::Value = serde_json::from_str(&desk.ok("inspect wa.db --json")).unwrap();
+        [0, 1].map(|account| json["accounts"][account]["vault"]["data_key_epochs"].to_string())
+    };
+    assert_eq!(epochs(), ["[2]", "[3]"]);
+    assert!(desk.ok("verify wa.db --passphrase-file old").ends_with("sound\n"));
+
+    desk.ok("keys add wa.db --account 1 --passphrase-file old --new-key-file key");
+    let printed = desk.ok("revoke wa.db --passphrase-file old --new-passphrase-file new");
+    for line in ["account 1: ", "account 2: ", "Whoever had one of the old secrets and a copy of the store can still:"]
+    {
+        assert!(printed.contains(line), "{printed}");
+    }
+    assert_eq!(epochs(), ["[3]", "[4]"]);
+    assert_eq!(desk.fails("verify wa.db --passphrase-file old").0, 3);
+    assert_eq!(desk.fails("verify wa.db --account 1 --key-file key").0, 3, "every other secret is gone");
+    assert_eq!(desk.fails("revoke wa.db --passphrase-file old --new-passphrase-file new").0, 3);
+    assert!(desk.ok("verify wa.db --passphrase-file new").ends_with("sound\n"));
+    let new = || Passphrase::new("another passphrase").unwrap();
+    for account in [1, 2] {
+        assert_eq!(desk.session("wa.db", account, new()), Some(format!("account {account}")));
+        desk.ok(&format!("export wa.db back{account}.db --plaintext --account {account} --passphrase-file new"));
+    }
+}
+
+#[test]
+fn damaged_records_keep_the_old_data_key_unless_they_are_left_behind() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1]);
+    desk.ok("import whatsapp.db wa.db --new-key-file key");
+    desk.change("wa.db", "UPDATE prekeys SET record = CAST(substr(record, 1, 60) AS BLOB) WHERE rowid = 1");
+    let (code, error) = desk.fails("rotate wa.db --key-file key");
+    assert!(code == 4 && error.contains("1 records are damaged and could not be sealed anew"), "{code}: {error}");
+    assert!(desk.ok("inspect wa.db").contains("change of data key not finished"));
+    let printed = desk.ok("rotate wa.db --leave-damaged --key-file key");
+    assert!(printed.ends_with("1 damaged records were left behind\n"), "{printed}");
+    assert!(!desk.ok("inspect wa.db").contains("not finished"));
+}
+
+#[test]
+fn keys_are_not_changed_while_another_process_has_the_store() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    let other = rusqlite::Connection::open(desk.path("wa.db")).unwrap();
+    other.query_row("SELECT count(*) FROM sessions", (), |_| Ok(())).unwrap();
+    desk.write("spare", &"5b".repeat(32));
+    for command in ["rotate wa.db --key-file key", "revoke wa.db --key-file key --new-key-file spare"] {
+        let (code, error) = desk.fails(command);
+        assert!(code == 1 && error.contains("another process, or a backup, has the store open"), "{code}: {error}");
+    }
+    drop(other);
+    desk.ok("rotate wa.db --key-file key");
+    desk.ok("revoke wa.db --key-file key --new-key-file spare");
+    desk.ok("verify wa.db --key-file spare");
+}
+
+/// A store with so many sessions that a change of its keys takes a while.
+fn with_many_sessions(desk: &Desk) -> u32 {
+    const SESSIONS: u32 = 4000;
+    wait(async {
+        let store = Arc::new(SqliteStore::open(desk.path("wa.db")).await.unwrap());
+        let vault = store.open_vault(&VaultOptions::new(), wastore::Key::from_bytes(&mut [0x5a; 32])).await.unwrap();
+        let sessions: Vec<_> = (0..SESSIONS)
+            .map(|number| (Arc::from(format!("{number}@s")), bytes::Bytes::from(number.to_le_bytes().repeat(250))))
+            .collect();
+        vault.layer().layer(store).put_sessions_batch(&sessions).await.unwrap();
+    });
+    SESSIONS
+}
+
+/// Kills the command somewhere, again and again, until it is done. Gives how often it was killed in the middle.
+fn kill_and_repeat(desk: &Desk, commands: [&str; 2], kills: u32, mut check: impl FnMut(u32)) -> u32 {
+    let start = std::time::Instant::now();
+    desk.ok(commands[0]);
+    let whole = start.elapsed();
+    let mut unfinished = 0;
+    for number in 0..kills {
+        let mut running = desk.command(commands[1]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(whole.mul_f64(rand::random_range(0.0..1.0)));
+        running.kill().unwrap();
+        running.wait().unwrap();
+        let inspected = desk.ok("inspect wa.db");
+        unfinished += u32::from(inspected.contains("change of data key not finished"));
+        check(number);
+    }
+    unfinished
+}
+
+#[test]
+fn a_change_of_the_data_key_that_is_killed_anywhere_loses_nothing() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1]);
+    desk.ok("import whatsapp.db wa.db --new-key-file key");
+    let sessions = with_many_sessions(&desk);
+    let kills = if std::env::var_os("WASTORE_LONG").is_some() { 1000 } else { 100 };
+    let rotate = "rotate wa.db --key-file key";
+    let unfinished = kill_and_repeat(&desk, [rotate, rotate], kills, |number| {
+        let key = || wastore::Key::from_bytes(&mut [0x5a; 32]);
+        assert_eq!(desk.session("wa.db", 1, key()).as_deref(), Some("account 1"));
+        if number % 10 == 0 {
+            let printed = desk.ok("verify wa.db --key-file key");
+            assert!(printed.contains(&format!("session{:>24}", sessions + 3)), "{printed}");
+            // Begin with a new one.
+            desk.ok(rotate);
+        }
+    });
+    assert!(unfinished > kills / 10, "{unfinished} of {kills}");
+    println!("{unfinished} of {kills} kills were in the middle of sealing");
+    desk.ok(rotate);
+    let printed = desk.ok("verify wa.db --key-file key");
+    assert!(printed.ends_with("sound\n"), "{printed}");
+    assert!(!desk.ok("inspect wa.db").contains("not finished"));
+}
+
+#[test]
+fn a_revocation_that_is_killed_anywhere_leaves_the_old_secret_or_the_new_one() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    with_many_sessions(&desk);
+    desk.write("spare", &"5b".repeat(32));
+    let revoke =
+        ["revoke wa.db --key-file key --new-key-file spare", "revoke wa.db --key-file spare --new-key-file key"];
+    let mut current = "spare";
+    let mut changed = 0;
+    for _ in 0..if std::env::var_os("WASTORE_LONG").is_some() { 400 } else { 40 } {
+        let turn = usize::from(current == "spare");
+        let other = ["spare", "key"][turn];
+        if current == "spare" && changed == 0 {
+            desk.ok(revoke[0]);
+        }
+        let mut running = desk.command(revoke[turn]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(rand::random_range(0..300)));
+        running.kill().unwrap();
+        running.wait().unwrap();
+        let opens = |key: &str| desk.run(&format!("verify wa.db --quick --key-file {key}")).status.success();
+        match (opens(current), opens(other)) {
+            (true, false) => {}
+            (false, true) => (current, changed) = (other, changed + 1),
+            both => panic!("{both:?}"),
+        }
+    }
+    assert!(changed > 2, "{changed}");
+    desk.ok(&format!("rotate wa.db --key-file {current}"));
+    assert!(desk.ok(&format!("verify wa.db --key-file {current}")).ends_with("sound\n"));
+}
+
+/// Where a file may not grow any more, which is what a full disk does to it.
+#[cfg(unix)]
+#[test]
+fn without_space_nothing_is_made_and_nothing_is_lost() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1]);
+    desk.ok("import whatsapp.db wa.db --new-key-file key");
+    with_many_sessions(&desk);
+    wait(async {
+        let store = SqliteStore::open(desk.path("wa.db")).await.unwrap();
+        store.checkpoint().await.unwrap();
+    });
+    let cramped = |blocks: u32, arguments: &str| {
+        // The signal that the limit sends is ignored, so that writing fails instead.
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" {arguments}");
+        let mut command = Command::new("sh");
+        let command = command.args(["-c", &script, env!("CARGO_BIN_EXE_wastore")]).current_dir(desk.folder.path());
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    for (blocks, arguments) in [
+        (100, "import whatsapp.db new.db --new-key-file key"),
+        (2000, "rotate wa.db --key-file key"),
+        (2000, "backup wa.db copy.db"),
+        (2000, "export wa.db back.db --plaintext --key-file key"),
+    ] {
+        let output = cramped(blocks, arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(matches!(output.status.code(), Some(1 | 5)), "{arguments}: {:?} {error}", output.status);
+        assert!(error.contains("disk") || error.contains("file"), "{arguments}: {error}");
+        let mut left: Vec<_> =
+            std::fs::read_dir(desk.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.retain(|name| {
+            let name = name.to_str().unwrap();
+            name.starts_with('.') || ["new.db", "copy.db", "back.db"].contains(&name)
+        });
+        assert!(left.is_empty(), "{arguments}: {left:?}");
+        assert!(desk.ok("verify wa.db --key-file key").ends_with("sound\n"), "{arguments}");
+    }
+    desk.ok("rotate wa.db --key-file key");
+    assert!(desk.ok("verify wa.db --key-file key").ends_with("sound\n"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_cannot_be_written_is_named_as_the_reason() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1]);
+    desk.ok("import whatsapp.db wa.db --new-key-file key");
+    let folder = desk.path("sealed");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o500)).unwrap();
+    let mut folders = vec!["sealed"];
+    if std::fs::write(folder.join("root"), "").is_ok() {
+        // Who runs this may write anywhere but where nobody can.
+        folders = vec!["/sys"];
+    }
+    for folder in folders.into_iter().filter(|folder| desk.path(folder).exists()) {
+        for arguments in ["init", "import whatsapp.db", "backup wa.db", "export --plaintext wa.db"] {
+            let secret = match arguments {
+                "backup wa.db" => "",
+                "export --plaintext wa.db" => "--key-file key",
+                _ => "--new-key-file key",
+            };
+            let (code, error) = desk.fails(&format!("{arguments} {folder}/new.db {secret}"));
+            assert!(code == 5 && error.contains("cannot use the "), "{arguments}: {code}: {error}");
+        }
+    }
+}
+
+#[test]
+fn the_source_is_removed_if_that_is_asked_for() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1, 2]);
+    desk.write("whatsapp.db.snapshot-1-x", "a snapshot");
+    let content = || std::fs::read(desk.path("whatsapp.db")).unwrap();
+    // In use, or not as a whole.
+    assert_eq!(desk.fails("import whatsapp.db wa.db --account 1 --remove-source --new-key-file key").0, 2);
+    let bot = rusqlite::Connection::open(desk.path("whatsapp.db")).unwrap();
+    bot.query_row("SELECT count(*) FROM sessions", (), |_| Ok(())).unwrap();
+    bot.execute("UPDATE sessions SET record = record", ()).unwrap();
+    let before = content();
+    let (code, error) = desk.fails("import whatsapp.db wa.db --all-accounts --remove-source --new-key-file key");
+    assert!(code == 1 && error.contains("is in use, or was not closed"), "{code}: {error}");
+    assert!(content() == before && !desk.path("wa.db").exists());
+    drop(bot);
+    // A second name for the file shows what is left of its content.
+    std::fs::hard_link(desk.path("whatsapp.db"), desk.path("another name")).unwrap();
+    let printed = desk.ok("import whatsapp.db wa.db --all-accounts --remove-source --new-key-file key");
+    assert!(printed.contains("The source was overwritten and removed."), "{printed}");
+    assert!(printed.ends_with("whatsapp.db.snapshot-1-x is still there, and readable\n"), "{printed}");
+    let left = std::fs::read_dir(desk.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_str().unwrap().starts_with("whatsapp.db")).collect();
+    assert_eq!(left, ["whatsapp.db.snapshot-1-x"]);
+    assert_eq!(std::fs::read(desk.path("another name")).unwrap(), b"");
+    assert!(desk.ok("verify wa.db --key-file key").ends_with("sound\n"));
 }
 
 #[test]
@@ -388,6 +641,9 @@ fn no_output_says_what_is_in_the_store() {
         "verify wa.db --passphrase-file new",
         "inspect wa.db",
         "keys list wa.db",
+        "rotate wa.db --passphrase-file old",
+        "revoke wa.db --passphrase-file old --new-passphrase-file new",
+        "revoke wa.db --passphrase-file old --new-passphrase-file new",
     ] {
         let output = desk.run(arguments);
         let printed = [output.stdout, output.stderr].concat();
@@ -401,7 +657,20 @@ fn no_output_says_what_is_in_the_store() {
 #[test]
 fn help_names_every_command_and_exit_code() {
     let help = Desk::new().ok("--help");
-    for word in ["init", "import", "passwd", "keys", "export", "verify", "inspect", "backup", "header", "Exit codes:"] {
+    for word in [
+        "init",
+        "import",
+        "export",
+        "passwd",
+        "keys",
+        "rotate",
+        "revoke",
+        "verify",
+        "inspect",
+        "backup",
+        "header",
+        "Exit codes:",
+    ] {
         assert!(help.contains(word), "{word} is missing:\n{help}");
     }
 }

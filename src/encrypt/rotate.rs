@@ -29,9 +29,9 @@ impl Revocation {
     pub const REMAINS: &'static str = "\
 Whoever had one of the old secrets and a copy of the store can still:
  - read everything in that copy, and in every older copy and backup;
- - tell which contacts, groups and messages a newer copy is about, if they guess their names;
- - read, and forge, the message secrets in a newer copy, which decrypt reactions, edits and polls, and the names of the
-   devices that got sender keys and of the contacts that have tokens.
+ - tell of a newer copy which contacts, groups and messages it is about, if they guess their names;
+ - read and forge in a newer copy the secrets of messages whose ids they know, which decrypt reactions, edits and polls,
+   and the names of devices that got sender keys and of contacts that have tokens.
 They cannot read anything else in a newer copy. Export the account and import it into a new store to end all of this.
 Replace the backups, and every header that was saved. Add other secrets again: only the new one opens the store.";
 

@@ -140,7 +140,10 @@ fn copy(database: &Database, path: &Path) -> Result<()> {
     // On a connection of its own, so that no reader is missing for as long as it takes.
     let connection = database.location.connect()?;
     database.check_files()?;
-    connection.execute("VACUUM INTO ?1", (target,))?;
+    connection.execute("VACUUM INTO ?1", (target,)).inspect_err(|_| {
+        // SQLite leaves it behind if there is no space.
+        fs::remove_file(beside(file.path(), "-journal")).ok();
+    })?;
     database.check_files()?;
     finish(file, path)
 }

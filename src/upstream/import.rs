@@ -12,6 +12,7 @@ use tempfile::TempPath;
 use wacore::store::traits::Backend;
 
 use super::records::{self, Batch, TABLES};
+use super::remove::{self, RemovedSource};
 use super::schema;
 use crate::encrypt::{Vault, VaultOptions};
 use crate::error::{Error, Result};
@@ -49,6 +50,7 @@ use crate::sqlite::{Durability, SqliteConfig, beside, folder_of, sync_folder};
 pub struct Import {
     accounts: Accounts,
     options: VaultOptions,
+    remove_source: bool,
     progress: Box<dyn Fn(ImportProgress) + Send + Sync>,
 }
 
@@ -62,7 +64,12 @@ enum Accounts {
 impl Import {
     /// Imports the only account that the source has.
     pub fn new() -> Self {
-        Self { accounts: Accounts::Only, options: VaultOptions::new(), progress: Box::new(|_| {}) }
+        Self {
+            accounts: Accounts::Only,
+            options: VaultOptions::new(),
+            remove_source: false,
+            progress: Box::new(|_| {}),
+        }
     }
 
     /// Imports this account, which upstream calls the device id. It keeps its number:
@@ -86,6 +93,16 @@ impl Import {
         self
     }
 
+    /// Removes the source when the new store is complete: overwrites it and what SQLite keeps beside it, and deletes them.
+    /// The report names other files that are left, and [`RemovedSource::LIMITS`](super::RemovedSource::LIMITS) says what this
+    /// cannot do.
+    ///
+    /// For a source that nobody has open, that was closed as it should be, and that is imported as a whole.
+    pub fn remove_source(mut self) -> Self {
+        self.remove_source = true;
+        self
+    }
+
     /// Is told after each batch of some hundred records how far the import is.
     pub fn on_progress(mut self, progress: impl Fn(ImportProgress) + Send + Sync + 'static) -> Self {
         self.progress = Box::new(progress);
@@ -95,9 +112,11 @@ impl Import {
     /// Imports the database at `source` into a new file at `target`, whose first key slot opens with `secret`.
     ///
     /// # Errors
-    /// There is no file at `target` then, unless waiting for the disk failed at the very end, and the source is as it was.
+    /// There is no file at `target` then, unless waiting for the disk failed at the very end or it is
+    /// [`Error::SourceNotRemoved`], and the source is as it was.
     /// * [`Error::NotUpstream`], [`Error::UpstreamTooOld`], [`Error::UpstreamTooNew`] if the source cannot be imported;
     ///   [`Error::NoSuchAccount`], [`Error::SeveralAccounts`] as they say;
+    /// * [`Error::InvalidInput`] if the source is to be removed, and is in use or not imported as a whole;
     /// * [`Error::SourceChanged`] if a bot began to use the source meanwhile;
     /// * [`Error::Source`] if a record of the source cannot be read, [`Error::ImportUnequal`] if one came out differently;
     /// * [`Error::TargetExists`]; [`Error::File`] if the target's folder is not there or cannot be written;
@@ -114,13 +133,21 @@ impl Import {
             return Err(Error::TargetExists { path: target });
         }
         let quiet = Quiet::look(&source);
+        if self.remove_source && quiet.is_none() {
+            return Err(cannot_remove(
+                "is in use, or was not closed as it should be: start and stop the bot, or remove it yourself",
+            ));
+        }
+        if self.remove_source && matches!(self.accounts, Accounts::One(_)) {
+            return Err(cannot_remove("cannot be removed if only one of its accounts is imported: import all"));
+        }
         let changed = {
             let source = source.clone();
             move || quiet.as_ref().is_some_and(|quiet| !quiet.is_still(&source))
         };
         // Nothing is made before the source is known to be one.
         let (to_writer, messages) = async_channel::bounded(BATCHES_AHEAD);
-        let accounts = self.accounts;
+        let (accounts, imported_from) = (self.accounts, source.clone());
         let reader = blocking::unblock(move || {
             // Whoever is no longer there needs to hear of no error.
             if let Err(error) = read_source(&source, accounts, &to_writer) {
@@ -131,7 +158,15 @@ impl Import {
         messages.close();
         reader.await;
         // What was read while somebody wrote makes no sense.
-        imported.map_err(|error| if changed() { Error::SourceChanged } else { error })
+        let mut report = imported.map_err(|error| if changed() { Error::SourceChanged } else { error })?;
+        if self.remove_source {
+            if changed() {
+                let source = std::io::Error::other("it was used meanwhile");
+                return Err(Error::SourceNotRemoved { source });
+            }
+            report.removed = Some(blocking::unblock(move || remove::remove(&imported_from)).await?);
+        }
+        Ok(report)
     }
 
     async fn write(&self, messages: &Receiver<Message>, target: &Path, secret: Secret) -> Result<ImportReport> {
@@ -159,8 +194,11 @@ impl Import {
             .zip(&vaults)
             .map(|(account, vault)| (account, vault.layer().layer(Arc::new(first.account(account)))))
             .collect();
-        let mut report =
-            ImportReport { accounts: accounts.iter().map(|(account, _)| *account).collect(), records: vec![] };
+        let mut report = ImportReport {
+            accounts: accounts.iter().map(|(account, _)| *account).collect(),
+            records: vec![],
+            removed: None,
+        };
         for phase in [ImportPhase::Copying, ImportPhase::Comparing] {
             self.pass(phase, total, messages, &stores, &mut report).await?;
         }
@@ -282,9 +320,15 @@ pub struct ImportProgress {
 pub struct ImportReport {
     accounts: Vec<i32>,
     records: Vec<(Record, u64, u64)>,
+    removed: Option<RemovedSource>,
 }
 
 impl ImportReport {
+    /// What [`Import::remove_source`] did; `None` if the source is as it was.
+    pub fn removed_source(&self) -> Option<&RemovedSource> {
+        self.removed.as_ref()
+    }
+
     /// The numbers of the accounts.
     pub fn accounts(&self) -> &[i32] {
         &self.accounts
@@ -449,6 +493,10 @@ pub(super) fn publish(file: &Path, target: &Path) -> Result<()> {
         }
     })?;
     sync_folder(target).map_err(cannot_write)
+}
+
+const fn cannot_remove(problem: &'static str) -> Error {
+    Error::InvalidInput { what: "the source", problem }
 }
 
 fn cannot_write(source: std::io::Error) -> Error {

@@ -3,6 +3,7 @@
 //! | file | |
 //! |--|--|
 //! | `import.rs` | [`Import`]: an existing database into a new encrypted store |
+//! | `remove.rs` | removing the database that was imported |
 //! | `export.rs`, `schema.sql` | [`Export`]: the way back |
 //! | `records.rs` | what is copied, in batches: reading it, storing it, comparing it |
 //! | `schema.rs` | telling upstream's databases, and their age, from others |
@@ -14,8 +15,10 @@
 mod export;
 mod import;
 mod records;
+mod remove;
 mod schema;
 mod wire;
 
 pub use export::{Export, ExportProgress, ExportReport};
 pub use import::{Import, ImportPhase, ImportProgress, ImportReport};
+pub use remove::RemovedSource;

@@ -9,12 +9,12 @@ use std::task::Poll;
 
 use wacore::store::traits::Backend;
 
-use super::{memory, options, passphrase, raw_key};
+use super::{encrypted, memory, options, passphrase, raw_key};
 use crate::encrypt::envelope::Prefix;
 use crate::method::{BoxFuture, Method, Record, uniform_layer};
 use crate::sample::{self, SESSION, SESSION_ADDRESS};
 use crate::testing::{Effect, Fault, When};
-use crate::{Error, Key, Layer};
+use crate::{Error, Key, Layer, Revocation};
 
 /// A store whose calls fail after so many, until the fault is cleared.
 fn failing_after(store: &Arc<dyn Backend>, calls: u64) -> (Arc<dyn Backend>, Fault) {
@@ -154,6 +154,71 @@ async fn dropped_at_any_point() {
         if finished {
             assert!(polls > 60, "{polls}");
             break;
+        }
+    }
+}
+
+/// At every point one of the two secrets opens the vault, and with it every record; and trying again succeeds.
+#[tokio::test]
+async fn a_revocation_that_is_dropped_or_fails_at_any_point() {
+    let new_key = || Key::from_bytes(&mut [8; 32]);
+    for fails in [false, true] {
+        let mut finished = false;
+        for point in 1.. {
+            let inner = memory();
+            let (_, backend) = encrypted(&inner).await;
+            backend.put_session(SESSION_ADDRESS, SESSION).await.unwrap();
+            let (store, fault): (Arc<dyn Backend>, _) = match fails {
+                false => (Arc::new(Yielding { inner: inner.clone() }), None),
+                true => {
+                    let fault = Fault::new();
+                    (fault.layer(inner.clone()), Some(fault))
+                }
+            };
+            let vault = options().open(store.clone(), raw_key()).await.unwrap();
+            let revocation = Revocation::prepare(&vault, new_key()).await.unwrap();
+            if let Some(fault) = &fault {
+                fault.inject(When::From(point as u64), Effect::Fail(Fault::error));
+            }
+            let change = async {
+                vault.rotate_data_key().await?;
+                vault.layer().layer(store.clone()).put_session("second", SESSION).await?;
+                vault.revoke(&revocation).await
+            };
+            match poll_times(if fails { usize::MAX } else { point }, change).await {
+                Some(Ok(())) => finished = true,
+                Some(Err(error)) => assert!(fails && is_fault(&error), "{error:?}"),
+                None => assert!(!fails),
+            }
+            if let Some(fault) = &fault {
+                fault.clear();
+            }
+            let old = options().open(inner.clone(), raw_key()).await;
+            let new = options().open(inner.clone(), new_key()).await;
+            let opened = match (old, new) {
+                (Ok(vault), Err(Error::WrongSecret)) | (Err(Error::WrongSecret), Ok(vault)) => vault,
+                results => panic!("{point}: {results:?}"),
+            };
+            // Of the one that is open still, and of the one that was opened since.
+            for (vault, store) in [(&opened, &inner), (&vault, &store)] {
+                let backend = vault.layer().layer(store.clone());
+                assert_eq!(backend.get_session(SESSION_ADDRESS).await.unwrap().as_deref(), Some(SESSION));
+                let second = backend.get_session("second").await.unwrap();
+                assert!(second.is_none_or(|session| session == SESSION));
+            }
+            drop(opened);
+            vault.revoke(&revocation).await.unwrap();
+            vault.layer().layer(store).put_session("third", SESSION).await.unwrap();
+            let refused = options().open(inner.clone(), raw_key()).await;
+            assert!(matches!(refused, Err(Error::WrongSecret)), "{point}: {refused:?}");
+            let backend = options().open(inner.clone(), new_key()).await.unwrap().layer().layer(inner.clone());
+            for address in [SESSION_ADDRESS, "third"] {
+                assert_eq!(backend.get_session(address).await.unwrap().as_deref(), Some(SESSION), "{point}");
+            }
+            if finished {
+                assert!(point > 15, "{point}");
+                break;
+            }
         }
     }
 }

@@ -8,12 +8,13 @@ use tokio::sync::Mutex;
 use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 
-use super::{encrypted, memory, options, passphrase, raw_key};
+use super::{Sqlite, encrypted, memory, options, passphrase, raw_key};
+use crate::encrypt::envelope::Prefix;
 use crate::encrypt::header::Header;
 use crate::sample;
 use crate::{
-    Argon2Cost, Error, HeaderCopy, HeaderStore, Key, KeyProvider, Layer, Padding, Passphrase, RecoveryKey, SlotKind,
-    Vault,
+    Argon2Cost, Error, HeaderCopy, HeaderInfo, HeaderStore, Key, KeyProvider, Layer, Padding, Passphrase, Record,
+    RecoveryKey, Revocation, SlotKind, Vault,
 };
 
 fn word(word: &str) -> Passphrase {
@@ -25,6 +26,41 @@ async fn opens(store: &Arc<dyn Backend>, secret: impl Into<crate::Secret>) -> bo
         Ok(_) => true,
         Err(Error::WrongSecret) => false,
         Err(error) => panic!("{error:?}"),
+    }
+}
+
+/// Over a store that cannot list its records: the old ones stay under their key, what is written is under the new one.
+#[tokio::test]
+async fn a_new_data_key_is_in_use_at_once_over_any_store() {
+    let upstream = Sqlite::new().await;
+    for inner in [memory(), upstream.store.clone()] {
+        let (vault, backend) = encrypted(&inner).await;
+        backend.put_session("old@s", b"old").await.unwrap();
+        let second = options().open(inner.clone(), raw_key()).await.unwrap().layer().layer(inner.clone());
+        vault.rotate_data_key().await.unwrap();
+        assert_eq!(HeaderInfo::read(&*inner).await.unwrap().unwrap().epochs, [1, 2]);
+        for (address, backend) in [("new@s", &backend), ("of a vault that was open already@s", &second)] {
+            backend.put_session(address, b"new").await.unwrap();
+            let token = vault.state().ring.lookup.address(Record::Session, address).unwrap();
+            let stored = inner.get_session(&token).await.unwrap().unwrap();
+            assert_eq!(Prefix::read(Record::Session, &stored).unwrap().epoch(), 2);
+            assert_eq!(backend.get_session("old@s").await.unwrap().unwrap(), &b"old"[..]);
+        }
+        let revocation = Revocation::prepare(&vault, passphrase()).await.unwrap();
+        vault.revoke(&revocation).await.unwrap();
+        assert!(matches!(options().open(inner.clone(), raw_key()).await, Err(Error::WrongSecret)));
+        let opened = options().open(inner.clone(), passphrase()).await.unwrap();
+        for backend in [&backend, &second, &opened.layer().layer(inner.clone())] {
+            assert_eq!(backend.get_session("old@s").await.unwrap().unwrap(), &b"old"[..]);
+            backend.put_session("new@s", b"newer").await.unwrap();
+        }
+        // A key that the new vault key gives, before and after.
+        assert_eq!(revocation.account_key("a").expose(), opened.account_key("a").expose());
+        let other = memory();
+        let other = options().create(other, raw_key()).await.unwrap();
+        let refused = other.revoke(&revocation).await;
+        assert!(matches!(refused, Err(Error::InvalidInput { what: "the revocation", .. })), "{refused:?}");
+        assert!(!format!("{revocation:?}").contains("key"), "{revocation:?}");
     }
 }
 
