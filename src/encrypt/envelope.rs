@@ -20,7 +20,7 @@
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 use super::Padding;
 use super::aead::{self, NONCE_BYTES, TAG_BYTES};
@@ -203,7 +203,7 @@ pub(crate) fn reseal(
     place: Place<'_>,
     value: &[u8],
 ) -> Result<Vec<u8>> {
-    let mut value = Zeroizing::new(value.to_vec());
+    let mut value = zeroize::Zeroizing::new(value.to_vec());
     open(under, prefix, place, &mut value)?;
     let mut header = prefix.bytes;
     header[6..10].copy_from_slice(&keys.epoch.to_le_bytes());

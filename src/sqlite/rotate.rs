@@ -361,7 +361,7 @@ impl Page {
     fn seal(state: &State, account: i32, table: &Table, replace: &Replace, rows: Vec<Found>) -> Result<Self> {
         let mut page = Self { rows: rows.len() as u64, ..Self::default() };
         for ((id, found), nonce) in rows.into_iter().zip(nonces(page.rows as usize)?) {
-            let sealed = found.and_then(|row| Ok(row.map(|row| (state.reseal(&row, &nonce), row))));
+            let sealed = found.map(|row| row.map(|row| (state.reseal(&row, &nonce), row)));
             match sealed {
                 Ok(Some((Ok(Some(new)), row))) => page.replacements.push(Replacement {
                     new: (replace.carry)(new)?,
