@@ -8,6 +8,8 @@ mod forwarding;
 mod golden;
 mod interop;
 mod interrupted;
+#[cfg(feature = "sqlite")]
+mod memory;
 mod vault;
 mod vectors;
 

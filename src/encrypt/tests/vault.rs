@@ -440,6 +440,10 @@ async fn error_texts_are_safe() {
         Error::NoSuchSlot(3),
         Error::SlotsFull,
         Error::AmbiguousPassphrase(2),
+        Error::EpochsFull,
+        Error::NotResealed { count: 1 },
+        #[cfg(feature = "sqlite")]
+        Error::NotAlone,
         Error::InvalidInput { what: "passphrase", problem: "must not be empty" },
         Error::KeyProvider("offline".into()),
         Error::Random,

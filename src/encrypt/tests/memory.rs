@@ -1,0 +1,158 @@
+//! What is left in memory when a vault is gone.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::print_stdout, reason = "the child process reports to the test that started it")]
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::sync::Arc;
+
+use wacore::store::traits::Backend;
+use zeroize::Zeroize;
+
+use super::options;
+use crate::encrypt::envelope::KINDS;
+use crate::encrypt::slot;
+use crate::encrypt::vault::{data_key_aad, lookup_key_aad};
+use crate::{Layer, Passphrase, Revocation, Rotate, Secret, SqliteStore, Vault, sample};
+
+/// A secret to look for, of which this process keeps no copy itself: every byte is masked.
+struct Needle {
+    name: String,
+    masked: Vec<u8>,
+}
+
+const MASK: u8 = 0xa5;
+
+impl Needle {
+    fn new(name: impl Into<String>, secret: &[u8]) -> Self {
+        Self { name: name.into(), masked: secret.iter().map(|byte| byte ^ MASK).collect() }
+    }
+
+    fn is_at(&self, memory: &[u8]) -> bool {
+        memory.len() >= self.masked.len() && self.masked.iter().zip(memory).all(|(masked, byte)| masked ^ MASK == *byte)
+    }
+}
+
+/// Every key of a vault.
+fn keys(vault: &Vault) -> Vec<Needle> {
+    let state = vault.shared().state();
+    let (header, root) = (&state.header, &state.root);
+    let store_id = &header.store_id;
+    let mut needles = vec![Needle::new("vault key", root.vault_key.0.expose())];
+    let wrap = root.vault_key.key_wrap(store_id);
+    needles.push(Needle::new("key-wrapping key", &*wrap));
+    for key in &header.data_keys {
+        let data_key = slot::unwrap(&wrap, &key.wrapped, &data_key_aad(store_id, key.epoch)).unwrap();
+        needles.push(Needle::new(format!("data key {}", key.epoch), data_key.expose()));
+        let keys = state.ring.epoch(key.epoch).unwrap();
+        for kind in 1..=KINDS as u8 {
+            needles.push(Needle::new(format!("key of kind {kind}, epoch {}", key.epoch), keys.record(kind)));
+        }
+    }
+    let lookup_key = slot::unwrap(&wrap, &header.lookup_key, &lookup_key_aad(store_id)).unwrap();
+    needles.push(Needle::new("lookup key", lookup_key.expose()));
+    needles.push(Needle::new("SIV key", &state.ring.lookup.siv));
+    needles
+}
+
+/// Looks for the needles in everything that this process may read of itself.
+fn find(needles: &[Needle]) -> Vec<(String, String)> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let memory = File::open("/proc/self/mem").unwrap();
+    let mut found = vec![];
+    let mut by_first_byte = vec![vec![]; 256];
+    for needle in needles {
+        by_first_byte[usize::from(needle.masked[0] ^ MASK)].push(needle);
+    }
+    // One that stays where it is, so that the search does not find what it has read before.
+    let mut buffer = vec![0; 1 << 20];
+    let itself = buffer.as_ptr() as u64;
+    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw"))) {
+        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let address = |text| u64::from_str_radix(text, 16).unwrap();
+        let (mut at, end) = (address(start), address(end));
+        while at < end {
+            let length = (end - at).min(buffer.len() as u64) as usize;
+            let Ok(read) = memory.read_at(&mut buffer[..length], at) else { break };
+            for offset in 0..read {
+                let place = at + offset as u64;
+                for needle in &by_first_byte[usize::from(buffer[offset])] {
+                    let is_own = (itself..itself + (1 << 20)).contains(&place);
+                    if !is_own && needle.is_at(&buffer[offset..read]) {
+                        found.push((needle.name.clone(), line.split(' ').next_back().unwrap().to_owned()));
+                    }
+                }
+            }
+            // With an overlap, for what lies across.
+            at += if read as u64 == end - at { read as u64 } else { (read as u64).saturating_sub(128).max(1) };
+        }
+    }
+    buffer.zeroize();
+    found
+}
+
+fn random_passphrase(needles: &mut Vec<Needle>) -> Secret {
+    let mut bytes = [0; 24];
+    getrandom::fill(&mut bytes).unwrap();
+    let mut text = String::with_capacity(24);
+    text.extend(bytes.iter().map(|byte| char::from(b'a' + byte % 26)));
+    bytes.zeroize();
+    needles.push(Needle::new("passphrase", text.as_bytes()));
+    Passphrase::new(text).unwrap().into()
+}
+
+/// The part of the child process.
+#[test]
+fn live_and_let_go() {
+    if std::env::var_os("WASTORE_MEMORY").is_none() {
+        return;
+    }
+    let mut needles = vec![];
+    let mut here = 0;
+    futures::executor::block_on(async {
+        let store = Arc::new(SqliteStore::in_memory().await.unwrap());
+        let inner: Arc<dyn Backend> = store.clone();
+        let first = random_passphrase(&mut needles);
+        let vault = options().create(inner.clone(), first.duplicate()).await.unwrap();
+        let layered = crate::CacheLayer::bytes(1 << 20).layer(vault.layer().layer(inner.clone()));
+        sample::fill(&*layered).await;
+        layered.get_session(sample::SESSION_ADDRESS).await.unwrap();
+        needles.extend(keys(&vault));
+        // They are where they are expected as long as the vault lives.
+        here = find(&needles[1..3]).len();
+        Rotate::new().run(&store, &vault).await.unwrap();
+        needles.extend(keys(&vault));
+        let wrong = random_passphrase(&mut needles);
+        options().open(inner.clone(), wrong).await.unwrap_err();
+        let second = random_passphrase(&mut needles);
+        vault.revoke(&Revocation::prepare(&vault, second.duplicate()).await.unwrap()).await.unwrap();
+        needles.extend(keys(&vault));
+        drop(options().open(inner.clone(), second).await.unwrap());
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _held = (first, vault, layered);
+            std::panic::resume_unwind(Box::new(()));
+        }));
+        panicked.unwrap_err();
+    });
+    let found = find(&needles);
+    println!("needles: {}, found while the vault lived: {here}, afterwards: {found:?}", needles.len());
+    assert!(here > 0);
+    assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
+fn no_key_and_no_passphrase_stays_in_memory() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["encrypt::tests::memory::live_and_let_go", "--exact", "--nocapture", "--test-threads=1"])
+        .env("WASTORE_MEMORY", "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && said.contains("afterwards: []"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
