@@ -276,7 +276,9 @@ pub enum Error {
     SourceChanged,
     /// The import is complete, but the source could not be removed afterwards: it is still there, or part of it.
     #[cfg(feature = "upstream")]
-    #[error("the new store is complete, but the source could not be removed: delete it yourself")]
+    #[error(
+        "the new store is complete, but the source could not be removed, or not all of it: make sure that nobody has used it since, and delete it yourself"
+    )]
     SourceNotRemoved {
         /// The error of the operating system or of SQLite.
         source: std::io::Error,

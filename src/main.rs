@@ -110,8 +110,9 @@ enum Command {
     },
     /// Make a leaked passphrase or key useless: new keys for everything, which only the new secret opens
     ///
-    /// Of all accounts that the leaked secret opens. Every other secret is gone as well: add them again afterwards. Stop the
-    /// bot before, or call `Rotate::revoke` in it. Interrupted, run it again with the secret that opens the store then. What
+    /// Of all accounts that the leaked secret opens, or that open with the key that the vault of such an account derives for
+    /// them. Every other secret is gone as well: add them again afterwards. Vaults in other files whose keys a vault of this one
+    /// derives need keys of their own before. Stop the bot before, or call `Rotate::revoke` in it. Interrupted, run it again with the secret that opens the store then. What
     /// somebody who has an old secret can still do is printed at the end.
     Revoke {
         /// The store
@@ -391,14 +392,15 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Keys { command } => keys(command).await?,
         Command::Rotate { store, secret, leave_damaged } => {
             let opened = open(&store.store).await?;
-            let bar = progress_bar();
+            let (bar, secret) = (progress_bar(), secret.read()?);
             for number in store.accounts(&opened).await? {
                 let account = opened.account(number);
-                let vault = secret.open(&account).await?;
+                let vault = account.open_vault(&VaultOptions::new(), secret.duplicate()).await?;
                 let report = rotation(leave_damaged, &bar).run(&account, &vault).await;
                 bar.finish_and_clear();
                 say(format_args!("account {number}: {}\n", report?))?;
             }
+            say("save the headers again, if you keep copies of them: those from before open nothing in this store\n")?;
         }
         Command::Revoke { store, secret, new, leave_damaged } => {
             let opened = open(&store).await?;
@@ -453,11 +455,11 @@ fn rotation(leave_damaged: bool, bar: &ProgressBar) -> Rotate {
 /// Checks one account, or all of them.
 async fn verify(store: Store, secret: CurrentSecret, quick: bool, json: bool) -> Result<ExitCode, Failure> {
     let opened = open(&store.store).await?;
-    let bar = progress_bar();
+    let (bar, secret) = (progress_bar(), secret.read()?);
     let (mut reports, mut sound) = (vec![], true);
     for number in store.accounts(&opened).await? {
         let account = opened.account(number);
-        let vault = secret.open_read_only(&account).await?;
+        let vault = account.open_vault_read_only(&VaultOptions::new(), secret.duplicate()).await?;
         let shown = bar.clone();
         let verify = Verify::new().on_progress(move |progress| {
             shown.set_message("checking");

@@ -269,8 +269,8 @@ pub enum Secret {
 }
 
 impl Secret {
-    /// A second copy, for a secret that is tried twice.
-    pub(crate) fn duplicate(&self) -> Self {
+    /// A second copy, for a secret that opens several vaults. There is no `Clone`, so that copies are made on purpose only.
+    pub fn duplicate(&self) -> Self {
         match self {
             Secret::Passphrase(passphrase) => Secret::Passphrase(Passphrase(passphrase.0.clone())),
             Secret::Key(key) => Secret::Key(key.duplicate()),

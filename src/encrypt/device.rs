@@ -116,6 +116,12 @@ pub(super) async fn holds_sealed_device(store: &dyn Backend) -> error::Result<bo
     }
 }
 
+/// The epoch that the store's sealed device states, if there is one.
+pub(super) async fn epoch(store: &dyn Backend) -> error::Result<Option<u32>> {
+    let sealed = store.load().await?.and_then(|carrier| carrier.edge_routing_info);
+    Ok(sealed.and_then(|value| Prefix::read(Record::Device, &value).ok()).map(|prefix| prefix.epoch()))
+}
+
 /// `true` if the store's device opens with these keys.
 pub(super) async fn opens(store: &dyn Backend, state: &State) -> error::Result<bool> {
     let Some(mut value) = store.load().await?.and_then(|carrier| carrier.edge_routing_info) else { return Ok(false) };

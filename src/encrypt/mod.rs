@@ -34,6 +34,8 @@ mod app_sync;
 mod block;
 mod device;
 mod envelope;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzz;
 mod header;
 mod inspect;
 mod kdf;

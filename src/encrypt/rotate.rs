@@ -32,6 +32,7 @@ Whoever had one of the old secrets and a copy of the store can still:
  - tell of a newer copy which contacts, groups and messages it is about, if they guess their names;
  - read and forge in a newer copy the secrets of messages whose ids they know, which decrypt reactions, edits and polls,
    and the names of devices that got sender keys and of contacts that have tokens.
+They can also open vaults in other files, and ones with labels of your own, whose keys were derived from an old one.
 They cannot read anything else in a newer copy. Export the account and import it into a new store to end all of this.
 Replace the backups, and every header that was saved. Add other secrets again: only the new one opens the store.";
 
@@ -64,7 +65,9 @@ impl Vault {
     /// written again. The old data keys are kept: over this crate's `SqliteStore` use `Rotate`, which seals all records anew
     /// and forgets the old keys.
     ///
-    /// Vaults that this process has open on the store follow at once, other processes when they meet a new record.
+    /// Vaults that this process has open on the store follow at once, other processes when they meet a new record. Except
+    /// over this crate's `SqliteStore`, let no other process open or change the vault at the same moment: it could put an
+    /// older header back, without the new key.
     ///
     /// # Errors
     /// [`Error::EpochsFull`] with sixteen data keys, and the errors of changing the header, as [`Vault::add_slot`].
@@ -81,7 +84,7 @@ impl Vault {
     /// this crate's `SqliteStore` run `Rotate` next, or have it do both. [`Revocation::REMAINS`] says what an old secret is
     /// still good for. Keys that [`Vault::account_key`] gave open nothing that is derived from the new vault key: see
     /// [`Revocation::account_key`]. Vaults in other processes stop with [`Error::HeaderTampered`] when they look at the
-    /// header.
+    /// header. Except over this crate's `SqliteStore`, let none open or change the vault at the same moment.
     ///
     /// If this fails or is dropped half-way, either the old secrets open the vault or the new one does; call it again with
     /// the same revocation.
@@ -109,10 +112,10 @@ impl Vault {
         self.spread().await
     }
 
-    /// Begins, or goes on with, sealing all records under one data key. `false` if it is not a new one, because there is no
-    /// room for another before the old ones are gone.
+    /// Begins, or goes on with, sealing all records under one data key, and gives its epoch. `false` if it may not be a new
+    /// one, because there was no room for another before the old ones are gone.
     #[cfg(feature = "sqlite")]
-    pub(crate) async fn begin_rotation(&self) -> Result<bool> {
+    pub(crate) async fn begin_rotation(&self) -> Result<(u32, bool)> {
         let data_key = Key::generate()?;
         let begin = |header: &mut Header, vault_key: &VaultKey| {
             let (under_way, full) = (header.flags & ROTATING != 0, header.data_keys.len() >= MAX_DATA_KEYS);
@@ -120,11 +123,11 @@ impl Vault {
             if !under_way && !full {
                 add_data_key(header, vault_key, &data_key)?;
             }
-            Ok(under_way || !full)
+            Ok((active_epoch(header)?, !full))
         };
-        let is_new = self.shared.update(SLOT_STEP, begin).await?;
+        let begun = self.shared.update(SLOT_STEP, begin).await?;
         self.spread().await?;
-        Ok(is_new)
+        Ok(begun)
     }
 
     /// `true` once no call in this process can seal under an older data key any more.
@@ -133,16 +136,49 @@ impl Vault {
         self.shared.siblings().iter().all(|vault| vault.is_settled())
     }
 
-    /// Forgets all data keys but the active one.
+    /// The epoch that new records are sealed under, after a look at the stored header.
     #[cfg(feature = "sqlite")]
-    pub(crate) async fn finish_rotation(&self) -> Result<()> {
+    pub(crate) async fn current_epoch(&self) -> Result<u32> {
+        self.shared.refresh().await?;
+        active_epoch(&self.shared.state().header)
+    }
+
+    /// Forgets all data keys but that of this epoch. `false` if it is not the active one any more; then nothing is
+    /// forgotten.
+    #[cfg(feature = "sqlite")]
+    pub(crate) async fn finish_rotation(&self, epoch: u32) -> Result<bool> {
         let finish = |header: &mut Header, _: &VaultKey| {
+            if active_epoch(header)? != epoch {
+                return Ok(false);
+            }
             header.data_keys.retain(|key| key.active);
             header.flags &= !ROTATING;
-            Ok(())
+            Ok(true)
         };
-        self.shared.update(SLOT_STEP, finish).await?;
-        self.spread().await
+        let finished = self.shared.update(SLOT_STEP, finish).await?;
+        self.spread().await?;
+        Ok(finished)
+    }
+
+    /// `true` if [`Vault::revoke`] can add a data key.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn has_room_for_data_key(&self) -> bool {
+        self.shared.state().header.data_keys.len() < MAX_DATA_KEYS
+    }
+
+    /// `true` if records are being sealed anew.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn is_rotating(&self) -> bool {
+        self.shared.state().header.flags & ROTATING != 0
+    }
+
+    /// Removes slots with this label that did not open the vault.
+    #[cfg(feature = "sqlite")]
+    pub(crate) async fn remove_others_labelled(&self, label: &str) -> Result<()> {
+        for slot in self.slots().into_iter().filter(|slot| slot.label == label && slot.id != self.slot) {
+            self.remove_slot(slot.id).await?;
+        }
+        Ok(())
     }
 
     /// The header as it is stored now.
@@ -161,11 +197,18 @@ impl Vault {
     /// Makes all vaults of this process that are on the same store read the header again.
     async fn spread(&self) -> Result<()> {
         let root = self.shared.state().root.clone();
+        let mut told = Ok(());
         for vault in self.shared.siblings() {
-            vault.follow(&root).await?;
+            let followed = vault.follow(&root).await;
+            told = told.and(followed);
         }
-        Ok(())
+        told
     }
+}
+
+#[cfg(feature = "sqlite")]
+fn active_epoch(header: &Header) -> Result<u32> {
+    header.data_keys.iter().find(|key| key.active).map(|key| key.epoch).ok_or(Error::HeaderTampered)
 }
 
 /// Adds a data key, under which everything is sealed from now on.

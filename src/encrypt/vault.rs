@@ -45,7 +45,7 @@ use crate::secret::{Key, Passphrase, RecoveryKey, Secret};
 pub struct Vault {
     pub(super) shared: Arc<Shared>,
     /// The slot that opened the vault, which `change_passphrase` replaces.
-    slot: u8,
+    pub(super) slot: u8,
     pub(super) options: VaultOptions,
 }
 
@@ -195,7 +195,7 @@ impl VaultOptions {
         let headers = self.headers(&store);
         let in_use = device::holds_sealed_device(&*store).await? || residue::leftovers(&*store).await?;
 
-        let (mut foreign, mut replaced) = (None, None);
+        let (mut foreign, mut replaced, mut newest) = (None, None, opened.header.generation);
         for copy in HeaderCopy::BOTH {
             let Some(bytes) = headers.read(copy).await? else { continue };
             if copy == HeaderCopy::A {
@@ -204,8 +204,15 @@ impl VaultOptions {
             match Header::parse(&bytes) {
                 Ok(found) if found.verify(&bytes, &opened.root.mac_key).is_ok() => {
                     opened.header.flags |= found.flags & DEVICE_SEALED;
-                    opened.header.generation = opened.header.generation.max(found.generation);
+                    if found.generation > newest {
+                        // Records may be under data keys that the saved header does not have.
+                        newest = found.generation;
+                        opened.header.flags = opened.header.flags & !ROTATING | found.flags & ROTATING;
+                        (opened.header.data_keys, opened.header.lookup_key) = (found.data_keys, found.lookup_key);
+                    }
                 }
+                // It was put in place when secrets of the saved header had leaked.
+                Ok(found) if found.store_id == opened.header.store_id => return Err(Error::VaultExists),
                 Ok(_) => foreign = Some(Error::VaultExists),
                 Err(error @ Error::UnsupportedVersion { .. }) => foreign = Some(error),
                 Err(_) => {}
@@ -222,10 +229,16 @@ impl VaultOptions {
         if in_use {
             opened.header.flags |= DEVICE_SEALED;
         }
+        opened.header.generation = newest;
+        let knows = |epoch| opened.header.data_keys.iter().any(|key| key.epoch == epoch);
+        if device::epoch(&*store).await?.is_some_and(|epoch| !knows(epoch)) {
+            return Err(Error::UnknownEpoch { record: Record::Device });
+        }
         // Records carry the generation they were written under; the restored header must not be older than any.
         opened.header.generation = opened.header.generation.saturating_add(RESTORE_STEP);
         opened.header.set_previous(replaced);
         write_header(&*headers, &opened.header.serialize(&opened.root.mac_key)).await?;
+        let opened = OpenedHeader::new(opened.header, opened.root, opened.slot)?;
         Ok(self.vault(headers, opened, false))
     }
 
@@ -429,13 +442,16 @@ impl Vault {
     ///
     /// Key slots that were removed after saving are back, and those added are gone: `saved` opens with the secrets of its
     /// day. Records written in between stay readable, as long as slots were changed fewer than about a thousand times since:
-    /// the restored generation is above theirs. Save the header again afterwards.
+    /// the restored generation is above theirs. Save the header again afterwards, and after every change of the data key: an
+    /// intact header of the same vault keeps its data keys, but if there is none, those of `saved` are all there are.
     ///
     /// # Errors
     /// [`Error::HeaderDamaged`], [`Error::UnsupportedVersion`], [`Error::WrongSecret`], [`Error::HeaderTampered`] if
     /// `saved` is not an intact header that opens with `secret`; [`Error::ImportIncomplete`], [`Error::PlaintextDevice`] as
     /// in [`Vault::open`]; [`Error::VaultExists`] or [`Error::UnsupportedVersion`] if the store has the header of another
-    /// vault or of a later version, and no sealed device that proves it to be planted. Nothing was written in these cases.
+    /// vault or of a later version, and no sealed device that proves it to be planted, or that of this vault after
+    /// [`Vault::revoke`]; [`Error::UnknownEpoch`] if no header is left and the device is under a data key that `saved` does not
+    /// have. Nothing was written in these cases.
     pub async fn restore_header(store: Arc<dyn Backend>, saved: &[u8], secret: impl Into<Secret>) -> Result<Self> {
         VaultOptions::new().restore_header(store, saved, secret).await
     }

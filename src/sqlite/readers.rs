@@ -76,6 +76,9 @@ impl Readers {
 
     /// Takes a free slot. Threads prefer slots of their own, whose pages and memory lie in their processor's caches.
     fn take(&self) -> (Option<usize>, Option<Connection>) {
+        if self.are_closed() {
+            return (None, None);
+        }
         let preferred = preferred_slot();
         for number in (0..self.slots.len()).map(|distance| (preferred + distance) % self.slots.len()) {
             let Some(mut slot) = self.slot(number) else { continue };
@@ -124,6 +127,12 @@ impl<'a> Reader<'a> {
     fn take(readers: &'a Readers) -> Self {
         let (slot, connection) = readers.take();
         Self { readers, slot, connection }
+    }
+
+    fn close(&mut self) {
+        if self.connection.take().is_some() {
+            self.readers.open.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn fill(&mut self, connection: Connection) {
@@ -205,6 +214,9 @@ impl Database {
             drop(long);
             if let Some(tell) = tell.take() {
                 tell();
+            }
+            if self.readers.are_closed() {
+                reader.close();
             }
             if reader.connection.is_none() {
                 match patiently(&mut self.patience_of_readers(), || self.open_reader()) {

@@ -46,7 +46,8 @@ use crate::secret::Secret;
 /// are found by it. Export the account and import it into a new store to change it.
 ///
 /// A [`CacheLayer`](crate::CacheLayer) *below* the encrypting layer keeps records as they were: call its `invalidate_all`
-/// afterwards. Calls that are under way are waited for, so one whose future is kept and never polled keeps this from ending.
+/// afterwards. Calls that are under way are waited for, so one whose future is kept and never polled keeps this from ending. A
+/// layer of your own below the encrypting one must not write on when a call was dropped.
 #[must_use = "nothing is sealed anew before it is run"]
 pub struct Rotate {
     leave_damaged: bool,
@@ -68,6 +69,7 @@ pub struct RotateProgress {
 pub struct RotateReport {
     resealed: u64,
     left_behind: u64,
+    is_in_log: bool,
 }
 
 /// What [`Rotate::revoke`] did. `Display` prints it, and what an old secret is still good for.
@@ -96,8 +98,11 @@ impl Rotate {
         self
     }
 
-    /// Changes the data key of the vault of this account, or goes on with a change that was interrupted. Unless this
-    /// process alone has the database open, nothing is done.
+    /// Changes the data key of the vault of this account, or goes on with a change that was interrupted. Save the header
+    /// again afterwards: an older one has not the key of any record.
+    ///
+    /// If the header is kept elsewhere than in the store, a copy of the store cannot be told from it: take care which one
+    /// this is.
     ///
     /// # Errors
     /// The old data keys are kept in any of these cases, and everything stays readable. [`Error::NotAlone`] if somebody
@@ -109,7 +114,7 @@ impl Rotate {
         loop {
             // Before anything is changed, and again when everybody who opens the vault finds the new key.
             store.database.refuse_others().await?;
-            let is_new = vault.begin_rotation().await?;
+            let (epoch, is_new) = vault.begin_rotation().await?;
             store.database.refuse_others().await?;
             let keeps_header = self.keeps_header(store, vault).await?;
             while !vault.is_settled() {
@@ -118,35 +123,40 @@ impl Rotate {
             // What was stored by a call whose future is gone is in the table when the queue has been worked off.
             store.database.write(Plan::UPKEEP, |_| Ok(())).await?;
             self.reseal(store, vault, &mut report).await?;
+            if vault.current_epoch().await? != epoch {
+                // Somebody has changed it meanwhile: once more, under the newest.
+                continue;
+            }
             if !keeps_header {
-                // The header cannot tell whose it is, but the device can.
-                vault.layer().layer(Arc::new(store.clone())).load().await?;
+                // The header cannot tell whose it is, but the device can. And it is on the disk at once, so that the
+                // records must be before it.
+                let device = vault.layer().layer(Arc::new(store.clone())).load().await?;
+                device.ok_or(Error::DeviceMissing)?;
+                store.checkpoint().await?;
             }
             if report.left_behind > 0 && !self.leave_damaged {
                 return Err(Error::NotResealed { count: report.left_behind });
             }
-            vault.finish_rotation().await?;
-            if is_new {
+            if vault.finish_rotation(epoch).await? && is_new {
                 break;
             }
         }
-        if let Err(error) = store.checkpoint().await {
-            log::warn!("the write-ahead log still holds records under the old data key: {error}");
-        }
+        report.is_in_log = store.checkpoint().await.is_err();
         Ok(report)
     }
 
-    /// Makes a secret useless that has leaked, for every account that it opens, or that opens with a key that the vault of
-    /// the lowest account derives: gives each vault a new vault key, which only `new` opens, and a new data key, and seals
+    /// Makes a secret useless that has leaked, for every account that it opens, or that opens with the key that one of their
+    /// vaults derives for `account N`: gives each vault a new vault key, which only `new` opens, and a new data key, and seals
     /// every record anew. Vaults that this process has open go on working.
     ///
     /// All other slots of these vaults are gone, and backups and saved headers are as they were:
     /// [`Revocation::REMAINS`] says what an old secret is still good for. If this is interrupted, either the old secret or
-    /// the new one opens each vault: call it again with the secret that opens the lowest account.
+    /// the new one opens each vault: call it again with the secret that opens the store then.
     ///
     /// # Errors
-    /// [`Error::WrongSecret`] if `secret` opens none of the vaults, [`Error::SlotsFull`] if there is no room in one for the
-    /// key that the lowest derives; nothing was changed then, but for slots that open nothing yet. The errors of
+    /// [`Error::WrongSecret`] if `secret` opens none of the vaults, [`Error::InvalidInput`] if `new` opens one already,
+    /// [`Error::EpochsFull`] and [`Error::SlotsFull`] if there is no room in one; nothing was changed then, but for slots that
+    /// open nothing yet. The errors of
     /// [`Vault::revoke`] and [`Rotate::run`].
     pub async fn revoke(
         &self,
@@ -158,36 +168,59 @@ impl Rotate {
         let (secret, new) = (secret.into(), new.into());
         store.database.refuse_others().await?;
         let mut report = RevokeReport { revoked: vec![], others: vec![] };
-        let (mut own, mut derived) = (vec![], vec![]);
+        let (mut opened, mut closed) = (vec![], vec![]);
         for number in store.accounts_in_use().await? {
             let account = store.account(number);
             match options.open(Arc::new(account.clone()), secret.duplicate()).await {
-                Ok(vault) => own.push((account, vault)),
-                Err(Error::WrongSecret) => match account.open_vault(options, secret.duplicate()).await {
-                    Ok(vault) => derived.push((account, vault)),
-                    Err(Error::WrongSecret) => report.others.push(number),
-                    Err(error) => return Err(error),
-                },
+                Ok(vault) => opened.push((account, vault, None)),
+                Err(Error::WrongSecret) => closed.push(account),
                 Err(Error::NoVault) => report.others.push(number),
                 Err(error) => return Err(error),
             }
         }
-        if own.is_empty() {
+        let parents = opened.len();
+        if parents == 0 {
             return Err(Error::WrongSecret);
         }
-        let mut revocations = vec![];
-        for (account, vault) in own {
-            let revocation = Revocation::prepare(&vault, new.duplicate()).await?;
-            revocations.push((account, vault, revocation));
+        'accounts: for account in closed {
+            for parent in 0..parents {
+                let key = opened[parent].1.account_key(&account.key_label());
+                match options.open(Arc::new(account.clone()), key).await {
+                    Ok(vault) => {
+                        opened.push((account, vault, Some(parent)));
+                        continue 'accounts;
+                    }
+                    Err(Error::WrongSecret) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            report.others.push(account.account);
         }
-        let lowest = store.accounts().await?.first().copied();
-        let lowest = revocations.iter().position(|(account, ..)| Some(account.account) == lowest);
-        for (account, vault) in derived {
-            let (_, _, lowest) = lowest.and_then(|at| revocations.get(at)).ok_or(Error::WrongSecret)?;
-            let key = lowest.account_key(&account.key_label());
-            // From when the lowest account has its new key until this one has, both the old and the new key open this one.
-            vault.add_slot("account key", key.duplicate()).await?;
-            let revocation = Revocation::prepare(&vault, key).await?;
+        for (account, vault, _) in &opened {
+            if !vault.has_room_for_data_key() {
+                return Err(Error::EpochsFull);
+            }
+            // Unless it is what an interrupted one has begun with.
+            let known = options.open_read_only(Arc::new(account.clone()), new.duplicate()).await.is_ok();
+            if known && !vault.is_rotating() {
+                return Err(Error::InvalidInput {
+                    what: "the new secret",
+                    problem: "opens the store already: choose another",
+                });
+            }
+        }
+        let mut revocations: Vec<(SqliteStore, Vault, Revocation)> = vec![];
+        for (account, vault, parent) in opened {
+            let revocation = match parent.and_then(|parent| revocations.get(parent)) {
+                None => Revocation::prepare(&vault, new.duplicate()).await?,
+                Some((_, _, parent)) => {
+                    let key = parent.account_key(&account.key_label());
+                    // From when the parent has its new key until this one has, both the old and the new key open this one.
+                    vault.remove_others_labelled(DERIVED).await?;
+                    vault.add_slot(DERIVED, key.duplicate()).await?;
+                    Revocation::prepare(&vault, key).await?
+                }
+            };
             revocations.push((account, vault, revocation));
         }
         // All secrets first: what takes long comes after.
@@ -270,15 +303,24 @@ impl RotateReport {
     pub fn left_behind(&self) -> u64 {
         self.left_behind
     }
+
+    /// `true` if the write-ahead log could not be emptied, because somebody reads an older state of the database. It holds the
+    /// old header and records under the old key until a later [`SqliteStore::checkpoint`].
+    pub fn is_in_log(&self) -> bool {
+        self.is_in_log
+    }
 }
 
 impl fmt::Display for RotateReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} records were sealed anew, the old data key is forgotten", self.resealed)?;
-        match self.left_behind {
-            0 => Ok(()),
-            count => write!(f, "; {count} damaged records were left behind"),
+        if self.left_behind > 0 {
+            write!(f, "; {} damaged records were left behind", self.left_behind)?;
         }
+        if self.is_in_log {
+            f.write_str("; the write-ahead log still holds what is under it: close and open the store to empty it")?;
+        }
+        Ok(())
     }
 }
 
@@ -300,11 +342,14 @@ impl fmt::Display for RevokeReport {
             writeln!(f, "account {account}: {report}")?;
         }
         for account in &self.others {
-            writeln!(f, "account {account}: does not open with the old secret and is as it was")?;
+            writeln!(f, "account {account}: was not opened by the old secret and is as it was")?;
         }
         write!(f, "\n{}", Revocation::REMAINS)
     }
 }
+
+/// The label of a slot for a key that another account's vault derives.
+const DERIVED: &str = "account key";
 
 /// One time through all tables.
 #[derive(Default)]

@@ -114,6 +114,9 @@ mod spy;
 mod tests;
 mod value;
 
+#[doc(hidden)]
+pub use crate::encrypt::fuzz;
+
 use std::any::Any;
 use std::fmt;
 use std::ops::Deref;

@@ -112,12 +112,12 @@ impl Import {
     /// Imports the database at `source` into a new file at `target`, whose first key slot opens with `secret`.
     ///
     /// # Errors
-    /// There is no file at `target` then, unless waiting for the disk failed at the very end or it is
-    /// [`Error::SourceNotRemoved`], and the source is as it was.
+    /// There is no file at `target` then, and the source is as it was, unless waiting for the disk failed at the very end or it
+    /// is [`Error::SourceNotRemoved`].
     /// * [`Error::NotUpstream`], [`Error::UpstreamTooOld`], [`Error::UpstreamTooNew`] if the source cannot be imported;
     ///   [`Error::NoSuchAccount`], [`Error::SeveralAccounts`] as they say;
     /// * [`Error::InvalidInput`] if the source is to be removed, and is in use or not imported as a whole;
-    /// * [`Error::SourceChanged`] if a bot began to use the source meanwhile;
+    /// * [`Error::SourceChanged`] if a bot began to use the source meanwhile, or used it before it could be removed;
     /// * [`Error::Source`] if a record of the source cannot be read, [`Error::ImportUnequal`] if one came out differently;
     /// * [`Error::TargetExists`]; [`Error::File`] if the target's folder is not there or cannot be written;
     /// * [`Error::Sqlite`] if the source cannot be read, or there is no space for the target;
@@ -138,9 +138,16 @@ impl Import {
                 "is in use, or was not closed as it should be: start and stop the bot, or remove it yourself",
             ));
         }
+        if self.remove_source && ["-wal", "-shm", "-journal"].iter().any(|ending| beside(&source, ending) == target) {
+            return Err(Error::InvalidInput {
+                what: "the target",
+                problem: "has a name that SQLite uses for the source",
+            });
+        }
         if self.remove_source && matches!(self.accounts, Accounts::One(_)) {
             return Err(cannot_remove("cannot be removed if only one of its accounts is imported: import all"));
         }
+        let still = quiet.clone();
         let changed = {
             let source = source.clone();
             move || quiet.as_ref().is_some_and(|quiet| !quiet.is_still(&source))
@@ -160,11 +167,17 @@ impl Import {
         // What was read while somebody wrote makes no sense.
         let mut report = imported.map_err(|error| if changed() { Error::SourceChanged } else { error })?;
         if self.remove_source {
-            if changed() {
-                let source = std::io::Error::other("it was used meanwhile");
-                return Err(Error::SourceNotRemoved { source });
-            }
-            report.removed = Some(blocking::unblock(move || remove::remove(&imported_from)).await?);
+            let copy = target.clone();
+            let remove = move || {
+                remove::remove(&imported_from, |file| still.is_some_and(|still| still.has_content_of(file)))
+                    .inspect_err(|error| {
+                        if matches!(error, Error::SourceChanged) {
+                            // What was just made is behind what the source has by now.
+                            std::fs::remove_file(copy).ok();
+                        }
+                    })
+            };
+            report.removed = Some(blocking::unblock(remove).await?);
         }
         Ok(report)
     }
@@ -438,6 +451,7 @@ struct Source {
 }
 
 /// What a file looks like that nobody writes to.
+#[derive(Clone)]
 struct Quiet {
     length: u64,
     modified: Option<SystemTime>,
@@ -476,7 +490,11 @@ impl Quiet {
     }
 
     fn is_still(&self, path: &Path) -> bool {
-        Self::look(path).is_some_and(|now| (now.length, now.modified) == (self.length, self.modified))
+        Self::look(path).is_some() && self.has_content_of(path)
+    }
+
+    fn has_content_of(&self, path: &Path) -> bool {
+        path.metadata().is_ok_and(|now| (now.len(), now.modified().ok()) == (self.length, self.modified))
     }
 }
 

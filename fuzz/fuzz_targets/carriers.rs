@@ -1,0 +1,5 @@
+//! Fields that carry envelopes, and records that are encoded in them.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| wastore::testing::fuzz::carriers(data));

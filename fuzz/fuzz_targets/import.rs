@@ -1,0 +1,15 @@
+//! A file that is given as the database to import: it is imported as a whole or refused, and never changed.
+
+#![no_main]
+
+use futures::executor::block_on;
+use wastore::{Import, Key};
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let (source, target) = (folder.path().join("whatsapp.db"), folder.path().join("wa.db"));
+    std::fs::write(&source, data).unwrap();
+    let imported = block_on(Import::new().run(&source, &target, Key::from_bytes(&mut [4; 32])));
+    assert_eq!(imported.is_ok(), target.exists());
+    assert!(std::fs::read(&source).unwrap() == data);
+});

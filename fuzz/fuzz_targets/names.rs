@@ -1,0 +1,5 @@
+//! Names, listed tokens and other tokens.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| wastore::testing::fuzz::names(data));
