@@ -225,7 +225,7 @@ fn damaged_records_keep_the_old_data_key_unless_they_are_left_behind() {
     assert!(code == 4 && error.contains("1 records are damaged and could not be sealed anew"), "{code}: {error}");
     assert!(desk.ok("inspect wa.db").contains("change of data key not finished"));
     let printed = desk.ok("rotate wa.db --leave-damaged --key-file key");
-    assert!(printed.ends_with("1 damaged records were left behind\n"), "{printed}");
+    assert!(printed.contains("; 1 damaged records were left behind\n"), "{printed}");
     assert!(!desk.ok("inspect wa.db").contains("not finished"));
 }
 
