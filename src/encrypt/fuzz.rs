@@ -1,6 +1,8 @@
 //! What reads bytes that somebody else may have written, as functions of these bytes alone: for the targets in `fuzz/`, and
 //! for the test that runs their corpora. A panic is a finding, and so is a failed assertion.
 
+#![allow(clippy::panic, reason = "a panic is a finding")]
+
 use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use crate::encrypt::fuzz;
 
+type Target = (&'static str, fn(&[u8]));
+
 #[test]
 fn the_corpora_of_the_fuzz_targets() {
-    let targets: [(&str, fn(&[u8])); 4] = [
+    let targets: [Target; 4] = [
         ("header", |data| {
             fuzz::header(data);
             fuzz::header(&fuzz::with_checksum(data));

@@ -725,7 +725,8 @@ async fn changes_at_the_same_time_lose_nothing() {
         };
         let leaving = Rotate::new().leave_damaged();
         let (one, two, ()) = tokio::join!(leaving.run(&sealed.scratch.store, &sealed.vault), third, others);
-        (one.unwrap(), two.unwrap());
+        one.unwrap();
+        two.unwrap();
         // Whoever came last may have left a key for the next change to forget.
         let vault = sealed.open(new_key()).await.unwrap();
         let report = Verify::new().run(&sealed.scratch.store, &vault).await.unwrap();
