@@ -163,12 +163,12 @@ impl Database {
     /// Makes sure that nobody but this store has the database open at this moment. Calls wait for that.
     ///
     /// # Errors
-    /// [`Error::NotAlone`] if somebody else has, for three seconds or the timeout.
+    /// [`Error::NotAlone`] if somebody else has, for five seconds or the timeout.
     pub(super) async fn refuse_others(self: &Arc<Self>) -> Result<()> {
         if self.path().is_none() {
             return Ok(());
         }
-        let mut patience = Patience::new(self.config.busy_timeout.min(Duration::from_secs(3)));
+        let mut patience = Patience::new(self.config.busy_timeout.min(Duration::from_secs(5)));
         // Each attempt by itself, so that calls and checkpoints go on in between.
         loop {
             let database = Arc::downgrade(self);
