@@ -41,7 +41,7 @@ async fn a_new_data_key_is_in_use_at_once_over_any_store() {
         assert_eq!(HeaderInfo::read(&*inner).await.unwrap().unwrap().epochs, [1, 2]);
         for (address, backend) in [("new@s", &backend), ("of a vault that was open already@s", &second)] {
             backend.put_session(address, b"new").await.unwrap();
-            let token = vault.state().ring.lookup.address(Record::Session, address).unwrap();
+            let token = vault.shared().state().ring.lookup.address(Record::Session, address).unwrap();
             let stored = inner.get_session(&token).await.unwrap().unwrap();
             assert_eq!(Prefix::read(Record::Session, &stored).unwrap().epoch(), 2);
             assert_eq!(backend.get_session("old@s").await.unwrap().unwrap(), &b"old"[..]);
