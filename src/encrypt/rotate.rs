@@ -191,15 +191,14 @@ impl Vault {
     /// `true` if the header is kept elsewhere than in the store.
     #[cfg(feature = "sqlite")]
     pub(crate) fn keeps_header_elsewhere(&self) -> bool {
-        self.options.keeps_header_elsewhere()
+        self.options.headers.is_some()
     }
 
     /// Makes all vaults of this process that are on the same store read the header again.
     async fn spread(&self) -> Result<()> {
-        let root = self.shared.state().root.clone();
         let mut told = Ok(());
         for vault in self.shared.siblings() {
-            let followed = vault.follow(&root).await;
+            let followed = vault.refresh().await;
             told = told.and(followed);
         }
         told

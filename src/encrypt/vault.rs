@@ -70,7 +70,7 @@ pub struct VaultOptions {
     padding: Padding,
     on_damage: OnDamage,
     label: Option<String>,
-    headers: Option<Arc<dyn HeaderStore>>,
+    pub(super) headers: Option<Arc<dyn HeaderStore>>,
     /// Flags of a new header.
     flags: u32,
 }
@@ -117,12 +117,6 @@ impl VaultOptions {
     pub fn header_store(mut self, headers: Arc<dyn HeaderStore>) -> Self {
         self.headers = Some(headers);
         self
-    }
-
-    /// `true` if the header is kept elsewhere than in the store.
-    #[cfg(feature = "sqlite")]
-    pub(super) fn keeps_header_elsewhere(&self) -> bool {
-        self.headers.is_some()
     }
 
     /// The same settings for a vault that does not open before [`Vault::finish_import`].
@@ -350,6 +344,7 @@ impl VaultOptions {
             headers,
             state: RwLock::new(Arc::new(State::new(header, root, ring))),
             superseded: Mutex::default(),
+            next_root: Mutex::default(),
             header_io: async_lock::Mutex::new(()),
             on_damage: self.on_damage,
             damaged: AtomicU64::new(0),
@@ -768,6 +763,8 @@ pub(crate) struct Shared {
     state: RwLock<Arc<State>>,
     /// Older states that calls may still hold.
     superseded: Mutex<Vec<Weak<State>>>,
+    /// The vault key that the header is being put under.
+    next_root: Mutex<Option<Arc<Root>>>,
     /// Held while header copies are read and written, never while records are.
     header_io: async_lock::Mutex<()>,
     pub(crate) on_damage: OnDamage,
@@ -874,15 +871,20 @@ impl Shared {
     /// Reads the header again.
     pub(crate) async fn refresh(&self) -> Result<()> {
         let _header_io = self.header_io.lock().await;
-        self.reload(Holder::Open, None).await?;
+        self.reload(Holder::Open).await?;
         Ok(())
     }
 
-    /// Reads the header again, which may be under this vault key by now.
-    pub(super) async fn follow(&self, root: &Arc<Root>) -> Result<()> {
-        let _header_io = self.header_io.lock().await;
-        self.reload(Holder::Open, Some(root)).await?;
-        Ok(())
+    fn next_root(&self) -> MutexGuard<'_, Option<Arc<Root>>> {
+        // Nothing panics while holding the guard.
+        self.next_root.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The vault key that a header is under, if one of the vaults of this process has it, or is putting it in place.
+    fn root_of(&self, header: &Header, bytes: &[u8]) -> Option<Arc<Root>> {
+        let roots =
+            self.siblings().into_iter().flat_map(|vault| [Some(vault.state().root.clone()), vault.next_root().clone()]);
+        roots.flatten().find(|root| header.verify(bytes, &root.mac_key).is_ok())
     }
 
     /// This and every other vault that this process has open on the same store, or on a copy of it.
@@ -949,6 +951,10 @@ impl Shared {
     ) -> Result<T> {
         self.refuse_read_only("header update")?;
         let _header_io = self.header_io.lock().await;
+        if let Some(next) = next {
+            // Before it is written, so that whoever reads it knows it.
+            *self.next_root() = Some(next.clone());
+        }
         for _ in 0..UPDATE_TRIES {
             match self.update_once(holder, next, step, &mut change).await {
                 Err(Error::HeaderConflict) => {}
@@ -967,7 +973,7 @@ impl Shared {
         step: u64,
         change: &mut impl FnMut(&mut Header, &VaultKey) -> Result<T>,
     ) -> Result<T> {
-        let current = self.reload(holder, next).await?;
+        let current = self.reload(holder).await?;
         // Both copies hold the newest header before one of them is written, so that a torn write loses nothing.
         for copy in HeaderCopy::BOTH {
             if self.headers.read(copy).await?.as_ref() != Some(&current) {
@@ -988,6 +994,9 @@ impl Shared {
         }
         write_header(&*self.headers, &bytes).await?;
         self.install(header, root)?;
+        if next.is_some() {
+            *self.next_root() = None;
+        }
         Ok(result)
     }
 
@@ -1006,17 +1015,13 @@ impl Shared {
         .await
     }
 
-    /// Takes over the stored header if it is another one than that in use, and returns its bytes. It may be under the
-    /// vault key `next`.
-    async fn reload(&self, holder: Holder, next: Option<&Arc<Root>>) -> Result<Vec<u8>> {
+    /// Takes over the stored header if it is another one than that in use, and returns its bytes.
+    async fn reload(&self, holder: Holder) -> Result<Vec<u8>> {
         let Candidate { bytes, header, stale } = Copies::read(&*self.headers).await?.candidate()?;
         let state = self.state();
-        let root = match (header.verify(&bytes, &state.root.mac_key), next) {
-            (Err(Error::HeaderTampered), Some(next)) => {
-                header.verify(&bytes, &next.mac_key)?;
-                next
-            }
-            (verified, _) => verified.map(|()| &state.root)?,
+        let root = match header.verify(&bytes, &state.root.mac_key) {
+            Err(Error::HeaderTampered) => &self.root_of(&header, &bytes).ok_or(Error::HeaderTampered)?,
+            verified => verified.map(|()| &state.root)?,
         };
         if stale == Stale::Fork || header.store_id != state.header.store_id {
             return Err(Error::HeaderTampered);
