@@ -5,6 +5,8 @@
 mod cache;
 mod encrypt;
 mod error;
+#[cfg(test)]
+mod gate;
 mod json;
 mod layer;
 mod method;

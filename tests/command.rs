@@ -89,6 +89,12 @@ impl Desk {
         })
     }
 
+    /// The files in the folder whose names are such.
+    fn files(&self, of: impl Fn(&str) -> bool) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).filter(|name| of(name)).collect()
+    }
+
     /// Changes a database behind the command's back.
     fn change(&self, name: &str, sql: &str) {
         rusqlite::Connection::open(self.path(name)).unwrap().execute_batch(sql).unwrap();
@@ -365,12 +371,7 @@ fn without_space_nothing_is_made_and_nothing_is_lost() {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(matches!(output.status.code(), Some(1 | 5)), "{arguments}: {:?} {error}", output.status);
         assert!(error.contains("disk") || error.contains("file"), "{arguments}: {error}");
-        let mut left: Vec<_> =
-            std::fs::read_dir(desk.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        left.retain(|name| {
-            let name = name.to_str().unwrap();
-            name.starts_with('.') || ["new.db", "copy.db", "back.db"].contains(&name)
-        });
+        let left = desk.files(|name| name.starts_with('.') || ["new.db", "copy.db", "back.db"].contains(&name));
         assert!(left.is_empty(), "{arguments}: {left:?}");
         assert!(desk.ok("verify wa.db --key-file key").ends_with("sound\n"), "{arguments}");
     }
@@ -426,8 +427,7 @@ fn the_source_is_removed_if_that_is_asked_for() {
     let printed = desk.ok("import whatsapp.db wa.db --all-accounts --remove-source --new-key-file key");
     assert!(printed.contains("The source was overwritten and removed."), "{printed}");
     assert!(printed.ends_with("whatsapp.db.snapshot-1-x is still there, and readable\n"), "{printed}");
-    let left = std::fs::read_dir(desk.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
-    let left: Vec<_> = left.filter(|name| name.to_str().unwrap().starts_with("whatsapp.db")).collect();
+    let left = desk.files(|name| name.starts_with("whatsapp.db"));
     assert_eq!(left, ["whatsapp.db.snapshot-1-x"]);
     assert_eq!(std::fs::read(desk.path("another name")).unwrap(), b"");
     assert!(desk.ok("verify wa.db --key-file key").ends_with("sound\n"));
@@ -531,8 +531,7 @@ fn interrupted_it_leaves_nothing_behind() {
             std::fs::remove_file(desk.path(target)).ok();
         }
         // Before it listens to signals it has made nothing.
-        let left = std::fs::read_dir(desk.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
-        let left: Vec<_> = left.filter(|name| name.to_str().unwrap().starts_with('.')).collect();
+        let left = desk.files(|name| name.starts_with('.'));
         assert!(left.is_empty(), "{command}: {left:?}");
     }
 }
@@ -626,8 +625,7 @@ fn bad_input_is_refused_and_nothing_is_made() {
     let (code, error) = desk.fails("inspect whatsapp.db");
     assert!(code == 5 && error.contains("wastore import"), "{error}");
     assert_eq!(desk.fails("backup own.db text").0, 5);
-    let left = std::fs::read_dir(desk.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
-    let left: Vec<_> = left.filter(|name| name.to_str().unwrap().starts_with('.')).collect();
+    let left = desk.files(|name| name.starts_with('.'));
     assert!(left.is_empty(), "{left:?}");
 }
 

@@ -1,9 +1,8 @@
 //! Every race by itself: the store is held up in the middle of one call while another one runs.
 
-use std::collections::HashMap;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::poll;
@@ -13,78 +12,11 @@ use wacore::store::traits::{Backend, LidPnMappingEntry, MsgSecretEntry, TcTokenE
 
 use crate::cache::pool::Pool;
 use crate::cache::slot::Slot;
+use crate::gate::{Gate, Side};
 use crate::layer::Layer;
-use crate::method::{BoxFuture, Method, Record, uniform_layer};
+use crate::method::{Method, Record};
 use crate::testing::{Effect, Fault, Spy, When};
 use crate::{CacheLayer, RecordStats};
-
-/// Where a call is held up.
-#[derive(Clone, Copy, PartialEq)]
-enum Side {
-    Before,
-    After,
-}
-
-/// Holds up calls of some methods until they are let through.
-#[derive(Clone, Debug, Default)]
-struct Gate {
-    closed: Arc<Mutex<HashMap<Method, Closed>>>,
-}
-
-type Closed = (Side, Arc<Semaphore>);
-
-impl std::fmt::Debug for Side {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if *self == Side::Before { "before" } else { "after" })
-    }
-}
-
-impl Gate {
-    fn close(&self, method: Method, side: Side) {
-        self.closed.lock().unwrap().insert(method, (side, Arc::new(Semaphore::new(0))));
-    }
-
-    /// Lets through who waits, and all later ones.
-    fn open(&self, method: Method) {
-        if let Some((_, gate)) = self.closed.lock().unwrap().remove(&method) {
-            gate.add_permits(Semaphore::MAX_PERMITS);
-        }
-    }
-}
-
-impl Layer for Gate {
-    fn layer(&self, inner: Arc<dyn Backend>) -> Arc<dyn Backend> {
-        Arc::new(GateStore { inner, gate: self.clone() })
-    }
-}
-
-struct GateStore {
-    inner: Arc<dyn Backend>,
-    gate: Gate,
-}
-
-impl GateStore {
-    fn around<'a, A: Send + 'a, T: Send + 'a>(
-        &self,
-        method: Method,
-        arguments: A,
-        call: impl FnOnce(A) -> BoxFuture<'a, T> + Send + 'a,
-    ) -> BoxFuture<'a, T> {
-        let closed = self.gate.closed.lock().unwrap().get(&method).cloned();
-        Box::pin(async move {
-            let Some((side, gate)) = closed else { return call(arguments).await };
-            if side == Side::Before {
-                let _passed = gate.acquire().await;
-                return call(arguments).await;
-            }
-            let result = call(arguments).await;
-            let _passed = gate.acquire().await;
-            result
-        })
-    }
-}
-
-uniform_layer!(GateStore);
 
 /// A cache over a gate over a store, with spies and faults between them.
 struct Bench {

@@ -15,7 +15,8 @@ use wacore::store::traits::{Backend, SignalStore};
 use super::*;
 use crate::encrypt::stored::epoch_of;
 use crate::encrypt::{HeaderStore, Vault, VaultOptions};
-use crate::method::{Access, BoxFuture, Method, uniform_layer};
+use crate::gate::{Gate, Side};
+use crate::method::{Access, Method};
 use crate::secret::{Key, Passphrase};
 use crate::sqlite::rows::{Pages, TABLES};
 use crate::testing::Operation;
@@ -294,39 +295,24 @@ async fn eight_tasks_go_on_while_keys_change() {
     println!("{rounds} changes of the data key beside {calls} calls");
 }
 
-/// Holds back every call until it is let through.
-struct Gate {
-    inner: Arc<dyn Backend>,
-    open: Arc<AtomicBool>,
+/// A gate that holds up every call.
+fn closed(side: Side) -> Gate {
+    let gate = Gate::default();
+    Method::ALL.iter().for_each(|method| gate.close(*method, side));
+    gate
 }
 
-impl Gate {
-    fn around<'a, A: Send + 'a, T: Send + 'a>(
-        &self,
-        _: Method,
-        arguments: A,
-        call: impl FnOnce(A) -> BoxFuture<'a, T> + Send + 'a,
-    ) -> BoxFuture<'a, T> {
-        let open = self.open.clone();
-        Box::pin(async move {
-            while !open.load(Ordering::Relaxed) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            call(arguments).await
-        })
-    }
+fn open(gate: &Gate) {
+    Method::ALL.iter().for_each(|method| gate.open(*method));
 }
-
-uniform_layer!(Gate);
 
 /// Every call that seals holds a change up until it is stored: none comes too late with the old key.
 #[tokio::test]
 async fn calls_under_way_are_waited_for() {
     let sealed = sealed().await;
     for method in Method::ALL.iter().filter(|method| method.access() == Access::Write) {
-        let open = Arc::new(AtomicBool::new(false));
-        let gated = Gate { inner: Arc::new(sealed.scratch.store.clone()), open: open.clone() };
-        let layered = sealed.vault.layer().layer(Arc::new(gated));
+        let gate = closed(Side::Before);
+        let layered = sealed.vault.layer().layer(gate.layer(Arc::new(sealed.scratch.store.clone())));
         let mut call = pin!(async move { sample::call(&*layered, *method).await.unwrap() });
         let mut rotate = pin!(sealed.rotate());
         for _ in 0..3 {
@@ -337,7 +323,7 @@ async fn calls_under_way_are_waited_for() {
             let early = tokio::time::timeout(Duration::from_millis(40), &mut rotate).await;
             assert!(early.is_err(), "{} was not waited for", method.name());
         }
-        open.store(true, Ordering::Relaxed);
+        open(&gate);
         call.await;
         rotate.await.unwrap();
         let epoch = sealed.epochs().await[0];
@@ -364,47 +350,20 @@ const UNSEALED: [Method; 8] = [
 #[tokio::test]
 async fn what_was_read_before_is_opened_after() {
     let sealed = sealed().await;
-    let opened = Arc::new(AtomicBool::new(false));
-    let slow = SlowAnswer { inner: Arc::new(sealed.scratch.store.clone()), open: opened.clone() };
-    let layered = sealed.vault.layer().layer(Arc::new(slow));
+    let gate = closed(Side::After);
+    let layered = sealed.vault.layer().layer(gate.layer(Arc::new(sealed.scratch.store.clone())));
     let mut reading = pin!(layered.get_session(sample::SESSION_ADDRESS));
     assert!(futures::poll!(&mut reading).is_pending(), "it is held back");
     // Nobody who still reads has the key taken away.
     let rotate = sealed.rotate();
     let done = async {
         tokio::time::sleep(Duration::from_millis(30)).await;
-        opened.store(true, Ordering::Relaxed);
+        open(&gate);
     };
     let (rotated, (), read) = tokio::join!(rotate, done, reading);
     rotated.unwrap();
     assert_eq!(read.unwrap().unwrap(), sample::SESSION);
 }
-
-/// Answers late.
-struct SlowAnswer {
-    inner: Arc<dyn Backend>,
-    open: Arc<AtomicBool>,
-}
-
-impl SlowAnswer {
-    fn around<'a, A: Send + 'a, T: Send + 'a>(
-        &self,
-        _: Method,
-        arguments: A,
-        call: impl FnOnce(A) -> BoxFuture<'a, T> + Send + 'a,
-    ) -> BoxFuture<'a, T> {
-        let open = self.open.clone();
-        Box::pin(async move {
-            let answer = call(arguments).await;
-            while !open.load(Ordering::Relaxed) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            answer
-        })
-    }
-}
-
-uniform_layer!(SlowAnswer);
 
 #[tokio::test]
 async fn somebody_else_who_has_the_store_open_is_an_error_and_nothing_is_done() {

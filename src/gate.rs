@@ -1,0 +1,78 @@
+//! Calls that are held up on their way, for tests of what meets them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::Semaphore;
+use wacore::store::traits::Backend;
+
+use crate::layer::Layer;
+use crate::method::{BoxFuture, Method, uniform_layer};
+
+/// Where a call is held up.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Side {
+    Before,
+    After,
+}
+
+/// Holds up calls of some methods until they are let through.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate {
+    pub(crate) closed: Arc<Mutex<HashMap<Method, Closed>>>,
+}
+
+pub(crate) type Closed = (Side, Arc<Semaphore>);
+
+impl std::fmt::Debug for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if *self == Side::Before { "before" } else { "after" })
+    }
+}
+
+impl Gate {
+    pub(crate) fn close(&self, method: Method, side: Side) {
+        self.closed.lock().unwrap().insert(method, (side, Arc::new(Semaphore::new(0))));
+    }
+
+    /// Lets through who waits, and all later ones.
+    pub(crate) fn open(&self, method: Method) {
+        if let Some((_, gate)) = self.closed.lock().unwrap().remove(&method) {
+            gate.add_permits(Semaphore::MAX_PERMITS);
+        }
+    }
+}
+
+impl Layer for Gate {
+    fn layer(&self, inner: Arc<dyn Backend>) -> Arc<dyn Backend> {
+        Arc::new(GateStore { inner, gate: self.clone() })
+    }
+}
+
+struct GateStore {
+    inner: Arc<dyn Backend>,
+    gate: Gate,
+}
+
+impl GateStore {
+    fn around<'a, A: Send + 'a, T: Send + 'a>(
+        &self,
+        method: Method,
+        arguments: A,
+        call: impl FnOnce(A) -> BoxFuture<'a, T> + Send + 'a,
+    ) -> BoxFuture<'a, T> {
+        let closed = self.gate.closed.lock().unwrap().get(&method).cloned();
+        Box::pin(async move {
+            let Some((side, gate)) = closed else { return call(arguments).await };
+            if side == Side::Before {
+                let _passed = gate.acquire().await;
+                return call(arguments).await;
+            }
+            let result = call(arguments).await;
+            let _passed = gate.acquire().await;
+            result
+        })
+    }
+}
+
+uniform_layer!(GateStore);
