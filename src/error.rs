@@ -43,6 +43,24 @@ pub enum Error {
         "the vault header is older than what was written under it: restore a saved header with `Vault::restore_header`"
     )]
     HeaderRolledBack,
+    /// The freshness anchor remembers a newer header: the store was put back to an earlier state. Nothing was written.
+    #[error(
+        "the store is older than what the freshness anchor remembers: it was put back to an earlier state, and going on would use message keys twice; put the newest state back, or take this one with `VaultOptions::accept_rollback` and link the account again"
+    )]
+    RollbackDetected,
+    /// The freshness anchor remembers another header: a copy of the store went on without it. Nothing was written.
+    #[error(
+        "the store is not the one that the freshness anchor remembers: a copy of it went on elsewhere, or it was used without the anchor; use the other one, or take this one with `VaultOptions::accept_rollback` and link the account again"
+    )]
+    ForkDetected,
+    /// The freshness anchor remembers nothing of a store that has been in use. Nothing was written.
+    #[error(
+        "the freshness anchor knows nothing of this store: check that it is the right anchor; take the store over with `VaultOptions::accept_rollback` if it was used without one so far"
+    )]
+    AnchorMissing,
+    /// The freshness anchor failed. If the header was being changed, it may have been; trying again is safe.
+    #[error("the freshness anchor cannot be used")]
+    Anchor(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A format that this version does not know.
     #[error("{what} {found} is not supported, the newest known here is {newest}: use a newer version of wastore")]
     UnsupportedVersion {

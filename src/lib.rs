@@ -26,9 +26,11 @@ mod upstream;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use cache::{CacheLayer, CacheStats, RecordStats};
+#[cfg(not(target_arch = "wasm32"))]
+pub use encrypt::FileAnchor;
 pub use encrypt::{
-    Argon2Cost, EncryptLayer, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, OnDamage, Padding, Revocation, SlotInfo,
-    SlotKind, Vault, VaultOptions,
+    Anchor, Argon2Cost, EncryptLayer, FreshnessAnchor, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, OnDamage,
+    Padding, Revocation, SlotInfo, SlotKind, Vault, VaultOptions,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "sqlite")]

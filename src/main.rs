@@ -12,8 +12,8 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use wastore::{
-    Error, Export, HeaderInfo, Import, ImportPhase, Key, Passphrase, RecoveryKey, RemovedSource, Rotate, Secret,
-    SlotKind, SqliteProblem, SqliteStore, Vault, VaultOptions, Verify,
+    Error, Export, FileAnchor, HeaderInfo, Import, ImportPhase, Key, Passphrase, RecoveryKey, RemovedSource, Rotate,
+    Secret, SlotKind, SqliteProblem, SqliteStore, Vault, VaultOptions, Verify,
 };
 use zeroize::Zeroizing;
 
@@ -23,6 +23,9 @@ use zeroize::Zeroizing;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// The folder of the freshness anchor, if the bot uses one; on another disk than the store
+    #[arg(long, global = true, value_name = "FOLDER")]
+    anchor: Option<PathBuf>,
 }
 
 const EXIT_CODES: &str = "\
@@ -137,6 +140,16 @@ enum Command {
         /// Print the report as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Take the store as it is, although the freshness anchor remembers a newer or another one, or nothing
+    ///
+    /// What the anchor remembered does not open any more. Link the account again afterwards: a store that was put back uses
+    /// message keys twice.
+    AcceptRollback {
+        #[command(flatten)]
+        store: Store,
+        #[command(flatten)]
+        secret: CurrentSecret,
     },
     /// Say what can be seen without any key: accounts, key slots and their cost, rows and bytes
     Inspect {
@@ -270,13 +283,17 @@ struct NewSecret {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let Cli { command, anchor } = Cli::parse();
+    let options = match anchor {
+        Some(folder) => VaultOptions::new().freshness_anchor(Arc::new(FileAnchor::new(folder))),
+        None => VaultOptions::new(),
+    };
     let run = || -> Result<ExitCode, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::other)?;
         // Dropping what is under way removes its unfinished files.
         runtime.block_on(async {
             tokio::select! {
-                done = run(cli.command) => done,
+                done = run(command, &options) => done,
                 () = interrupted() => Err(Failure { text: "interrupted".to_owned(), code: INTERRUPTED }),
             }
         })
@@ -310,12 +327,12 @@ async fn interrupted() {
     }
 }
 
-async fn run(command: Command) -> Result<ExitCode, Failure> {
+async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failure> {
     match command {
         Command::Init { store, new } => {
             let secret = new.read()?;
             let created = create(&store).await?;
-            if let Err(error) = Vault::create(Arc::new(created), secret).await {
+            if let Err(error) = options.create(Arc::new(created), secret).await {
                 fs::remove_file(&store).ok();
                 return Err(error.into());
             }
@@ -328,7 +345,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             }
             let bar = progress_bar();
             let shown = bar.clone();
-            let mut import = Import::new().on_progress(move |progress| {
+            let mut import = Import::new().vault_options(options.clone()).on_progress(move |progress| {
                 shown.set_message(if progress.phase == ImportPhase::Copying { "copying" } else { "comparing" });
                 shown.set_length(progress.total);
                 shown.set_position(progress.done);
@@ -367,7 +384,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
                 return Err(Error::TargetExists { path: target }.into());
             }
             let store = store.open().await?;
-            let vault = secret.open_read_only(&store).await?;
+            let vault = secret.open_read_only(&store, options).await?;
             let bar = progress_bar();
             let shown = bar.clone();
             let export = Export::new().on_progress(move |progress| {
@@ -385,17 +402,17 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             ))?;
         }
         Command::Passwd { store, secret, new } => {
-            let vault = secret.open(&store.open().await?).await?;
+            let vault = secret.open(&store.open().await?, options).await?;
             vault.change_passphrase(new.read()?).await?;
             say("the passphrase was changed\n")?;
         }
-        Command::Keys { command } => keys(command).await?,
+        Command::Keys { command } => keys(command, options).await?,
         Command::Rotate { store, secret, leave_damaged } => {
             let opened = open(&store.store).await?;
             let (bar, secret) = (progress_bar(), secret.read()?);
             for number in store.accounts(&opened).await? {
                 let account = opened.account(number);
-                let vault = account.open_vault(&VaultOptions::new(), secret.duplicate()).await?;
+                let vault = account.open_vault(options, secret.duplicate()).await?;
                 let report = rotation(leave_damaged, &bar).run(&account, &vault).await;
                 bar.finish_and_clear();
                 say(format_args!("account {number}: {}\n", report?))?;
@@ -406,11 +423,18 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             let opened = open(&store).await?;
             let bar = progress_bar();
             let rotation = rotation(leave_damaged, &bar);
-            let report = rotation.revoke(&opened, &VaultOptions::new(), secret.read()?, new.read()?).await;
+            let report = rotation.revoke(&opened, options, secret.read()?, new.read()?).await;
             bar.finish_and_clear();
             say(format_args!("{}\n", report?))?;
         }
-        Command::Verify { store, secret, quick, json } => return verify(store, secret, quick, json).await,
+        Command::Verify { store, secret, quick, json } => return verify(store, secret, quick, json, options).await,
+        Command::AcceptRollback { store, secret } => {
+            let (opened, secret) = (open(&store.store).await?, secret.read()?);
+            for number in store.accounts(&opened).await? {
+                opened.account(number).accept_rollback(options, secret.duplicate()).await?;
+            }
+            say("the store is taken as it is: link its accounts again, and save the headers again\n")?;
+        }
         Command::Inspect { store, json } => {
             let inspection = open(&store).await?.inspect().await?;
             if json {
@@ -427,7 +451,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             say(format_args!("{} is a copy of the store\n", file.display()))?;
         }
         Command::Header { command: Header::Save { store, secret, file } } => {
-            let header = secret.open(&store.open().await?).await?.save_header();
+            let header = secret.open(&store.open().await?, options).await?.save_header();
             write_private(&file, &header)?;
             say(format_args!("the header was saved: keep {} like a key\n", file.display()))?;
         }
@@ -435,7 +459,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             let store = store.open().await?;
             let saved =
                 fs::read(&file).map_err(|error| Failure::file("the saved header cannot be read", &file, &error))?;
-            store.restore_vault_header(&VaultOptions::new(), &saved, secret.read()?).await?;
+            store.restore_vault_header(options, &saved, secret.read()?).await?;
             say("the header was restored; save it again\n")?;
         }
     }
@@ -453,13 +477,19 @@ fn rotation(leave_damaged: bool, bar: &ProgressBar) -> Rotate {
 }
 
 /// Checks one account, or all of them.
-async fn verify(store: Store, secret: CurrentSecret, quick: bool, json: bool) -> Result<ExitCode, Failure> {
+async fn verify(
+    store: Store,
+    secret: CurrentSecret,
+    quick: bool,
+    json: bool,
+    options: &VaultOptions,
+) -> Result<ExitCode, Failure> {
     let opened = open(&store.store).await?;
     let (bar, secret) = (progress_bar(), secret.read()?);
     let (mut reports, mut sound) = (vec![], true);
     for number in store.accounts(&opened).await? {
         let account = opened.account(number);
-        let vault = account.open_vault_read_only(&VaultOptions::new(), secret.duplicate()).await?;
+        let vault = account.open_vault_read_only(options, secret.duplicate()).await?;
         let shown = bar.clone();
         let verify = Verify::new().on_progress(move |progress| {
             shown.set_message("checking");
@@ -482,7 +512,7 @@ async fn verify(store: Store, secret: CurrentSecret, quick: bool, json: bool) ->
     Ok(ExitCode::from(if sound { 0 } else { DAMAGED }))
 }
 
-async fn keys(command: Keys) -> Result<(), Failure> {
+async fn keys(command: Keys, options: &VaultOptions) -> Result<(), Failure> {
     match command {
         Keys::List { store } => {
             let store = store.open().await?;
@@ -493,7 +523,7 @@ async fn keys(command: Keys) -> Result<(), Failure> {
             }
         }
         Keys::Add { store, secret, new, recovery, label } => {
-            let vault = secret.open(&store.open().await?).await?;
+            let vault = secret.open(&store.open().await?, options).await?;
             if recovery {
                 let key = RecoveryKey::generate()?;
                 // Before it opens anything: a key that nobody saw must not.
@@ -508,7 +538,7 @@ async fn keys(command: Keys) -> Result<(), Failure> {
             say(format_args!("slot {slot} was added\n"))?;
         }
         Keys::Remove { store, secret, slot } => {
-            secret.open(&store.open().await?).await?.remove_slot(slot).await?;
+            secret.open(&store.open().await?, options).await?.remove_slot(slot).await?;
             say(format_args!("slot {slot} was removed; older copies of the store still open with it\n"))?;
         }
     }
@@ -557,12 +587,12 @@ async fn create(path: &Path) -> Result<SqliteStore, Failure> {
 }
 
 impl CurrentSecret {
-    async fn open(&self, store: &SqliteStore) -> Result<Vault, Failure> {
-        Ok(store.open_vault(&VaultOptions::new(), self.read()?).await?)
+    async fn open(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
+        Ok(store.open_vault(options, self.read()?).await?)
     }
 
-    async fn open_read_only(&self, store: &SqliteStore) -> Result<Vault, Failure> {
-        Ok(store.open_vault_read_only(&VaultOptions::new(), self.read()?).await?)
+    async fn open_read_only(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
+        Ok(store.open_vault_read_only(options, self.read()?).await?)
     }
 
     fn read(&self) -> Result<Secret, Failure> {
@@ -734,6 +764,8 @@ impl From<Error> for Failure {
             | Error::HeaderMissing
             | Error::HeaderTampered
             | Error::HeaderRolledBack
+            | Error::RollbackDetected
+            | Error::ForkDetected
             | Error::DeviceMissing
             | Error::Tampered { .. }
             | Error::Plaintext { .. }
@@ -752,6 +784,7 @@ impl From<Error> for Failure {
             | Error::UnsupportedVersion { .. }
             | Error::VaultExists
             | Error::NoVault
+            | Error::AnchorMissing
             | Error::ImportIncomplete
             | Error::File { .. } => REFUSED,
             _ => OTHER,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
+use rand::RngExt;
 use wacore::store::traits::{Backend, DeviceStore, SignalStore};
 use wastore::testing::Operation;
 use wastore::{Access, Layer, Method, Passphrase, Secret, SqliteStore, VaultOptions};
@@ -448,6 +449,107 @@ fn a_saved_header_cures_a_damaged_one() {
 }
 
 #[test]
+fn a_store_that_was_put_back_is_refused_until_it_is_accepted() {
+    let desk = Desk::new();
+    std::fs::create_dir(desk.path("anchors")).unwrap();
+    desk.ok("init wa.db --new-key-file key --anchor anchors");
+    desk.ok("backup wa.db copy.db");
+    desk.ok("--anchor anchors keys add wa.db --key-file key --new-passphrase-file old");
+    std::fs::rename(desk.path("copy.db"), desk.path("wa.db")).unwrap();
+    for command in ["verify", "rotate", "header save"] {
+        let file = if command == "header save" { " saved" } else { "" };
+        let (code, error) = desk.fails(&format!("{command} wa.db{file} --key-file key --anchor anchors"));
+        assert!(code == 4 && error.contains("put back to an earlier state"), "{command}: {code}: {error}");
+    }
+    let (code, error) = desk.fails("verify wa.db --key-file key --anchor elsewhere");
+    assert!(code == 1 && error.contains("the freshness anchor cannot be used"), "{code}: {error}");
+    desk.ok("accept-rollback wa.db --key-file key --anchor anchors");
+    desk.ok("verify wa.db --key-file key --anchor anchors");
+    // Without the anchor it opens as ever, and the next one that has it can tell.
+    desk.ok("keys add wa.db --key-file key --new-passphrase-file old");
+    desk.ok("keys remove wa.db 1 --key-file key");
+    assert_eq!(desk.fails("verify wa.db --key-file key --anchor anchors").0, 4);
+    assert_eq!(desk.fails("accept-rollback wa.db --key-file key").0, 1, "there is nothing to tell");
+}
+
+/// Anything at all on the command line ends in an answer, and leaves the store as it was.
+#[cfg(unix)]
+#[test]
+fn inspect_takes_any_arguments() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    let files = || {
+        let mut files = desk.files(|_| true);
+        files.sort();
+        files
+    };
+    let (before, names) = (std::fs::read(desk.path("wa.db")).unwrap(), files());
+    let words = [
+        "",
+        "-",
+        "--",
+        "inspect",
+        "wa.db",
+        "--json",
+        "--json=1",
+        "--jso",
+        "-h",
+        "--help",
+        "--anchor",
+        "--anchor=x",
+        "x",
+        "/dev/null",
+        ".",
+        "..",
+        "key",
+        "--account",
+        "-1",
+        "99999999999999999999",
+        "%s%n",
+        "\u{202e}",
+        "\n",
+        "verify",
+        "--version",
+        "-V",
+        "-vvvv",
+        "--passphrase-file",
+        "@key",
+        "\u{0}",
+    ];
+    let rounds = if std::env::var_os("WASTORE_LONG").is_some() { 20_000 } else { 300 };
+    let mut rng: rand::rngs::StdRng = rand::make_rng();
+    for _ in 0..rounds {
+        let mut command = desk.command("");
+        if rng.random_bool(0.9) {
+            command.arg("inspect");
+        }
+        let mut shown = vec![];
+        for _ in 0..rng.random_range(0..5) {
+            let mut word = words[rng.random_range(0..words.len())].as_bytes().to_vec();
+            match rng.random_range(0..4u8) {
+                0 => word = (0..rng.random_range(0..300)).map(|_| rng.random_range(1..=255)).collect(),
+                1 if !word.is_empty() => {
+                    let at = rng.random_range(0..word.len());
+                    word[at] = rng.random_range(1..=255);
+                }
+                _ => {}
+            }
+            // Nothing can pass a NUL.
+            word.retain(|byte| *byte != 0);
+            command.arg(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&word));
+            shown.push(String::from_utf8_lossy(&word).into_owned());
+        }
+        let output = command.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(0..=5)), "{shown:?}: {}: {error}", output.status);
+        assert!(!error.contains("panicked"), "{shown:?}: {error}");
+    }
+    assert!(std::fs::read(desk.path("wa.db")).unwrap() == before);
+    assert_eq!(files(), names, "a file was made");
+    println!("{rounds} command lines");
+}
+
+#[test]
 fn damage_is_listed_and_the_exit_code_says_so() {
     let desk = Desk::new();
     desk.upstream("whatsapp.db", &[1]);
@@ -664,6 +766,7 @@ fn help_names_every_command_and_exit_code() {
         "rotate",
         "revoke",
         "verify",
+        "accept-rollback",
         "inspect",
         "backup",
         "header",

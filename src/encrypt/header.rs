@@ -49,6 +49,8 @@ const MAX_EXTENSION_BYTES: usize = 4096;
 const CRITICAL: u16 = 1 << 15;
 /// The checksum of the header that was replaced.
 const PREVIOUS: u16 = 1;
+/// Extension: random bytes, new with every write of a vault that has a freshness anchor. Not critical.
+const DISTINCT: u16 = 2;
 const MAGIC: [u8; 8] = *b"\x89wastore";
 const CHECKSUM_BYTES: usize = 16;
 const MAC_BYTES: usize = 32;
@@ -327,18 +329,27 @@ impl Header {
 
     /// Notes which header this one replaces, by its checksum, so that a store can tell whether it still is the one there.
     pub(crate) fn set_previous(&mut self, previous: Option<[u8; CHECKSUM_BYTES]>) {
-        let mut extensions = Vec::with_capacity(self.extensions.len() + 4 + CHECKSUM_BYTES);
-        for (kind, value) in self.extensions().filter(|(kind, _)| *kind != PREVIOUS) {
+        self.set_extension(PREVIOUS, previous.as_ref().map(|previous| &previous[..]));
+    }
+
+    /// Makes this header different from every other one of its generation, so that copies of a store can be told apart
+    /// that were opened equally often.
+    pub(crate) fn set_distinct(&mut self, random: &[u8; 16]) {
+        self.set_extension(DISTINCT, Some(random));
+    }
+
+    fn set_extension(&mut self, changed: u16, value: Option<&[u8]>) {
+        let mut extensions = Vec::with_capacity(self.extensions.len() + 4 + value.map_or(0, <[u8]>::len));
+        for (kind, value) in self.extensions().filter(|(kind, _)| *kind != changed) {
             push_extension(&mut extensions, kind, value);
         }
-        if let Some(previous) = previous {
-            push_extension(&mut extensions, PREVIOUS, &previous);
+        if let Some(value) = value {
+            push_extension(&mut extensions, changed, value);
         }
         self.extensions = extensions;
     }
 
     /// The checksum of the header that this one replaces.
-    #[cfg(feature = "sqlite")]
     pub(crate) fn previous(&self) -> Option<[u8; CHECKSUM_BYTES]> {
         self.extensions().find(|(kind, _)| *kind == PREVIOUS).and_then(|(_, value)| value.try_into().ok())
     }

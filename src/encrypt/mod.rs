@@ -34,6 +34,7 @@ mod app_sync;
 mod block;
 mod device;
 mod envelope;
+mod freshness;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
 mod header;
@@ -55,6 +56,9 @@ mod tests;
 mod token;
 mod vault;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use freshness::FileAnchor;
+pub use freshness::{Anchor, FreshnessAnchor};
 pub use inspect::HeaderInfo;
 pub use kdf::{Argon2Cost, KdfLimits};
 pub use padding::Padding;

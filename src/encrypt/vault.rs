@@ -11,6 +11,7 @@ use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 
 use super::envelope::{self, Place, Prefix};
+use super::freshness::{Freshness, FreshnessAnchor};
 use super::header::{DEVICE_SEALED, Header, IMPORTING, MAX_SLOTS, ROTATING, Wrapped, WrappedDataKey};
 use super::kdf::{Argon2Cost, KdfLimits};
 use super::keys::{DataKeys, KeyRing, LookupKeys, StoreId, VaultKey};
@@ -71,6 +72,7 @@ pub struct VaultOptions {
     on_damage: OnDamage,
     label: Option<String>,
     pub(super) headers: Option<Arc<dyn HeaderStore>>,
+    freshness: Freshness,
     /// Flags of a new header.
     flags: u32,
 }
@@ -119,6 +121,14 @@ impl VaultOptions {
         self
     }
 
+    /// Notices a store that was put back to an earlier state, or that has a copy elsewhere that went on, by what the anchor
+    /// remembers of it. Everybody who opens the vault for writing must use the same anchor, or the others are refused; a
+    /// store that was used without one before is taken over with [`VaultOptions::accept_rollback`].
+    pub fn freshness_anchor(mut self, anchor: Arc<dyn FreshnessAnchor>) -> Self {
+        self.freshness = Freshness(Some(anchor));
+        self
+    }
+
     /// The same settings for a vault that does not open before [`Vault::finish_import`].
     #[cfg(feature = "upstream")]
     pub(crate) fn importing(&self) -> Self {
@@ -139,7 +149,7 @@ impl VaultOptions {
     /// As [`Vault::open`].
     pub async fn open(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
         match self.find(&store).await? {
-            Some(copies) => self.unlock(store, copies, secret.into(), false).await,
+            Some(copies) => self.unlock(store, copies, secret.into(), Access::ReadWrite).await,
             None => Err(Error::NoVault),
         }
     }
@@ -151,7 +161,7 @@ impl VaultOptions {
     /// As [`Vault::open`].
     pub async fn open_read_only(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
         match self.find(&store).await? {
-            Some(copies) => self.unlock(store, copies, secret.into(), true).await,
+            Some(copies) => self.unlock(store, copies, secret.into(), Access::ReadOnly).await,
             None => Err(Error::NoVault),
         }
     }
@@ -167,12 +177,12 @@ impl VaultOptions {
                 // Somebody else created one at the same moment.
                 Err(error @ (Error::VaultExists | Error::HeaderConflict)) => {
                     let copies = self.find(&store).await?.ok_or(error)?;
-                    self.unlock(store, copies, secret, false).await
+                    self.unlock(store, copies, secret, Access::ReadWrite).await
                 }
                 created => created,
             };
         };
-        self.unlock(store, copies, secret, false).await
+        self.unlock(store, copies, secret, Access::ReadWrite).await
     }
 
     /// As [`Vault::restore_header`].
@@ -223,7 +233,8 @@ impl VaultOptions {
         if in_use {
             opened.header.flags |= DEVICE_SEALED;
         }
-        opened.header.generation = newest;
+        let known = self.freshness.load(&opened.header.store_id).await?;
+        opened.header.generation = newest.max(known.map_or(0, |known| known.generation()));
         let knows = |epoch| opened.header.data_keys.iter().any(|key| key.epoch == epoch);
         if device::epoch(&*store).await?.is_some_and(|epoch| !knows(epoch)) {
             return Err(Error::UnknownEpoch { record: Record::Device });
@@ -231,9 +242,31 @@ impl VaultOptions {
         // Records carry the generation they were written under; the restored header must not be older than any.
         opened.header.generation = opened.header.generation.saturating_add(RESTORE_STEP);
         opened.header.set_previous(replaced);
-        write_header(&*headers, &opened.header.serialize(&opened.root.mac_key)).await?;
+        self.freshness.distinguish(&mut opened.header)?;
+        let bytes = opened.header.serialize(&opened.root.mac_key);
+        write_header(&*headers, &bytes).await?;
+        self.freshness.advance(known, &opened.header, &bytes).await?;
         let opened = OpenedHeader::new(opened.header, opened.root, opened.slot)?;
         Ok(self.vault(headers, opened, false))
+    }
+
+    /// Opens the vault of a store as it is, whatever the freshness anchor remembers, and makes the anchor remember this state
+    /// of it. Every other copy of the store is refused from then on.
+    ///
+    /// A store that was put back re-uses message keys, and its contacts have gone on without it. Accept it when nothing newer is
+    /// left, and then make the client build its sessions anew: log out and link the account again, or delete the
+    /// sessions and sender keys.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if there is no [`VaultOptions::freshness_anchor`], and those of [`Vault::open`].
+    pub async fn accept_rollback(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
+        if self.freshness.0.is_none() {
+            return Err(Error::InvalidInput { what: "freshness anchor", problem: "is not set" });
+        }
+        match self.find(&store).await? {
+            Some(copies) => self.unlock(store, copies, secret.into(), Access::AcceptRollback).await,
+            None => Err(Error::NoVault),
+        }
     }
 
     /// Reads both header copies, or explains why there are none.
@@ -286,14 +319,21 @@ impl VaultOptions {
             extensions: Vec::new(),
         };
         let opened = OpenedHeader::new(header, root, 0)?;
+        let bytes = opened.header.serialize(&opened.root.mac_key);
+        // So that nothing is written if it cannot be used.
+        self.freshness.load(&store_id).await?;
 
         // The key derivation took a while: look again, so that only a true tie is left to the reading back.
         refuse_existing(&*headers).await?;
-        write_header(&*headers, &opened.header.serialize(&opened.root.mac_key)).await?;
-        Ok(self.vault(headers, opened, false))
+        write_header(&*headers, &bytes).await?;
+        match self.freshness.advance(None, &opened.header, &bytes).await {
+            // Somebody has opened the vault since, and did it.
+            Ok(()) | Err(Error::HeaderConflict) => Ok(self.vault(headers, opened, false)),
+            Err(error) => Err(error),
+        }
     }
 
-    async fn unlock(&self, store: Arc<dyn Backend>, copies: Copies, secret: Secret, read_only: bool) -> Result<Vault> {
+    async fn unlock(&self, store: Arc<dyn Backend>, copies: Copies, secret: Secret, access: Access) -> Result<Vault> {
         let Candidate { bytes, header, stale } = copies.candidate()?;
         let (opened, passphrase) = self.open_header(header, &bytes, secret).await?;
         if stale == Stale::Fork {
@@ -305,9 +345,15 @@ impl VaultOptions {
         if opened.header.flags & ROTATING != 0 {
             log::warn!("a change of the data key has not finished: some records may still be under the old one");
         }
-        let vault = self.vault(self.headers(&store), opened, read_only);
-        if !read_only {
-            vault.note_opening(&*store, passphrase).await?;
+        let vault = self.vault(self.headers(&store), opened, access == Access::ReadOnly);
+        match access {
+            // Nothing is written that would ask the anchor.
+            Access::ReadOnly => vault.shared.refresh().await?,
+            Access::ReadWrite => vault.note_opening(&*store, passphrase).await?,
+            Access::AcceptRollback => {
+                vault.shared.update_as(Holder::Accepting, None, RESTORE_STEP, |_, _| Ok(())).await?;
+                vault.note_opening(&*store, passphrase).await?;
+            }
         }
         Ok(vault)
     }
@@ -342,6 +388,7 @@ impl VaultOptions {
         let store_id = header.store_id;
         let shared = Arc::new(Shared {
             headers,
+            freshness: self.freshness.clone(),
             state: RwLock::new(Arc::new(State::new(header, root, ring))),
             superseded: Mutex::default(),
             next_root: Mutex::default(),
@@ -355,6 +402,15 @@ impl VaultOptions {
         open.push((store_id, Arc::downgrade(&shared)));
         Vault { shared, slot, options: self.clone() }
     }
+}
+
+/// What a vault is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    ReadOnly,
+    ReadWrite,
+    /// Also to write, whatever the freshness anchor remembers.
+    AcceptRollback,
 }
 
 /// A header that a secret opened, and what came out.
@@ -760,6 +816,7 @@ impl HeaderStore for InBackend {
 /// What a vault and its layers have in common.
 pub(crate) struct Shared {
     headers: Arc<dyn HeaderStore>,
+    freshness: Freshness,
     state: RwLock<Arc<State>>,
     /// Older states that calls may still hold.
     superseded: Mutex<Vec<Weak<State>>>,
@@ -983,8 +1040,15 @@ impl Shared {
         let state = self.state();
         let mut header = state.header.clone();
         let result = change(&mut header, &state.root.vault_key)?;
-        header.generation = header.generation.saturating_add(step);
+        let known = match holder {
+            Holder::Accepting => self.freshness.load(&header.store_id).await?,
+            _ => self.freshness.known(&header, &current)?,
+        };
+        // Above what is remembered, which is higher only if that is to be given up.
+        let newest = known.map_or(0, |known| known.generation()).max(header.generation);
+        header.generation = newest.saturating_add(step);
         header.set_previous(Header::checksum(&current));
+        self.freshness.distinguish(&mut header)?;
         let root = next.unwrap_or(&state.root);
         let bytes = header.serialize(&root.mac_key);
         // Two processes that only open write the same bytes, which is no conflict.
@@ -993,9 +1057,16 @@ impl Shared {
             return Err(Error::HeaderConflict);
         }
         write_header(&*self.headers, &bytes).await?;
+        let remembered = self.freshness.advance(known, &header, &bytes).await;
         self.install(header, root)?;
         if next.is_some() {
             *self.next_root() = None;
+        }
+        if matches!(remembered, Err(Error::HeaderConflict)) {
+            // Somebody has gone on from this header, which is as good, or from another one.
+            self.reload(Holder::Opening).await?;
+        } else {
+            remembered?;
         }
         Ok(result)
     }
@@ -1017,11 +1088,39 @@ impl Shared {
 
     /// Takes over the stored header if it is another one than that in use, and returns its bytes.
     async fn reload(&self, holder: Holder) -> Result<Vec<u8>> {
+        let mut doubted = None;
+        for _ in 0..UPDATE_TRIES {
+            let (bytes, header, root) = self.stored(holder).await?;
+            let fresh = match holder {
+                Holder::Accepting => Ok(()),
+                _ => self.freshness.check(&header, &bytes, self.read_only).await,
+            };
+            match fresh {
+                // Another process may have written and remembered a newer one meanwhile.
+                Err(Error::RollbackDetected | Error::ForkDetected) if doubted.as_ref() != Some(&bytes) => {
+                    doubted = Some(bytes);
+                    continue;
+                }
+                Err(Error::HeaderConflict) => continue,
+                fresh => fresh?,
+            }
+            // At the same generation it is what a process wrote that met this one; the stored header is the one that counts.
+            let state = self.state();
+            if bytes != state.header.serialize(&state.root.mac_key) {
+                self.install(header, &root)?;
+            }
+            return Ok(bytes);
+        }
+        Err(Error::HeaderConflict)
+    }
+
+    /// Reads and verifies the stored header.
+    async fn stored(&self, holder: Holder) -> Result<(Vec<u8>, Header, Arc<Root>)> {
         let Candidate { bytes, header, stale } = Copies::read(&*self.headers).await?.candidate()?;
         let state = self.state();
         let root = match header.verify(&bytes, &state.root.mac_key) {
-            Err(Error::HeaderTampered) => &self.root_of(&header, &bytes).ok_or(Error::HeaderTampered)?,
-            verified => verified.map(|()| &state.root)?,
+            Err(Error::HeaderTampered) => self.root_of(&header, &bytes).ok_or(Error::HeaderTampered)?,
+            verified => verified.map(|()| state.root.clone())?,
         };
         if stale == Stale::Fork || header.store_id != state.header.store_id {
             return Err(Error::HeaderTampered);
@@ -1030,11 +1129,7 @@ impl Shared {
         if header.generation < state.header.generation && holder == Holder::Open {
             return Err(Error::HeaderRolledBack);
         }
-        // At the same generation it is what a process wrote that met this one; the stored header is the one that counts.
-        if bytes != state.header.serialize(&state.root.mac_key) {
-            self.install(header, root)?;
-        }
-        Ok(bytes)
+        Ok((bytes, header, root))
     }
 
     fn install(&self, header: Header, root: &Arc<Root>) -> Result<()> {
@@ -1059,6 +1154,8 @@ impl Shared {
 enum Holder {
     /// A vault on its way to being opened.
     Opening,
+    /// The same, whatever the freshness anchor remembers.
+    Accepting,
     /// An open vault.
     Open,
 }

@@ -161,6 +161,16 @@ impl SqliteStore {
         self.with_own_or_derived(options, secret.into(), open).await
     }
 
+    /// Opens the vault of this account whatever the freshness anchor remembers; see
+    /// [`VaultOptions::accept_rollback`](crate::VaultOptions::accept_rollback). With several accounts, begin with the lowest.
+    ///
+    /// # Errors
+    /// As [`VaultOptions::accept_rollback`](crate::VaultOptions::accept_rollback).
+    pub async fn accept_rollback(&self, options: &VaultOptions, secret: impl Into<Secret>) -> Result<Vault> {
+        let accept = async |secret| options.accept_rollback(Arc::new(self.clone()), secret).await;
+        self.with_own_or_derived(options, secret.into(), accept).await
+    }
+
     /// Puts a saved header of this account's vault back, see
     /// [`Vault::restore_header`](crate::Vault::restore_header), with the secret that [`SqliteStore::open_vault`] takes.
     ///
@@ -188,8 +198,11 @@ impl SqliteStore {
         };
         match self.accounts().await?.first() {
             Some(first) if *first != self.account => {
-                let first = options.open_read_only(Arc::new(self.account(*first)), secret).await.map_err(|_| wrong)?;
-                open(self.derived_secret(&first)).await
+                match options.open_read_only(Arc::new(self.account(*first)), secret).await {
+                    Ok(first) => open(self.derived_secret(&first)).await,
+                    Err(Error::NoVault) => Err(wrong),
+                    Err(error) => Err(error),
+                }
             }
             _ => Err(wrong),
         }

@@ -5,6 +5,7 @@ mod bad_header;
 mod bad_records;
 mod device;
 mod forwarding;
+mod freshness;
 mod fuzz;
 mod golden;
 mod interop;

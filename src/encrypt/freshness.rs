@@ -1,0 +1,333 @@
+//! Telling an older copy of the whole store, or a second one, from the store itself.
+//!
+//! Seals and stamps cannot: a copy is whole. What can is a memory elsewhere of the newest header. A header is written
+//! first and remembered second, and names the one that it replaced, so what a crash in between leaves behind is one step
+//! ahead of the memory and recognised by that.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::header::Header;
+use super::keys::StoreId;
+use crate::error::{Error, Result};
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use file::FileAnchor;
+
+/// Remembers the newest header of each store, in a place that is not copied or restored together with the store: another
+/// disk, another machine, a TPM's counter. Set with [`VaultOptions::freshness_anchor`](crate::VaultOptions::freshness_anchor);
+/// [`FileAnchor`] is one.
+///
+/// With it, opening a store that was put back to an earlier state is [`Error::RollbackDetected`], and opening one whose
+/// copy went on elsewhere is [`Error::ForkDetected`]. It is asked when a header is read or written: when a vault is opened,
+/// its secrets or data keys change, or a record turns up that another process wrote under a newer header. Of a store and
+/// its copy that are both open, the one that comes second to do so is told; with one anchor for both, that is at its next
+/// opening at the latest. What lies between two headers, such as a single row that was put back, it cannot tell.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use wacore::store::InMemoryBackend;
+/// use wastore::{Error, FileAnchor, Passphrase, VaultOptions};
+///
+/// # futures::executor::block_on(async {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let (store, passphrase) = (Arc::new(InMemoryBackend::new()), || Passphrase::new("correct horse battery staple"));
+/// let options = VaultOptions::new().freshness_anchor(Arc::new(FileAnchor::new(folder.path())));
+/// options.create(store.clone(), passphrase()?).await?;
+/// options.open(store, passphrase()?).await?;
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
+///
+/// Kept in a database or a key-value store that can compare and swap:
+///
+/// ```
+/// use std::collections::HashMap;
+/// use std::sync::Mutex;
+/// use wastore::{Anchor, FreshnessAnchor};
+///
+/// /// Stands for a table with the columns `store` and `anchor`.
+/// #[derive(Default)]
+/// struct Table(Mutex<HashMap<[u8; 16], [u8; Anchor::BYTES]>>);
+///
+/// #[async_trait::async_trait]
+/// impl FreshnessAnchor for Table {
+///     async fn load(&self, store: &[u8; 16]) -> Result<Option<Anchor>, Box<dyn std::error::Error + Send + Sync>> {
+///         // SELECT anchor FROM anchors WHERE store = ?
+///         Ok(self.0.lock().unwrap().get(store).map(Anchor::from_bytes))
+///     }
+///
+///     async fn advance(
+///         &self,
+///         store: &[u8; 16],
+///         from: Option<Anchor>,
+///         to: Anchor,
+///     ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+///         // UPDATE anchors SET anchor = ? WHERE store = ? AND anchor = ?, or INSERT if there is no `from`.
+///         let mut table = self.0.lock().unwrap();
+///         let same = table.get(store).map(Anchor::from_bytes) == from;
+///         if same {
+///             table.insert(*store, to.to_bytes());
+///         }
+///         Ok(same)
+///     }
+/// }
+/// # futures::executor::block_on(async {
+/// # let store = std::sync::Arc::new(wacore::store::InMemoryBackend::new());
+/// # let options = wastore::VaultOptions::new().freshness_anchor(std::sync::Arc::new(Table::default()));
+/// # options.create(store, wastore::Key::generate()?).await?;
+/// # Ok::<(), wastore::Error>(())
+/// # }).unwrap();
+/// ```
+#[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
+#[cfg_attr(not(target_arch = "wasm32"), async_trait)]
+pub trait FreshnessAnchor: Send + Sync {
+    /// Returns what was last remembered of the store with this id, or `None` if nothing ever was.
+    async fn load(&self, store: &[u8; 16]) -> Result<Option<Anchor>, AnchorError>;
+
+    /// Replaces `from` by `to`, in one step and durably, and returns `true`; or returns `false` and changes nothing, if
+    /// what is remembered is not `from`.
+    async fn advance(&self, store: &[u8; 16], from: Option<Anchor>, to: Anchor) -> Result<bool, AnchorError>;
+}
+
+/// What an anchor cannot do, and why.
+type AnchorError = Box<dyn StdError + Send + Sync>;
+
+/// Which header of a store is the newest. Holds nothing secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Anchor {
+    generation: u64,
+    /// The checksum in the header, which also is what the next header calls its predecessor.
+    checksum: [u8; 16],
+}
+
+impl Anchor {
+    /// The length of [`Anchor::to_bytes`].
+    pub const BYTES: usize = 24;
+
+    /// The anchor as bytes: the header's generation, little-endian, and its checksum, as `SECURITY.md` describes them.
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.generation.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.checksum);
+        bytes
+    }
+
+    /// The anchor that [`Anchor::to_bytes`] gave.
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let (mut generation, mut checksum) = ([0; 8], [0; 16]);
+        generation.copy_from_slice(&bytes[..8]);
+        checksum.copy_from_slice(&bytes[8..]);
+        Self { generation: u64::from_le_bytes(generation), checksum }
+    }
+
+    /// The generation of the header.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// # Errors
+    /// [`Error::HeaderDamaged`] if `bytes` are not those of the header.
+    fn of(header: &Header, bytes: &[u8]) -> Result<Self> {
+        let checksum = Header::checksum(bytes).ok_or(Error::HeaderDamaged("its checksum is wrong"))?;
+        Ok(Self { generation: header.generation, checksum })
+    }
+}
+
+/// The anchor of a vault, if it has one.
+#[derive(Clone, Default)]
+pub(super) struct Freshness(pub(super) Option<Arc<dyn FreshnessAnchor>>);
+
+impl Freshness {
+    /// What is remembered of a store. Also tells whether the anchor can be used at all.
+    pub(super) async fn load(&self, store: &StoreId) -> Result<Option<Anchor>> {
+        match &self.0 {
+            Some(anchor) => anchor.load(store).await.map_err(Error::Anchor),
+            None => Ok(None),
+        }
+    }
+
+    /// Checks a verified header. If it is one step ahead, remembers it, unless nothing may be written.
+    ///
+    /// # Errors
+    /// [`Error::RollbackDetected`], [`Error::ForkDetected`], [`Error::AnchorMissing`], [`Error::Anchor`];
+    /// [`Error::HeaderConflict`] if another process writes the header at the same time.
+    pub(super) async fn check(&self, header: &Header, bytes: &[u8], read_only: bool) -> Result<()> {
+        if self.0.is_none() {
+            return Ok(());
+        }
+        let known = self.load(&header.store_id).await?;
+        let found = Anchor::of(header, bytes)?;
+        if known == Some(found) {
+            return Ok(());
+        }
+        match known {
+            Some(known) if found.generation < known.generation => return Err(Error::RollbackDetected),
+            // Whoever wrote it had not seen the header that is remembered.
+            Some(known) if header.previous() != Some(known.checksum) => return Err(Error::ForkDetected),
+            // Its creator has died, or is about to remember it.
+            None if header.generation > 1 => return Err(Error::AnchorMissing),
+            _ => {}
+        }
+        if read_only { Ok(()) } else { self.advance(known, header, bytes).await }
+    }
+
+    /// Remembers a header that was written in place of the one that `known` is of.
+    ///
+    /// # Errors
+    /// [`Error::HeaderConflict`] if something else is remembered by now, [`Error::Anchor`].
+    pub(super) async fn advance(&self, known: Option<Anchor>, header: &Header, bytes: &[u8]) -> Result<()> {
+        let Some(anchor) = &self.0 else { return Ok(()) };
+        match anchor.advance(&header.store_id, known, Anchor::of(header, bytes)?).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::HeaderConflict),
+            Err(error) => Err(Error::Anchor(error)),
+        }
+    }
+
+    /// Makes a header that is about to be written different from the one that a copy of the store writes in its place.
+    pub(super) fn distinguish(&self, header: &mut Header) -> Result<()> {
+        if self.0.is_some() {
+            let mut random = [0; 16];
+            getrandom::fill(&mut random)?;
+            header.set_distinct(&random);
+        }
+        Ok(())
+    }
+
+    /// What is remembered of a header that was checked or written before.
+    pub(super) fn known(&self, header: &Header, bytes: &[u8]) -> Result<Option<Anchor>> {
+        self.0.as_ref().map(|_| Anchor::of(header, bytes)).transpose()
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+mod file {
+    use std::fs::{self, File, OpenOptions};
+    use std::io::{self, Read, Write};
+    use std::path::{Path, PathBuf};
+
+    use async_trait::async_trait;
+
+    use super::{Anchor, AnchorError, FreshnessAnchor};
+
+    /// Remembers headers in a folder, in one small text file for each store.
+    ///
+    /// The folder must be there, and must not be part of what is copied, backed up or restored together with the store: put it
+    /// on another disk or another machine. Whoever can put it back together with the store is not noticed. Several
+    /// processes of one machine may use it at once; over a network file system only if that locks files.
+    #[derive(Debug, Clone)]
+    pub struct FileAnchor {
+        folder: PathBuf,
+    }
+
+    /// The first line of a file.
+    const TITLE: &str = "wastore freshness anchor 1";
+    /// More than any file has.
+    const MAX_BYTES: u64 = 1024;
+
+    impl FileAnchor {
+        /// Anchors in this folder. Nothing is read or written yet.
+        pub fn new(folder: impl Into<PathBuf>) -> Self {
+            Self { folder: folder.into() }
+        }
+
+        fn path(&self, store: &[u8; 16]) -> PathBuf {
+            self.folder.join(format!("{}.anchor", hex(store)))
+        }
+    }
+
+    #[async_trait]
+    impl FreshnessAnchor for FileAnchor {
+        async fn load(&self, store: &[u8; 16]) -> Result<Option<Anchor>, AnchorError> {
+            let (folder, path, store) = (self.folder.clone(), self.path(store), *store);
+            on_a_thread(move || {
+                // A disk that is not mounted must not look like a store that nothing is known of.
+                if !fs::metadata(&folder)?.is_dir() {
+                    return Err(io::ErrorKind::NotADirectory.into());
+                }
+                read(&path, &store)
+            })
+            .await
+        }
+
+        async fn advance(&self, store: &[u8; 16], from: Option<Anchor>, to: Anchor) -> Result<bool, AnchorError> {
+            let (folder, path, store) = (self.folder.clone(), self.path(store), *store);
+            on_a_thread(move || {
+                let lock = private(&folder.join("anchors.lock"))?;
+                lock.lock()?;
+                let same = read(&path, &store)? == from;
+                if same {
+                    write(&folder, &path, &store, to)?;
+                }
+                Ok(same)
+            })
+            .await
+        }
+    }
+
+    fn read(path: &Path, store: &[u8; 16]) -> io::Result<Option<Anchor>> {
+        let mut text = String::new();
+        match File::open(path) {
+            Ok(file) => file.take(MAX_BYTES).read_to_string(&mut text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let anchor = parse(&text, store).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("{} is no anchor of this store", path.display()))
+        })?;
+        Ok(Some(anchor))
+    }
+
+    fn write(folder: &Path, path: &Path, store: &[u8; 16], anchor: Anchor) -> io::Result<()> {
+        // Nobody else writes while the lock is held, and what a crash leaves is overwritten.
+        let new = path.with_extension("anchor.new");
+        let mut file = private(&new)?;
+        file.set_len(0)?;
+        file.write_all(text(store, anchor).as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        // The name is as durable as the content.
+        #[cfg(unix)]
+        File::open(folder)?.sync_all()?;
+        let _ = folder;
+        Ok(())
+    }
+
+    /// Opens a file for writing, which only its owner can read if it is new.
+    fn private(path: &Path) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.open(path)
+    }
+
+    fn text(store: &[u8; 16], anchor: Anchor) -> String {
+        let Anchor { generation, checksum } = anchor;
+        format!("{TITLE}\nstore {}\ngeneration {generation}\nheader {}\n", hex(store), hex(&checksum))
+    }
+
+    fn parse(found: &str, store: &[u8; 16]) -> Option<Anchor> {
+        let generation = found.lines().find_map(|line| line.strip_prefix("generation "))?.parse().ok()?;
+        let header = found.lines().find_map(|line| line.strip_prefix("header "))?;
+        let checksum = data_encoding::HEXLOWER.decode(header.as_bytes()).ok()?.try_into().ok()?;
+        let anchor = Anchor { generation, checksum };
+        (found == text(store, anchor)).then_some(anchor)
+    }
+
+    fn hex(bytes: &[u8; 16]) -> String {
+        data_encoding::HEXLOWER.encode(bytes)
+    }
+
+    /// Waits for the disk without holding up the async runtime, whichever it is.
+    async fn on_a_thread<T: Send + 'static>(
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, AnchorError> {
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        std::thread::Builder::new().name("wastore-anchor".to_owned()).spawn(move || drop(sender.send(work())))?;
+        Ok(receiver.await??)
+    }
+}

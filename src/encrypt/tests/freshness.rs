@@ -1,0 +1,377 @@
+//! Stores that were put back, or copied and used elsewhere, are refused; crashes and other processes are not.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use wacore::store::InMemoryBackend;
+use wacore::store::traits::Backend;
+
+use super::{memory, options, raw_key};
+use crate::sample::{SESSION, SESSION_ADDRESS};
+use crate::testing::{Effect, Fault, When};
+use crate::{Anchor, Error, FileAnchor, FreshnessAnchor, HeaderCopy, Key, Layer, Revocation, Vault, VaultOptions};
+
+type Headers = [Option<Vec<u8>>; 2];
+
+/// The headers of a store are what an anchor can see of it.
+async fn headers(store: &Arc<dyn Backend>) -> Headers {
+    let mut headers = [None, None];
+    for (header, copy) in headers.iter_mut().zip(HeaderCopy::BOTH) {
+        *header = store.get_sender_key(copy.address()).await.unwrap();
+    }
+    headers
+}
+
+async fn put_back(store: &Arc<dyn Backend>, headers: &Headers) {
+    for (header, copy) in headers.iter().zip(HeaderCopy::BOTH) {
+        store.put_sender_key(copy.address(), header.as_ref().unwrap()).await.unwrap();
+    }
+}
+
+/// An anchor in memory, which can be switched off.
+#[derive(Default)]
+struct Table {
+    anchors: Mutex<HashMap<[u8; 16], Anchor>>,
+    fails: AtomicBool,
+}
+
+impl Table {
+    fn check(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if self.fails.load(Ordering::Relaxed) { Err("it is switched off".into()) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl FreshnessAnchor for Table {
+    async fn load(&self, store: &[u8; 16]) -> Result<Option<Anchor>, Box<dyn std::error::Error + Send + Sync>> {
+        self.check()?;
+        Ok(self.anchors.lock().unwrap().get(store).copied())
+    }
+
+    async fn advance(
+        &self,
+        store: &[u8; 16],
+        from: Option<Anchor>,
+        to: Anchor,
+    ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+        tokio::task::yield_now().await;
+        self.check()?;
+        let mut anchors = self.anchors.lock().unwrap();
+        let same = anchors.get(store).copied() == from;
+        if same {
+            anchors.insert(*store, to);
+        }
+        Ok(same)
+    }
+}
+
+fn anchored(anchor: &Arc<impl FreshnessAnchor + 'static>) -> VaultOptions {
+    options().freshness_anchor(anchor.clone())
+}
+
+/// Opening fails like this, for writing as well as for reading, and writes nothing.
+async fn assert_refused(options: &VaultOptions, store: &Arc<dyn Backend>, expected: &str) {
+    let before = headers(store).await;
+    for result in [
+        options.open(store.clone(), raw_key()).await,
+        options.open_read_only(store.clone(), raw_key()).await,
+        options.open_or_create(store.clone(), raw_key()).await,
+    ] {
+        let error = result.unwrap_err();
+        assert!(format!("{error:?}").starts_with(expected), "{error:?}");
+    }
+    assert!(headers(store).await == before, "something was written");
+}
+
+#[tokio::test]
+async fn a_store_that_was_put_back_is_refused_until_it_is_accepted() {
+    let (store, anchor) = (memory(), Arc::new(Table::default()));
+    let options = anchored(&anchor);
+    options.create(store.clone(), raw_key()).await.unwrap();
+    let older = headers(&store).await;
+    let vault = options.open(store.clone(), raw_key()).await.unwrap();
+    vault.layer().layer(store.clone()).put_session(SESSION_ADDRESS, SESSION).await.unwrap();
+    drop(vault);
+    let newer = headers(&store).await;
+    put_back(&store, &older).await;
+    assert_refused(&options, &store, "RollbackDetected").await;
+    // A wrong secret learns nothing of it.
+    let wrong = options.open(store.clone(), Key::from_bytes(&mut [1; 32])).await;
+    assert!(matches!(wrong, Err(Error::WrongSecret)), "{wrong:?}");
+
+    let vault = options.accept_rollback(store.clone(), raw_key()).await.unwrap();
+    vault.layer().layer(store.clone()).get_session(SESSION_ADDRESS).await.unwrap();
+    options.open(store.clone(), raw_key()).await.unwrap();
+    // The one that was given up is the older one now.
+    put_back(&store, &newer).await;
+    assert_refused(&options, &store, "RollbackDetected").await;
+}
+
+#[tokio::test]
+async fn a_copy_that_went_on_is_refused() {
+    let (store, anchor) = (memory(), Arc::new(Table::default()));
+    let options = anchored(&anchor);
+    options.create(store.clone(), raw_key()).await.unwrap();
+    let copied = headers(&store).await;
+    // The copy is opened as often as the store, without an anchor or with another one of which nobody knows.
+    for with_an_anchor in [false, true] {
+        for times in [1, 2, 5] {
+            let elsewhere = if with_an_anchor { anchored(&Arc::new(Table::default())) } else { super::options() };
+            options.open(store.clone(), raw_key()).await.unwrap();
+            let own = headers(&store).await;
+            put_back(&store, &copied).await;
+            elsewhere.open(store.clone(), raw_key()).await.unwrap();
+            while generation(&store).await < generation_of(&own) + times - 1 {
+                elsewhere.open(store.clone(), raw_key()).await.unwrap();
+            }
+            assert_refused(&options, &store, "ForkDetected").await;
+            put_back(&store, &own).await;
+            options.open(store.clone(), raw_key()).await.unwrap();
+        }
+    }
+    // Both with the same anchor: the one that comes second is told, open as it is.
+    let first = options.open(store.clone(), raw_key()).await.unwrap();
+    let own = headers(&store).await;
+    let second = options.open(store.clone(), raw_key()).await.unwrap();
+    put_back(&store, &own).await;
+    let refused = first.add_slot("late", Key::from_bytes(&mut [2; 32])).await;
+    assert!(matches!(refused, Err(Error::RollbackDetected)), "{refused:?}");
+    drop(second);
+}
+
+async fn generation(store: &Arc<dyn Backend>) -> u64 {
+    generation_of(&headers(store).await)
+}
+
+fn generation_of(headers: &Headers) -> u64 {
+    u64::from_le_bytes(headers[0].as_ref().unwrap()[32..40].try_into().unwrap())
+}
+
+/// The header is written first: when the anchor fails or the process dies in between, the store is one step ahead, whatever the
+/// step was, and opens. It never is two.
+#[tokio::test]
+async fn one_step_that_the_anchor_has_not_heard_of_is_a_crash() {
+    let (store, anchor) = (memory(), Arc::new(Table::default()));
+    let options = anchored(&anchor);
+    anchor.fails.store(true, Ordering::Relaxed);
+    let refused = options.create(store.clone(), raw_key()).await;
+    assert!(matches!(refused, Err(Error::Anchor(_))), "{refused:?}");
+    assert_eq!(headers(&store).await, [None, None], "nothing is written if the anchor cannot be used");
+    anchor.fails.store(false, Ordering::Relaxed);
+
+    let mut covered = 0;
+    for steps in 1.. {
+        let fault = Fault::new();
+        let failing: Arc<dyn Backend> = fault.layer(Arc::new(InMemoryBackend::new()));
+        let options = options.clone();
+        let vault = options.create(failing.clone(), raw_key()).await.unwrap();
+        let revocation = Revocation::prepare(&vault, raw_key()).await.unwrap();
+        // Fails at any call after the first write of the header; the anchor hears nothing from then on.
+        fault.inject(When::From(steps), Effect::Fail(Fault::error));
+        let changes = async {
+            options.open(failing.clone(), raw_key()).await?;
+            vault.add_slot("second", Key::from_bytes(&mut [2; 32])).await?;
+            vault.rotate_data_key().await?;
+            vault.revoke(&revocation).await
+        };
+        let done = changes.await;
+        fault.clear();
+        anchor.fails.store(true, Ordering::Relaxed);
+        let unusable = vault.add_slot("third", Key::from_bytes(&mut [3; 32])).await;
+        assert!(matches!(unusable, Err(Error::Anchor(_))), "{unusable:?}");
+        let written = headers(&failing).await;
+        let again = vault.add_slot("fourth", Key::from_bytes(&mut [4; 32])).await;
+        assert!(matches!(again, Err(Error::Anchor(_))), "{again:?}");
+        assert!(headers(&failing).await == written, "a second step was taken");
+        anchor.fails.store(false, Ordering::Relaxed);
+        options.open(failing.clone(), raw_key()).await.unwrap();
+        vault.add_slot("fifth", Key::from_bytes(&mut [5; 32])).await.unwrap();
+        covered += 1;
+        if done.is_ok() {
+            break;
+        }
+    }
+    assert!(covered > 30, "{covered}");
+
+    // A header that the store wrote, while the anchor hears nothing.
+    let vault = options.create(store.clone(), raw_key()).await.unwrap();
+    let known = anchor.anchors.lock().unwrap().clone();
+    vault.add_slot("second", Key::from_bytes(&mut [2; 32])).await.unwrap();
+    *anchor.anchors.lock().unwrap() = known.clone();
+    options.open_read_only(store.clone(), raw_key()).await.unwrap();
+    options.open(store.clone(), raw_key()).await.unwrap();
+    *anchor.anchors.lock().unwrap() = known;
+    assert_refused(&options, &store, "ForkDetected").await;
+}
+
+#[tokio::test]
+async fn a_store_that_was_used_without_an_anchor_is_taken_over_on_purpose() {
+    let (store, anchor) = (memory(), Arc::new(Table::default()));
+    let options = anchored(&anchor);
+    super::options().create(store.clone(), raw_key()).await.unwrap();
+    super::options().open(store.clone(), raw_key()).await.unwrap();
+    assert_refused(&options, &store, "AnchorMissing").await;
+    let unset = super::options().accept_rollback(store.clone(), raw_key()).await;
+    assert!(matches!(unset, Err(Error::InvalidInput { .. })), "{unset:?}");
+    options.accept_rollback(store.clone(), raw_key()).await.unwrap();
+    let vault = options.open(store.clone(), raw_key()).await.unwrap();
+    // Putting a saved header back on purpose is a step of its own.
+    let saved = vault.save_header();
+    vault.add_slot("second", Key::from_bytes(&mut [2; 32])).await.unwrap();
+    let before = headers(&store).await;
+    options.restore_header(store.clone(), &saved, raw_key()).await.unwrap();
+    options.open(store.clone(), raw_key()).await.unwrap();
+    put_back(&store, &before).await;
+    assert_refused(&options, &store, "RollbackDetected").await;
+}
+
+#[tokio::test]
+async fn a_folder_keeps_the_anchors_of_many_stores() {
+    let folder = tempfile::tempdir().unwrap();
+    let anchor = Arc::new(FileAnchor::new(folder.path()));
+    let options = anchored(&anchor);
+    let stores: Vec<_> = (0..3).map(|_| memory()).collect();
+    for store in &stores {
+        options.create(store.clone(), raw_key()).await.unwrap();
+        options.open(store.clone(), raw_key()).await.unwrap();
+    }
+    let older = headers(&stores[1]).await;
+    for store in &stores {
+        options.open(store.clone(), raw_key()).await.unwrap();
+    }
+    put_back(&stores[1], &older).await;
+    assert_refused(&options, &stores[1], "RollbackDetected").await;
+    options.open(stores[0].clone(), raw_key()).await.unwrap();
+
+    let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let anchors: Vec<_> = files.iter().filter(|path| path.extension().is_some_and(|e| e == "anchor")).collect();
+    assert_eq!(anchors.len(), 3, "{files:?}");
+    #[cfg(unix)]
+    for path in &files {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+    }
+    // Whatever is in a file, it is an anchor of this store, or an error; what a crash left beside it does not matter.
+    let path = anchors.iter().find(|path| {
+        let id = path.file_stem().unwrap().to_str().unwrap();
+        id == hex::encode(store_id(&older))
+    });
+    let path = path.unwrap();
+    let intact = std::fs::read(path).unwrap();
+    std::fs::write(path.with_extension("anchor.new"), vec![b'x'; 5000]).unwrap();
+    for position in 0..intact.len() {
+        for damage in [&intact[..position], &[&intact[..position], b"~", &intact[position + 1..]].concat()] {
+            std::fs::write(path, damage).unwrap();
+            assert_refused(&options, &stores[1], "Anchor(").await;
+        }
+    }
+    std::fs::write(path, [&intact[..], &intact].concat()).unwrap();
+    assert_refused(&options, &stores[1], "Anchor(").await;
+    std::fs::write(path, &intact).unwrap();
+    options.accept_rollback(stores[1].clone(), raw_key()).await.unwrap();
+    options.open(stores[1].clone(), raw_key()).await.unwrap();
+    // A disk that is not mounted.
+    std::fs::rename(folder.path(), folder.path().with_extension("gone")).unwrap();
+    assert_refused(&options, &stores[1], "Anchor(").await;
+    std::fs::rename(folder.path().with_extension("gone"), folder.path()).unwrap();
+}
+
+fn store_id(headers: &Headers) -> [u8; 16] {
+    headers[0].as_ref().unwrap()[16..32].try_into().unwrap()
+}
+
+/// Everybody who uses the store and its anchor at the same time gets on.
+async fn crowd(store: Arc<dyn Backend>, anchor: Arc<impl FreshnessAnchor + 'static>, rounds: u8) {
+    let options = anchored(&anchor);
+    options.create(store.clone(), raw_key()).await.unwrap();
+    let tasks = (0..4u8).map(|task| {
+        let (store, options) = (store.clone(), options.clone());
+        tokio::spawn(async move {
+            for round in 0..rounds {
+                let vault = patiently(|| options.open(store.clone(), raw_key())).await;
+                vault.layer().layer(store.clone()).put_session(SESSION_ADDRESS, SESSION).await.unwrap();
+                let (label, secret) = (format!("task {task}"), [10 + task * 50 + round; 32]);
+                let (vault, label) = (&vault, label.as_str());
+                patiently(|| async move {
+                    // After a conflict it may have been added all the same.
+                    for slot in vault.slots().iter().filter(|slot| slot.label == label) {
+                        vault.remove_slot(slot.id).await?;
+                    }
+                    let id = vault.add_slot(label, Key::from_bytes(&mut secret.clone())).await?;
+                    vault.remove_slot(id).await
+                })
+                .await;
+                options.open_read_only(store.clone(), raw_key()).await.map(drop).unwrap_or_else(|error| {
+                    assert!(matches!(error, Error::HeaderConflict), "{error:?}");
+                });
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    options.open(store, raw_key()).await.unwrap();
+}
+
+/// A conflict says that others kept writing, and is tried again. Nothing else may happen.
+async fn patiently<T, F: Future<Output = Result<T, Error>>>(attempt: impl Fn() -> F) -> T {
+    loop {
+        match attempt().await {
+            Ok(done) => return done,
+            Err(Error::HeaderConflict) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_crowd_that_shares_a_store_and_an_anchor_is_no_fork() {
+    use crate::SqliteStore;
+
+    for round in 0..super::rounds(2, 50) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(folder.path().join("wa.db")).await.unwrap());
+        if round % 2 == 0 {
+            crowd(store, Arc::new(Table::default()), 10).await;
+        } else {
+            crowd(store, Arc::new(FileAnchor::new(folder.path())), 5).await;
+        }
+    }
+}
+
+/// The whole database, as a restored backup brings it.
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_restored_backup_of_the_database_is_refused() {
+    use crate::SqliteStore;
+
+    async fn open(path: &std::path::Path, options: &VaultOptions) -> Result<(Arc<dyn Backend>, Vault), Error> {
+        let store: Arc<dyn Backend> = Arc::new(SqliteStore::open(path).await?);
+        let vault = options.open_or_create(store.clone(), raw_key()).await?;
+        Ok((vault.layer().layer(store), vault))
+    }
+
+    let (folder, anchors) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (path, backup) = (folder.path().join("wa.db"), folder.path().join("backup.db"));
+    let options = anchored(&Arc::new(FileAnchor::new(anchors.path())));
+    let (backend, vault) = open(&path, &options).await.unwrap();
+    backend.put_session(SESSION_ADDRESS, b"before").await.unwrap();
+    SqliteStore::open(&path).await.unwrap().backup(&backup).await.unwrap();
+    drop((backend, vault));
+    let (backend, vault) = open(&path, &options).await.unwrap();
+    backend.put_session(SESSION_ADDRESS, b"after").await.unwrap();
+    drop((backend, vault));
+    std::fs::rename(&backup, &path).unwrap();
+    for rest in ["wa.db-wal", "wa.db-shm"] {
+        std::fs::remove_file(folder.path().join(rest)).ok();
+    }
+    let error = open(&path, &options).await.map(drop).unwrap_err();
+    assert!(matches!(error, Error::RollbackDetected), "{error:?}");
+    let store: Arc<dyn Backend> = Arc::new(SqliteStore::open(&path).await.unwrap());
+    let vault = options.accept_rollback(store.clone(), raw_key()).await.unwrap();
+    let session = vault.layer().layer(store).get_session(SESSION_ADDRESS).await.unwrap();
+    assert_eq!(session.as_deref(), Some(&b"before"[..]));
+}
