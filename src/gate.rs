@@ -1,7 +1,10 @@
 //! Calls that are held up on their way, for tests of what meets them.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 
 use tokio::sync::Semaphore;
 use wacore::store::traits::Backend;
@@ -76,3 +79,66 @@ impl GateStore {
 }
 
 uniform_layer!(GateStore);
+
+/// Makes every call wait once before it reaches the store, and once after the store has answered.
+#[derive(Debug)]
+pub(crate) struct Pauses;
+
+impl Layer for Pauses {
+    fn layer(&self, inner: Arc<dyn Backend>) -> Arc<dyn Backend> {
+        Arc::new(PausesStore { inner })
+    }
+}
+
+struct PausesStore {
+    inner: Arc<dyn Backend>,
+}
+
+impl PausesStore {
+    fn around<'a, A: Send + 'a, T: Send + 'a>(
+        &self,
+        _: Method,
+        arguments: A,
+        call: impl FnOnce(A) -> BoxFuture<'a, T> + Send + 'a,
+    ) -> BoxFuture<'a, T> {
+        Box::pin(async move {
+            pause().await;
+            let answer = call(arguments).await;
+            pause().await;
+            answer
+        })
+    }
+}
+
+uniform_layer!(PausesStore);
+
+async fn pause() {
+    let mut paused = false;
+    poll_fn(|context| {
+        if paused {
+            return Poll::Ready(());
+        }
+        paused = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Polls a future so many times, each time after it was woken, and drops it; its output if it got there.
+pub(crate) async fn polled<F: Future>(times: usize, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut left = times;
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}

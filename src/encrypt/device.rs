@@ -78,6 +78,8 @@ impl DeviceStore for EncryptStore {
     /// A device that is sealed already stays. The number is the inner store's, or 1 if it had the row before.
     async fn create(&self) -> Result<i32> {
         if self.exists().await? {
+            // Whoever sealed it may not have got that far.
+            self.vault.note_sealed_device().await?;
             return Ok(1);
         }
         // Another process may have sealed a device since the header was read.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
@@ -31,9 +31,26 @@ impl SqliteStore {
         if self.path().is_none() {
             return Err(NO_FILE);
         }
-        let path = path.as_ref().to_owned();
+        self.copy_to(path.as_ref().to_owned(), None).await
+    }
+
+    /// Copies the database, and writes a file that goes with the copy. One job, which goes on when nobody waits any more. The
+    /// file comes first, so that there is no copy that lacks it.
+    async fn copy_to(&self, path: PathBuf, beside: Option<(PathBuf, Vec<u8>)>) -> Result<()> {
         let (database, mut patience) = (self.database.clone(), Patience::new(self.database.config.busy_timeout));
-        blocking::unblock(move || patiently(&mut patience, || copy(&database, &path))).await
+        blocking::unblock(move || {
+            if let Some((path, content)) = &beside {
+                let mut file = unfinished(path)?;
+                file.write_all(content).map_err(cannot_write)?;
+                finish(file, path)?;
+            }
+            patiently(&mut patience, || copy(&database, &path)).inspect_err(|_| {
+                if let Some((path, _)) = &beside {
+                    fs::remove_file(path).ok();
+                }
+            })
+        })
+        .await
     }
 
     /// Looks for damage in the whole database, and returns what was found, in SQLite's words; nothing if it is sound.
@@ -114,19 +131,8 @@ impl SqliteStore {
         while path_at(time, "").exists() {
             time += 1;
         }
-        let path = path_at(time, "");
-        self.backup(&path).await?;
-        if let Some(extra) = extra {
-            let (snapshot, path) = (path, path_at(time, ".extra"));
-            let write = move || {
-                let mut file = unfinished(&path)?;
-                file.write_all(&extra).map_err(cannot_write)?;
-                finish(file, &path)
-            };
-            let write = move || write().inspect_err(|_| drop(fs::remove_file(snapshot)));
-            blocking::unblock(write).await?;
-        }
-        Ok(())
+        let extra = extra.map(|content| (path_at(time, ".extra"), content));
+        self.copy_to(path_at(time, ""), extra).await
     }
 }
 

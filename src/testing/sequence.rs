@@ -198,7 +198,7 @@ fn reads() -> Vec<Operation> {
 }
 
 /// Whether two answers are the same as far as a client may rely on them; where upstream's stores differ it may not.
-fn agree(method: Method, expected: &Value, found: &Value) -> bool {
+pub(crate) fn agree(method: Method, expected: &Value, found: &Value) -> bool {
     let same_set = || expected.clone().sorted() == found.clone().sorted();
     match method {
         Method::LoadAllSignedPrekeys

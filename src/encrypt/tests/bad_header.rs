@@ -6,22 +6,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest, Sha256};
 use wacore::store::traits::Backend;
 
-use super::{memory, options, passphrase, raw_key};
+use super::{Scratch, headers, memory, options, passphrase, put_headers, raw_key};
 use crate::encrypt::header::Header;
 use crate::encrypt::vault::HeaderCopy;
 use crate::sample;
-use crate::{Error, KdfLimits, Key, Layer, Passphrase, Vault};
+use crate::{Error, KdfLimits, Key, Layer, Passphrase, Secret, Vault};
 
 const COPIES: [&str; 2] = [HeaderCopy::A.address(), HeaderCopy::B.address()];
 
-async fn read(store: &Arc<dyn Backend>) -> [Option<Vec<u8>>; 2] {
-    [store.get_sender_key(COPIES[0]).await.unwrap(), store.get_sender_key(COPIES[1]).await.unwrap()]
+async fn write(store: &Arc<dyn Backend>, bytes: &[u8]) {
+    put_headers(store, &[Some(bytes.to_vec()), Some(bytes.to_vec())]).await;
 }
 
-async fn write(store: &Arc<dyn Backend>, bytes: &[u8]) {
-    for copy in COPIES {
-        store.put_sender_key(copy, bytes).await.unwrap();
-    }
+/// Puts other bytes in the place of one copy.
+async fn write_one(store: &Arc<dyn Backend>, copy: usize, bytes: &[u8]) {
+    let mut headers = headers(store).await;
+    headers[copy] = Some(bytes.to_vec());
+    put_headers(store, &headers).await;
 }
 
 /// Makes the checksum fit again, as an attacker would.
@@ -32,19 +33,22 @@ pub(super) fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// A store with a vault that opens with a passphrase, and its header.
-async fn store() -> (Arc<dyn Backend>, Vec<u8>) {
-    let store = memory();
-    options().create(store.clone(), passphrase()).await.unwrap();
-    let header = read(&store).await[0].clone().unwrap();
-    (store, header)
+/// A store of each kind with a vault that opens with this secret, and its header.
+async fn victims(secret: impl Fn() -> Secret) -> Vec<(Scratch, Vec<u8>)> {
+    let mut victims = vec![];
+    for scratch in Scratch::all().await {
+        options().create(scratch.store.clone(), secret()).await.unwrap();
+        let header = headers(&scratch.store).await[0].clone().unwrap();
+        victims.push((scratch, header));
+    }
+    victims
 }
 
 /// Opening fails, and the headers are as they were.
 async fn open_error(store: &Arc<dyn Backend>, passphrase: Passphrase) -> String {
-    let before = read(store).await;
+    let before = headers(store).await;
     let error = options().open(store.clone(), passphrase).await.expect_err("opening should have failed");
-    assert_eq!(read(store).await, before, "{error:?}");
+    assert_eq!(headers(store).await, before, "{error:?}");
     for word in ["lock", "busy"] {
         assert!(!error.to_string().to_lowercase().contains(word), "{error}");
     }
@@ -53,118 +57,132 @@ async fn open_error(store: &Arc<dyn Backend>, passphrase: Passphrase) -> String 
 
 #[tokio::test]
 async fn wrong_secrets() {
-    let (store, _) = store().await;
-    for wrong in ["Correct horse battery staple", "correct horse battery staple ", "x", "\u{0}"] {
-        assert_eq!(open_error(&store, Passphrase::new(wrong).unwrap()).await, "WrongSecret");
+    for (scratch, _) in victims(|| passphrase().into()).await {
+        let store = scratch.store.clone();
+        for wrong in ["Correct horse battery staple", "correct horse battery staple ", "x", "\u{0}"] {
+            assert_eq!(open_error(&store, Passphrase::new(wrong).unwrap()).await, "WrongSecret");
+        }
+        let long = Passphrase::new(vec![0xff; Passphrase::MAX_BYTES]).unwrap();
+        assert_eq!(open_error(&store, long).await, "WrongSecret");
+        // A vault without a slot of the secret's kind.
+        assert!(matches!(options().open(store.clone(), raw_key()).await, Err(Error::WrongSecret)));
+        assert!(matches!(options().open_or_create(store.clone(), raw_key()).await, Err(Error::WrongSecret)));
+        assert!(options().open(store, passphrase()).await.is_ok());
     }
-    let long = Passphrase::new(vec![0xff; Passphrase::MAX_BYTES]).unwrap();
-    assert_eq!(open_error(&store, long).await, "WrongSecret");
-    // A vault without a slot of the secret's kind.
-    assert!(matches!(options().open(store.clone(), raw_key()).await, Err(Error::WrongSecret)));
-    assert!(matches!(options().open_or_create(store.clone(), raw_key()).await, Err(Error::WrongSecret)));
-    assert!(options().open(store, passphrase()).await.is_ok());
 }
 
 #[tokio::test]
 async fn truncated_at_every_length() {
-    let store = memory();
-    options().create(store.clone(), raw_key()).await.unwrap();
-    let intact = read(&store).await[0].clone().unwrap();
-    for length in 0..intact.len() {
-        write(&store, &intact[..length]).await;
-        let error = options().open(store.clone(), raw_key()).await.unwrap_err();
-        assert!(matches!(error, Error::HeaderDamaged(_)), "{length}: {error:?}");
-        assert!(matches!(options().open_or_create(store.clone(), raw_key()).await, Err(Error::HeaderDamaged(_))));
-        assert_eq!(read(&store).await[0].as_deref(), Some(&intact[..length]));
+    for (scratch, intact) in victims(|| raw_key().into()).await {
+        let store = scratch.store.clone();
+        for length in 0..intact.len() {
+            write(&store, &intact[..length]).await;
+            let error = options().open(store.clone(), raw_key()).await.unwrap_err();
+            assert!(matches!(error, Error::HeaderDamaged(_)), "{length}: {error:?}");
+            assert!(matches!(options().open_or_create(store.clone(), raw_key()).await, Err(Error::HeaderDamaged(_))));
+            assert_eq!(headers(&store).await[0].as_deref(), Some(&intact[..length]));
+        }
     }
 }
 
 #[tokio::test]
 async fn one_damaged_copy_is_repaired() {
-    for (copy, address) in COPIES.into_iter().enumerate() {
-        let store = memory();
-        options().create(store.clone(), raw_key()).await.unwrap();
-        let intact = read(&store).await[copy].clone().unwrap();
-        let damaged: [&[u8]; 4] = [&intact[..100], &[], &vec![0; intact.len()], &[0xa5; 700]];
-        for damage in damaged {
-            store.put_sender_key(address, damage).await.unwrap();
-            // Reading alone repairs nothing.
-            options().open_read_only(store.clone(), raw_key()).await.unwrap();
-            assert_eq!(read(&store).await[copy].as_deref(), Some(damage));
+    for (scratch, _) in victims(|| raw_key().into()).await {
+        let store = scratch.store.clone();
+        for (copy, address) in COPIES.into_iter().enumerate() {
+            let intact = headers(&store).await[copy].clone().unwrap();
+            // Of every length, and overwritten.
+            let mut damaged: Vec<_> = (0..intact.len()).map(|length| intact[..length].to_vec()).collect();
+            damaged.extend([vec![0; intact.len()], vec![0xa5; 700], vec![0xff; 20_000]]);
+            for damage in damaged {
+                write_one(&store, copy, &damage).await;
+                // Reading alone repairs nothing.
+                options().open_read_only(store.clone(), raw_key()).await.unwrap();
+                assert!(headers(&store).await[copy].as_ref() == Some(&damage));
+                options().open(store.clone(), raw_key()).await.unwrap();
+                let [a, b] = headers(&store).await;
+                assert!(a == b && a.is_some());
+            }
+            store.delete_sender_key(address).await.unwrap();
             options().open(store.clone(), raw_key()).await.unwrap();
-            let [a, b] = read(&store).await;
-            assert!(a == b && a.is_some());
+            assert!(headers(&store).await.iter().all(Option::is_some));
         }
-        store.delete_sender_key(address).await.unwrap();
-        options().open(store.clone(), raw_key()).await.unwrap();
-        assert!(read(&store).await.iter().all(Option::is_some));
     }
 }
 
 #[tokio::test]
 async fn every_flipped_bit_without_fixing_the_checksum_is_damage() {
-    let store = memory();
-    options().create(store.clone(), raw_key()).await.unwrap();
-    let intact = read(&store).await[0].clone().unwrap();
-    for bit in 0..intact.len() * 8 {
-        let mut flipped = intact.clone();
-        flipped[bit / 8] ^= 1 << (bit % 8);
-        write(&store, &flipped).await;
-        let error = options().open(store.clone(), raw_key()).await.unwrap_err();
-        // The MAC itself is behind the checksum.
-        let expected = if bit / 8 >= intact.len() - 32 { "HeaderTampered" } else { "HeaderDamaged" };
-        assert!(format!("{error:?}").starts_with(expected), "bit {bit}: {error:?}");
+    for (scratch, intact) in victims(|| raw_key().into()).await {
+        let store = scratch.store.clone();
+        // Every bit in memory; over files, one of each byte.
+        let step = if scratch.folder.is_some() { 7 } else { 1 };
+        for bit in (0..intact.len() * 8).step_by(step) {
+            let mut flipped = intact.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            write(&store, &flipped).await;
+            let error = options().open(store.clone(), raw_key()).await.unwrap_err();
+            // The MAC itself is behind the checksum.
+            let expected = if bit / 8 >= intact.len() - 32 { "HeaderTampered" } else { "HeaderDamaged" };
+            assert!(format!("{error:?}").starts_with(expected), "bit {bit}: {error:?}");
+        }
     }
 }
 
 #[tokio::test]
 async fn every_byte_altered_by_an_attacker_is_noticed() {
-    let store = memory();
-    options().create(store.clone(), raw_key()).await.unwrap();
-    let intact = read(&store).await[0].clone().unwrap();
-    for at in 0..intact.len() - 48 {
-        for change in [1, 0x80] {
-            let mut altered = intact.clone();
-            altered[at] ^= change;
-            write(&store, &with_checksum(altered)).await;
-            let error = options().open(store.clone(), raw_key()).await.unwrap_err();
-            let expected = matches!(
-                error,
-                Error::HeaderDamaged(_) | Error::HeaderTampered | Error::WrongSecret | Error::UnsupportedVersion { .. }
-            );
-            assert!(expected, "byte {at}: {error:?}");
+    for (scratch, intact) in victims(|| raw_key().into()).await {
+        let store = scratch.store.clone();
+        for at in 0..intact.len() - 48 {
+            for change in [1, 0x80] {
+                let mut altered = intact.clone();
+                altered[at] ^= change;
+                write(&store, &with_checksum(altered)).await;
+                let error = options().open(store.clone(), raw_key()).await.unwrap_err();
+                let expected = matches!(
+                    error,
+                    Error::HeaderDamaged(_)
+                        | Error::HeaderTampered
+                        | Error::WrongSecret
+                        | Error::UnsupportedVersion { .. }
+                );
+                assert!(expected, "byte {at}: {error:?}");
+            }
         }
+        write(&store, &intact).await;
+        options().open(store, raw_key()).await.unwrap();
     }
-    write(&store, &intact).await;
-    options().open(store, raw_key()).await.unwrap();
 }
 
 #[tokio::test]
 async fn settings_altered_behind_an_intact_slot_are_tampering() {
-    let (store, header) = store().await;
-    for at in [32, 40, 48, 49, 50, 51, 52, 56, 57] {
-        let mut altered = header.clone();
-        altered[at] ^= 1;
-        write(&store, &with_checksum(altered)).await;
-        assert_eq!(open_error(&store, passphrase()).await, "HeaderTampered", "byte {at}");
+    for (scratch, header) in victims(|| passphrase().into()).await {
+        let store = scratch.store.clone();
+        for at in [32, 40, 48, 49, 50, 51, 52, 56, 57] {
+            let mut altered = header.clone();
+            altered[at] ^= 1;
+            write(&store, &with_checksum(altered)).await;
+            assert_eq!(open_error(&store, passphrase()).await, "HeaderTampered", "byte {at}");
+        }
     }
 }
 
 #[tokio::test]
 async fn a_later_version_is_refused_and_kept() {
-    let (store, header) = store().await;
-    for at in [8, 10] {
-        let mut later = header.clone();
-        later[at] = 2;
-        let later = with_checksum(later);
-        write(&store, &later).await;
-        let error = open_error(&store, passphrase()).await;
-        assert_eq!(error, "UnsupportedVersion { what: \"header format version\", found: 2, newest: 1 }");
-        // Also beside an intact older copy: it may be the one that matters.
-        store.put_sender_key(COPIES[1], &header).await.unwrap();
-        assert!(open_error(&store, passphrase()).await.starts_with("UnsupportedVersion"));
-        let error = options().create(store.clone(), passphrase()).await.unwrap_err();
-        assert!(matches!(error, Error::UnsupportedVersion { .. }));
+    for (scratch, header) in victims(|| passphrase().into()).await {
+        let store = scratch.store.clone();
+        for at in [8, 10] {
+            let mut later = header.clone();
+            later[at] = 2;
+            let later = with_checksum(later);
+            write(&store, &later).await;
+            let error = open_error(&store, passphrase()).await;
+            assert_eq!(error, "UnsupportedVersion { what: \"header format version\", found: 2, newest: 1 }");
+            // Also beside an intact older copy: it may be the one that matters.
+            write_one(&store, 1, &header).await;
+            assert!(open_error(&store, passphrase()).await.starts_with("UnsupportedVersion"));
+            let error = options().create(store.clone(), passphrase()).await.unwrap_err();
+            assert!(matches!(error, Error::UnsupportedVersion { .. }));
+        }
     }
 }
 
@@ -204,35 +222,37 @@ async fn an_unfinished_import_is_refused() {
 
 #[tokio::test]
 async fn absurd_key_derivation_is_refused_before_any_work() {
-    let (store, header) = store().await;
-    // Slot 0 begins at 64 with id, type, label length; the label is `passphrase`.
-    let cost = 64 + 3 + "passphrase".len();
-    assert_eq!(header[cost..cost + 4], (19 * 1024u32).to_le_bytes());
-    let absurd = [
-        (cost, 4 << 20),
-        (cost, u32::MAX),
-        (cost, 0),
-        (cost, 7),
-        (cost + 4, u32::MAX),
-        (cost + 4, 17),
-        (cost + 4, 0),
-        (cost + 8, 1 << 24),
-        (cost + 8, 17),
-        (cost + 8, 0),
-    ];
-    for (at, number) in absurd {
+    for (scratch, header) in victims(|| passphrase().into()).await {
+        let store = scratch.store.clone();
+        // Slot 0 begins at 64 with id, type, label length; the label is `passphrase`.
+        let cost = 64 + 3 + "passphrase".len();
+        assert_eq!(header[cost..cost + 4], (19 * 1024u32).to_le_bytes());
+        let absurd = [
+            (cost, 4 << 20),
+            (cost, u32::MAX),
+            (cost, 0),
+            (cost, 7),
+            (cost + 4, u32::MAX),
+            (cost + 4, 17),
+            (cost + 4, 0),
+            (cost + 8, 1 << 24),
+            (cost + 8, 17),
+            (cost + 8, 0),
+        ];
+        for (at, number) in absurd {
+            let mut altered = header.clone();
+            altered[at..at + 4].copy_from_slice(&number.to_le_bytes());
+            write(&store, &with_checksum(altered)).await;
+            let error = open_error(&store, passphrase()).await;
+            assert!(error.starts_with("KdfOutOfBounds"), "{number} at {at}: {error}");
+        }
+        // Within each bound, but too much together.
         let mut altered = header.clone();
-        altered[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        altered[cost..cost + 4].copy_from_slice(&(1u32 << 20).to_le_bytes());
+        altered[cost + 4..cost + 8].copy_from_slice(&5u32.to_le_bytes());
         write(&store, &with_checksum(altered)).await;
-        let error = open_error(&store, passphrase()).await;
-        assert!(error.starts_with("KdfOutOfBounds"), "{number} at {at}: {error}");
+        assert!(open_error(&store, passphrase()).await.starts_with("KdfOutOfBounds"));
     }
-    // Within each bound, but too much together.
-    let mut altered = header.clone();
-    altered[cost..cost + 4].copy_from_slice(&(1u32 << 20).to_le_bytes());
-    altered[cost + 4..cost + 8].copy_from_slice(&5u32.to_le_bytes());
-    write(&store, &with_checksum(altered)).await;
-    assert!(open_error(&store, passphrase()).await.starts_with("KdfOutOfBounds"));
 }
 
 #[tokio::test]
@@ -244,66 +264,75 @@ async fn limits_hold_for_creating_too() {
 
 #[tokio::test]
 async fn a_cheaper_or_exchanged_slot_does_not_open() {
-    let (store, header) = store().await;
-    let cost = 64 + 3 + "passphrase".len();
-    let mut cheaper = header.clone();
-    cheaper[cost..cost + 4].copy_from_slice(&64u32.to_le_bytes());
-    write(&store, &with_checksum(cheaper)).await;
-    assert_eq!(open_error(&store, passphrase()).await, "WrongSecret");
+    for (scratch, header) in victims(|| passphrase().into()).await {
+        let store = scratch.store.clone();
+        let cost = 64 + 3 + "passphrase".len();
+        let mut cheaper = header.clone();
+        cheaper[cost..cost + 4].copy_from_slice(&64u32.to_le_bytes());
+        write(&store, &with_checksum(cheaper)).await;
+        assert_eq!(open_error(&store, passphrase()).await, "WrongSecret");
 
-    let mut relabelled = header.clone();
-    relabelled[67] = b'P';
-    write(&store, &with_checksum(relabelled)).await;
-    assert_eq!(open_error(&store, passphrase()).await, "WrongSecret");
+        let mut relabelled = header.clone();
+        relabelled[67] = b'P';
+        write(&store, &with_checksum(relabelled)).await;
+        assert_eq!(open_error(&store, passphrase()).await, "WrongSecret");
 
-    // The slot of another vault with the same passphrase.
-    let (_, foreign) = super::bad_header::store().await;
-    let slot = 64..64 + 3 + "passphrase".len() + 12 + 32 + 32 + 24 + 48;
-    let mut moved = header.clone();
-    moved[slot.clone()].copy_from_slice(&foreign[slot]);
-    write(&store, &with_checksum(moved)).await;
-    assert_eq!(open_error(&store, passphrase()).await, "WrongSecret");
+        // The slot of another vault with the same passphrase.
+        let elsewhere = memory();
+        options().create(elsewhere.clone(), passphrase()).await.unwrap();
+        let foreign = headers(&elsewhere).await[0].clone().unwrap();
+        let slot = 64..64 + 3 + "passphrase".len() + 12 + 32 + 32 + 24 + 48;
+        let mut moved = header.clone();
+        moved[slot.clone()].copy_from_slice(&foreign[slot]);
+        write(&store, &with_checksum(moved)).await;
+        assert_eq!(open_error(&store, passphrase()).await, "WrongSecret");
 
-    // A slot whose commitment fits, but whose wrapped key was exchanged.
-    let mut forged = header.clone();
-    forged[cost + 12 + 32 + 32 + 24] ^= 1;
-    write(&store, &with_checksum(forged)).await;
-    assert_eq!(open_error(&store, passphrase()).await, "HeaderTampered");
+        // A slot whose commitment fits, but whose wrapped key was exchanged.
+        let mut forged = header.clone();
+        forged[cost + 12 + 32 + 32 + 24] ^= 1;
+        write(&store, &with_checksum(forged)).await;
+        assert_eq!(open_error(&store, passphrase()).await, "HeaderTampered");
+    }
 }
 
 #[tokio::test]
 async fn counts_and_lengths_that_lie() {
-    let (store, header) = store().await;
-    for (at, value) in [(60, 0), (60, 9), (60, 255), (61, 0), (61, 17), (62, 0), (62, 2), (63, 1), (66, 33), (66, 255)]
-    {
-        let mut altered = header.clone();
-        altered[at] = value;
-        write(&store, &with_checksum(altered)).await;
-        let error = open_error(&store, passphrase()).await;
-        assert!(error.starts_with("HeaderDamaged"), "{value} at {at}: {error}");
-    }
-    for length in [0u32, 199, header.len() as u32 + 1, u32::MAX] {
-        let mut altered = header.clone();
-        altered[12..16].copy_from_slice(&length.to_le_bytes());
-        write(&store, &with_checksum(altered)).await;
+    for (scratch, header) in victims(|| passphrase().into()).await {
+        let store = scratch.store.clone();
+        for (at, value) in
+            [(60, 0), (60, 9), (60, 255), (61, 0), (61, 17), (62, 0), (62, 2), (63, 1), (66, 33), (66, 255)]
+        {
+            let mut altered = header.clone();
+            altered[at] = value;
+            write(&store, &with_checksum(altered)).await;
+            let error = open_error(&store, passphrase()).await;
+            assert!(error.starts_with("HeaderDamaged"), "{value} at {at}: {error}");
+        }
+        for length in [0u32, 199, header.len() as u32 + 1, u32::MAX] {
+            let mut altered = header.clone();
+            altered[12..16].copy_from_slice(&length.to_le_bytes());
+            write(&store, &with_checksum(altered)).await;
+            assert!(open_error(&store, passphrase()).await.starts_with("HeaderDamaged"));
+        }
+        write(&store, &vec![0x89; 1 << 20]).await;
         assert!(open_error(&store, passphrase()).await.starts_with("HeaderDamaged"));
     }
-    write(&store, &vec![0x89; 1 << 20]).await;
-    assert!(open_error(&store, passphrase()).await.starts_with("HeaderDamaged"));
 }
 
 #[tokio::test]
 async fn a_copy_with_an_invented_generation_does_not_replace_the_header() {
-    let (store, header) = store().await;
-    let mut forged = header.clone();
-    forged[32..40].copy_from_slice(&9999u64.to_le_bytes());
-    store.put_sender_key(COPIES[1], &with_checksum(forged)).await.unwrap();
-    assert_eq!(open_error(&store, passphrase()).await, "HeaderTampered");
-    // The same generation with other bytes.
-    let mut forged = header.clone();
-    forged[56] ^= 1;
-    store.put_sender_key(COPIES[1], &with_checksum(forged)).await.unwrap();
-    assert_eq!(open_error(&store, passphrase()).await, "HeaderTampered");
+    for (scratch, header) in victims(|| passphrase().into()).await {
+        let store = scratch.store.clone();
+        let mut forged = header.clone();
+        forged[32..40].copy_from_slice(&9999u64.to_le_bytes());
+        write_one(&store, 1, &with_checksum(forged)).await;
+        assert_eq!(open_error(&store, passphrase()).await, "HeaderTampered");
+        // The same generation with other bytes.
+        let mut forged = header.clone();
+        forged[56] ^= 1;
+        write_one(&store, 1, &with_checksum(forged)).await;
+        assert_eq!(open_error(&store, passphrase()).await, "HeaderTampered");
+    }
 }
 
 #[tokio::test]
@@ -323,7 +352,7 @@ async fn missing_headers_are_never_replaced() {
     ] {
         assert!(matches!(result, Err(Error::HeaderMissing)), "{result:?}");
     }
-    assert_eq!(read(&store).await, [None, None]);
+    assert_eq!(headers(&store).await, [None, None]);
     options().restore_header(store.clone(), &saved, passphrase()).await.unwrap();
     options().open(store, passphrase()).await.unwrap();
 }
@@ -352,12 +381,14 @@ async fn sealed_rows_without_header_and_device() {
 #[tokio::test]
 async fn commitments_are_checked_before_the_wrapped_key() {
     // A slot that would open under the passphrase's key, but commits to another one.
-    let (store, header) = store().await;
-    let commitment = 64 + 3 + "passphrase".len() + 12 + 32;
-    let mut forged = header;
-    forged[commitment] ^= 1;
-    write(&store, &with_checksum(forged)).await;
-    assert_eq!(open_error(&store, passphrase()).await, "WrongSecret");
+    for (scratch, header) in victims(|| passphrase().into()).await {
+        let store = scratch.store.clone();
+        let commitment = 64 + 3 + "passphrase".len() + 12 + 32;
+        let mut forged = header;
+        forged[commitment] ^= 1;
+        write(&store, &with_checksum(forged)).await;
+        assert_eq!(open_error(&store, passphrase()).await, "WrongSecret");
+    }
 }
 
 #[tokio::test]

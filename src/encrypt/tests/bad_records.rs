@@ -1,13 +1,14 @@
 //! Records that were flipped, truncated, swapped, moved, injected or rolled back: an error each, never a panic, never
-//! garbage, never plaintext. Every test runs over both of upstream's stores.
+//! garbage, never plaintext. Every test runs over memory, upstream's SQLite store and the own one.
 
 use std::sync::Arc;
 
 use wacore::appstate::hash::HashState;
 use wacore::store::error::StoreError;
 use wacore::store::traits::{AppStateSyncKey, Backend, DeviceListRecord, LidPnMappingEntry, TcTokenEntry};
+use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
 
-use super::{Sqlite, encrypted, memory, options, own_error, passphrase, raw_key};
+use super::{Scratch, encrypted, options, own_error, passphrase, put_headers, raw_key};
 use crate::encrypt::keys::LookupKeys;
 use crate::encrypt::token::Domain;
 use crate::encrypt::vault::State;
@@ -20,19 +21,23 @@ struct Both {
     inner: Arc<dyn Backend>,
     vault: Vault,
     outer: Arc<dyn Backend>,
-    _sqlite: Option<Sqlite>,
+    _scratch: Scratch,
 }
 
 impl Both {
-    async fn all() -> [Self; 2] {
-        let sqlite = Sqlite::new().await;
-        [Self::over(memory(), None).await, Self::over(sqlite.store.clone(), Some(sqlite)).await]
+    async fn all() -> Vec<Self> {
+        let mut all = vec![];
+        for scratch in Scratch::all().await {
+            all.push(Self::over(scratch).await);
+        }
+        all
     }
 
-    async fn over(inner: Arc<dyn Backend>, sqlite: Option<Sqlite>) -> Self {
+    async fn over(scratch: Scratch) -> Self {
+        let inner = scratch.store.clone();
         let (vault, outer) = encrypted(&inner).await;
         fill(&*outer).await;
-        Self { inner, vault, outer, _sqlite: sqlite }
+        Self { inner, vault, outer, _scratch: scratch }
     }
 
     fn state(&self) -> Arc<State> {
@@ -222,10 +227,10 @@ async fn flipped_bits() {
     for both in Both::all().await {
         for slot in &SLOTS {
             let intact = stored(&both, slot.record).await;
-            // Every bit of what is in front of the body, then one bit of each byte.
-            for (byte, bit) in
-                (0..38).flat_map(|byte| (0..8).map(move |bit| (byte, bit))).chain((38..intact.len()).map(|b| (b, 3)))
-            {
+            // Every bit of a session, and of all others what is in front of the body, then one bit of each byte.
+            let all = if slot.record == Record::Session { intact.len() } else { 38 };
+            let every = (0..all).flat_map(|byte| (0..8).map(move |bit| (byte, bit)));
+            for (byte, bit) in every.chain((all..intact.len()).map(|byte| (byte, 3))) {
                 let mut flipped = intact.clone();
                 flipped[byte] ^= 1 << bit;
                 replace(&both, slot.record, &flipped).await;
@@ -248,7 +253,7 @@ async fn truncated_and_extended() {
     for both in Both::all().await {
         for slot in &SLOTS {
             let intact = stored(&both, slot.record).await;
-            for length in (0..intact.len()).filter(|length| *length < 80 || length % 61 == 0) {
+            for length in 0..intact.len() {
                 replace(&both, slot.record, &intact[..length]).await;
                 let result = read(&both, slot).await;
                 // An empty token is a placeholder, and upstream's SQLite store takes a short sync key for absent.
@@ -399,18 +404,37 @@ async fn swapped_with_another_row() {
     }
 }
 
+/// The same secret, the same rows: only the vault differs.
 #[tokio::test]
 async fn from_another_vault() {
-    // The same secret, the same rows: only the vault differs.
-    let [one, two] = Both::all().await;
-    for slot in &SLOTS {
-        let foreign = stored(&two, slot.record).await;
-        let intact = stored(&one, slot.record).await;
-        replace(&one, slot.record, &foreign).await;
-        assert_eq!(own_error(read(&one, slot).await), tampered(slot.record));
-        replace(&one, slot.record, &intact).await;
+    for (one, two) in Both::all().await.into_iter().zip(Both::all().await) {
+        assert_foreign(&one, &two).await;
     }
-    let listed = tc_key(&two);
+    // Accounts in one file.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("upstream.db");
+    let upstream = async |account| {
+        let store = UpstreamStore::new_for_device(path.to_str().unwrap(), account).await.unwrap();
+        Both::over(Scratch { store: Arc::new(store), folder: None }).await
+    };
+    assert_foreign(&upstream(1).await, &upstream(2).await).await;
+    #[cfg(feature = "sqlite")]
+    {
+        let store = crate::SqliteStore::open(folder.path().join("own.db")).await.unwrap();
+        let own = async |account| Both::over(Scratch { store: Arc::new(store.account(account)), folder: None }).await;
+        assert_foreign(&own(1).await, &own(2).await).await;
+    }
+}
+
+async fn assert_foreign(one: &Both, two: &Both) {
+    for slot in &SLOTS {
+        let foreign = stored(two, slot.record).await;
+        let intact = stored(one, slot.record).await;
+        replace(one, slot.record, &foreign).await;
+        assert_eq!(own_error(read(one, slot).await), tampered(slot.record));
+        replace(one, slot.record, &intact).await;
+    }
+    let listed = tc_key(two);
     one.inner.put_tc_token(&listed, &tc_token()).await.unwrap();
     assert_eq!(own_error(one.outer.get_all_tc_token_jids().await), tampered(Record::TcToken));
 }
@@ -494,57 +518,63 @@ async fn damage_may_count_as_absent_only_where_the_client_can_fetch_again() {
 
 #[tokio::test]
 async fn message_secrets_garble() {
-    let both = Both::over(memory(), None).await;
-    let id = both.token(Record::MessageSecret, Domain::MessageSecret, &[CHAT, SENDER, MESSAGE_ID]);
-    let block = both.inner.get_msg_secret("x", "x", &id).await.unwrap().unwrap();
-    let mut distance = 0;
-    for bit in 0..256 {
-        let mut flipped: [u8; 32] = block[..].try_into().unwrap();
-        flipped[bit / 8] ^= 1 << (bit % 8);
-        both.inner.put_msg_secret("x", "x", &id, &flipped).await.unwrap();
-        let read = both.outer.get_msg_secret(CHAT, SENDER, MESSAGE_ID).await.unwrap().unwrap();
-        distance += read.iter().zip(MESSAGE_SECRET).map(|(a, b)| (a ^ b).count_ones()).sum::<u32>();
-    }
-    // 256 × 128 bits on average; the standard deviation of the sum is 128.
-    assert!((distance as i64 - 256 * 128).abs() < 10 * 128, "{distance}");
+    for both in Both::all().await {
+        let id = both.token(Record::MessageSecret, Domain::MessageSecret, &[CHAT, SENDER, MESSAGE_ID]);
+        let block = both.inner.get_msg_secret("x", "x", &id).await.unwrap().unwrap();
+        let mut distance = 0;
+        for bit in 0..256 {
+            let mut flipped: [u8; 32] = block[..].try_into().unwrap();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            both.inner.put_msg_secret("x", "x", &id, &flipped).await.unwrap();
+            let read = both.outer.get_msg_secret(CHAT, SENDER, MESSAGE_ID).await.unwrap().unwrap();
+            distance += read.iter().zip(MESSAGE_SECRET).map(|(a, b)| (a ^ b).count_ones()).sum::<u32>();
+        }
+        // 256 × 128 bits on average; the standard deviation of the sum is 128.
+        assert!((distance as i64 - 256 * 128).abs() < 10 * 128, "{distance}");
 
-    // Swapped with another row of the same chat.
-    both.outer.put_msg_secret(CHAT, SENDER, "other", &MESSAGE_SECRET).await.unwrap();
-    let other = both.token(Record::MessageSecret, Domain::MessageSecret, &[CHAT, SENDER, "other"]);
-    let swapped: [u8; 32] = both.inner.get_msg_secret("x", "x", &other).await.unwrap().unwrap().try_into().unwrap();
-    assert_ne!(swapped[..], block[..], "equal secrets of different messages do not look equal");
-    both.inner.put_msg_secret("x", "x", &id, &swapped).await.unwrap();
-    assert_ne!(both.outer.get_msg_secret(CHAT, SENDER, MESSAGE_ID).await.unwrap().unwrap(), MESSAGE_SECRET);
+        // Swapped with another row of the same chat.
+        both.outer.put_msg_secret(CHAT, SENDER, "other", &MESSAGE_SECRET).await.unwrap();
+        let other = both.token(Record::MessageSecret, Domain::MessageSecret, &[CHAT, SENDER, "other"]);
+        let swapped: [u8; 32] = both.inner.get_msg_secret("x", "x", &other).await.unwrap().unwrap().try_into().unwrap();
+        assert_ne!(swapped[..], block[..], "equal secrets of different messages do not look equal");
+        both.inner.put_msg_secret("x", "x", &id, &swapped).await.unwrap();
+        assert_ne!(both.outer.get_msg_secret(CHAT, SENDER, MESSAGE_ID).await.unwrap().unwrap(), MESSAGE_SECRET);
+    }
 }
 
 #[tokio::test]
 async fn keys_that_are_too_long() {
-    let both = Both::over(memory(), None).await;
-    let long = "a".repeat(65_536);
-    assert!(own_error(both.outer.put_session(&long, b"").await).starts_with("InputTooLong"));
-    assert!(own_error(both.outer.get_sender_key(&long).await).starts_with("InputTooLong"));
-    assert!(own_error(both.outer.delete_tc_token(&long).await).starts_with("InputTooLong"));
-    assert!(own_error(both.outer.get_msg_secret(&long, "", "").await).starts_with("InputTooLong"));
-    // The longest part of a key that fits, and a key whose parts only fit one by one.
-    let longest = "a".repeat(65_535 - 2);
-    both.outer.put_session(&longest, b"session").await.unwrap();
-    assert_eq!(both.outer.get_session(&longest).await.unwrap().as_deref(), Some(&b"session"[..]));
-    let half = "a".repeat(40_000);
-    assert!(own_error(both.outer.store_sent_message(&half, &half, b"").await).starts_with("InputTooLong"));
-    both.outer.put_tc_token(&"b".repeat(30_000), &tc_token()).await.unwrap();
-    assert_eq!(both.outer.get_all_tc_token_jids().await.unwrap().len(), 2);
+    for both in Both::all().await {
+        let long = "a".repeat(65_536);
+        assert!(own_error(both.outer.put_session(&long, b"").await).starts_with("InputTooLong"));
+        assert!(own_error(both.outer.get_sender_key(&long).await).starts_with("InputTooLong"));
+        assert!(own_error(both.outer.delete_tc_token(&long).await).starts_with("InputTooLong"));
+        assert!(own_error(both.outer.get_msg_secret(&long, "", "").await).starts_with("InputTooLong"));
+        // The longest part of a key that fits, and a key whose parts only fit one by one.
+        let longest = "a".repeat(65_535 - 2);
+        both.outer.put_session(&longest, b"session").await.unwrap();
+        assert_eq!(both.outer.get_session(&longest).await.unwrap().as_deref(), Some(&b"session"[..]));
+        let half = "a".repeat(40_000);
+        assert!(own_error(both.outer.store_sent_message(&half, &half, b"").await).starts_with("InputTooLong"));
+        both.outer.put_tc_token(&"b".repeat(30_000), &tc_token()).await.unwrap();
+        assert_eq!(both.outer.get_all_tc_token_jids().await.unwrap().len(), 2);
+    }
 }
 
 #[tokio::test]
 async fn injective_tokens() {
-    let both = Both::over(memory(), None).await;
-    let mut seen = std::collections::HashSet::new();
-    for (chat, id) in
-        [("ab", "c"), ("a", "bc"), ("", "abc"), ("abc", ""), ("a\0b", "c"), ("a", "\0bc"), ("AB", "c"), ("a_", "%")]
-    {
-        let token = both.token(Record::SentMessage, Domain::SentMessage, &[chat, id]);
-        assert!(token.len() == 24 && token.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7')), "{token}");
-        assert!(seen.insert(token));
+    for both in Both::all().await {
+        let mut seen = std::collections::HashSet::new();
+        for (chat, id) in
+            [("ab", "c"), ("a", "bc"), ("", "abc"), ("abc", ""), ("a\0b", "c"), ("a", "\0bc"), ("AB", "c"), ("a_", "%")]
+        {
+            let token = both.token(Record::SentMessage, Domain::SentMessage, &[chat, id]);
+            assert!(
+                token.len() == 24 && token.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7')),
+                "{token}"
+            );
+            assert!(seen.insert(token));
+        }
     }
 }
 
@@ -557,9 +587,7 @@ async fn header_rolled_back_under_newer_records() {
         let old = both.vault.save_header();
         both.vault.remove_slot(id).await.unwrap();
         both.outer.put_session(SESSION_ADDRESS, b"newer").await.unwrap();
-        for copy in [crate::HeaderCopy::A, crate::HeaderCopy::B] {
-            both.inner.put_sender_key(copy.address(), &old).await.unwrap();
-        }
+        put_headers(&both.inner, &[Some(old.clone()), Some(old.clone())]).await;
         for _ in 0..20 {
             let vault = options().open(both.inner.clone(), passphrase()).await.unwrap();
             let outer = vault.layer().layer(both.inner.clone());

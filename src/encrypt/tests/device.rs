@@ -2,7 +2,7 @@
 
 use wacore::store::Device;
 
-use super::{Sqlite, encrypted, memory, options, own_error, raw_key};
+use super::{Scratch, encrypted, memory, options, own_error, raw_key};
 use crate::encrypt::header::{DEVICE_SEALED, Header};
 use crate::sample;
 use crate::{Error, Layer, Vault};
@@ -13,8 +13,8 @@ fn sealed_flag(vault: &Vault) -> bool {
 
 #[tokio::test]
 async fn survives_in_full() {
-    let sqlite = Sqlite::new().await;
-    for store in [memory(), sqlite.store.clone()] {
+    for scratch in Scratch::all().await {
+        let store = scratch.store.clone();
         let plain = memory();
         let (_, backend) = encrypted(&store).await;
         let mut device = sample::device();
@@ -41,8 +41,8 @@ fn every_field_is_serialized_or_restored() {
 
 #[tokio::test]
 async fn the_client_start_sequence() {
-    let sqlite = Sqlite::new().await;
-    for store in [memory(), sqlite.store.clone()] {
+    for scratch in Scratch::all().await {
+        let store = scratch.store.clone();
         let (vault, backend) = encrypted(&store).await;
         assert!(!backend.exists().await.unwrap());
         assert!(backend.load().await.unwrap().is_none());
@@ -64,8 +64,8 @@ async fn the_client_start_sequence() {
 
 #[tokio::test]
 async fn a_crash_between_creating_and_sealing() {
-    let sqlite = Sqlite::new().await;
-    for store in [memory(), sqlite.store.clone()] {
+    for scratch in Scratch::all().await {
+        let store = scratch.store.clone();
         let (_, backend) = encrypted(&store).await;
         store.create().await.unwrap();
         assert!(!backend.exists().await.unwrap(), "a fresh plaintext device is as good as none");
@@ -88,8 +88,8 @@ async fn a_crash_between_sealing_and_noting_it() {
 
 #[tokio::test]
 async fn a_paired_plaintext_device_is_refused() {
-    let sqlite = Sqlite::new().await;
-    for store in [memory(), sqlite.store.clone()] {
+    for scratch in Scratch::all().await {
+        let store = scratch.store.clone();
         store.create().await.unwrap();
         store.save(&sample::device()).await.unwrap();
         for result in [
@@ -107,8 +107,8 @@ async fn a_paired_plaintext_device_is_refused() {
 
 #[tokio::test]
 async fn a_plaintext_device_put_in_place_later() {
-    let sqlite = Sqlite::new().await;
-    for store in [memory(), sqlite.store.clone()] {
+    for scratch in Scratch::all().await {
+        let store = scratch.store.clone();
         let (_, backend) = encrypted(&store).await;
         // Before a device was ever sealed.
         store.create().await.unwrap();
@@ -129,8 +129,8 @@ async fn a_plaintext_device_put_in_place_later() {
 
 #[tokio::test]
 async fn what_is_planted_beside_the_envelope_is_ignored() {
-    let sqlite = Sqlite::new().await;
-    for store in [memory(), sqlite.store.clone()] {
+    for scratch in Scratch::all().await {
+        let store = scratch.store.clone();
         let (_, backend) = encrypted(&store).await;
         let mut sealed = sample::device();
         sealed.pn = None;

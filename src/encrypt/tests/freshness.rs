@@ -8,27 +8,10 @@ use async_trait::async_trait;
 use wacore::store::InMemoryBackend;
 use wacore::store::traits::Backend;
 
-use super::{memory, options, raw_key};
+use super::{Headers, Scratch, headers, memory, options, put_headers, raw_key};
 use crate::sample::{SESSION, SESSION_ADDRESS};
 use crate::testing::{Effect, Fault, When};
-use crate::{Anchor, Error, FileAnchor, FreshnessAnchor, HeaderCopy, Key, Layer, Revocation, Vault, VaultOptions};
-
-type Headers = [Option<Vec<u8>>; 2];
-
-/// The headers of a store are what an anchor can see of it.
-async fn headers(store: &Arc<dyn Backend>) -> Headers {
-    let mut headers = [None, None];
-    for (header, copy) in headers.iter_mut().zip(HeaderCopy::BOTH) {
-        *header = store.get_sender_key(copy.address()).await.unwrap();
-    }
-    headers
-}
-
-async fn put_back(store: &Arc<dyn Backend>, headers: &Headers) {
-    for (header, copy) in headers.iter().zip(HeaderCopy::BOTH) {
-        store.put_sender_key(copy.address(), header.as_ref().unwrap()).await.unwrap();
-    }
-}
+use crate::{Anchor, Error, FileAnchor, FreshnessAnchor, Key, Layer, Revocation, Vault, VaultOptions};
 
 /// An anchor in memory, which can be switched off.
 #[derive(Default)]
@@ -87,58 +70,62 @@ async fn assert_refused(options: &VaultOptions, store: &Arc<dyn Backend>, expect
 
 #[tokio::test]
 async fn a_store_that_was_put_back_is_refused_until_it_is_accepted() {
-    let (store, anchor) = (memory(), Arc::new(Table::default()));
-    let options = anchored(&anchor);
-    options.create(store.clone(), raw_key()).await.unwrap();
-    let older = headers(&store).await;
-    let vault = options.open(store.clone(), raw_key()).await.unwrap();
-    vault.layer().layer(store.clone()).put_session(SESSION_ADDRESS, SESSION).await.unwrap();
-    drop(vault);
-    let newer = headers(&store).await;
-    put_back(&store, &older).await;
-    assert_refused(&options, &store, "RollbackDetected").await;
-    // A wrong secret learns nothing of it.
-    let wrong = options.open(store.clone(), Key::from_bytes(&mut [1; 32])).await;
-    assert!(matches!(wrong, Err(Error::WrongSecret)), "{wrong:?}");
+    for scratch in Scratch::all().await {
+        let (store, anchor) = (scratch.store.clone(), Arc::new(Table::default()));
+        let options = anchored(&anchor);
+        options.create(store.clone(), raw_key()).await.unwrap();
+        let older = headers(&store).await;
+        let vault = options.open(store.clone(), raw_key()).await.unwrap();
+        vault.layer().layer(store.clone()).put_session(SESSION_ADDRESS, SESSION).await.unwrap();
+        drop(vault);
+        let newer = headers(&store).await;
+        put_headers(&store, &older).await;
+        assert_refused(&options, &store, "RollbackDetected").await;
+        // A wrong secret learns nothing of it.
+        let wrong = options.open(store.clone(), Key::from_bytes(&mut [1; 32])).await;
+        assert!(matches!(wrong, Err(Error::WrongSecret)), "{wrong:?}");
 
-    let vault = options.accept_rollback(store.clone(), raw_key()).await.unwrap();
-    vault.layer().layer(store.clone()).get_session(SESSION_ADDRESS).await.unwrap();
-    options.open(store.clone(), raw_key()).await.unwrap();
-    // The one that was given up is the older one now.
-    put_back(&store, &newer).await;
-    assert_refused(&options, &store, "RollbackDetected").await;
+        let vault = options.accept_rollback(store.clone(), raw_key()).await.unwrap();
+        vault.layer().layer(store.clone()).get_session(SESSION_ADDRESS).await.unwrap();
+        options.open(store.clone(), raw_key()).await.unwrap();
+        // The one that was given up is the older one now.
+        put_headers(&store, &newer).await;
+        assert_refused(&options, &store, "RollbackDetected").await;
+    }
 }
 
 #[tokio::test]
 async fn a_copy_that_went_on_is_refused() {
-    let (store, anchor) = (memory(), Arc::new(Table::default()));
-    let options = anchored(&anchor);
-    options.create(store.clone(), raw_key()).await.unwrap();
-    let copied = headers(&store).await;
-    // The copy is opened as often as the store, without an anchor or with another one of which nobody knows.
-    for with_an_anchor in [false, true] {
-        for times in [1, 2, 5] {
-            let elsewhere = if with_an_anchor { anchored(&Arc::new(Table::default())) } else { super::options() };
-            options.open(store.clone(), raw_key()).await.unwrap();
-            let own = headers(&store).await;
-            put_back(&store, &copied).await;
-            elsewhere.open(store.clone(), raw_key()).await.unwrap();
-            while generation(&store).await < generation_of(&own) + times - 1 {
+    for scratch in Scratch::all().await {
+        let (store, anchor) = (scratch.store.clone(), Arc::new(Table::default()));
+        let options = anchored(&anchor);
+        options.create(store.clone(), raw_key()).await.unwrap();
+        let copied = headers(&store).await;
+        // The copy is opened as often as the store, without an anchor or with another one of which nobody knows.
+        for with_an_anchor in [false, true] {
+            for times in [1, 2, 5] {
+                let elsewhere = if with_an_anchor { anchored(&Arc::new(Table::default())) } else { super::options() };
+                options.open(store.clone(), raw_key()).await.unwrap();
+                let own = headers(&store).await;
+                put_headers(&store, &copied).await;
                 elsewhere.open(store.clone(), raw_key()).await.unwrap();
+                while generation(&store).await < generation_of(&own) + times - 1 {
+                    elsewhere.open(store.clone(), raw_key()).await.unwrap();
+                }
+                assert_refused(&options, &store, "ForkDetected").await;
+                put_headers(&store, &own).await;
+                options.open(store.clone(), raw_key()).await.unwrap();
             }
-            assert_refused(&options, &store, "ForkDetected").await;
-            put_back(&store, &own).await;
-            options.open(store.clone(), raw_key()).await.unwrap();
         }
+        // Both with the same anchor: the one that comes second is told, open as it is.
+        let first = options.open(store.clone(), raw_key()).await.unwrap();
+        let own = headers(&store).await;
+        let second = options.open(store.clone(), raw_key()).await.unwrap();
+        put_headers(&store, &own).await;
+        let refused = first.add_slot("late", Key::from_bytes(&mut [2; 32])).await;
+        assert!(matches!(refused, Err(Error::RollbackDetected)), "{refused:?}");
+        drop(second);
     }
-    // Both with the same anchor: the one that comes second is told, open as it is.
-    let first = options.open(store.clone(), raw_key()).await.unwrap();
-    let own = headers(&store).await;
-    let second = options.open(store.clone(), raw_key()).await.unwrap();
-    put_back(&store, &own).await;
-    let refused = first.add_slot("late", Key::from_bytes(&mut [2; 32])).await;
-    assert!(matches!(refused, Err(Error::RollbackDetected)), "{refused:?}");
-    drop(second);
 }
 
 async fn generation(store: &Arc<dyn Backend>) -> u64 {
@@ -223,7 +210,7 @@ async fn a_store_that_was_used_without_an_anchor_is_taken_over_on_purpose() {
     let before = headers(&store).await;
     options.restore_header(store.clone(), &saved, raw_key()).await.unwrap();
     options.open(store.clone(), raw_key()).await.unwrap();
-    put_back(&store, &before).await;
+    put_headers(&store, &before).await;
     assert_refused(&options, &store, "RollbackDetected").await;
 }
 
@@ -241,7 +228,7 @@ async fn a_folder_keeps_the_anchors_of_many_stores() {
     for store in &stores {
         options.open(store.clone(), raw_key()).await.unwrap();
     }
-    put_back(&stores[1], &older).await;
+    put_headers(&stores[1], &older).await;
     assert_refused(&options, &stores[1], "RollbackDetected").await;
     options.open(stores[0].clone(), raw_key()).await.unwrap();
 

@@ -1,17 +1,15 @@
 //! Futures that are dropped at every point, and inner stores that fail at every call: what is left is consistent, nothing
 //! is plaintext, and trying again succeeds.
 
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
 
 use wacore::store::traits::Backend;
 
 use super::{encrypted, memory, options, passphrase, raw_key};
 use crate::encrypt::envelope::Prefix;
-use crate::method::{BoxFuture, Method, Record, uniform_layer};
+use crate::gate::{Pauses, polled};
+use crate::method::Record;
 use crate::sample::{self, SESSION, SESSION_ADDRESS};
 use crate::testing::{Effect, Fault, When};
 use crate::{Error, Key, Layer, Revocation};
@@ -21,40 +19,6 @@ fn failing_after(store: &Arc<dyn Backend>, calls: u64) -> (Arc<dyn Backend>, Fau
     let fault = Fault::new();
     fault.inject(When::From(calls + 1), Effect::Fail(Fault::error));
     (fault.layer(store.clone()), fault)
-}
-
-/// Gives way before and after every call, so that a future can be dropped there.
-struct Yielding {
-    inner: Arc<dyn Backend>,
-}
-
-impl Yielding {
-    fn around<'a, A: Send + 'a, T: Send + 'a>(
-        &self,
-        _: Method,
-        arguments: A,
-        call: impl FnOnce(A) -> BoxFuture<'a, T> + Send + 'a,
-    ) -> BoxFuture<'a, T> {
-        Box::pin(async move {
-            tokio::task::yield_now().await;
-            let result = call(arguments).await;
-            tokio::task::yield_now().await;
-            result
-        })
-    }
-}
-
-uniform_layer!(Yielding);
-
-/// Polls a future so many times and drops it; its output if it got there.
-async fn poll_times<F: Future>(times: usize, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    for _ in 0..times {
-        if let Poll::Ready(output) = futures::poll!(&mut future) {
-            return Some(output);
-        }
-    }
-    None
 }
 
 fn is_fault(error: &Error) -> bool {
@@ -123,8 +87,8 @@ async fn dropped_at_any_point() {
     let mut finished = false;
     for polls in 1.. {
         let inner = memory();
-        let store: Arc<dyn Backend> = Arc::new(Yielding { inner: inner.clone() });
-        let done = poll_times(polls, async {
+        let store: Arc<dyn Backend> = Pauses.layer(inner.clone());
+        let done = polled(polls, async {
             let vault = options().create(store.clone(), raw_key()).await.unwrap();
             let backend = vault.layer().layer(store.clone());
             backend.create().await.unwrap();
@@ -169,7 +133,7 @@ async fn a_revocation_that_is_dropped_or_fails_at_any_point() {
             let (_, backend) = encrypted(&inner).await;
             backend.put_session(SESSION_ADDRESS, SESSION).await.unwrap();
             let (store, fault): (Arc<dyn Backend>, _) = match fails {
-                false => (Arc::new(Yielding { inner: inner.clone() }), None),
+                false => (Pauses.layer(inner.clone()), None),
                 true => {
                     let fault = Fault::new();
                     (fault.layer(inner.clone()), Some(fault))
@@ -185,7 +149,7 @@ async fn a_revocation_that_is_dropped_or_fails_at_any_point() {
                 vault.layer().layer(store.clone()).put_session("second", SESSION).await?;
                 vault.revoke(&revocation).await
             };
-            match poll_times(if fails { usize::MAX } else { point }, change).await {
+            match polled(if fails { usize::MAX } else { point }, change).await {
                 Some(Ok(())) => finished = true,
                 Some(Err(error)) => assert!(fails && is_fault(&error), "{error:?}"),
                 None => assert!(!fails),
@@ -226,10 +190,10 @@ async fn a_revocation_that_is_dropped_or_fails_at_any_point() {
 /// A vault whose change was dropped half-way goes on, and does not hold anything up.
 #[tokio::test]
 async fn a_vault_survives_its_dropped_changes() {
-    let store: Arc<dyn Backend> = Arc::new(Yielding { inner: memory() });
+    let store: Arc<dyn Backend> = Pauses.layer(memory());
     let vault = options().create(store.clone(), raw_key()).await.unwrap();
     for polls in 1..40 {
-        let dropped = poll_times(polls, vault.add_slot("dropped", Key::generate().unwrap())).await;
+        let dropped = polled(polls, vault.add_slot("dropped", Key::generate().unwrap())).await;
         if let Some(id) = dropped {
             vault.remove_slot(id.unwrap()).await.unwrap();
         }

@@ -23,7 +23,7 @@ use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 use whatsapp_rust_sqlite_storage::SqliteStore;
 
-use crate::{Argon2Cost, Error, Key, Layer, Passphrase, Vault, VaultOptions};
+use crate::{Argon2Cost, Error, HeaderCopy, Key, Layer, Passphrase, Vault, VaultOptions};
 
 /// How often to repeat a randomised test: more under `WASTORE_LONG=1`.
 fn rounds(usual: u64, long: u64) -> u64 {
@@ -58,6 +58,55 @@ impl Sqlite {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self { store: open_sqlite(&folder).await, folder }
+    }
+}
+
+/// A store of each kind, in whose rows and header copies the test writes what it likes.
+struct Scratch {
+    store: Arc<dyn Backend>,
+    folder: Option<TempDir>,
+}
+
+impl Scratch {
+    async fn all() -> Vec<Self> {
+        let upstream = Sqlite::new().await;
+        vec![
+            Self { store: memory(), folder: None },
+            Self { store: upstream.store, folder: Some(upstream.folder) },
+            #[cfg(feature = "sqlite")]
+            Self::own().await,
+        ]
+    }
+
+    #[cfg(feature = "sqlite")]
+    async fn own() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = crate::SqliteConfig::new().durability(crate::Durability::Process);
+        let store = Arc::new(config.open(folder.path().join("own.db")).await.unwrap());
+        Self { store, folder: Some(folder) }
+    }
+}
+
+type Headers = [Option<Vec<u8>>; 2];
+
+async fn headers(store: &Arc<dyn Backend>) -> Headers {
+    let mut headers = [None, None];
+    for (header, copy) in headers.iter_mut().zip(HeaderCopy::BOTH) {
+        *header = store.get_sender_key(copy.address()).await.unwrap();
+    }
+    headers
+}
+
+/// Puts any header copies in place. The own store refuses what was not made from the one that is there, as long as there
+/// is one.
+async fn put_headers(store: &Arc<dyn Backend>, headers: &Headers) {
+    for copy in HeaderCopy::BOTH {
+        store.delete_sender_key(copy.address()).await.unwrap();
+    }
+    for (header, copy) in headers.iter().zip(HeaderCopy::BOTH).rev() {
+        if let Some(header) = header {
+            store.put_sender_key(copy.address(), header).await.unwrap();
+        }
     }
 }
 

@@ -1,2 +1,3 @@
 //! Tests of the kit itself.
+mod cancellation;
 mod mutants;

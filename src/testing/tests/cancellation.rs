@@ -1,0 +1,483 @@
+//! Every method of every store and layer, dropped at every point where it waits. Afterwards
+//!
+//! * the store holds all of what the call writes or nothing of it, as the model does;
+//! * a stack answers what a new one over the same store answers, so no layer keeps what the store does not hold;
+//! * the same call succeeds, so nothing is locked or in doubt.
+//!
+//! All of that holds for batches too, over all three stores: each layer hands a batch to the store in one call, upstream's
+//! in-memory store never waits within one, and upstream's SQLite store runs what it has begun to the end.
+
+#![allow(clippy::print_stdout, reason = "how many points there are is a result")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use wacore::store::InMemoryBackend;
+use wacore::store::error::Result;
+use wacore::store::traits::Backend;
+use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamSqliteStore;
+
+use crate::gate::{Pauses, polled};
+use crate::testing::arguments::{self, Arguments, call};
+use crate::testing::sequence::agree;
+use crate::testing::{Spy, Value};
+use crate::{
+    Access, Argon2Cost, CacheLayer, Error, Key, Layer, Method, Metrics, Passphrase, Record, Secret, VaultOptions,
+};
+
+#[test]
+fn dropped_anywhere_over_memory() {
+    dropped_anywhere("memory", || async { Store::Memory });
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn dropped_anywhere_over_the_own_store() {
+    dropped_anywhere("the own store", || async {
+        let folder = folder();
+        let store = crate::SqliteStore::open(folder.path().join("wa.db")).await.unwrap();
+        Store::Own(store, folder)
+    });
+}
+
+#[test]
+fn dropped_anywhere_over_upstreams_store() {
+    dropped_anywhere("upstream's store", || async { Store::Upstream(folder()) });
+}
+
+/// What changes a vault, of which `encrypt/tests/interrupted.rs` drops the rest. At each point one of the secrets opens it,
+/// and with it every record.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Change {
+    Opening,
+    Passphrase,
+    NewRecoveryKey,
+    RestoredHeader,
+}
+
+#[tokio::test]
+async fn vaults_opened_and_changed_and_dropped_anywhere() {
+    for change in [Change::Opening, Change::Passphrase, Change::NewRecoveryKey, Change::RestoredHeader] {
+        let mut points = 0;
+        for polls in 0.. {
+            let dropped = tokio::time::timeout(PATIENCE, drop_change(change, polls)).await;
+            if dropped.unwrap_or_else(|_| panic!("{change:?} hangs after {polls} polls")) {
+                break;
+            }
+            points += usize::from(polls > 0);
+        }
+        println!("{change:?}: {points} points");
+        assert!(points >= 4, "{change:?}: {points} points");
+    }
+}
+
+/// One point. `true` if the change ended.
+async fn drop_change(change: Change, polls: usize) -> bool {
+    let at = format!("{change:?} after {polls} polls");
+    let replaces = change == Change::Passphrase;
+    let options = VaultOptions::new().kdf_cost(Argon2Cost::MINIMUM);
+    // Only a passphrase can be changed, and its key takes a while to derive.
+    let old = || -> Secret {
+        if replaces { Passphrase::new("the old one").unwrap().into() } else { Key::from_bytes(&mut [0x5a; 32]).into() }
+    };
+    let new = || Passphrase::new("the new one").unwrap();
+    let inner: Arc<dyn Backend> = Arc::new(InMemoryBackend::new());
+    let saved = {
+        let vault = options.create(inner.clone(), old()).await.unwrap();
+        let backend = vault.layer().layer(inner.clone());
+        backend.create().await.unwrap();
+        fill(&*backend, &rows(BYSTANDERS, OLD), None, &at).await;
+        let saved = vault.save_header();
+        if change == Change::RestoredHeader {
+            // So that it is another header that is put back.
+            vault.add_slot("later", Key::from_bytes(&mut [7; 32])).await.unwrap();
+        }
+        saved
+    };
+
+    let store = Pauses.layer(inner.clone());
+    let vault = options.open(store.clone(), old()).await.unwrap();
+    let before = read(&*vault.layer().layer(store.clone()), &rows(BYSTANDERS, OLD), None, &at).await;
+    let run = async || match change {
+        Change::Opening => drop(options.open(store.clone(), old()).await.unwrap()),
+        Change::Passphrase => vault.change_passphrase(new()).await.unwrap(),
+        Change::NewRecoveryKey => drop(vault.add_recovery_key().await.unwrap()),
+        Change::RestoredHeader => drop(options.restore_header(store.clone(), &saved, old()).await.unwrap()),
+    };
+    let ended = polled(polls, run()).await.is_some();
+    for again in [false, true] {
+        if again {
+            run().await;
+        }
+        let changed = ended || again;
+        let opened = match options.open(inner.clone(), old()).await {
+            Ok(opened) if !(replaces && changed) => opened,
+            Err(Error::WrongSecret) if replaces => options.open(inner.clone(), new()).await.unwrap(),
+            opened => panic!("{at}, again: {again}: {opened:?}"),
+        };
+        // Of the one that was open already, and of the one that was opened since.
+        for (vault, store) in [(&vault, &store), (&opened, &inner)] {
+            let backend = vault.layer().layer(store.clone());
+            assert_eq!(before, read(&*backend, &rows(BYSTANDERS, OLD), None, &at).await, "{at}, again: {again}");
+        }
+    }
+    ended
+}
+
+fn dropped_anywhere<F: Future<Output = Store>>(over: &'static str, store: impl Fn() -> F) {
+    // Upstream's store goes on with a dropped call on a blocking thread; with one such thread, whatever is asked later
+    // comes after it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let mut total = 0;
+        for layers in Layers::ALL {
+            let mut run = Run::new(over, store().await, layers).await;
+            let mut points = 0;
+            for method in Method::ALL.iter().copied() {
+                let found = tokio::time::timeout(PATIENCE, run.drop_everywhere(method)).await;
+                let found = found.unwrap_or_else(|_| panic!("{}: {} hangs", run.name(), method.name()));
+                // Before the store is called and after it has answered, at least.
+                assert!(layers == Layers::Bare || found >= 2, "{}: {} has {found} points", run.name(), method.name());
+                points += found;
+            }
+            println!("{}: {points} points", run.name());
+            total += points;
+        }
+        println!("over {over}: {total} points");
+        assert!(total > 5 * 2 * Method::ALL.len(), "{total} points");
+    });
+}
+
+/// How long one method may take, with all its points.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What lies under the layers.
+enum Store {
+    Memory,
+    #[cfg(feature = "sqlite")]
+    Own(crate::SqliteStore, #[allow(dead_code, reason = "it is kept")] TempDir),
+    Upstream(TempDir),
+}
+
+impl Store {
+    /// An account without records.
+    async fn account(&self, number: i32) -> Arc<dyn Backend> {
+        match self {
+            Store::Memory => Arc::new(InMemoryBackend::new()),
+            #[cfg(feature = "sqlite")]
+            Store::Own(store, _) => Arc::new(store.account(number)),
+            Store::Upstream(folder) => {
+                let path = folder.path().join("upstream.db");
+                Arc::new(UpstreamSqliteStore::new_for_device(path.to_str().unwrap(), number).await.unwrap())
+            }
+        }
+    }
+}
+
+/// In memory where there is such a place: how long a disk takes makes no difference here.
+fn folder() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    folder.unwrap()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Layers {
+    Bare,
+    Pauses,
+    Encrypt,
+    Cache,
+    Metrics,
+    Everything,
+}
+
+impl Layers {
+    const ALL: [Layers; 6] =
+        [Layers::Bare, Layers::Pauses, Layers::Encrypt, Layers::Cache, Layers::Metrics, Layers::Everything];
+
+    /// New layers over a store. The vault is created, or opened if there is one.
+    async fn over(self, store: Arc<dyn Backend>) -> Arc<dyn Backend> {
+        let paused = Pauses.layer(store.clone());
+        match self {
+            Layers::Bare => store,
+            Layers::Pauses => paused,
+            Layers::Encrypt => encrypted(paused).await,
+            Layers::Cache => cache().layer(paused),
+            Layers::Metrics => Metrics::new().layer("store").layer(paused),
+            Layers::Everything => {
+                let metrics = Metrics::new();
+                let store = Pauses.layer(metrics.layer("store").layer(paused));
+                let store = Pauses.layer(cache().layer(store));
+                let store = Pauses.layer(encrypted(store).await);
+                let store = Pauses.layer(metrics.layer("above encryption").layer(store));
+                let store = Pauses.layer(cache().layer(store));
+                metrics.layer("client").layer(Spy::new().layer(store))
+            }
+        }
+    }
+}
+
+async fn encrypted(store: Arc<dyn Backend>) -> Arc<dyn Backend> {
+    let key = Key::from_bytes(&mut [0x5a; 32]);
+    VaultOptions::new().open_or_create(store.clone(), key).await.unwrap().layer().layer(store)
+}
+
+/// A cache of everything that can be cached.
+fn cache() -> CacheLayer {
+    let signal = [Record::Session, Record::Identity, Record::SenderKey, Record::SignedPrekey];
+    signal.into_iter().fold(CacheLayer::bytes(512 << 10), CacheLayer::with)
+}
+
+/// One stack, whose calls are dropped one after another, and the models that follow it. Each point has rows of its own.
+struct Run {
+    over: &'static str,
+    layers: Layers,
+    inner: Arc<dyn Backend>,
+    outer: Arc<dyn Backend>,
+    /// The model where a dropped call did nothing, and the one where it did all.
+    without: InMemoryBackend,
+    with: InMemoryBackend,
+    /// The next rows' first key, and the next account that has no device.
+    next_key: u32,
+    next_account: i32,
+    /// Last, so that its folder outlives what is open in it.
+    store: Store,
+}
+
+/// Rows that no call names.
+const BYSTANDERS: u32 = 1;
+
+impl Run {
+    async fn new(over: &'static str, store: Store, layers: Layers) -> Self {
+        let inner = store.account(1).await;
+        let outer = layers.over(inner.clone()).await;
+        let (without, with) = (InMemoryBackend::new(), InMemoryBackend::new());
+        let run = Self { over, store, layers, inner, outer, without, with, next_key: 4, next_account: 2 };
+        for store in run.stores() {
+            store.create().await.unwrap();
+            fill(store, &rows(BYSTANDERS, OLD)[..2], None, &run.name()).await;
+        }
+        run
+    }
+
+    fn name(&self) -> String {
+        format!("{:?} over {}", self.layers, self.over)
+    }
+
+    fn stores(&self) -> [&dyn Backend; 3] {
+        [&*self.outer, &self.without, &self.with]
+    }
+
+    /// New layers over the same store: nothing cached, the vault opened again.
+    async fn rebuild(&mut self) {
+        self.outer = self.inner.clone();
+        self.outer = self.layers.over(self.inner.clone()).await;
+    }
+
+    /// Drops calls of a method after 0, 1, 2, … polls until one ends before. Gives the number of points where one was
+    /// dropped while it waited.
+    async fn drop_everywhere(&mut self, method: Method) -> usize {
+        let mut points = 0;
+        for polls in 0.. {
+            let at = format!("{}: {} after {polls} polls", self.name(), method.name());
+            let ended = match method {
+                Method::Create => self.drop_create(polls, &at).await,
+                _ => self.drop_at(method, polls, &at).await,
+            };
+            if ended {
+                break;
+            }
+            points += usize::from(polls > 0);
+            assert!(polls < 1000, "{at}: it does not end");
+        }
+        // Whatever was not compared at each point, so that it does not take too long.
+        let at = format!("{}: everything after {}", self.name(), method.name());
+        let bystanders = rows(BYSTANDERS, OLD);
+        let expected = read(&self.with, &bystanders, None, &at).await;
+        assert_agree(&[expected], &read(&*self.outer, &bystanders, None, &at).await, &at);
+        points
+    }
+
+    /// One point of any method but `create`. `true` if the call ended.
+    async fn drop_at(&mut self, method: Method, polls: usize, at: &str) -> bool {
+        let family = std::env::var_os("WASTORE_LONG").is_none().then(|| family_of(method));
+        let (old, new) = (rows(self.next_key, OLD), rows(self.next_key, NEW));
+        self.next_key += 3;
+        // The third row is not there yet.
+        for store in self.stores() {
+            fill(store, &old[..2], family, at).await;
+        }
+        // What only reads finds nothing cached, so that it asks the store; all others find everything cached.
+        let reads = matches!(method.access(), Access::Read | Access::Scan);
+        if reads {
+            self.rebuild().await;
+        }
+        let mut before = read(&self.without, &new, family, at).await;
+        if !reads {
+            assert_agree(std::slice::from_ref(&before), &read(&*self.outer, &new, family, at).await, at);
+        }
+        let whole = call(&self.with, method, &new[0], &new).await;
+        let mut after = read(&self.with, &new, family, at).await;
+        before.extend(take(&self.without, &new, family, at).await);
+        after.extend(take(&self.with, &new, family, at).await);
+
+        let outcome = polled(polls, call(&*self.outer, method, &new[0], &new)).await;
+        self.settle().await;
+        let mut found = read(&*self.outer, &new, family, at).await;
+        // What is taken is gone, so it is asked for once: through the old layers, or through the new ones.
+        let early = polls.is_multiple_of(2);
+        let taken = if early { take(&*self.outer, &new, family, at).await } else { vec![] };
+        self.rebuild().await;
+        let anew = read(&*self.outer, &new, family, at).await;
+        for ((asked, old), (_, new)) in found.iter().zip(&anew) {
+            assert_eq!(old, new, "{at}: {} says something else than through new layers", asked.name());
+        }
+        found.extend(if early { taken } else { take(&*self.outer, &new, family, at).await });
+        let ended = outcome.is_some();
+        if let Some(answer) = outcome {
+            assert_same_answer(method, &[whole], &answer, at);
+        }
+        let states = if ended { vec![after] } else { vec![before, after] };
+        assert_agree(&states, &found, at);
+
+        // The same call again, now to its end. A store may not make two snapshots of one name within a second.
+        let again = new.clone().map(|row| Arguments { snapshot_name: format!("again {}", row.user), ..row });
+        let answers =
+            [call(&self.without, method, &again[0], &again).await, call(&self.with, method, &again[0], &again).await];
+        let at = &format!("{at}, then once more");
+        assert_same_answer(method, &answers, &call(&*self.outer, method, &again[0], &again).await, at);
+        let mut expected = read(&self.with, &new, family, at).await;
+        expected.extend(take(&self.with, &new, family, at).await);
+        take(&self.without, &new, family, at).await;
+        let mut found = read(&*self.outer, &new, family, at).await;
+        found.extend(take(&*self.outer, &new, family, at).await);
+        assert_agree(&[expected], &found, at);
+        ended
+    }
+
+    /// One point of `create`, whose device has other keys each time. `true` if the call ended.
+    async fn drop_create(&mut self, polls: usize, at: &str) -> bool {
+        let inner = self.store.account(self.next_account).await;
+        self.next_account += 1;
+        let outer = self.layers.over(inner.clone()).await;
+        let ended = polled(polls, outer.create()).await.map(Result::unwrap).is_some();
+        settle(&*inner).await;
+        let found = load(&*outer, at).await;
+        drop(outer);
+        let outer = self.layers.over(inner).await;
+        assert_eq!(found, load(&*outer, at).await, "{at}: another device than through new layers");
+        if found == Value::Nothing {
+            assert!(!ended, "{at}: there is no device");
+            outer.create().await.unwrap_or_else(|error| panic!("{at}, then once more: {error:?}"));
+            assert_ne!(load(&*outer, at).await, Value::Nothing, "{at}, then once more");
+        }
+        ended
+    }
+
+    async fn settle(&self) {
+        settle(&*self.inner).await;
+    }
+}
+
+/// The device, or nothing.
+async fn load(store: &dyn Backend, at: &str) -> Value {
+    let [row, ..] = rows(BYSTANDERS, NEW);
+    let exists = store.exists().await.unwrap_or_else(|error| panic!("{at}: {error:?}"));
+    let device = call(store, Method::Load, &row, &[]).await.unwrap_or_else(|error| panic!("{at}: {error:?}"));
+    assert_eq!(exists, device != Value::Nothing, "{at}: a device exists exactly if it can be loaded");
+    device
+}
+
+/// Returns when a store is done with all dropped calls. The own store and upstream's carry out what they have begun on
+/// another thread, before any later write.
+async fn settle(inner: &dyn Backend) {
+    inner.save_base_key("settled", "settled", &[1; 32]).await.unwrap();
+}
+
+/// The numbers that rows' values come from: those that are there, and those that calls write.
+const OLD: u8 = 4;
+const NEW: u8 = 5;
+
+fn rows(first_key: u32, number: u8) -> [Arguments; 3] {
+    [0, 1, 2].map(|at| {
+        let id = first_key + at;
+        let user = format!("1{id:06}");
+        let text = format!("{user}:1@s.whatsapp.net");
+        let row = Arguments::numbered(arguments::Key { id, text: &text }, number);
+        Arguments { snapshot_name: format!("first {user}"), user, ..row }
+    })
+}
+
+/// The records that a method touches, or looks at together.
+fn family_of(method: Method) -> Record {
+    match method.record() {
+        Record::Identity | Record::SignalState => Record::Session,
+        Record::Store | Record::SnapshotExtra => Record::Device,
+        record => record,
+    }
+}
+
+/// Whether a method belongs to a family; all of them belong to `None`.
+fn concerns(method: Method, family: Option<Record>) -> bool {
+    family.is_none_or(|family| family_of(method) == family)
+}
+
+/// Calls every method that writes.
+async fn fill(store: &dyn Backend, rows: &[Arguments], family: Option<Record>, at: &str) {
+    let writes = |method: &Method| method.access() == Access::Write && *method != Method::Create;
+    each(store, rows, family, at, writes).await;
+}
+
+type Reading = Vec<(Method, Value)>;
+
+/// What every method returns that changes nothing.
+async fn read(store: &dyn Backend, rows: &[Arguments], family: Option<Record>, at: &str) -> Reading {
+    each(store, rows, family, at, |method| matches!(method.access(), Access::Read | Access::Scan)).await
+}
+
+/// The sent messages, which are gone then.
+async fn take(store: &dyn Backend, rows: &[Arguments], family: Option<Record>, at: &str) -> Reading {
+    each(store, rows, family, at, |method| method.access() == Access::Take).await
+}
+
+async fn each(
+    store: &dyn Backend,
+    rows: &[Arguments],
+    family: Option<Record>,
+    at: &str,
+    wanted: impl Fn(&Method) -> bool,
+) -> Reading {
+    let mut results = vec![];
+    for method in Method::ALL.iter().copied().filter(|method| wanted(method) && concerns(*method, family)) {
+        // A listing is the same for every row.
+        let rows_asked = if method.access() == Access::Scan { &rows[..1] } else { rows };
+        for row in rows_asked {
+            match call(store, method, row, rows).await {
+                Ok(value) => results.push((method, value.sorted())),
+                Err(error) => panic!("{at}: {} failed: {error:?}", method.name()),
+            }
+        }
+    }
+    results
+}
+
+/// A reading is one of these states as a whole.
+fn assert_agree(states: &[Reading], found: &[(Method, Value)], at: &str) {
+    let differences = |state: &Reading| -> Vec<String> {
+        assert_eq!(state.len(), found.len(), "{at}");
+        let pairs = state.iter().zip(found).filter(|((method, expected), (_, found))| !agree(*method, expected, found));
+        pairs.map(|((method, expected), (_, found))| format!("{}: {found}, not {expected}", method.name())).collect()
+    };
+    let differences: Vec<_> = states.iter().map(differences).collect();
+    let same = differences.iter().any(Vec::is_empty);
+    assert!(same, "{at}: the store is in no state that it may be in; it differs from each by\n{differences:#?}");
+}
+
+/// A call succeeded, and its answer is one of these.
+fn assert_same_answer(method: Method, expected: &[Result<Value>], found: &Result<Value>, at: &str) {
+    let found = found.as_ref().unwrap_or_else(|error| panic!("{at}: it failed: {error:?}")).clone().sorted();
+    let same = |expected: &Result<Value>| agree(method, &expected.as_ref().unwrap().clone().sorted(), &found);
+    assert!(expected.iter().any(same), "{at}: it returned {found}, not one of {expected:?}");
+}
