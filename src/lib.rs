@@ -13,6 +13,8 @@ mod method;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod metrics;
 #[cfg(test)]
+mod printed;
+#[cfg(test)]
 mod sample;
 mod secret;
 #[cfg(feature = "sqlite")]

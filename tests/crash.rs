@@ -1,8 +1,11 @@
 //! The whole stack, as a bot runs it, through kills and failing disks: what was acknowledged is there.
 
 #![cfg(unix)]
-#![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "a failure is a failed test")]
 #![allow(clippy::print_stdout, reason = "long campaigns print their figures")]
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod preload;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -61,13 +64,8 @@ fn failing_disks_lose_nothing_acknowledged() {
     // Without symbolic links, because the library compares paths with those that the kernel knows.
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
-    let (path, library, log) = (root.join("wa.db"), root.join("failing_io.so"), root.join("failures"));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/failing_io.c");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
-    let compiled = compiler.output().expect("`cc` is needed, as it is for the bundled SQLite");
-    assert!(compiled.status.success(), "cc: {}", String::from_utf8_lossy(&compiled.stderr));
-
+    let (path, log) = (root.join("wa.db"), root.join("failures"));
+    let library = preload::compile("failing_io", &root);
     let runtime = single_threaded();
     let mut rng: StdRng = rand::make_rng();
     // The file and its vault are there before the disk begins to fail.

@@ -98,7 +98,8 @@
 //!
 //! # Watching and disturbing
 //!
-//! [`Spy`] and [`Fault`] are layers for tests of code that uses a store.
+//! [`Spy`], [`Fault`] and [`Evil`] are layers for tests of code that uses a store: they record calls, make them fail, and
+//! change what they answer.
 //!
 //! None of this is covered by semantic versioning as far as it can make a test fail: a new rule may find a bug in a store.
 
@@ -106,6 +107,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a broken rule is a failed test")]
 
 pub(crate) mod arguments;
+mod evil;
 mod fault;
 mod rules;
 mod sequence;
@@ -129,6 +131,7 @@ use wacore::store::traits::Backend;
 pub use crate::backend_tests;
 use crate::layer::Stack;
 use crate::method::BoxFuture;
+pub use evil::Evil;
 pub use fault::{Effect, Fault, When};
 #[doc(hidden)]
 pub use sequence::check_random_sequences;

@@ -62,6 +62,11 @@ async fn wrong_secrets() {
         for wrong in ["Correct horse battery staple", "correct horse battery staple ", "x", "\u{0}"] {
             assert_eq!(open_error(&store, Passphrase::new(wrong).unwrap()).await, "WrongSecret");
         }
+        for number in 0..super::rounds(5, 100) {
+            let guess = Passphrase::new(format!("guess {number}")).unwrap();
+            assert_eq!(open_error(&store, guess).await, "WrongSecret");
+        }
+        // As long as can be, and no text.
         let long = Passphrase::new(vec![0xff; Passphrase::MAX_BYTES]).unwrap();
         assert_eq!(open_error(&store, long).await, "WrongSecret");
         // A vault without a slot of the secret's kind.

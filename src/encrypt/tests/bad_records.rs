@@ -17,15 +17,15 @@ use crate::sample::*;
 use crate::{Error, Key, Layer, OnDamage, Vault};
 
 /// A filled store, seen from both sides.
-struct Both {
-    inner: Arc<dyn Backend>,
-    vault: Vault,
-    outer: Arc<dyn Backend>,
+pub(super) struct Both {
+    pub(super) inner: Arc<dyn Backend>,
+    pub(super) vault: Vault,
+    pub(super) outer: Arc<dyn Backend>,
     _scratch: Scratch,
 }
 
 impl Both {
-    async fn all() -> Vec<Self> {
+    pub(super) async fn all() -> Vec<Self> {
         let mut all = vec![];
         for scratch in Scratch::all().await {
             all.push(Self::over(scratch).await);
@@ -44,31 +44,31 @@ impl Both {
         self.vault.shared().state()
     }
 
-    fn token(&self, record: Record, domain: Domain, parts: &[&str]) -> String {
+    pub(super) fn token(&self, record: Record, domain: Domain, parts: &[&str]) -> String {
         self.state().ring.lookup.token(record, domain, parts).unwrap().to_string()
     }
 
-    fn address(&self, record: Record, address: &str) -> String {
+    pub(super) fn address(&self, record: Record, address: &str) -> String {
         self.state().ring.lookup.address(record, address).unwrap().to_string()
     }
 }
 
-fn tampered(record: Record) -> String {
+pub(super) fn tampered(record: Record) -> String {
     format!("{:?}", Error::Tampered { record })
 }
 
-fn plaintext(record: Record) -> String {
+pub(super) fn plaintext(record: Record) -> String {
     format!("{:?}", Error::Plaintext { record })
 }
 
 /// How to rewrite the stored bytes of one kind of record, and how to read it through the layer.
-struct Slot {
-    record: Record,
-    read: Method,
+pub(super) struct Slot {
+    pub(super) record: Record,
+    pub(super) read: Method,
 }
 
 /// Every kind of record that is sealed in full.
-const SLOTS: [Slot; 16] = [
+pub(super) const SLOTS: [Slot; 16] = [
     Slot { record: Record::Session, read: Method::GetSession },
     Slot { record: Record::Identity, read: Method::LoadIdentity },
     Slot { record: Record::Prekey, read: Method::LoadPrekey },
@@ -90,7 +90,7 @@ const SLOTS: [Slot; 16] = [
 const SYNC_KEY_ID: [u8; 6] = [0, 1, 0, 0, 0, 2];
 
 /// Reads the stored bytes of a record.
-async fn stored(both: &Both, record: Record) -> Vec<u8> {
+pub(super) async fn stored(both: &Both, record: Record) -> Vec<u8> {
     let inner = &both.inner;
     let text = |carrier: &str| data_encoding::BASE64URL_NOPAD.decode(carrier.as_bytes()).unwrap();
     match record {
@@ -157,7 +157,7 @@ fn tc_key(both: &Both) -> String {
 }
 
 /// Puts other bytes in the place of a record.
-async fn replace(both: &Both, record: Record, bytes: &[u8]) {
+pub(super) async fn replace(both: &Both, record: Record, bytes: &[u8]) {
     let inner = &both.inner;
     let text = || data_encoding::BASE64URL_NOPAD.encode(bytes);
     match record {
@@ -218,7 +218,7 @@ async fn replace(both: &Both, record: Record, bytes: &[u8]) {
     }
 }
 
-async fn read(both: &Both, slot: &Slot) -> Result<(), StoreError> {
+pub(super) async fn read(both: &Both, slot: &Slot) -> Result<(), StoreError> {
     call(&*both.outer, slot.read).await
 }
 
@@ -561,19 +561,31 @@ async fn keys_that_are_too_long() {
     }
 }
 
+/// Names of several parts, however they are cut and whatever is in them, have tokens of their own.
 #[tokio::test]
 async fn injective_tokens() {
-    for both in Both::all().await {
-        let mut seen = std::collections::HashSet::new();
-        for (chat, id) in
-            [("ab", "c"), ("a", "bc"), ("", "abc"), ("abc", ""), ("a\0b", "c"), ("a", "\0bc"), ("AB", "c"), ("a_", "%")]
-        {
-            let token = both.token(Record::SentMessage, Domain::SentMessage, &[chat, id]);
-            assert!(
-                token.len() == 24 && token.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7')),
-                "{token}"
-            );
-            assert!(seen.insert(token));
+    use rand::RngExt;
+
+    let [both, ..] = &Both::all().await[..] else { unreachable!() };
+    let lookup = &both.state().ring.lookup;
+    let mut rng: rand::rngs::StdRng = rand::make_rng();
+    let mut names = std::collections::HashSet::new();
+    for name in ["abc", "ABC", "a\0bc", "a@b:c_d%e", "ünïcödé", "a\u{301}", "á", "x".repeat(65_533).as_str()] {
+        for cut in (0..=name.len()).filter(|cut| name.is_char_boundary(*cut) && (name.len() < 99 || cut % 9_973 == 0)) {
+            names.insert((name[..cut].to_owned(), name[cut..].to_owned()));
+        }
+    }
+    while names.len() < 50_000 {
+        let mut part = || (0..rng.random_range(0..6)).map(|_| rng.random_range('\0'..='\u{80}')).collect::<String>();
+        names.insert((part(), part()));
+    }
+    let mut seen = std::collections::HashMap::new();
+    for name in &names {
+        let parts = [name.0.as_str(), name.1.as_str()];
+        let token = lookup.token(Record::SentMessage, Domain::SentMessage, &parts).unwrap().to_string();
+        assert!(token.len() == 24 && token.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7')), "{token}");
+        if let Some(other) = seen.insert(token, name) {
+            panic!("{other:?} and {name:?} have the same token");
         }
     }
 }

@@ -8,6 +8,7 @@ mod forwarding;
 mod freshness;
 mod fuzz;
 mod golden;
+mod hostile_store;
 mod interop;
 mod interrupted;
 #[cfg(feature = "sqlite")]

@@ -138,6 +138,41 @@ async fn damaged_files_are_noticed() {
     assert_eq!(store.get_session(&address(77)).await.unwrap().unwrap(), vec![77; 1500]);
 }
 
+/// A file that somebody has given triggers and views of his own: they do not run.
+#[tokio::test]
+async fn nothing_runs_that_a_changed_file_brings_along() {
+    let scratch = Scratch::new().await;
+    scratch.store.put_session(&address(1), b"kept").await.unwrap();
+    scratch.store.put_identity("identity", [7; 32]).await.unwrap();
+    let Scratch { store, path, _folder } = scratch;
+    drop(store);
+    let change = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+    change(
+        "CREATE TRIGGER evil AFTER INSERT ON sessions BEGIN DELETE FROM identities; END;
+         CREATE TRIGGER worse AFTER DELETE ON sessions BEGIN DELETE FROM identities; END;",
+    );
+    let store = config().open(&path).await.unwrap();
+    store.put_session(&address(2), b"new").await.unwrap();
+    store.delete_session(&address(2)).await.unwrap();
+    assert_eq!(store.load_identity("identity").await.unwrap(), Some([7; 32]), "a trigger ran");
+    drop(store);
+    change(
+        "ALTER TABLE identities RENAME TO hidden;
+         CREATE VIEW identities AS SELECT account, address, zeroblob(32) AS key FROM hidden;",
+    );
+    match config().open(&path).await {
+        Err(error) => assert!(!error.to_string().is_empty()),
+        Ok(store) => assert!(store.load_identity("identity").await.is_err(), "a view answered"),
+    }
+    assert_eq!(store_of(&path, "hidden"), [7; 32]);
+}
+
+/// What is in the only row of a table of identities.
+fn store_of(path: &Path, table: &str) -> [u8; 32] {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection.query_row(&format!("SELECT key FROM {table}"), (), |row| row.get(0)).unwrap()
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn files_are_private_and_existing_modes_stay() {

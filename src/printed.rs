@@ -1,0 +1,300 @@
+//! What public types print, as `Debug` and as `Display`: of everything that a full bot's store went through, nobody's name
+//! and no secret, in whatever way its bytes may be written down.
+
+#![cfg(feature = "upstream")]
+
+use std::collections::BTreeSet;
+use std::fmt::{Debug, Display};
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use wacore::store::InMemoryBackend;
+use wacore::store::error::StoreError;
+
+use crate::testing::{Evil, Fault, Operation, Rule, Spy, Subject};
+use crate::*;
+
+/// Types that hold nothing: names, numbers and traits. Two are for tests only, and say so in their docs: they print what
+/// passes.
+const WITHOUT_CONTENT: &[&str] = &[
+    "Access",
+    "Argon2Cost",
+    "Durability",
+    "Effect",
+    "ExportedMetric",
+    "ForeignFile",
+    "FreshnessAnchor",
+    "HeaderCopy",
+    "HeaderStore",
+    "ImportPhase",
+    "IntoBackend",
+    "KeyProvider",
+    "KdfLimits",
+    "Layer",
+    "LayerKind",
+    "Method",
+    "MetricKind",
+    "MetricsHttpClient",
+    "MetricsTransportFactory",
+    "OnDamage",
+    "Outcome",
+    "Padding",
+    "Record",
+    "Result",
+    "SqliteProblem",
+    "When",
+    "Call",
+    "Value",
+];
+
+const PASSPHRASE: &str = "canary horse battery staple";
+
+#[derive(Default)]
+struct Printed(Vec<(&'static str, String)>);
+
+impl Printed {
+    fn debug(&mut self, name: &'static str, value: &impl Debug) {
+        self.0.push((name, format!("{value:?} {value:#?}")));
+    }
+
+    fn both(&mut self, name: &'static str, value: &(impl Debug + Display)) {
+        self.0.push((name, format!("{value:?} {value:#?} {value}")));
+    }
+}
+
+#[tokio::test]
+async fn no_public_type_prints_a_secret_or_a_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut printed = Printed::default();
+    everything(folder.path(), &mut printed).await;
+
+    let shown: BTreeSet<_> = printed.0.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let listed: BTreeSet<_> = WITHOUT_CONTENT.iter().map(|name| (*name).to_owned()).chain(shown).collect();
+    let missing: Vec<_> = exported().difference(&listed).cloned().collect();
+    assert!(missing.is_empty(), "what do these print? {missing:?}");
+
+    let mut canaries = sample::canaries();
+    canaries.push(("passphrase".to_owned(), PASSPHRASE.into()));
+    canaries.push(("key".to_owned(), vec![0x5a; 32]));
+    for (name, text) in &printed.0 {
+        let text = text.replace(&*folder.path().to_string_lossy(), "").to_lowercase();
+        for (what, canary) in &canaries {
+            for written in written(canary) {
+                assert!(!text.contains(&written.to_lowercase()), "{name} prints {what}: {text}");
+            }
+        }
+    }
+}
+
+/// The ways in which bytes come out of `format!` and of encodings.
+fn written(bytes: &[u8]) -> Vec<String> {
+    let decimal: Vec<_> = bytes.iter().map(|byte| byte.to_string()).collect();
+    vec![
+        String::from_utf8_lossy(bytes).into_owned(),
+        format!("{:?}", bytes::Bytes::copy_from_slice(bytes)),
+        decimal.join(", "),
+        decimal.join(",\n    "),
+        hex::encode(bytes),
+        data_encoding::BASE64_NOPAD.encode(bytes),
+        data_encoding::BASE64URL_NOPAD.encode(bytes),
+    ]
+}
+
+/// The public types, by the sources.
+fn exported() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for file in ["src/lib.rs", "src/metrics/mod.rs", "src/testing/mod.rs"] {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        let code: String =
+            text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        for statement in code.split("pub use ").skip(1) {
+            names.extend(types_in(statement.split(';').next().unwrap()));
+        }
+        for kind in ["pub struct ", "pub enum ", "pub trait "] {
+            let declared = code.split(kind).skip(1).filter_map(|rest| types_in(rest).next());
+            names.extend(declared);
+        }
+    }
+    assert!(names.len() > 70, "{names:?}");
+    names
+}
+
+fn types_in(text: &str) -> impl Iterator<Item = String> {
+    let words = text.split(|character: char| !character.is_alphanumeric() && character != '_');
+    // Constants are in capitals throughout.
+    words.filter(|word| word.starts_with(char::is_uppercase) && word.contains(char::is_lowercase)).map(str::to_owned)
+}
+
+struct Provider;
+
+#[async_trait]
+impl KeyProvider for Provider {
+    async fn wrap(&self, _: &Key) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(vec![])
+    }
+
+    async fn unwrap(&self, _: &[u8]) -> Result<Key, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(key())
+    }
+}
+
+fn key() -> Key {
+    Key::from_bytes(&mut [0x5a; 32])
+}
+
+/// A value of every type, after a store was filled, used, damaged and mended.
+async fn everything(folder: &Path, printed: &mut Printed) {
+    let passphrase = || Passphrase::new(PASSPHRASE).unwrap();
+    let recovery = RecoveryKey::parse(&RecoveryKey::generate().unwrap().expose()).unwrap();
+    printed.debug("Passphrase", &passphrase());
+    printed.debug("Key", &key());
+    printed.debug("RecoveryKey", &recovery);
+    for secret in [passphrase().into(), key().into(), recovery.into(), Secret::Provider(Arc::new(Provider))] {
+        printed.debug("Secret", &secret);
+    }
+
+    let config = SqliteConfig::new();
+    printed.debug("SqliteConfig", &config);
+    let sqlite = config.open(folder.join("wa.db")).await.unwrap();
+    printed.debug("SqliteStore", &sqlite);
+    let anchor = FileAnchor::new(folder);
+    printed.debug("FileAnchor", &anchor);
+    let anchor = Arc::new(anchor);
+    let options = VaultOptions::new().freshness_anchor(anchor.clone()).kdf_cost(Argon2Cost::MINIMUM);
+    printed.debug("VaultOptions", &options);
+    let vault = options.create(Arc::new(sqlite.clone()), key()).await.unwrap();
+    vault.add_slot("people", passphrase()).await.unwrap();
+    printed.debug("Vault", &vault);
+    printed.debug("SlotInfo", &vault.slots());
+    vault.slots().iter().for_each(|slot| printed.both("SlotKind", &slot.kind));
+    printed.debug("Revocation", &Revocation::prepare(&vault, passphrase()).await.unwrap());
+    printed.debug("EncryptLayer", &vault.layer());
+
+    let metrics = Metrics::new();
+    let cache = Record::ALL.iter().fold(CacheLayer::bytes(1 << 20), |cache, record| {
+        if CacheLayer::bytes(0).stats().record(*record).is_some() { cache.with(*record) } else { cache }
+    });
+    metrics.cache("cache", &cache);
+    let (spy, fault, evil) = (Spy::new(), Fault::new(), Evil::new());
+    let stack = Stack::new(Arc::new(sqlite.clone()))
+        .layer(metrics.layer("sqlite"))
+        .layer(vault.layer())
+        .layer(metrics.layer("vault"))
+        .layer(cache.clone())
+        .layer(spy.clone())
+        .layer(fault.clone())
+        .layer(evil.clone())
+        .layer(metrics.layer("client"));
+    printed.debug("MetricsLayer", &metrics.layer("client"));
+    printed.debug("Stack", &stack);
+    let store = stack.into_backend();
+    sample::fill(&*store).await;
+    for method in Method::ALL.iter().filter(|method| !method.access().changes_rows()) {
+        sample::call(&*store, *method).await.unwrap();
+    }
+    printed.debug("CacheLayer", &cache);
+    printed.both("CacheStats", &cache.stats());
+    printed.debug("RecordStats", &cache.stats().records());
+    printed.debug("Metrics", &metrics);
+    let snapshot = metrics.snapshot();
+    printed.both("MetricsSnapshot", &snapshot);
+    for layer in snapshot.layers() {
+        printed.both("LayerSnapshot", layer);
+        layer.ops().iter().for_each(|op| {
+            printed.debug("OpSnapshot", op);
+            printed.debug("Histogram", op.times());
+        });
+    }
+    let cost = snapshot.between("client", "sqlite").unwrap();
+    printed.both("LayerCost", &cost);
+    cost.ops().iter().for_each(|op| printed.both("OpCost", op));
+    printed.debug("Spy", &spy);
+    printed.debug("Fault", &fault);
+    printed.debug("Evil", &evil);
+    printed.debug("Operation", &Operation::sample(Method::PutSession));
+    printed.debug("Rule", &Rule::ALL);
+    printed.debug("Subject", &Subject::new(store.clone()));
+
+    printed.debug("HeaderInfo", &HeaderInfo::read(&sqlite).await.unwrap());
+    let inspection = sqlite.inspect().await.unwrap();
+    printed.both("Inspection", &inspection);
+    printed.debug("InspectedAccount", &inspection.accounts);
+    let header = vault.save_header();
+    let bytes: [u8; Anchor::BYTES] = [&header[32..40], &header[header.len() - 48..][..16]].concat().try_into().unwrap();
+    printed.debug("Anchor", &Anchor::from_bytes(&bytes));
+
+    {
+        let (progress, told) = teller();
+        let export = Export::new().on_progress(move |now| progress(format!("{now:?}")));
+        printed.debug("Export", &export);
+        printed.both("ExportReport", &export.run(&sqlite, &vault, &folder.join("plain.db")).await.unwrap());
+        printed.0.extend(told().into_iter().map(|text| ("ExportProgress", text)));
+    }
+    {
+        let plain = rusqlite::Connection::open(folder.join("plain.db")).unwrap();
+        plain.pragma_update(None, "journal_mode", "WAL").unwrap();
+        drop(plain);
+        let (progress, told) = teller();
+        let import = Import::new().on_progress(move |now| progress(format!("{now:?}"))).remove_source();
+        printed.debug("Import", &import);
+        let report = import.run(&folder.join("plain.db"), &folder.join("again.db"), key()).await.unwrap();
+        printed.both("ImportReport", &report);
+        printed.debug("RemovedSource", &report.removed_source());
+        printed.0.extend(told().into_iter().map(|text| ("ImportProgress", text)));
+    }
+    // Rows in plaintext, which are to be reported and not shown.
+    rusqlite::Connection::open(folder.join("wa.db"))
+        .unwrap()
+        .execute_batch(&format!("UPDATE sessions SET record = CAST('{}' AS BLOB)", sample::PHONE))
+        .unwrap();
+    {
+        let (progress, told) = teller();
+        let verify = Verify::new().on_progress(move |now| progress(format!("{now:?}")));
+        printed.debug("Verify", &verify);
+        let report = verify.run(&sqlite, &vault).await.unwrap();
+        assert!(!report.is_sound());
+        printed.both("VerifyReport", &report);
+        printed.debug("DamagedRow", &report.damaged_rows());
+        printed.0.extend(told().into_iter().map(|text| ("VerifyProgress", text)));
+    }
+    let damaged = store.get_session(sample::SESSION_ADDRESS).await;
+    printed.0.extend(damaged.err().map(|error| ("Error", format!("{error:?} {error}"))));
+    for error in errors(&options, &sqlite).await {
+        let source = std::error::Error::source(&error).map(|source| format!("{source:?} {source}"));
+        let own = format!("{error:?} {error} {source:?}");
+        printed.0.push(("Error", format!("{own} {:?}", StoreError::from(error))));
+    }
+    {
+        let (progress, told) = teller();
+        let rotate = Rotate::new().on_progress(move |now| progress(format!("{now:?}"))).leave_damaged();
+        printed.debug("Rotate", &rotate);
+        printed.both("RotateReport", &rotate.run(&sqlite, &vault).await.unwrap());
+        let new = Passphrase::new("canary number two").unwrap();
+        printed.both("RevokeReport", &rotate.revoke(&sqlite, &options, key(), new).await.unwrap());
+        printed.0.extend(told().into_iter().map(|text| ("RotateProgress", text)));
+    }
+}
+
+/// Somewhere for progress to be told.
+fn teller() -> (impl Fn(String) + Send + Sync + 'static, impl FnOnce() -> Vec<String>) {
+    let told = Arc::new(std::sync::Mutex::new(vec![]));
+    let heard = told.clone();
+    (move |text| told.lock().unwrap().push(text), move || std::mem::take(&mut *heard.lock().unwrap()))
+}
+
+/// Errors that know who it is about.
+async fn errors(options: &VaultOptions, sqlite: &SqliteStore) -> Vec<Error> {
+    let memory = Arc::new(InMemoryBackend::new());
+    let vault = VaultOptions::new().create(memory.clone(), key()).await.unwrap();
+    let long = format!("{}{}", sample::SESSION_ADDRESS, "x".repeat(70_000));
+    let store = vault.layer().layer(memory);
+    let layered = store.get_session(&long).await.unwrap_err();
+    vec![
+        options.open(Arc::new(sqlite.clone()), Key::from_bytes(&mut [1; 32])).await.unwrap_err(),
+        vault.add_slot(sample::PUSH_NAME.repeat(9).as_str(), key()).await.unwrap_err(),
+        Passphrase::new(vec![b'x'; Passphrase::MAX_BYTES + 1]).unwrap_err(),
+        RecoveryKey::parse(PASSPHRASE).unwrap_err(),
+        layered.into(),
+    ]
+}
