@@ -43,12 +43,14 @@ pub enum Error {
         "the vault header is older than what was written under it: restore a saved header with `Vault::restore_header`"
     )]
     HeaderRolledBack,
-    /// The freshness anchor remembers a newer header: the store was put back to an earlier state. Nothing was written.
+    /// The freshness anchor remembers a newer header: the store was put back to an earlier state. Nothing was written, unless
+    /// the store that is newer changed its header at the same moment.
     #[error(
         "the store is older than what the freshness anchor remembers: it was put back to an earlier state, and going on would use message keys twice; put the newest state back, or take this one with `VaultOptions::accept_rollback` and link the account again"
     )]
     RollbackDetected,
-    /// The freshness anchor remembers another header: a copy of the store went on without it. Nothing was written.
+    /// The freshness anchor remembers another header: a copy of the store went on without it. Nothing was written, unless
+    /// the copy changed its header at the same moment.
     #[error(
         "the store is not the one that the freshness anchor remembers: a copy of it went on elsewhere, or it was used without the anchor; use the other one, or take this one with `VaultOptions::accept_rollback` and link the account again"
     )]
@@ -58,7 +60,8 @@ pub enum Error {
         "the freshness anchor knows nothing of this store: check that it is the right anchor; take the store over with `VaultOptions::accept_rollback` if it was used without one so far"
     )]
     AnchorMissing,
-    /// The freshness anchor failed. If the header was being changed, it may have been; trying again is safe.
+    /// The freshness anchor failed. If the header was being changed, it may have been, and until the anchor can be used again
+    /// a copy of the store from before that would pass for it.
     #[error("the freshness anchor cannot be used")]
     Anchor(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A format that this version does not know.
@@ -341,6 +344,12 @@ impl Error {
         }
     }
 
+    /// `true` if a vault may not be opened because of its freshness anchor.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn is_about_freshness(&self) -> bool {
+        matches!(self, Error::RollbackDetected | Error::ForkDetected | Error::AnchorMissing | Error::Anchor(_))
+    }
+
     /// `true` if a stored record itself is at fault, not the store, the vault or the caller.
     pub(crate) fn is_damage(&self) -> bool {
         matches!(self, Error::Tampered { .. } | Error::Plaintext { .. } | Error::UnknownEpoch { .. })
@@ -351,6 +360,11 @@ impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         match error {
             Error::Store(inner) => inner,
+            // Upstream looks for words in the reasons of errors, and these are not the store's.
+            Error::Anchor(reason) => {
+                log::warn!("the freshness anchor cannot be used: {reason}");
+                StoreError::Serialization(Box::new(Error::Anchor("the reason is in the log".into())))
+            }
             #[cfg(feature = "sqlite")]
             Error::Sqlite { problem: SqliteProblem::CannotOpen, .. } => StoreError::Connection(Box::new(error)),
             #[cfg(feature = "sqlite")]

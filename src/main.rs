@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// The folder of the freshness anchor, if the bot uses one; on another disk than the store
+    /// The folder of the freshness anchor, if the bot uses one: for every command that takes a secret
     #[arg(long, global = true, value_name = "FOLDER")]
     anchor: Option<PathBuf>,
 }
@@ -432,8 +432,8 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
             let (opened, secret) = (open(&store.store).await?, secret.read()?);
             for number in store.accounts(&opened).await? {
                 opened.account(number).accept_rollback(options, secret.duplicate()).await?;
+                say(format_args!("account {number} is taken as it is: link it again, and save its header again\n"))?;
             }
-            say("the store is taken as it is: link its accounts again, and save the headers again\n")?;
         }
         Command::Inspect { store, json } => {
             let inspection = open(&store).await?.inspect().await?;

@@ -20,11 +20,17 @@ pub use file::FileAnchor;
 /// disk, another machine, a TPM's counter. Set with [`VaultOptions::freshness_anchor`](crate::VaultOptions::freshness_anchor);
 /// [`FileAnchor`] is one.
 ///
-/// With it, opening a store that was put back to an earlier state is [`Error::RollbackDetected`], and opening one whose
-/// copy went on elsewhere is [`Error::ForkDetected`]. It is asked when a header is read or written: when a vault is opened,
-/// its secrets or data keys change, or a record turns up that another process wrote under a newer header. Of a store and
-/// its copy that are both open, the one that comes second to do so is told; with one anchor for both, that is at its next
-/// opening at the latest. What lies between two headers, such as a single row that was put back, it cannot tell.
+/// With it, opening a copy of a store from before the header was last written is [`Error::RollbackDetected`], and opening a
+/// copy that went on by itself since is [`Error::ForkDetected`]. The header is written when a vault is opened, when its
+/// secrets or data keys change, and by [`Vault::renew_anchor`](crate::Vault::renew_anchor): **call that after every backup**,
+/// because a copy that is as new as the header passes for the store. The anchor is asked whenever the header is read or written.
+/// Of a store and its copy that are both in use with one anchor, the one that comes second to it is told. It cannot tell a
+/// single row that was put back, nor anything of the store if the header is kept elsewhere
+/// ([`VaultOptions::header_store`](crate::VaultOptions::header_store)).
+///
+/// A header has to be on the disk before it is remembered, or a power cut takes the store back behind its anchor: over
+/// [`SqliteStore`](crate::SqliteStore) use any durability but `Process`. Over other stores, which cannot compare and swap,
+/// let one process at a time open or change the vault.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -88,7 +94,7 @@ pub trait FreshnessAnchor: Send + Sync {
     async fn load(&self, store: &[u8; 16]) -> Result<Option<Anchor>, AnchorError>;
 
     /// Replaces `from` by `to`, in one step and durably, and returns `true`; or returns `false` and changes nothing, if
-    /// what is remembered is not `from`.
+    /// what is remembered is not `from`. After an error either may be remembered, but it should be `from`.
     async fn advance(&self, store: &[u8; 16], from: Option<Anchor>, to: Anchor) -> Result<bool, AnchorError>;
 }
 
@@ -144,7 +150,11 @@ impl Freshness {
     /// What is remembered of a store. Also tells whether the anchor can be used at all.
     pub(super) async fn load(&self, store: &StoreId) -> Result<Option<Anchor>> {
         match &self.0 {
-            Some(anchor) => anchor.load(store).await.map_err(Error::Anchor),
+            Some(anchor) => match anchor.load(store).await {
+                // No store gets there, and one that did could not go on.
+                Ok(Some(known)) if known.generation > u64::MAX / 2 => Err(Error::Anchor("its number is absurd".into())),
+                loaded => loaded.map_err(Error::Anchor),
+            },
             None => Ok(None),
         }
     }
@@ -205,9 +215,10 @@ impl Freshness {
 
 #[cfg(not(target_arch = "wasm32"))]
 mod file {
-    use std::fs::{self, File, OpenOptions};
+    use std::fs::{self, File, OpenOptions, TryLockError};
     use std::io::{self, Read, Write};
     use std::path::{Path, PathBuf};
+    use std::time::{Duration, Instant};
 
     use async_trait::async_trait;
 
@@ -217,7 +228,8 @@ mod file {
     ///
     /// The folder must be there, and must not be part of what is copied, backed up or restored together with the store: put it
     /// on another disk or another machine. Whoever can put it back together with the store is not noticed. Several
-    /// processes of one machine may use it at once; over a network file system only if that locks files.
+    /// processes of one user may use it at once; over a network file system only if that locks files. Its files belong to
+    /// whoever wrote them last, so run the command as the user that the bot runs as, and let nobody else write there.
     #[derive(Debug, Clone)]
     pub struct FileAnchor {
         folder: PathBuf,
@@ -227,6 +239,8 @@ mod file {
     const TITLE: &str = "wastore freshness anchor 1";
     /// More than any file has.
     const MAX_BYTES: u64 = 1024;
+    /// How long to wait for another process.
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     impl FileAnchor {
         /// Anchors in this folder. Nothing is read or written yet.
@@ -257,7 +271,7 @@ mod file {
             let (folder, path, store) = (self.folder.clone(), self.path(store), *store);
             on_a_thread(move || {
                 let lock = private(&folder.join("anchors.lock"))?;
-                lock.lock()?;
+                wait_for(&lock)?;
                 let same = read(&path, &store)? == from;
                 if same {
                     write(&folder, &path, &store, to)?;
@@ -289,11 +303,36 @@ mod file {
         file.write_all(text(store, anchor).as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, path)?;
-        // The name is as durable as the content.
-        #[cfg(unix)]
-        File::open(folder)?.sync_all()?;
-        let _ = folder;
+        sync_folder(folder)
+    }
+
+    /// Makes the name as durable as the content, where the file system has a way to.
+    #[cfg(unix)]
+    fn sync_folder(folder: &Path) -> io::Result<()> {
+        match File::open(folder)?.sync_all() {
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+            synced => synced,
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn sync_folder(_: &Path) -> io::Result<()> {
         Ok(())
+    }
+
+    /// Nobody holds it for longer than it takes to write a small file, unless he was stopped in the middle.
+    fn wait_for(lock: &File) -> io::Result<()> {
+        let started = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::TimedOut.into()),
+                Err(TryLockError::Error(error)) => return Err(error),
+                Ok(()) => return Ok(()),
+            }
+        }
     }
 
     /// Opens a file for writing, which only its owner can read if it is new.

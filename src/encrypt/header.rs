@@ -23,6 +23,7 @@
 //! data key   u32 epoch ‖ u8 state (1 active, 2 open-only) ‖ u64 created ‖ 24 nonce ‖ 48 wrapped key
 //! lookup key 24 nonce ‖ 48 wrapped key
 //! extension  type 1, not critical: 16 checksum of the header that this one replaced
+//!            type 2, not critical: 16 random bytes, new with every write under a freshness anchor
 //! ```
 //!
 //! Integers are little-endian. This file only encodes and decodes; what the fields mean is decided in `vault.rs`. The

@@ -122,8 +122,9 @@ impl VaultOptions {
     }
 
     /// Notices a store that was put back to an earlier state, or that has a copy elsewhere that went on, by what the anchor
-    /// remembers of it. Everybody who opens the vault for writing must use the same anchor, or the others are refused; a
-    /// store that was used without one before is taken over with [`VaultOptions::accept_rollback`].
+    /// remembers of it; [`FreshnessAnchor`] says when. Everybody who opens the vault for writing must use the same anchor, or
+    /// the others are refused; a store that was used without one before is taken over with [`VaultOptions::accept_rollback`].
+    /// Makes no sense with a [`VaultOptions::header_store`] that is not put back together with the store.
     pub fn freshness_anchor(mut self, anchor: Arc<dyn FreshnessAnchor>) -> Self {
         self.freshness = Freshness(Some(anchor));
         self
@@ -202,9 +203,8 @@ impl VaultOptions {
         let (mut foreign, mut replaced, mut newest) = (None, None, opened.header.generation);
         for copy in HeaderCopy::BOTH {
             let Some(bytes) = headers.read(copy).await? else { continue };
-            if copy == HeaderCopy::A {
-                replaced = Header::checksum(&bytes);
-            }
+            // Copy A decides, if it is intact.
+            replaced = replaced.or_else(|| Header::checksum(&bytes));
             match Header::parse(&bytes) {
                 Ok(found) if found.verify(&bytes, &opened.root.mac_key).is_ok() => {
                     opened.header.flags |= found.flags & DEVICE_SEALED;
@@ -320,7 +320,7 @@ impl VaultOptions {
         };
         let opened = OpenedHeader::new(header, root, 0)?;
         let bytes = opened.header.serialize(&opened.root.mac_key);
-        // So that nothing is written if it cannot be used.
+        // So that as a rule nothing is written if it cannot be used.
         self.freshness.load(&store_id).await?;
 
         // The key derivation took a while: look again, so that only a true tie is left to the reading back.
@@ -348,7 +348,10 @@ impl VaultOptions {
         let vault = self.vault(self.headers(&store), opened, access == Access::ReadOnly);
         match access {
             // Nothing is written that would ask the anchor.
-            Access::ReadOnly => vault.shared.refresh().await?,
+            Access::ReadOnly if self.freshness.0.is_some() => {
+                vault.shared.reload(Holder::Opening).await?;
+            }
+            Access::ReadOnly => {}
             Access::ReadWrite => vault.note_opening(&*store, passphrase).await?,
             Access::AcceptRollback => {
                 vault.shared.update_as(Holder::Accepting, None, RESTORE_STEP, |_, _| Ok(())).await?;
@@ -454,7 +457,8 @@ impl Vault {
     /// [`Error::HeaderMissing`] if there is a sealed device without a header, [`Error::PlaintextDevice`] if there is a
     /// paired plaintext device, [`Error::Plaintext`] if there are other records in plaintext; [`Error::KdfOutOfBounds`] if
     /// the cost is above the limits; [`Error::KeyProvider`], [`Error::Random`], [`Error::KdfFailed`]; and [`Error::Store`]
-    /// with an error of the store. Nothing was written unless it is [`Error::HeaderConflict`] or [`Error::Store`].
+    /// with an error of the store. Nothing was written unless it is [`Error::HeaderConflict`] or [`Error::Store`]. With a
+    /// freshness anchor also [`Error::Anchor`], after which there may be a vault; open it then.
     pub async fn create(store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Self> {
         VaultOptions::new().create(store, secret).await
     }
@@ -472,6 +476,8 @@ impl Vault {
     /// * [`Error::KdfOutOfBounds`] before any work, if the header asks for more than the limits;
     /// * [`Error::WrongSecret`] if no slot opens, [`Error::HeaderTampered`] if one does, but the rest was altered;
     /// * [`Error::ImportIncomplete`] if an import into the store was interrupted;
+    /// * with a freshness anchor, [`Error::RollbackDetected`], [`Error::ForkDetected`] and [`Error::AnchorMissing`], and
+    ///   [`Error::Anchor`], after which the header may have been written;
     /// * [`Error::KeyProvider`], [`Error::KdfFailed`] and [`Error::Random`] as they say.
     ///
     /// [`Error::HeaderConflict`] means that other processes kept writing the header at the same moment, [`Error::Store`]
@@ -502,7 +508,8 @@ impl Vault {
     /// in [`Vault::open`]; [`Error::VaultExists`] or [`Error::UnsupportedVersion`] if the store has the header of another
     /// vault or of a later version, and no sealed device that proves it to be planted, or that of this vault after
     /// [`Vault::revoke`]; [`Error::UnknownEpoch`] if no header is left and the device is under a data key that `saved` does not
-    /// have. Nothing was written in these cases.
+    /// have. Nothing was written in these cases. [`Error::HeaderConflict`], [`Error::Store`] and [`Error::Anchor`] can come after
+    /// the header was written.
     pub async fn restore_header(store: Arc<dyn Backend>, saved: &[u8], secret: impl Into<Secret>) -> Result<Self> {
         VaultOptions::new().restore_header(store, saved, secret).await
     }
@@ -553,7 +560,9 @@ impl Vault {
     /// [`Error::SlotsFull`] with eight slots, [`Error::InvalidInput`] if the label is too long, [`Error::KdfOutOfBounds`] if
     /// all passphrase slots together would ask for more work than the limits allow, and the errors of
     /// changing the header: [`Error::HeaderConflict`], [`Error::HeaderMissing`], [`Error::HeaderDamaged`],
-    /// [`Error::HeaderTampered`], [`Error::HeaderRolledBack`], [`Error::ReadOnly`], [`Error::Store`].
+    /// [`Error::HeaderTampered`], [`Error::HeaderRolledBack`], [`Error::ReadOnly`], [`Error::Store`]; with a freshness anchor
+    /// also [`Error::RollbackDetected`] and [`Error::ForkDetected`], if a copy of the store comes first, and
+    /// [`Error::Anchor`], after which the change may have been made: look at [`Vault::slots`] before trying again.
     pub async fn add_slot(&self, label: &str, secret: impl Into<Secret>) -> Result<u8> {
         self.shared.refuse_read_only("add_slot")?;
         if self.shared.state().header.slots.len() >= MAX_SLOTS {
@@ -716,6 +725,16 @@ impl Vault {
     #[cfg(feature = "sqlite")]
     pub(crate) fn device_is_sealed(&self) -> bool {
         self.shared.device_is_sealed()
+    }
+
+    /// Raises the header's generation and makes the freshness anchor remember it, so that older copies of the store are
+    /// refused from then on. Call it after every backup and snapshot, and once in a while. Does nothing more than write the
+    /// header if there is no [`VaultOptions::freshness_anchor`].
+    ///
+    /// # Errors
+    /// Those of changing the header, as [`Vault::add_slot`].
+    pub async fn renew_anchor(&self) -> Result<()> {
+        self.shared.update(1, |_, _| Ok(())).await
     }
 
     /// How many damaged records were treated as absent so far, under [`OnDamage::TreatAsAbsent`].

@@ -200,8 +200,9 @@ impl SqliteStore {
             Some(first) if *first != self.account => {
                 match options.open_read_only(Arc::new(self.account(*first)), secret).await {
                     Ok(first) => open(self.derived_secret(&first)).await,
-                    Err(Error::NoVault) => Err(wrong),
-                    Err(error) => Err(error),
+                    // Whatever else is wrong with that vault is not what was asked for.
+                    Err(error) if error.is_about_freshness() => Err(error),
+                    Err(_) => Err(wrong),
                 }
             }
             _ => Err(wrong),

@@ -128,7 +128,7 @@ impl SqliteStore {
             .take(64)
             .collect();
         let path_at = |time: i64, ending: &str| beside(database, &format!(".snapshot-{time}-{name}{ending}"));
-        while path_at(time, "").exists() {
+        while path_at(time, "").exists() || path_at(time, ".extra").exists() {
             time += 1;
         }
         let extra = extra.map(|content| (path_at(time, ".extra"), content));
@@ -163,7 +163,10 @@ fn unfinished(path: &Path) -> Result<NamedTempFile> {
 fn finish(file: NamedTempFile, path: &Path) -> Result<()> {
     file.as_file().sync_all().map_err(cannot_write)?;
     file.persist_noclobber(path).map_err(|error| cannot_write(error.error))?;
-    sync_folder(path).map_err(cannot_write)
+    sync_folder(path).map_err(|error| {
+        fs::remove_file(path).ok();
+        cannot_write(error)
+    })
 }
 
 fn cannot_write(source: std::io::Error) -> Error {

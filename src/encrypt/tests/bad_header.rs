@@ -206,15 +206,17 @@ async fn settings_of_a_later_version_are_refused() {
         let store = memory();
         let vault = options().create(store.clone(), raw_key()).await.unwrap();
         vault.shared().rewrite_header(change).await.unwrap();
-        let error = options().open(store, raw_key()).await.unwrap_err();
+        let before = headers(&store).await;
+        let error = options().open(store.clone(), raw_key()).await.unwrap_err();
+        assert!(headers(&store).await == before, "{what}: something was written");
         assert!(matches!(error, Error::UnsupportedVersion { what: found, .. } if found == what), "{what}: {error:?}");
     }
     // An extension that is not critical is kept.
     let store = memory();
     let vault = options().create(store.clone(), raw_key()).await.unwrap();
-    vault.shared().rewrite_header(|header| header.extensions = vec![2, 0, 1, 0, 9]).await.unwrap();
+    vault.shared().rewrite_header(|header| header.extensions = vec![3, 0, 1, 0, 9]).await.unwrap();
     let vault = options().open(store, raw_key()).await.unwrap();
-    assert!(Header::parse(&vault.save_header()).unwrap().extensions.starts_with(&[2, 0, 1, 0, 9]));
+    assert!(Header::parse(&vault.save_header()).unwrap().extensions.starts_with(&[3, 0, 1, 0, 9]));
 }
 
 #[tokio::test]
@@ -292,6 +294,24 @@ async fn a_cheaper_or_exchanged_slot_does_not_open() {
         write(&store, &with_checksum(moved)).await;
         assert_eq!(open_error(&store, passphrase()).await, "WrongSecret");
 
+        // The salts of two slots of the same passphrase, exchanged.
+        let second = options().open(store.clone(), passphrase()).await;
+        assert!(second.is_err());
+        write(&store, &header).await;
+        let vault = options().open(store.clone(), passphrase()).await.unwrap();
+        vault.add_slot("passphrase", passphrase()).await.unwrap();
+        let two = vault.save_header();
+        let salt = |slot: usize| {
+            let from = slot * (3 + "passphrase".len() + 12 + 32 + 32 + 24 + 48) + cost + 12;
+            from..from + 32
+        };
+        let mut exchanged = two.clone();
+        exchanged[salt(0)].copy_from_slice(&two[salt(1)]);
+        exchanged[salt(1)].copy_from_slice(&two[salt(0)]);
+        assert_ne!(exchanged, two);
+        write(&store, &with_checksum(exchanged)).await;
+        assert_eq!(open_error(&store, passphrase()).await, "WrongSecret");
+
         // A slot whose commitment fits, but whose wrapped key was exchanged.
         let mut forged = header.clone();
         forged[cost + 12 + 32 + 32 + 24] ^= 1;
@@ -342,24 +362,28 @@ async fn a_copy_with_an_invented_generation_does_not_replace_the_header() {
 
 #[tokio::test]
 async fn missing_headers_are_never_replaced() {
-    let store = memory();
-    let vault = options().create(store.clone(), passphrase()).await.unwrap();
-    let saved = vault.save_header();
-    sample::fill(&*vault.layer().layer(store.clone())).await;
-    for copy in COPIES {
-        store.delete_sender_key(copy).await.unwrap();
+    for Scratch { store, folder: _folder } in Scratch::all().await {
+        let vault = options().create(store.clone(), passphrase()).await.unwrap();
+        let saved = vault.save_header();
+        sample::fill(&*vault.layer().layer(store.clone())).await;
+        put_headers(&store, &[None, None]).await;
+        assert_eq!(open_error(&store, passphrase()).await, "HeaderMissing");
+        for result in [
+            options().open_or_create(store.clone(), passphrase()).await,
+            options().create(store.clone(), passphrase()).await,
+            options().open_read_only(store.clone(), passphrase()).await,
+        ] {
+            assert!(matches!(result, Err(Error::HeaderMissing)), "{result:?}");
+        }
+        assert_eq!(headers(&store).await, [None, None]);
+        let vault = options().restore_header(store.clone(), &saved, passphrase()).await.unwrap();
+        // Every row is as it was.
+        let backend = vault.layer().layer(store.clone());
+        for method in crate::Method::ALL.iter().filter(|method| !method.access().changes_rows()) {
+            sample::call(&*backend, *method).await.unwrap();
+        }
+        options().open(store, passphrase()).await.unwrap();
     }
-    assert_eq!(open_error(&store, passphrase()).await, "HeaderMissing");
-    for result in [
-        options().open_or_create(store.clone(), passphrase()).await,
-        options().create(store.clone(), passphrase()).await,
-        options().open_read_only(store.clone(), passphrase()).await,
-    ] {
-        assert!(matches!(result, Err(Error::HeaderMissing)), "{result:?}");
-    }
-    assert_eq!(headers(&store).await, [None, None]);
-    options().restore_header(store.clone(), &saved, passphrase()).await.unwrap();
-    options().open(store, passphrase()).await.unwrap();
 }
 
 /// Without device and header, the other tables still tell that there was a vault.
@@ -367,25 +391,34 @@ async fn missing_headers_are_never_replaced() {
 async fn sealed_rows_without_header_and_device() {
     use crate::method::Method;
 
-    for method in [Method::StoreSignedPrekey, Method::SetSyncKey, Method::PutLidMapping, Method::PutTcToken] {
-        let store = memory();
-        let (_vault, backend) = super::encrypted(&store).await;
-        sample::call(&*backend, method).await.unwrap();
-        for copy in COPIES {
-            store.delete_sender_key(copy).await.unwrap();
+    let kinds = [
+        (Method::StoreSignedPrekey, Method::LoadSignedPrekey),
+        (Method::SetSyncKey, Method::GetSyncKey),
+        (Method::PutLidMapping, Method::GetAllLidMappings),
+        (Method::PutTcToken, Method::GetAllTcTokenJids),
+    ];
+    for (write, read) in kinds {
+        for Scratch { store, folder: _folder } in Scratch::all().await {
+            let (_vault, backend) = super::encrypted(&store).await;
+            backend.create().await.unwrap();
+            sample::call(&*backend, write).await.unwrap();
+            // Away with the header, and a device as it is in a store that was never used.
+            put_headers(&store, &[None, None]).await;
+            store.save(&wacore::store::Device::new()).await.unwrap();
+            let opened = options().open_or_create(store.clone(), raw_key()).await;
+            assert!(matches!(opened, Err(Error::HeaderMissing)), "{}: {opened:?}", write.name());
+            // Only whoever asks for a new vault by name gets one, and the old rows stay unreadable.
+            let vault = options().create(store.clone(), raw_key()).await.unwrap();
+            let backend = vault.layer().layer(store);
+            let error = super::own_error(sample::call(&*backend, read).await);
+            assert!(error.starts_with("Tampered"), "{}: {error}", write.name());
         }
-        let opened = options().open_or_create(store.clone(), raw_key()).await;
-        assert!(matches!(opened, Err(Error::HeaderMissing)), "{}: {opened:?}", method.name());
-        // Only whoever asks for a new vault by name gets one, and the old rows stay unreadable.
-        let vault = options().create(store.clone(), raw_key()).await.unwrap();
-        let backend = vault.layer().layer(store);
-        assert!(backend.load_all_signed_prekeys().await.is_err() || method != Method::StoreSignedPrekey);
     }
 }
 
 #[tokio::test]
 async fn commitments_are_checked_before_the_wrapped_key() {
-    // A slot that would open under the passphrase's key, but commits to another one.
+    // The passphrase's key is right, and the commitment another one: if the AEAD were asked, it would be `HeaderTampered`.
     for (scratch, header) in victims(|| passphrase().into()).await {
         let store = scratch.store.clone();
         let commitment = 64 + 3 + "passphrase".len() + 12 + 32;

@@ -532,13 +532,22 @@ async fn message_secrets_garble() {
         // 256 × 128 bits on average; the standard deviation of the sum is 128.
         assert!((distance as i64 - 256 * 128).abs() < 10 * 128, "{distance}");
 
-        // Swapped with another row of the same chat.
-        both.outer.put_msg_secret(CHAT, SENDER, "other", &MESSAGE_SECRET).await.unwrap();
-        let other = both.token(Record::MessageSecret, Domain::MessageSecret, &[CHAT, SENDER, "other"]);
-        let swapped: [u8; 32] = both.inner.get_msg_secret("x", "x", &other).await.unwrap().unwrap().try_into().unwrap();
-        assert_ne!(swapped[..], block[..], "equal secrets of different messages do not look equal");
-        both.inner.put_msg_secret("x", "x", &id, &swapped).await.unwrap();
-        assert_ne!(both.outer.get_msg_secret(CHAT, SENDER, MESSAGE_ID).await.unwrap().unwrap(), MESSAGE_SECRET);
+        // Swapped with other rows of the same chat, both ways.
+        let mut distance = 0;
+        for number in 0..128 {
+            let name = format!("other {number}");
+            both.outer.put_msg_secret(CHAT, SENDER, &name, &MESSAGE_SECRET).await.unwrap();
+            let other = both.token(Record::MessageSecret, Domain::MessageSecret, &[CHAT, SENDER, &name]);
+            let foreign = both.inner.get_msg_secret("x", "x", &other).await.unwrap().unwrap();
+            assert_ne!(foreign[..], block[..], "equal secrets of different messages do not look equal");
+            for (row, name, planted) in [(&id, MESSAGE_ID, &foreign), (&other, name.as_str(), &block)] {
+                let planted: [u8; 32] = planted[..].try_into().unwrap();
+                both.inner.put_msg_secret("x", "x", row, &planted).await.unwrap();
+                let read = both.outer.get_msg_secret(CHAT, SENDER, name).await.unwrap().unwrap();
+                distance += read.iter().zip(MESSAGE_SECRET).map(|(a, b)| (a ^ b).count_ones()).sum::<u32>();
+            }
+        }
+        assert!((i64::from(distance) - 256 * 128).abs() < 10 * 128, "{distance}");
     }
 }
 

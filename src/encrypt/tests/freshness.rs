@@ -9,6 +9,7 @@ use wacore::store::InMemoryBackend;
 use wacore::store::traits::Backend;
 
 use super::{Headers, Scratch, headers, memory, options, put_headers, raw_key};
+use crate::gate::{Pauses, polled};
 use crate::sample::{SESSION, SESSION_ADDRESS};
 use crate::testing::{Effect, Fault, When};
 use crate::{Anchor, Error, FileAnchor, FreshnessAnchor, Key, Layer, Revocation, Vault, VaultOptions};
@@ -18,6 +19,8 @@ use crate::{Anchor, Error, FileAnchor, FreshnessAnchor, Key, Layer, Revocation, 
 struct Table {
     anchors: Mutex<HashMap<[u8; 16], Anchor>>,
     fails: AtomicBool,
+    /// What is remembered stays as it is.
+    is_stuck: AtomicBool,
 }
 
 impl Table {
@@ -41,6 +44,9 @@ impl FreshnessAnchor for Table {
     ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
         tokio::task::yield_now().await;
         self.check()?;
+        if self.is_stuck.load(Ordering::Relaxed) {
+            return Err("it is stuck".into());
+        }
         let mut anchors = self.anchors.lock().unwrap();
         let same = anchors.get(store).copied() == from;
         if same {
@@ -148,7 +154,7 @@ async fn one_step_that_the_anchor_has_not_heard_of_is_a_crash() {
     assert_eq!(headers(&store).await, [None, None], "nothing is written if the anchor cannot be used");
     anchor.fails.store(false, Ordering::Relaxed);
 
-    let mut covered = 0;
+    let (mut covered, mut steps_without_anchor) = (0, 0);
     for steps in 1.. {
         let fault = Fault::new();
         let failing: Arc<dyn Backend> = fault.layer(Arc::new(InMemoryBackend::new()));
@@ -165,22 +171,34 @@ async fn one_step_that_the_anchor_has_not_heard_of_is_a_crash() {
         };
         let done = changes.await;
         fault.clear();
-        anchor.fails.store(true, Ordering::Relaxed);
+        // The header is written and cannot be remembered: one step, and no second one.
+        anchor.is_stuck.store(true, Ordering::Relaxed);
+        let before = headers(&failing).await;
         let unusable = vault.add_slot("third", Key::from_bytes(&mut [3; 32])).await;
         assert!(matches!(unusable, Err(Error::Anchor(_))), "{unusable:?}");
         let written = headers(&failing).await;
-        let again = vault.add_slot("fourth", Key::from_bytes(&mut [4; 32])).await;
-        assert!(matches!(again, Err(Error::Anchor(_))), "{again:?}");
-        assert!(headers(&failing).await == written, "a second step was taken");
+        if vault.slots().iter().any(|slot| slot.label == "third") {
+            assert_ne!(written, before);
+        }
+        for label in ["fourth", "fifth"] {
+            let again = vault.add_slot(label, Key::from_bytes(&mut [4; 32])).await;
+            assert!(matches!(again, Err(Error::Anchor(_))), "{again:?}");
+            assert!(headers(&failing).await == written, "a second step was taken");
+        }
+        steps_without_anchor += usize::from(written != before);
+        anchor.fails.store(true, Ordering::Relaxed);
+        let unusable = options.open(failing.clone(), raw_key()).await;
+        assert!(matches!(unusable, Err(Error::Anchor(_))), "{unusable:?}");
         anchor.fails.store(false, Ordering::Relaxed);
+        anchor.is_stuck.store(false, Ordering::Relaxed);
         options.open(failing.clone(), raw_key()).await.unwrap();
-        vault.add_slot("fifth", Key::from_bytes(&mut [5; 32])).await.unwrap();
+        vault.add_slot("sixth", Key::from_bytes(&mut [5; 32])).await.unwrap();
         covered += 1;
         if done.is_ok() {
             break;
         }
     }
-    assert!(covered > 30, "{covered}");
+    assert!(covered > 30 && steps_without_anchor > 10, "{covered} {steps_without_anchor}");
 
     // A header that the store wrote, while the anchor hears nothing.
     let vault = options.create(store.clone(), raw_key()).await.unwrap();
@@ -191,6 +209,61 @@ async fn one_step_that_the_anchor_has_not_heard_of_is_a_crash() {
     options.open(store.clone(), raw_key()).await.unwrap();
     *anchor.anchors.lock().unwrap() = known;
     assert_refused(&options, &store, "ForkDetected").await;
+}
+
+/// Changes of the header, dropped wherever they wait, the anchor included: the vault opens, and so does an open one go on.
+#[tokio::test]
+async fn changes_under_an_anchor_are_dropped_anywhere() {
+    let anchor = Arc::new(Table::default());
+    let options = anchored(&anchor);
+    let new_key = || Key::from_bytes(&mut [9; 32]);
+    let mut finished = false;
+    for polls in 1.. {
+        let inner = memory();
+        let store = Pauses.layer(inner.clone());
+        let vault = options.create(inner.clone(), raw_key()).await.unwrap();
+        let saved = vault.save_header();
+        drop(vault);
+        let change = async {
+            let vault = options.open(store.clone(), raw_key()).await.unwrap();
+            vault.add_slot("second", Key::from_bytes(&mut [2; 32])).await.unwrap();
+            vault.renew_anchor().await.unwrap();
+            drop(options.restore_header(store.clone(), &saved, raw_key()).await.unwrap());
+            drop(options.accept_rollback(store.clone(), raw_key()).await.unwrap());
+            let revocation = Revocation::prepare(&vault, new_key()).await.unwrap();
+            vault.rotate_data_key().await.unwrap();
+            vault.revoke(&revocation).await.unwrap();
+        };
+        finished |= polled(polls, change).await.is_some();
+        let vault = match options.open(inner.clone(), raw_key()).await {
+            Err(Error::WrongSecret) => options.open(inner.clone(), new_key()).await.unwrap(),
+            // Putting a header back that was dropped half-way is decided upon once more.
+            Err(Error::ForkDetected) => options.accept_rollback(inner.clone(), raw_key()).await.unwrap(),
+            opened => opened.unwrap(),
+        };
+        vault.add_slot("last", Key::from_bytes(&mut [3; 32])).await.unwrap();
+        options.open(inner, Key::from_bytes(&mut [3; 32])).await.unwrap();
+        if finished {
+            assert!(polls > 100, "{polls}");
+            break;
+        }
+    }
+}
+
+/// A copy that is as new as the header passes for the store; a header that is raised after each copy prevents that.
+#[tokio::test]
+async fn a_copy_is_refused_from_the_next_header_on() {
+    let (store, anchor) = (memory(), Arc::new(Table::default()));
+    let options = anchored(&anchor);
+    let vault = options.create(store.clone(), raw_key()).await.unwrap();
+    let copied = headers(&store).await;
+    put_headers(&store, &copied).await;
+    options.open_read_only(store.clone(), raw_key()).await.unwrap();
+    vault.renew_anchor().await.unwrap();
+    put_headers(&store, &copied).await;
+    assert_refused(&options, &store, "RollbackDetected").await;
+    let open = vault.add_slot("late", Key::from_bytes(&mut [2; 32])).await;
+    assert!(matches!(open, Err(Error::HeaderRolledBack)), "{open:?}");
 }
 
 #[tokio::test]

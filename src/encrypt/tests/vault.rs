@@ -431,7 +431,7 @@ async fn error_texts_are_safe() {
         Error::RollbackDetected,
         Error::ForkDetected,
         Error::AnchorMissing,
-        Error::Anchor("offline".into()),
+        Error::Anchor("database is locked, the device busy".into()),
         Error::UnsupportedVersion { what: "record suite", found: 2, newest: 1 },
         Error::KdfOutOfBounds { memory_kib: 1, passes: 2, lanes: 3 },
         Error::WrongSecret,
