@@ -1,0 +1,457 @@
+//! wastore beside what people would use instead, in one run.
+//!
+//! `cargo bench --bench peers` prints a table of medians and of ratios to upstream's plaintext store, and the goals that are met
+//! and missed; it writes `target/bench/peers.md`, `peers.json` and `peers.svg`. The subjects take turns in every round, so that a
+//! drifting machine hurts all alike. Those that need another build take their turns in processes of their own: SQLCipher
+//! (`benches/sqlcipher`), and this crate with the feature `ring`. What cannot be built is skipped aloud.
+//!
+//! `WASTORE_LONG=1` measures three times as many rounds; an argument measures only what has it in its name.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a failure is a failed measurement"
+)]
+
+mod report;
+mod sealing;
+mod workloads;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use wacore::store::InMemoryBackend;
+use wastore::{CacheLayer, Durability, Key, Layer, Metrics, Record, SqliteConfig, Stack, VaultOptions};
+use whatsapp_rust_sqlite_storage::{SqliteStore as UpstreamStore, SqliteStoreConfig};
+
+use report::Report;
+use workloads::{Measure, Measured, Open, Scene, Stage, Store, obey, reopen, resident_bytes, scenes};
+
+pub(crate) const UPSTREAM: &str = "upstream";
+pub(crate) const SQLCIPHER: &str = "upstream, SQLCipher";
+pub(crate) const PLAIN: &str = "wastore, plain";
+pub(crate) const ENCRYPTED: &str = "wastore, encrypted";
+pub(crate) const RING: &str = "encrypted, ring";
+pub(crate) const FULL: &str = "full stack";
+pub(crate) const FULL_RING: &str = "full stack, ring";
+pub(crate) const DURABLE: &str = "encrypted, power-safe";
+pub(crate) const MEMORY: &str = "upstream, memory";
+pub(crate) const LOOP: &str = "rusqlite loop";
+
+/// Subjects of this build, in the order of the table.
+const LOCAL: [(&str, Open, bool); 8] = [
+    (UPSTREAM, |folder, account| Box::pin(upstream(folder, account, 0)), false),
+    ("upstream, 4 readers", |folder, account| Box::pin(upstream(folder, account, 4)), false),
+    (PLAIN, |folder, account| Box::pin(own(folder, account, Durability::Process, None)), false),
+    (ENCRYPTED, encrypted, false),
+    (FULL, full, false),
+    (DURABLE, |folder, account| Box::pin(own(folder, account, Durability::default(), Some(Layers::Encrypt))), true),
+    (MEMORY, |_, _| Box::pin(async { Ok(Arc::new(InMemoryBackend::new()) as Store) }), false),
+    ("all layers, memory", |_, _| Box::pin(over_memory()), false),
+];
+
+fn encrypted(folder: PathBuf, account: i32) -> std::pin::Pin<Box<dyn Future<Output = Result<Store, String>> + Send>> {
+    Box::pin(own(folder, account, Durability::Process, Some(Layers::Encrypt)))
+}
+
+fn full(folder: PathBuf, account: i32) -> std::pin::Pin<Box<dyn Future<Output = Result<Store, String>> + Send>> {
+    Box::pin(own(folder, account, Durability::Process, Some(Layers::All)))
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Layers {
+    Encrypt,
+    All,
+}
+
+async fn upstream(folder: PathBuf, account: i32, readers: u32) -> Result<Store, String> {
+    let config = SqliteStoreConfig::default().with_read_pool_size(readers);
+    let path = folder.join("upstream.db");
+    let store = UpstreamStore::with_config_for_device(path.to_str().unwrap(), account, config).await;
+    Ok(Arc::new(store.map_err(|error| error.to_string())?))
+}
+
+/// With `Durability::Process` it commits as upstream's store does.
+async fn own(folder: PathBuf, account: i32, durability: Durability, layers: Option<Layers>) -> Result<Store, String> {
+    let store = SqliteConfig::new().durability(durability).open(folder.join("own.db")).await;
+    let store = Arc::new(store.map_err(|error| error.to_string())?.account(account));
+    match layers {
+        None => Ok(store),
+        Some(layers) => layered(store, layers).await,
+    }
+}
+
+async fn over_memory() -> Result<Store, String> {
+    layered(Arc::new(InMemoryBackend::new()), Layers::All).await
+}
+
+async fn layered(store: Store, layers: Layers) -> Result<Store, String> {
+    let key = Key::from_bytes(&mut [0x5a; 32]);
+    let vault = VaultOptions::new().open_or_create(store.clone(), key).await.map_err(|error| error.to_string())?;
+    if layers == Layers::Encrypt {
+        return Ok(vault.layer().layer(store));
+    }
+    let metrics = Metrics::new();
+    let stack = Stack::new(store)
+        .layer(metrics.layer("store"))
+        .layer(vault.layer())
+        .layer(CacheLayer::bytes(16 << 20).with(Record::Session))
+        .layer(metrics.layer("client"));
+    Ok(stack.into_backend())
+}
+
+fn main() {
+    // Another build of this program, or this one by itself, that measures one subject for the run of another.
+    if let Ok(subject) = std::env::var("WASTORE_PEER") {
+        return match subject.as_str() {
+            "seal" => sealing::print(),
+            "import" => print_import(),
+            name => {
+                let (_, open, patient) = LOCAL.into_iter().find(|(local, ..)| *local == name).unwrap();
+                obey(open, patient);
+            }
+        };
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--test") {
+        return;
+    }
+    let wanted = arguments.into_iter().find(|argument| !argument.starts_with("--"));
+    let folder = tempfile::tempdir().unwrap();
+    let builds = Builds::make();
+    let mut report = Report::default();
+    let rounds = if std::env::var_os("WASTORE_LONG").is_some() { 21 } else { 7 };
+    compare(&builds, folder.path(), rounds, wanted.as_deref(), &mut report);
+    if wanted.is_none() {
+        sealing::compare(builds.ring.as_deref(), &mut report);
+        memory(&builds, folder.path(), &mut report);
+        imports(&builds, &mut report);
+    }
+    report.write(wanted.is_none());
+}
+
+/// Programs beside this one.
+struct Builds {
+    ring: Option<PathBuf>,
+    sqlcipher: Option<PathBuf>,
+}
+
+impl Builds {
+    fn make() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let build = |what: &str, arguments: &[&str]| {
+            eprintln!("building {what}");
+            let arguments = arguments.iter().chain(&["--locked", "--message-format=json"]);
+            let built = Command::new(&cargo).args(arguments).current_dir(root).stderr(Stdio::inherit()).output();
+            let program = built.ok().filter(|built| built.status.success()).and_then(|built| {
+                let text = String::from_utf8(built.stdout).ok()?;
+                let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+                messages.filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?))).next_back()
+            });
+            if program.is_none() {
+                println!("\n**{what} is skipped: it cannot be built here.**\n");
+            }
+            program
+        };
+        let ring = ["bench", "--bench", "peers", "--features", "ring,testing,upstream", "--no-run"];
+        let sqlcipher = ["build", "--release", "--manifest-path", "benches/sqlcipher/Cargo.toml", "--target-dir"];
+        let target = root.join("target/sqlcipher");
+        let sqlcipher = [&sqlcipher[..], &[target.to_str().unwrap()]].concat();
+        Self {
+            ring: build("wastore with ring", &ring),
+            sqlcipher: build("upstream's store with SQLCipher", &sqlcipher),
+        }
+    }
+}
+
+/// Who takes turns.
+struct Subject {
+    name: &'static str,
+    /// Of the files of the scene that is on.
+    folder: PathBuf,
+    kind: Kind,
+}
+
+enum Kind {
+    Local {
+        open: Open,
+        patient: bool,
+        stage: Option<Stage>,
+    },
+    Process(Process),
+    /// What SQLite itself takes.
+    Loop {
+        path: Option<PathBuf>,
+        bytes: usize,
+    },
+}
+
+fn subjects(builds: &Builds, folder: &Path) -> Vec<Subject> {
+    let mut subjects = vec![];
+    let mut add = |name: &'static str, kind: Kind| {
+        subjects.push(Subject { name, folder: folder.join(name.replace([' ', ','], "_")), kind });
+    };
+    for (name, open, patient) in LOCAL {
+        add(name, Kind::Local { open, patient, stage: None });
+        if name == ENCRYPTED
+            && let Some(program) = &builds.ring
+        {
+            add(RING, Kind::Process(Process::start(program, ENCRYPTED)));
+        }
+        if name == FULL
+            && let Some(program) = &builds.ring
+        {
+            add(FULL_RING, Kind::Process(Process::start(program, FULL)));
+        }
+        if name.starts_with("upstream, 4")
+            && let Some(program) = &builds.sqlcipher
+        {
+            add(SQLCIPHER, Kind::Process(Process::start(program, "")));
+        }
+    }
+    add(LOOP, Kind::Loop { path: None, bytes: 0 });
+    subjects
+}
+
+fn compare(builds: &Builds, folder: &Path, rounds: u64, wanted: Option<&str>, report: &mut Report) {
+    let runtime = workloads::runtime();
+    let mut subjects = subjects(builds, folder);
+    for (number, (scene, measures)) in scenes().into_iter().enumerate() {
+        let measures: Vec<_> = measures
+            .into_iter()
+            .enumerate()
+            .filter(|(_, measure)| {
+                wanted.is_none_or(|wanted| format!("{} {}", scene.name(), measure.name()).contains(wanted))
+            })
+            .collect();
+        if measures.is_empty() {
+            continue;
+        }
+        eprint!("\r{:<60}", format!("{}: filling", scene.name()));
+        let mut on = vec![];
+        for (at, subject) in subjects.iter_mut().enumerate() {
+            match subject.set(&runtime, number, scene) {
+                Ok(true) => on.push(at),
+                Ok(false) => {}
+                Err(error) => {
+                    eprintln!("\n{} cannot do `{}`: {error}", subject.name, scene.name());
+                    report.fail(scene, subject.name);
+                }
+            }
+        }
+        for round in 0..rounds {
+            eprint!("\r{:<60}", format!("{}: round {} of {rounds}", scene.name(), round + 1));
+            for (index, measure) in &measures {
+                for turn in 0..on.len() {
+                    // Nobody is always the first.
+                    let subject = &mut subjects[on[(turn + round as usize) % on.len()]];
+                    if let Some((elapsed, operations)) = subject.measure(&runtime, *index, *measure, round) {
+                        report.add(scene, *measure, subject.name, elapsed.as_nanos() as f64 / operations as f64 / 1e3);
+                    }
+                }
+            }
+        }
+        for at in on {
+            let subject = &mut subjects[at];
+            subject.strike();
+            if let Some((rows, bytes)) = scene.rows()
+                && let Some(size) = subject.size_on_disk()
+            {
+                report.size(scene, subject.name, size as f64 / rows as f64, bytes);
+            }
+            if matches!(scene, Scene::Sessions { rows: 2000, bytes: 1500 }) {
+                for _ in 0..rounds {
+                    if let Some(elapsed) = subject.reopen(&runtime) {
+                        report.reopened(subject.name, elapsed.as_secs_f64() * 1e3);
+                    }
+                }
+            }
+            std::fs::remove_dir_all(&subject.folder).ok();
+        }
+    }
+    eprintln!("\r{:<60}", "");
+}
+
+impl Subject {
+    /// `false` if there is nothing to measure on it.
+    fn set(&mut self, runtime: &Runtime, number: usize, scene: Scene) -> Result<bool, String> {
+        std::fs::create_dir_all(&self.folder).unwrap();
+        match &mut self.kind {
+            Kind::Local { open, patient, stage } => {
+                let set = runtime.block_on(Stage::set(scene, &self.folder, *open, *patient))?;
+                *stage = Some(set);
+                Ok(true)
+            }
+            Kind::Process(process) => match process.ask(&format!("set {number} {}", self.folder.display())).as_str() {
+                "ok" => Ok(true),
+                error => Err(error.to_owned()),
+            },
+            Kind::Loop { path, bytes } => match scene {
+                Scene::Sessions { rows: 2000, bytes: size } => {
+                    let file = self.folder.join("loop.db");
+                    sealing::fill_loop(&file, 2000, size);
+                    (*path, *bytes) = (Some(file), size);
+                    Ok(true)
+                }
+                _ => Ok(false),
+            },
+        }
+    }
+
+    fn measure(&mut self, runtime: &Runtime, index: usize, measure: Measure, round: u64) -> Option<Measured> {
+        match &mut self.kind {
+            Kind::Local { stage, .. } => Some(stage.as_ref()?.measure(runtime, measure, round)),
+            Kind::Process(process) => {
+                let answer = process.ask(&format!("measure {index} {round}"));
+                let (nanos, operations) = answer.split_once(' ')?;
+                Some((Duration::from_nanos(nanos.parse().ok()?), operations.parse().ok()?))
+            }
+            Kind::Loop { path, bytes } => sealing::plain_loop(path.as_ref()?, 2000, *bytes, measure, round),
+        }
+    }
+
+    fn strike(&mut self) {
+        match &mut self.kind {
+            Kind::Local { stage, .. } => *stage = None,
+            Kind::Process(process) => {
+                process.ask("strike");
+            }
+            Kind::Loop { path, .. } => *path = None,
+        }
+    }
+
+    fn size_on_disk(&self) -> Option<u64> {
+        let files = std::fs::read_dir(&self.folder).ok()?;
+        let size = files.filter_map(|file| Some(file.ok()?.metadata().ok()?.len())).sum::<u64>();
+        (size > 0 && !matches!(self.kind, Kind::Loop { .. })).then_some(size)
+    }
+
+    fn reopen(&mut self, runtime: &Runtime) -> Option<Duration> {
+        self.size_on_disk()?;
+        match &mut self.kind {
+            Kind::Local { open, .. } => Some(reopen(runtime, *open, &self.folder)),
+            Kind::Process(process) => {
+                let answer = process.ask(&format!("reopen {}", self.folder.display()));
+                Some(Duration::from_nanos(answer.parse().ok()?))
+            }
+            Kind::Loop { .. } => None,
+        }
+    }
+}
+
+/// A process that measures one subject when it is asked to.
+struct Process {
+    child: Child,
+    answers: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    fn start(program: &Path, subject: &str) -> Self {
+        let mut command = Command::new(program);
+        command.env("WASTORE_PEER", subject).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, answers }
+    }
+
+    fn ask(&mut self, question: &str) -> String {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{question}").unwrap();
+        match self.answers.next() {
+            Some(Ok(answer)) => answer,
+            _ => "failed: the process is gone".to_owned(),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// What a process grows by that fills a store and reads from it, one process for each.
+fn memory(builds: &Builds, folder: &Path, report: &mut Report) {
+    let own = std::env::current_exe().unwrap();
+    let mut programs: Vec<(&'static str, PathBuf, &str)> =
+        LOCAL.iter().map(|(name, ..)| (*name, own.clone(), *name)).collect();
+    programs.extend(builds.sqlcipher.clone().map(|program| (SQLCIPHER, program, "")));
+    for (name, program, subject) in programs {
+        for (number, (scene, _)) in scenes().into_iter().enumerate() {
+            if !matches!(scene, Scene::Sessions { bytes: 200, .. }) || resident_bytes().is_none() {
+                continue;
+            }
+            eprint!("\r{:<60}", format!("memory of {name}, {}", scene.name()));
+            let folder = folder.join("memory");
+            std::fs::create_dir_all(&folder).unwrap();
+            let mut process = Process::start(&program, subject);
+            let mut resident = || process.ask("memory").parse::<u64>().unwrap_or_default();
+            let before = resident();
+            if process.ask(&format!("set {number} {}", folder.display())) == "ok" {
+                process.ask("measure 0 0");
+                let after = process.ask("memory").parse::<u64>().unwrap_or_default();
+                report.memory(scene, name, after.saturating_sub(before) as f64 / 1e6);
+            }
+            drop(process);
+            std::fs::remove_dir_all(&folder).ok();
+        }
+    }
+}
+
+/// Rates of import and of a change of the data key, of the build that has both.
+fn imports(builds: &Builds, report: &mut Report) {
+    let Some(program) = &builds.ring else { return };
+    eprint!("\r{:<60}", "import and rotation");
+    let output = Command::new(program).env("WASTORE_PEER", "import").output().unwrap();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let numbers: Vec<f64> = line.split(' ').filter_map(|number| number.parse().ok()).collect();
+        if let [records, import, rotate] = numbers[..] {
+            report.import(records, import, rotate);
+        }
+    }
+}
+
+#[cfg(not(feature = "upstream"))]
+fn print_import() {}
+
+/// Prints the number of records, and how many a second are imported and sealed anew.
+#[cfg(feature = "upstream")]
+fn print_import() {
+    use std::time::Instant;
+
+    use wacore::store::traits::{DeviceStore, SignalStore};
+    use wastore::{Import, Rotate, SqliteStore};
+
+    let key = || Key::from_bytes(&mut [0x5a; 32]);
+    for records in [10_000usize, 50_000, 200_000] {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, target) = (folder.path().join("source.db"), folder.path().join("target.db"));
+        workloads::runtime().block_on(async {
+            let upstream = UpstreamStore::new(source.to_str().unwrap()).await.unwrap();
+            upstream.create().await.unwrap();
+            for start in (0..records).step_by(2000) {
+                let row = |number: usize| (format!("{number}@s.whatsapp.net").into(), vec![number as u8; 1000].into());
+                let batch: Vec<_> = (start..start + 2000).map(row).collect();
+                upstream.put_sessions_batch(&batch).await.unwrap();
+            }
+            drop(upstream);
+            let start = Instant::now();
+            Import::new().run(&source, &target, key()).await.unwrap();
+            let imported = start.elapsed();
+            let store = SqliteStore::open(&target).await.unwrap();
+            let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
+            let start = Instant::now();
+            Rotate::new().run(&store, &vault).await.unwrap();
+            let rate = |elapsed: Duration| records as f64 / elapsed.as_secs_f64();
+            println!("{records} {} {}", rate(imported), rate(start.elapsed()));
+        });
+    }
+}

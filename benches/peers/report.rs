@@ -1,0 +1,380 @@
+//! Medians and ratios, as a table, as JSON and as a picture; and which goals are met.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::workloads::{Measure, Scene};
+use crate::{DURABLE, ENCRYPTED, FULL, FULL_RING, LOOP, MEMORY, PLAIN, RING, SQLCIPHER, UPSTREAM, sealing};
+
+/// In the order of the columns.
+const COLUMNS: [&str; 12] = [
+    UPSTREAM,
+    "upstream, 4 readers",
+    SQLCIPHER,
+    PLAIN,
+    ENCRYPTED,
+    RING,
+    FULL,
+    FULL_RING,
+    DURABLE,
+    MEMORY,
+    "all layers, memory",
+    LOOP,
+];
+
+#[derive(Default)]
+pub(crate) struct Report {
+    /// Lines of the table, in order: title of the group, and name.
+    lines: Vec<(String, String)>,
+    /// The figures of each round, by line and subject.
+    figures: BTreeMap<(usize, &'static str), Vec<f64>>,
+    /// Who could not do a scene.
+    failed: Vec<(String, &'static str)>,
+    /// Sealing alone: size, what, and µs.
+    sealing: Vec<(usize, String, f64)>,
+    /// Records, imported a second, sealed anew a second.
+    imports: Vec<(f64, f64, f64)>,
+}
+
+const SIZE: &str = "bytes on the disk per row";
+const REOPEN: &str = "open and unlock with a key, ms";
+const MEMORY_MB: &str = "memory after filling and reading, MB";
+
+impl Report {
+    pub(crate) fn add(&mut self, scene: Scene, measure: Measure, subject: &'static str, micros: f64) {
+        self.note(scene.name(), measure.name(), subject, micros);
+    }
+
+    pub(crate) fn size(&mut self, scene: Scene, subject: &'static str, per_row: f64, bytes: usize) {
+        self.note(scene.name(), format!("{SIZE} ({bytes} of them content)"), subject, per_row);
+    }
+
+    pub(crate) fn reopened(&mut self, subject: &'static str, millis: f64) {
+        self.note("opening".to_owned(), REOPEN.to_owned(), subject, millis);
+    }
+
+    pub(crate) fn memory(&mut self, scene: Scene, subject: &'static str, megabytes: f64) {
+        self.note(scene.name(), MEMORY_MB.to_owned(), subject, megabytes);
+    }
+
+    pub(crate) fn fail(&mut self, scene: Scene, subject: &'static str) {
+        self.failed.push((scene.name(), subject));
+    }
+
+    pub(crate) fn sealing(&mut self, size: usize, what: &str, micros: f64) {
+        self.sealing.push((size, what.to_owned(), micros));
+    }
+
+    /// From the other build.
+    pub(crate) fn sealing_of_ring(&mut self, size: usize, what: String, micros: f64) {
+        // Measured in the same process as what it is compared with.
+        self.sealing.retain(|(known, name, _)| *known != size || *name != what);
+        self.sealing.push((size, what, micros));
+    }
+
+    pub(crate) fn import(&mut self, records: f64, import: f64, rotate: f64) {
+        self.imports.push((records, import, rotate));
+    }
+
+    fn note(&mut self, group: String, name: String, subject: &'static str, figure: f64) {
+        let line = (group, name);
+        let at = self.lines.iter().position(|known| *known == line).unwrap_or_else(|| {
+            // Beside the others of its group.
+            let last = self.lines.iter().rposition(|(group, _)| *group == line.0);
+            if let Some(last) = last.filter(|last| last + 1 < self.lines.len()) {
+                self.insert(last + 1, line.clone());
+                return last + 1;
+            }
+            self.lines.push(line.clone());
+            self.lines.len() - 1
+        });
+        self.figures.entry((at, subject)).or_default().push(figure);
+    }
+
+    fn insert(&mut self, at: usize, line: (String, String)) {
+        self.lines.insert(at, line);
+        let moved = std::mem::take(&mut self.figures);
+        self.figures = moved
+            .into_iter()
+            .map(|((line, subject), figures)| ((if line >= at { line + 1 } else { line }, subject), figures))
+            .collect();
+    }
+
+    fn median(&self, line: usize, subject: &str) -> Option<f64> {
+        let key = COLUMNS.iter().find(|column| **column == subject)?;
+        let mut figures = self.figures.get(&(line, key))?.clone();
+        figures.sort_by(f64::total_cmp);
+        Some(figures[figures.len() / 2])
+    }
+
+    /// The median of a line by its names.
+    fn figure(&self, group: &str, name: &str, subject: &str) -> Option<f64> {
+        let line = self.lines.iter().position(|(known, line)| known == group && line.starts_with(name))?;
+        self.median(line, subject)
+    }
+
+    fn seal(&self, size: usize, what: &str) -> Option<f64> {
+        self.sealing.iter().find(|(known, name, _)| *known == size && name == what).map(|(.., micros)| *micros)
+    }
+
+    pub(crate) fn write(&self, keep: bool) {
+        let mut text = self.table();
+        text.push_str(&self.sealing_table());
+        text.push_str(&self.goals());
+        println!("{text}");
+        if !keep {
+            return;
+        }
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("peers.md"), &text).unwrap();
+        std::fs::write(folder.join("peers.json"), format!("{:#}\n", self.json())).unwrap();
+        std::fs::write(folder.join("peers.svg"), self.plot()).unwrap();
+        println!("written to target/bench/peers.md, peers.json and peers.svg");
+    }
+
+    /// Medians, and how many times as fast (or small) as upstream's plaintext store.
+    fn table(&self) -> String {
+        let columns: Vec<_> =
+            COLUMNS.iter().filter(|column| self.figures.keys().any(|(_, subject)| subject == *column)).collect();
+        let mut table = String::from(
+            "µs per operation unless it says otherwise; in brackets, how many times as fast as upstream\n\n| |",
+        );
+        columns.iter().for_each(|column| write!(table, " {column} |").unwrap());
+        writeln!(table, "\n|--|{}", "--|".repeat(columns.len())).unwrap();
+        let mut group = "";
+        for (line, (of, name)) in self.lines.iter().enumerate() {
+            if group != of {
+                group = of;
+                writeln!(table, "| **{of}** |{}", " |".repeat(columns.len())).unwrap();
+            }
+            write!(table, "| {name} |").unwrap();
+            let upstream = self.median(line, UPSTREAM);
+            for column in &columns {
+                match (self.median(line, column), upstream) {
+                    (Some(figure), Some(upstream)) if **column != UPSTREAM => {
+                        write!(table, " {} ({}×) |", short(figure), short(upstream / figure)).unwrap();
+                    }
+                    (Some(figure), _) => write!(table, " {} |", short(figure)).unwrap(),
+                    (None, _) if self.failed.iter().any(|(scene, who)| scene == of && who == *column) => {
+                        table.push_str(" failed |");
+                    }
+                    (None, _) => table.push_str(" |"),
+                }
+            }
+            table.push('\n');
+        }
+        table.push('\n');
+        table
+    }
+
+    fn sealing_table(&self) -> String {
+        let mut table = String::new();
+        if self.sealing.is_empty() {
+            return table;
+        }
+        let mut sizes: Vec<usize> = self.sealing.iter().map(|(size, ..)| *size).collect();
+        sizes.dedup();
+        sizes.sort_unstable();
+        sizes.dedup();
+        table.push_str("µs, one thread, nothing stored\n\n| |");
+        sizes.iter().for_each(|size| write!(table, " {size} B |").unwrap());
+        writeln!(table, "\n|--|{}", "--|".repeat(sizes.len())).unwrap();
+        let mut names: Vec<&str> = vec![];
+        for (_, name, _) in &self.sealing {
+            if !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        for name in names {
+            write!(table, "| {name} |").unwrap();
+            for size in &sizes {
+                match self.seal(*size, name) {
+                    Some(micros) => write!(table, " {} |", short(micros)).unwrap(),
+                    None => table.push_str(" |"),
+                }
+            }
+            table.push('\n');
+        }
+        if !self.imports.is_empty() {
+            table.push_str(
+                "\nrecords of 1 KB a second, with ring\n\n| records | import, compared | sealed anew |\n|--|--|--|\n",
+            );
+            for (records, import, rotate) in &self.imports {
+                writeln!(table, "| {records} | {import:.0} | {rotate:.0} |").unwrap();
+            }
+        }
+        table.push('\n');
+        table
+    }
+
+    /// The goals, with what was measured.
+    fn goals(&self) -> String {
+        let sessions = "2 000 sessions of 1.5 KB";
+        let ratio = |group: &str, name: &str, slow: &str, fast: &str| {
+            Some(self.figure(group, name, slow)? / self.figure(group, name, fast)?)
+        };
+        let mut text = String::from("| goal | wanted | measured | |\n|--|--|--|--|\n");
+        let mut goal = |what: &str, wanted: f64, at_least: bool, measured: Option<f64>| {
+            let Some(measured) = measured else { return };
+            let met = if at_least { measured >= wanted } else { measured <= wanted };
+            let bound = if at_least { "at least" } else { "at most" };
+            let verdict = if met { "met" } else { "**missed**" };
+            writeln!(text, "| {what} | {bound} {wanted}× | {measured:.2}× | {verdict} |").unwrap();
+        };
+        for stack in [FULL, FULL_RING] {
+            let what = format!("{stack}, sent messages, against upstream's plaintext");
+            goal(&what, 3.0, true, ratio("a client's calls", "sent message", UPSTREAM, stack));
+        }
+        for (name, wanted) in [
+            ("get", 3.0),
+            ("put", 3.0),
+            ("get, 16 tasks", 3.0),
+            ("put, 16 tasks", 3.0),
+            ("batch of 64", 1.6),
+            ("batch of 1000", 1.6),
+        ] {
+            let what = format!("encrypted against SQLCipher, {name}");
+            goal(&what, wanted, true, ratio(sessions, name, SQLCIPHER, ENCRYPTED));
+        }
+        for (encrypted, get, put, batch) in [(ENCRYPTED, 1.7, 1.4, 0.65), (RING, 1.3, 1.2, 0.45)] {
+            goal(
+                &format!("{encrypted}, time of a get against plain"),
+                get,
+                false,
+                ratio(sessions, "get", encrypted, PLAIN),
+            );
+            goal(
+                &format!("{encrypted}, time of a put against plain"),
+                put,
+                false,
+                ratio(sessions, "put", encrypted, PLAIN),
+            );
+            let what = format!("{encrypted}, batch of 64 against upstream's plaintext");
+            goal(&what, batch, false, ratio(sessions, "batch of 64", encrypted, UPSTREAM));
+        }
+        let own = self.seal(1500, &format!("{}, with ring", sealing::OWN));
+        let fastest = self.seal(1500, sealing::FASTEST);
+        goal(
+            "sealing 1.5 KB, fastest mode, against ring's RFC 8439",
+            1.5,
+            false,
+            own.zip(fastest).map(|(own, best)| own / best),
+        );
+        for name in ["get", "has_signal_state_for_user, miss", "has_signal_state_for_user, hit"] {
+            let [few, many] =
+                ["1 000", "500 000"].map(|rows| self.figure(&format!("{rows} sessions of 200 B"), name, ENCRYPTED));
+            goal(
+                &format!("encrypted, {name}, 500 000 against 1 000"),
+                1.5,
+                false,
+                many.zip(few).map(|(many, few)| many / few),
+            );
+        }
+        goal(
+            "size on the disk, 1.5 KB, encrypted against upstream",
+            1.5,
+            false,
+            ratio(sessions, SIZE, ENCRYPTED, UPSTREAM),
+        );
+        text
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let results = self.figures.iter().map(|((line, subject), figures)| {
+            let (group, name) = &self.lines[*line];
+            json!({ "scene": group, "measure": name, "subject": subject, "median": self.median(*line, subject), "rounds": figures })
+        });
+        let sealing =
+            self.sealing.iter().map(|(size, name, micros)| json!({ "bytes": size, "what": name, "micros": micros }));
+        let imports = self.imports.iter().map(|(records, import, rotate)| {
+            json!({ "records": records, "imported_per_second": import, "resealed_per_second": rotate })
+        });
+        json!({
+            "unix_seconds": wacore::time::now_secs(),
+            "results": results.collect::<Vec<_>>(),
+            "sealing": sealing.collect::<Vec<_>>(),
+            "imports": imports.collect::<Vec<_>>(),
+            "failed": self.failed.iter().map(|(scene, subject)| json!([scene, subject])).collect::<Vec<_>>(),
+        })
+    }
+
+    /// How many times as fast as upstream's plaintext store, on a logarithmic scale.
+    fn plot(&self) -> String {
+        const SHOWN: [(&str, &str); 5] = [
+            (SQLCIPHER, "#b2182b"),
+            (PLAIN, "#a6dba0"),
+            (ENCRYPTED, "#1b7837"),
+            (RING, "#00441b"),
+            (FULL_RING, "#762a83"),
+        ];
+        let lines = [
+            ("2 000 sessions of 1.5 KB", "get", "get a session"),
+            ("2 000 sessions of 1.5 KB", "put", "put a session"),
+            ("2 000 sessions of 1.5 KB", "get, 16 tasks", "get, 16 tasks at once"),
+            ("2 000 sessions of 1.5 KB", "put, 16 tasks", "put, 16 tasks at once"),
+            ("2 000 sessions of 1.5 KB", "batch of 64", "batch of 64 sessions"),
+            ("a client's calls", "sent message", "a sent message"),
+            ("a client's calls", "received message", "a received message"),
+            ("50 000 sessions of 200 B", "has_signal_state_for_user, miss", "is a user known, of 50 000"),
+            ("10 000 LID mappings", "cold start", "cold start, 10 000 mappings"),
+            ("5 000 mutation MACs", "app-state sync", "app-state sync of 5 000"),
+            ("50 000 message secrets", "sweep", "sweep 1000 of 50 000 secrets"),
+            ("100 accounts in one place", "get and put", "100 accounts in turn"),
+        ];
+        const LEFT: f64 = 220.0;
+        const DECADE: f64 = 150.0;
+        const BAR: f64 = 12.0;
+        // From 0.1 to 10 000 times.
+        let x = |ratio: f64| LEFT + (ratio.log10().clamp(-1.0, 4.0) + 1.0) * DECADE;
+        let height = lines.len() as f64 * (SHOWN.len() + 1) as f64 * BAR + 110.0;
+        let mut svg = format!(
+            "<svg xmlns='http://www.w3.org/2000/svg' width='1020' height='{height}' font-family='sans-serif' font-size='11'>\
+             <rect width='100%' height='100%' fill='white'/>\n\
+             <text x='20' y='20' font-size='14'>How many times as fast as upstream's plaintext SQLite store (longer is faster)</text>\n"
+        );
+        for (position, (subject, colour)) in SHOWN.iter().enumerate() {
+            let left = 20 + position * 170;
+            writeln!(svg, "<rect x='{left}' y='32' width='11' height='11' fill='{colour}'/>").unwrap();
+            writeln!(svg, "<text x='{}' y='42'>{subject}</text>", left + 16).unwrap();
+        }
+        for (ratio, label) in
+            [(0.1, "0.1×"), (1.0, "upstream"), (10.0, "10×"), (100.0, "100×"), (1e3, "1000×"), (1e4, "10 000×")]
+        {
+            let (x, colour) = (x(ratio), if ratio == 1.0 { "#000000" } else { "#cccccc" });
+            writeln!(svg, "<line x1='{x}' x2='{x}' y1='72' y2='{}' stroke='{colour}'/>", height - 20.0).unwrap();
+            writeln!(svg, "<text x='{x}' y='66' text-anchor='middle'>{label}</text>").unwrap();
+        }
+        let mut y = 82.0;
+        for (group, name, label) in lines {
+            writeln!(svg, "<text x='{}' y='{}' text-anchor='end'>{label}</text>", LEFT - 10.0, y + 35.0).unwrap();
+            for (subject, colour) in SHOWN {
+                let figures = self.figure(group, name, UPSTREAM).zip(self.figure(group, name, subject));
+                if let Some((upstream, own)) = figures {
+                    let ratio = upstream / own;
+                    let (from, to) = (x(1.0).min(x(ratio)), x(1.0).max(x(ratio)));
+                    let width = (to - from).max(1.0);
+                    writeln!(svg, "<rect x='{from:.1}' y='{y}' width='{width:.1}' height='10' fill='{colour}'/>")
+                        .unwrap();
+                    writeln!(svg, "<text x='{:.1}' y='{}'>{}×</text>", to + 4.0, y + 9.0, short(ratio)).unwrap();
+                }
+                y += BAR;
+            }
+            y += BAR;
+        }
+        svg.push_str("</svg>\n");
+        svg
+    }
+}
+
+/// Three digits, or as many as it takes.
+fn short(figure: f64) -> String {
+    match figure {
+        figure if figure >= 100.0 => format!("{figure:.0}"),
+        figure if figure >= 10.0 => format!("{figure:.1}"),
+        figure => format!("{figure:.2}"),
+    }
+}

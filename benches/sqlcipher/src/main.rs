@@ -1,0 +1,44 @@
+//! Upstream's SQLite store, keyed with SQLCipher as its documentation says, with a raw key so that no passphrase is stretched.
+
+#![forbid(unsafe_code)]
+
+#[path = "../../peers/workloads.rs"]
+#[allow(dead_code)]
+mod workloads;
+
+use std::sync::Arc;
+
+use diesel::prelude::*;
+use whatsapp_rust_sqlite_storage::{SqliteStore, SqliteStoreConfig};
+
+fn main() {
+    workloads::obey(
+        |folder, account| {
+            Box::pin(async move {
+                let config = SqliteStoreConfig::default().with_connection_init(|connection| {
+                    let key = format!("PRAGMA key = \"x'{}'\"", "5a".repeat(32));
+                    diesel::sql_query(key).execute(connection)?;
+                    // Without SQLCipher the key would be ignored, and plaintext be measured.
+                    let version = diesel::sql_query("PRAGMA cipher_version").load::<CipherVersion>(connection)?;
+                    if version.is_empty() {
+                        return Err("this SQLite is not SQLCipher".into());
+                    }
+                    diesel::sql_query("SELECT count(*) FROM sqlite_master").execute(connection)?;
+                    Ok(())
+                });
+                let path = folder.join("sqlcipher.db");
+                let store = SqliteStore::with_config_for_device(path.to_str().unwrap_or_default(), account, config);
+                let store = store.await.map_err(|error| error.to_string())?;
+                Ok(Arc::new(store) as workloads::Store)
+            })
+        },
+        false,
+    );
+}
+
+#[derive(QueryableByName)]
+struct CipherVersion {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    #[allow(dead_code)]
+    cipher_version: String,
+}
