@@ -47,64 +47,72 @@ pub(crate) const LOOP: &str = "rusqlite loop";
 
 /// Subjects of this build, in the order of the table.
 const LOCAL: [(&str, Open, bool); 8] = [
-    (UPSTREAM, |folder, account| Box::pin(upstream(folder, account, 0)), false),
-    ("upstream, 4 readers", |folder, account| Box::pin(upstream(folder, account, 4)), false),
-    (PLAIN, |folder, account| Box::pin(own(folder, account, Durability::Process, None)), false),
-    (ENCRYPTED, encrypted, false),
-    (FULL, full, false),
-    (DURABLE, |folder, account| Box::pin(own(folder, account, Durability::default(), Some(Layers::Encrypt))), true),
-    (MEMORY, |_, _| Box::pin(async { Ok(Arc::new(InMemoryBackend::new()) as Store) }), false),
-    ("all layers, memory", |_, _| Box::pin(over_memory()), false),
+    (UPSTREAM, |folder, accounts| Box::pin(upstream(folder, accounts, 0)), false),
+    ("upstream, 4 readers", |folder, accounts| Box::pin(upstream(folder, accounts, 4)), false),
+    (PLAIN, |folder, accounts| Box::pin(own(folder, accounts, Durability::Process, Layers::None)), false),
+    (ENCRYPTED, |folder, accounts| Box::pin(own(folder, accounts, Durability::Process, Layers::Encrypt)), false),
+    (FULL, |folder, accounts| Box::pin(own(folder, accounts, Durability::Process, Layers::All)), false),
+    (DURABLE, |folder, accounts| Box::pin(own(folder, accounts, Durability::default(), Layers::Encrypt)), true),
+    (MEMORY, |_, accounts| Box::pin(async move { Ok((0..accounts).map(|_| in_memory()).collect()) }), false),
+    ("all layers, memory", |_, accounts| Box::pin(over_memory(accounts)), false),
 ];
-
-fn encrypted(folder: PathBuf, account: i32) -> std::pin::Pin<Box<dyn Future<Output = Result<Store, String>> + Send>> {
-    Box::pin(own(folder, account, Durability::Process, Some(Layers::Encrypt)))
-}
-
-fn full(folder: PathBuf, account: i32) -> std::pin::Pin<Box<dyn Future<Output = Result<Store, String>> + Send>> {
-    Box::pin(own(folder, account, Durability::Process, Some(Layers::All)))
-}
 
 #[derive(Clone, Copy, PartialEq)]
 enum Layers {
+    None,
     Encrypt,
     All,
 }
 
-async fn upstream(folder: PathBuf, account: i32, readers: u32) -> Result<Store, String> {
-    let config = SqliteStoreConfig::default().with_read_pool_size(readers);
+/// Each account has connections of its own, as its documentation says.
+async fn upstream(folder: PathBuf, accounts: i32, readers: u32) -> Result<Vec<Store>, String> {
     let path = folder.join("upstream.db");
-    let store = UpstreamStore::with_config_for_device(path.to_str().unwrap(), account, config).await;
-    Ok(Arc::new(store.map_err(|error| error.to_string())?))
-}
-
-/// With `Durability::Process` it commits as upstream's store does.
-async fn own(folder: PathBuf, account: i32, durability: Durability, layers: Option<Layers>) -> Result<Store, String> {
-    let store = SqliteConfig::new().durability(durability).open(folder.join("own.db")).await;
-    let store = Arc::new(store.map_err(|error| error.to_string())?.account(account));
-    match layers {
-        None => Ok(store),
-        Some(layers) => layered(store, layers).await,
+    let mut stores: Vec<Store> = vec![];
+    for account in 1..=accounts {
+        let config = SqliteStoreConfig::default().with_read_pool_size(readers);
+        let store = UpstreamStore::with_config_for_device(path.to_str().unwrap(), account, config).await;
+        stores.push(Arc::new(store.map_err(|error| error.to_string())?));
     }
+    Ok(stores)
 }
 
-async fn over_memory() -> Result<Store, String> {
-    layered(Arc::new(InMemoryBackend::new()), Layers::All).await
+/// With `Durability::Process` it commits as upstream's store does. All accounts share one open file.
+async fn own(folder: PathBuf, accounts: i32, durability: Durability, layers: Layers) -> Result<Vec<Store>, String> {
+    let file = SqliteConfig::new().durability(durability).open(folder.join("own.db")).await;
+    let file = file.map_err(|error| error.to_string())?;
+    let stores: Vec<Store> = (1..=accounts).map(|account| Arc::new(file.account(account)) as Store).collect();
+    layered(stores, layers).await
 }
 
-async fn layered(store: Store, layers: Layers) -> Result<Store, String> {
-    let key = Key::from_bytes(&mut [0x5a; 32]);
-    let vault = VaultOptions::new().open_or_create(store.clone(), key).await.map_err(|error| error.to_string())?;
-    if layers == Layers::Encrypt {
-        return Ok(vault.layer().layer(store));
+fn in_memory() -> Store {
+    Arc::new(InMemoryBackend::new())
+}
+
+async fn over_memory(accounts: i32) -> Result<Vec<Store>, String> {
+    layered((0..accounts).map(|_| in_memory()).collect(), Layers::All).await
+}
+
+/// A vault for each account; one cache and one set of metrics for all.
+async fn layered(stores: Vec<Store>, layers: Layers) -> Result<Vec<Store>, String> {
+    if layers == Layers::None {
+        return Ok(stores);
     }
-    let metrics = Metrics::new();
-    let stack = Stack::new(store)
-        .layer(metrics.layer("store"))
-        .layer(vault.layer())
-        .layer(CacheLayer::bytes(16 << 20).with(Record::Session))
-        .layer(metrics.layer("client"));
-    Ok(stack.into_backend())
+    let (metrics, cache) = (Metrics::new(), CacheLayer::bytes(16 << 20).with(Record::Session));
+    let mut layered = vec![];
+    for store in stores {
+        let key = Key::from_bytes(&mut [0x5a; 32]);
+        let vault = VaultOptions::new().open_or_create(store.clone(), key).await.map_err(|error| error.to_string())?;
+        layered.push(match layers {
+            Layers::All => Stack::new(store)
+                .layer(metrics.layer("store"))
+                .layer(vault.layer())
+                .layer(cache.clone())
+                .layer(metrics.layer("client"))
+                .into_backend(),
+            _ => vault.layer().layer(store),
+        });
+    }
+    Ok(layered)
 }
 
 fn main() {

@@ -19,8 +19,9 @@ use wacore::store::traits::{Backend, LidPnMappingEntry, MsgSecretEntry, TcTokenE
 
 pub(crate) type Store = Arc<dyn Backend>;
 
-/// Opens the store of an account in a folder, or creates it.
-pub(crate) type Open = fn(PathBuf, i32) -> Pin<Box<dyn Future<Output = Result<Store, String>> + Send>>;
+/// Opens the stores of so many accounts in one folder, or creates them.
+pub(crate) type Open = fn(PathBuf, i32) -> Opened;
+pub(crate) type Opened = Pin<Box<dyn Future<Output = Result<Vec<Store>, String>> + Send>>;
 
 /// How long how many operations took.
 pub(crate) type Measured = (Duration, u64);
@@ -154,10 +155,12 @@ const CONTACTS: usize = 300;
 impl Stage {
     /// Fills a new store.
     pub(crate) async fn set(scene: Scene, folder: &Path, open: Open, patient: bool) -> Result<Self, String> {
-        let store = open(folder.to_owned(), 1).await?;
-        let mut stage = Self { scene, store: store.clone(), accounts: vec![], patient };
+        let accounts = open(folder.to_owned(), if let Scene::Accounts(number) = scene { number } else { 1 }).await?;
         let text = |error: wacore::store::error::StoreError| error.to_string();
-        store.create().await.map_err(text)?;
+        for account in &accounts {
+            account.create().await.map_err(text)?;
+        }
+        let store = accounts.first().ok_or("there is no account")?.clone();
         let mut rng = StdRng::seed_from_u64(1);
         match scene {
             Scene::Sessions { rows, bytes } => {
@@ -198,19 +201,13 @@ impl Stage {
                     store.put_msg_secrets(batch).await.map_err(text)?;
                 }
             }
-            Scene::Accounts(accounts) => {
-                stage.accounts.push(store);
-                for number in 2..=accounts {
-                    let account = open(folder.to_owned(), number).await?;
-                    account.create().await.map_err(text)?;
-                    stage.accounts.push(account);
-                }
-                for account in &stage.accounts {
+            Scene::Accounts(_) => {
+                for account in &accounts {
                     account.put_session(&address(0), &value(&mut rng, 1500)).await.map_err(text)?;
                 }
             }
         }
-        Ok(stage)
+        Ok(Self { scene, store, accounts, patient })
     }
 
     /// One round.
@@ -346,9 +343,10 @@ impl Stage {
             (Measure::RoundRobin, Scene::Accounts(_)) => {
                 let accounts = self.accounts.clone();
                 let calls = if self.patient { 64 } else { 1000usize };
-                let session = value(&mut rng, 1500);
+                let mut session = value(&mut rng, 1500);
                 timed(runtime, 2 * calls as u64, async move {
                     for call in 0..calls {
+                        session[..8].copy_from_slice(&(call as u64).to_le_bytes());
                         let account = &accounts[call % accounts.len()];
                         assert!(account.get_session(&address(0)).await.unwrap().is_some());
                         account.put_session(&address(0), &session).await.unwrap();
@@ -476,8 +474,8 @@ pub(crate) fn reopen(runtime: &Runtime, open: Open, folder: &Path) -> Duration {
     let folder = folder.to_owned();
     runtime.block_on(async move {
         let start = Instant::now();
-        let store = open(folder, 1).await.unwrap();
-        store.exists().await.unwrap();
+        let stores = open(folder, 1).await.unwrap();
+        stores[0].exists().await.unwrap();
         start.elapsed()
     })
 }

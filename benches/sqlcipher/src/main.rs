@@ -6,6 +6,7 @@
 #[allow(dead_code)]
 mod workloads;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use diesel::prelude::*;
@@ -13,27 +14,33 @@ use whatsapp_rust_sqlite_storage::{SqliteStore, SqliteStoreConfig};
 
 fn main() {
     workloads::obey(
-        |folder, account| {
+        |folder, accounts| {
             Box::pin(async move {
-                let config = SqliteStoreConfig::default().with_connection_init(|connection| {
-                    let key = format!("PRAGMA key = \"x'{}'\"", "5a".repeat(32));
-                    diesel::sql_query(key).execute(connection)?;
-                    // Without SQLCipher the key would be ignored, and plaintext be measured.
-                    let version = diesel::sql_query("PRAGMA cipher_version").load::<CipherVersion>(connection)?;
-                    if version.is_empty() {
-                        return Err("this SQLite is not SQLCipher".into());
-                    }
-                    diesel::sql_query("SELECT count(*) FROM sqlite_master").execute(connection)?;
-                    Ok(())
-                });
-                let path = folder.join("sqlcipher.db");
-                let store = SqliteStore::with_config_for_device(path.to_str().unwrap_or_default(), account, config);
-                let store = store.await.map_err(|error| error.to_string())?;
-                Ok(Arc::new(store) as workloads::Store)
+                let mut stores = vec![];
+                for account in 1..=accounts {
+                    stores.push(keyed(&folder.join("sqlcipher.db"), account).await?);
+                }
+                Ok(stores)
             })
         },
         false,
     );
+}
+
+async fn keyed(path: &Path, account: i32) -> Result<workloads::Store, String> {
+    let config = SqliteStoreConfig::default().with_connection_init(|connection| {
+        let key = format!("PRAGMA key = \"x'{}'\"", "5a".repeat(32));
+        diesel::sql_query(key).execute(connection)?;
+        // Without SQLCipher the key would be ignored, and plaintext be measured.
+        let version = diesel::sql_query("PRAGMA cipher_version").load::<CipherVersion>(connection)?;
+        if version.is_empty() {
+            return Err("this SQLite is not SQLCipher".into());
+        }
+        diesel::sql_query("SELECT count(*) FROM sqlite_master").execute(connection)?;
+        Ok(())
+    });
+    let store = SqliteStore::with_config_for_device(path.to_str().unwrap_or_default(), account, config).await;
+    Ok(Arc::new(store.map_err(|error| error.to_string())?))
 }
 
 #[derive(QueryableByName)]
