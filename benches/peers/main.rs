@@ -26,13 +26,15 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use wacore::store::InMemoryBackend;
 use wastore::{CacheLayer, Durability, Key, Layer, Metrics, Record, SqliteConfig, Stack, VaultOptions};
 use whatsapp_rust_sqlite_storage::{SqliteStore as UpstreamStore, SqliteStoreConfig};
 
 use report::Report;
-use workloads::{Measure, Measured, Open, Scene, Stage, Store, obey, reopen, resident_bytes, scenes};
+use workloads::{Measure, Measured, Open, Scene, Store, obey, resident_bytes, scenes};
 
 pub(crate) const UPSTREAM: &str = "upstream";
 pub(crate) const SQLCIPHER: &str = "upstream, SQLCipher";
@@ -46,15 +48,15 @@ pub(crate) const MEMORY: &str = "upstream, memory";
 pub(crate) const LOOP: &str = "rusqlite loop";
 
 /// Subjects of this build, in the order of the table.
-const LOCAL: [(&str, Open, bool); 8] = [
-    (UPSTREAM, |folder, accounts| Box::pin(upstream(folder, accounts, 0)), false),
-    ("upstream, 4 readers", |folder, accounts| Box::pin(upstream(folder, accounts, 4)), false),
-    (PLAIN, |folder, accounts| Box::pin(own(folder, accounts, Durability::Process, Layers::None)), false),
-    (ENCRYPTED, |folder, accounts| Box::pin(own(folder, accounts, Durability::Process, Layers::Encrypt)), false),
-    (FULL, |folder, accounts| Box::pin(own(folder, accounts, Durability::Process, Layers::All)), false),
-    (DURABLE, |folder, accounts| Box::pin(own(folder, accounts, Durability::default(), Layers::Encrypt)), true),
-    (MEMORY, |_, accounts| Box::pin(async move { Ok((0..accounts).map(|_| in_memory()).collect()) }), false),
-    ("all layers, memory", |_, accounts| Box::pin(over_memory(accounts)), false),
+const OWN_BUILD: [(&str, Open); 8] = [
+    (UPSTREAM, |folder, accounts| Box::pin(upstream(folder, accounts, 0))),
+    ("upstream, 4 readers", |folder, accounts| Box::pin(upstream(folder, accounts, 4))),
+    (PLAIN, |folder, accounts| Box::pin(own(folder, accounts, Durability::Process, Layers::None))),
+    (ENCRYPTED, |folder, accounts| Box::pin(own(folder, accounts, Durability::Process, Layers::Encrypt))),
+    (FULL, |folder, accounts| Box::pin(own(folder, accounts, Durability::Process, Layers::All))),
+    (DURABLE, |folder, accounts| Box::pin(own(folder, accounts, Durability::default(), Layers::Encrypt))),
+    (MEMORY, |_, accounts| Box::pin(async move { Ok((0..accounts).map(|_| in_memory()).collect()) })),
+    ("all layers, memory", |_, accounts| Box::pin(over_memory(accounts))),
 ];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -122,8 +124,8 @@ fn main() {
             "seal" => sealing::print(),
             "import" => print_import(),
             name => {
-                let (_, open, patient) = LOCAL.into_iter().find(|(local, ..)| *local == name).unwrap();
-                obey(open, patient);
+                let (_, open) = OWN_BUILD.into_iter().find(|(own, _)| *own == name).unwrap();
+                obey(open);
             }
         };
     }
@@ -131,8 +133,13 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--test") {
         return;
     }
+    if cfg!(feature = "ring") {
+        eprintln!("run it without features: it builds what it needs, and tells the builds apart");
+        std::process::exit(2);
+    }
     let wanted = arguments.into_iter().find(|argument| !argument.starts_with("--"));
-    let folder = tempfile::tempdir().unwrap();
+    // On the disk where the build is: a folder for temporary files may be in memory.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let builds = Builds::make();
     let mut report = Report::default();
     let rounds = if std::env::var_os("WASTORE_LONG").is_some() { 21 } else { 7 };
@@ -189,49 +196,44 @@ struct Subject {
 }
 
 enum Kind {
-    Local {
-        open: Open,
-        patient: bool,
-        stage: Option<Stage>,
-    },
+    /// In a process of its own, because SQLite shares its page cache among all stores of a process.
     Process(Process),
     /// What SQLite itself takes.
-    Loop {
-        path: Option<PathBuf>,
-        bytes: usize,
-    },
+    Loop { connection: Option<rusqlite::Connection>, bytes: usize },
 }
 
 fn subjects(builds: &Builds, folder: &Path) -> Vec<Subject> {
+    let own = std::env::current_exe().unwrap();
     let mut subjects = vec![];
     let mut add = |name: &'static str, kind: Kind| {
         subjects.push(Subject { name, folder: folder.join(name.replace([' ', ','], "_")), kind });
     };
-    for (name, open, patient) in LOCAL {
-        add(name, Kind::Local { open, patient, stage: None });
-        if name == ENCRYPTED
-            && let Some(program) = &builds.ring
-        {
-            add(RING, Kind::Process(Process::start(program, ENCRYPTED)));
-        }
-        if name == FULL
-            && let Some(program) = &builds.ring
-        {
-            add(FULL_RING, Kind::Process(Process::start(program, FULL)));
-        }
-        if name.starts_with("upstream, 4")
-            && let Some(program) = &builds.sqlcipher
-        {
-            add(SQLCIPHER, Kind::Process(Process::start(program, "")));
-        }
+    for (name, program, subject) in programs(builds, &own) {
+        add(name, Kind::Process(Process::start(program, subject)));
     }
-    add(LOOP, Kind::Loop { path: None, bytes: 0 });
+    add(LOOP, Kind::Loop { connection: None, bytes: 0 });
     subjects
 }
 
+/// Who is measured by which program, under which name.
+fn programs<'a>(builds: &'a Builds, own: &'a Path) -> Vec<(&'static str, &'a Path, &'static str)> {
+    let mut programs = vec![];
+    for (name, _) in OWN_BUILD {
+        programs.push((name, own, name));
+        let other = match name {
+            ENCRYPTED => builds.ring.as_deref().map(|program| (RING, program, ENCRYPTED)),
+            FULL => builds.ring.as_deref().map(|program| (FULL_RING, program, FULL)),
+            UPSTREAM => builds.sqlcipher.as_deref().map(|program| (SQLCIPHER, program, "")),
+            _ => None,
+        };
+        programs.extend(other);
+    }
+    programs
+}
+
 fn compare(builds: &Builds, folder: &Path, rounds: u64, wanted: Option<&str>, report: &mut Report) {
-    let runtime = workloads::runtime();
     let mut subjects = subjects(builds, folder);
+    let mut rng = StdRng::seed_from_u64(0);
     for (number, (scene, measures)) in scenes().into_iter().enumerate() {
         let measures: Vec<_> = measures
             .into_iter()
@@ -246,7 +248,7 @@ fn compare(builds: &Builds, folder: &Path, rounds: u64, wanted: Option<&str>, re
         eprint!("\r{:<60}", format!("{}: filling", scene.name()));
         let mut on = vec![];
         for (at, subject) in subjects.iter_mut().enumerate() {
-            match subject.set(&runtime, number, scene) {
+            match subject.set(number, scene) {
                 Ok(true) => on.push(at),
                 Ok(false) => {}
                 Err(error) => {
@@ -258,12 +260,14 @@ fn compare(builds: &Builds, folder: &Path, rounds: u64, wanted: Option<&str>, re
         for round in 0..rounds {
             eprint!("\r{:<60}", format!("{}: round {} of {rounds}", scene.name(), round + 1));
             for (index, measure) in &measures {
-                for turn in 0..on.len() {
-                    // Nobody is always the first.
-                    let subject = &mut subjects[on[(turn + round as usize) % on.len()]];
-                    if let Some((elapsed, operations)) = subject.measure(&runtime, *index, *measure, round) {
+                on.shuffle(&mut rng);
+                for at in &on {
+                    let subject = &mut subjects[*at];
+                    if let Some((elapsed, operations)) = subject.measure(*index, *measure, round) {
                         report.add(scene, *measure, subject.name, elapsed.as_nanos() as f64 / operations as f64 / 1e3);
                     }
+                    // Some go on in the background for a moment, with checkpoints for example.
+                    std::thread::sleep(Duration::from_millis(15));
                 }
             }
         }
@@ -277,7 +281,7 @@ fn compare(builds: &Builds, folder: &Path, rounds: u64, wanted: Option<&str>, re
             }
             if matches!(scene, Scene::Sessions { rows: 2000, bytes: 1500 }) {
                 for _ in 0..rounds {
-                    if let Some(elapsed) = subject.reopen(&runtime) {
+                    if let Some(elapsed) = subject.reopen() {
                         report.reopened(subject.name, elapsed.as_secs_f64() * 1e3);
                     }
                 }
@@ -290,23 +294,18 @@ fn compare(builds: &Builds, folder: &Path, rounds: u64, wanted: Option<&str>, re
 
 impl Subject {
     /// `false` if there is nothing to measure on it.
-    fn set(&mut self, runtime: &Runtime, number: usize, scene: Scene) -> Result<bool, String> {
+    fn set(&mut self, number: usize, scene: Scene) -> Result<bool, String> {
+        self.folder = self.folder.with_extension(number.to_string());
         std::fs::create_dir_all(&self.folder).unwrap();
         match &mut self.kind {
-            Kind::Local { open, patient, stage } => {
-                let set = runtime.block_on(Stage::set(scene, &self.folder, *open, *patient))?;
-                *stage = Some(set);
-                Ok(true)
-            }
             Kind::Process(process) => match process.ask(&format!("set {number} {}", self.folder.display())).as_str() {
                 "ok" => Ok(true),
                 error => Err(error.to_owned()),
             },
-            Kind::Loop { path, bytes } => match scene {
+            Kind::Loop { connection, bytes } => match scene {
                 Scene::Sessions { rows: 2000, bytes: size } => {
-                    let file = self.folder.join("loop.db");
-                    sealing::fill_loop(&file, 2000, size);
-                    (*path, *bytes) = (Some(file), size);
+                    *connection = Some(sealing::fill_loop(&self.folder.join("loop.db"), 2000, size));
+                    *bytes = size;
                     Ok(true)
                 }
                 _ => Ok(false),
@@ -314,25 +313,23 @@ impl Subject {
         }
     }
 
-    fn measure(&mut self, runtime: &Runtime, index: usize, measure: Measure, round: u64) -> Option<Measured> {
+    fn measure(&mut self, index: usize, measure: Measure, round: u64) -> Option<Measured> {
         match &mut self.kind {
-            Kind::Local { stage, .. } => Some(stage.as_ref()?.measure(runtime, measure, round)),
             Kind::Process(process) => {
                 let answer = process.ask(&format!("measure {index} {round}"));
                 let (nanos, operations) = answer.split_once(' ')?;
                 Some((Duration::from_nanos(nanos.parse().ok()?), operations.parse().ok()?))
             }
-            Kind::Loop { path, bytes } => sealing::plain_loop(path.as_ref()?, 2000, *bytes, measure, round),
+            Kind::Loop { connection, bytes } => sealing::plain_loop(connection.as_ref()?, 2000, *bytes, measure, round),
         }
     }
 
     fn strike(&mut self) {
         match &mut self.kind {
-            Kind::Local { stage, .. } => *stage = None,
             Kind::Process(process) => {
                 process.ask("strike");
             }
-            Kind::Loop { path, .. } => *path = None,
+            Kind::Loop { connection, .. } => *connection = None,
         }
     }
 
@@ -342,16 +339,11 @@ impl Subject {
         (size > 0 && !matches!(self.kind, Kind::Loop { .. })).then_some(size)
     }
 
-    fn reopen(&mut self, runtime: &Runtime) -> Option<Duration> {
+    fn reopen(&mut self) -> Option<Duration> {
         self.size_on_disk()?;
-        match &mut self.kind {
-            Kind::Local { open, .. } => Some(reopen(runtime, *open, &self.folder)),
-            Kind::Process(process) => {
-                let answer = process.ask(&format!("reopen {}", self.folder.display()));
-                Some(Duration::from_nanos(answer.parse().ok()?))
-            }
-            Kind::Loop { .. } => None,
-        }
+        let Kind::Process(process) = &mut self.kind else { return None };
+        let answer = process.ask(&format!("reopen {}", self.folder.display()));
+        Some(Duration::from_nanos(answer.parse().ok()?))
     }
 }
 
@@ -371,8 +363,8 @@ impl Process {
     }
 
     fn ask(&mut self, question: &str) -> String {
-        writeln!(self.child.stdin.as_mut().unwrap(), "{question}").unwrap();
-        match self.answers.next() {
+        let asked = self.child.stdin.as_mut().is_some_and(|stdin| writeln!(stdin, "{question}").is_ok());
+        match self.answers.next().filter(|_| asked) {
             Some(Ok(answer)) => answer,
             _ => "failed: the process is gone".to_owned(),
         }
@@ -389,10 +381,7 @@ impl Drop for Process {
 /// What a process grows by that fills a store and reads from it, one process for each.
 fn memory(builds: &Builds, folder: &Path, report: &mut Report) {
     let own = std::env::current_exe().unwrap();
-    let mut programs: Vec<(&'static str, PathBuf, &str)> =
-        LOCAL.iter().map(|(name, ..)| (*name, own.clone(), *name)).collect();
-    programs.extend(builds.sqlcipher.clone().map(|program| (SQLCIPHER, program, "")));
-    for (name, program, subject) in programs {
+    for (name, program, subject) in programs(builds, &own) {
         for (number, (scene, _)) in scenes().into_iter().enumerate() {
             if !matches!(scene, Scene::Sessions { bytes: 200, .. }) || resident_bytes().is_none() {
                 continue;
@@ -400,7 +389,7 @@ fn memory(builds: &Builds, folder: &Path, report: &mut Report) {
             eprint!("\r{:<60}", format!("memory of {name}, {}", scene.name()));
             let folder = folder.join("memory");
             std::fs::create_dir_all(&folder).unwrap();
-            let mut process = Process::start(&program, subject);
+            let mut process = Process::start(program, subject);
             let mut resident = || process.ask("memory").parse::<u64>().unwrap_or_default();
             let before = resident();
             if process.ask(&format!("set {number} {}", folder.display())) == "ok" {
@@ -419,6 +408,7 @@ fn imports(builds: &Builds, report: &mut Report) {
     let Some(program) = &builds.ring else { return };
     eprint!("\r{:<60}", "import and rotation");
     let output = Command::new(program).env("WASTORE_PEER", "import").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let numbers: Vec<f64> = line.split(' ').filter_map(|number| number.parse().ok()).collect();
         if let [records, import, rotate] = numbers[..] {

@@ -112,7 +112,11 @@ impl Report {
 
     /// The median of a line by its names.
     fn figure(&self, group: &str, name: &str, subject: &str) -> Option<f64> {
-        let line = self.lines.iter().position(|(known, line)| known == group && line.starts_with(name))?;
+        let line = self.lines.iter().position(|(known, line)| {
+            let rest = line.strip_prefix(name);
+            known == group
+                && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(", per ") || rest.starts_with(" ("))
+        })?;
         self.median(line, subject)
     }
 
@@ -229,16 +233,14 @@ impl Report {
             let what = format!("{stack}, sent messages, against upstream's plaintext");
             goal(&what, 3.0, true, ratio("a client's calls", "sent message", UPSTREAM, stack));
         }
-        for (name, wanted) in [
-            ("get", 3.0),
-            ("put", 3.0),
-            ("get, 16 tasks", 3.0),
-            ("put, 16 tasks", 3.0),
-            ("batch of 64", 1.6),
-            ("batch of 1000", 1.6),
-        ] {
+        for name in ["get", "put"].iter().flat_map(|name| [1, 4, 16, 64].map(|tasks| (*name, tasks))) {
+            let name = if name.1 == 1 { name.0.to_owned() } else { format!("{}, {} tasks", name.0, name.1) };
             let what = format!("encrypted against SQLCipher, {name}");
-            goal(&what, wanted, true, ratio(sessions, name, SQLCIPHER, ENCRYPTED));
+            goal(&what, 3.0, true, ratio(sessions, &name, SQLCIPHER, ENCRYPTED));
+        }
+        for name in ["batch of 64", "batch of 1000"] {
+            let what = format!("encrypted against SQLCipher, {name}");
+            goal(&what, 1.6, true, ratio(sessions, name, SQLCIPHER, ENCRYPTED));
         }
         for (encrypted, get, put, batch) in [(ENCRYPTED, 1.7, 1.4, 0.65), (RING, 1.3, 1.2, 0.45)] {
             goal(
@@ -320,10 +322,10 @@ impl Report {
             ("a client's calls", "sent message", "a sent message"),
             ("a client's calls", "received message", "a received message"),
             ("50 000 sessions of 200 B", "has_signal_state_for_user, miss", "is a user known, of 50 000"),
-            ("10 000 LID mappings", "cold start", "cold start, 10 000 mappings"),
+            ("10 000 LID mappings", "what a start reads", "a start with 10 000 mappings"),
             ("5 000 mutation MACs", "app-state sync", "app-state sync of 5 000"),
-            ("50 000 message secrets", "sweep", "sweep 1000 of 50 000 secrets"),
-            ("100 accounts in one place", "get and put", "100 accounts in turn"),
+            ("50 000 message secrets", "sweep of 1000 expired ones", "sweep 1000 of 50 000 secrets"),
+            ("100 accounts in one place", "get and put, each account in turn", "100 accounts in turn"),
         ];
         const LEFT: f64 = 220.0;
         const DECADE: f64 = 150.0;

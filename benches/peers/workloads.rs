@@ -6,12 +6,13 @@ use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{Rng, SeedableRng};
 use tokio::runtime::Runtime;
 use wacore::appstate::hash::HashState;
 use wacore::appstate::processor::AppStateMutationMAC;
@@ -125,7 +126,7 @@ impl Measure {
             Measure::SentBurst => "sent message, in a burst".to_owned(),
             Measure::Received => "received message".to_owned(),
             Measure::ReceivedGroup => "received message of a group".to_owned(),
-            Measure::Start => "cold start".to_owned(),
+            Measure::Start => "what a start reads".to_owned(),
             Measure::Sync => "app-state sync, per MAC".to_owned(),
             Measure::Sweep => "sweep of 1000 expired ones".to_owned(),
             Measure::RoundRobin => "get and put, each account in turn".to_owned(),
@@ -146,15 +147,15 @@ pub(crate) struct Stage {
     scene: Scene,
     store: Store,
     accounts: Vec<Store>,
-    /// When its commits wait for the disk, fewer of them make a round.
-    patient: bool,
+    /// Rises with every value that is written, so that none is the one before: SQLite leaves a page alone that does not change.
+    writes: AtomicU64,
 }
 
 const CONTACTS: usize = 300;
 
 impl Stage {
     /// Fills a new store.
-    pub(crate) async fn set(scene: Scene, folder: &Path, open: Open, patient: bool) -> Result<Self, String> {
+    pub(crate) async fn set(scene: Scene, folder: &Path, open: Open) -> Result<Self, String> {
         let accounts = open(folder.to_owned(), if let Scene::Accounts(number) = scene { number } else { 1 }).await?;
         let text = |error: wacore::store::error::StoreError| error.to_string();
         for account in &accounts {
@@ -194,7 +195,11 @@ impl Stage {
                     store.put_lid_mappings(&batch).await.map_err(text)?;
                 }
             }
-            Scene::AppState(_) => {}
+            Scene::AppState(rows) => {
+                for patch in macs(rows, 0).chunks(1000) {
+                    store.put_mutation_macs("regular", 1, patch).await.map_err(text)?;
+                }
+            }
             Scene::Secrets(rows) => {
                 for start in (0..rows).step_by(2000) {
                     let batch = secrets("kept", start..rows.min(start + 2000), i64::MAX / 2);
@@ -207,7 +212,7 @@ impl Stage {
                 }
             }
         }
-        Ok(Self { scene, store, accounts, patient })
+        Ok(Self { scene, store, accounts, writes: AtomicU64::new(1) })
     }
 
     /// One round.
@@ -230,12 +235,16 @@ impl Stage {
                 run(&numbers)
             }
             (Measure::Put { tasks }, Scene::Sessions { rows, bytes }) => {
-                let numbers = some_of(rows, if self.patient { 128 } else { 1024 }, &mut rng);
-                concurrently(runtime, &store, tasks, &numbers, move |store, numbers| async move {
-                    let mut value = value(&mut StdRng::seed_from_u64(round), bytes);
-                    for number in numbers {
-                        value[..8].copy_from_slice(&(number as u64 ^ round << 32).to_le_bytes());
-                        store.put_session(&address(number), &value).await.unwrap();
+                let numbers = some_of(rows, 1024, &mut rng);
+                let value = value(&mut rng, bytes);
+                let first = self.fresh(numbers.len());
+                concurrently(runtime, &store, tasks, &numbers, move |store, numbers| {
+                    let mut value = value.clone();
+                    async move {
+                        for number in numbers {
+                            value[..8].copy_from_slice(&(first + number as u64).to_le_bytes());
+                            store.put_session(&address(number), &value).await.unwrap();
+                        }
                     }
                 })
             }
@@ -243,7 +252,8 @@ impl Stage {
                 // Those together that were first stored together, as the devices of a group are.
                 let mut groups: Vec<usize> = (0..rows / size).collect();
                 groups.shuffle(&mut rng);
-                groups.truncate(if self.patient { 4 } else { 16 });
+                groups.truncate(16);
+                let mut rng = StdRng::seed_from_u64(self.fresh(1));
                 let batches: Vec<Vec<(Arc<str>, Bytes)>> = groups
                     .into_iter()
                     .map(|group| group * size..(group + 1) * size)
@@ -276,18 +286,18 @@ impl Stage {
             }
             (Measure::SentPaced | Measure::SentBurst, Scene::Client) => {
                 let burst = measure == Measure::SentBurst;
-                let messages = if self.patient { 32 } else { 200u64 };
-                let session: Bytes = value(&mut rng, 1500).into();
-                timed(runtime, messages, async move {
-                    // In a burst the client writes sessions 13 times for 200 messages, each time those that changed.
+                let (mut session, first) = (value(&mut rng, 1500), self.fresh(MESSAGES as usize));
+                timed(runtime, MESSAGES, async move {
+                    // In a burst the client writes sessions every now and then, those that changed.
                     let mut changed: HashMap<Arc<str>, Bytes> = HashMap::new();
-                    for message in 0..messages {
-                        let contact = (message * 7 + round * 13) as usize % CONTACTS;
-                        let (chat, id) = (lid(contact), format!("3EB0{round:06X}{message:010X}"));
+                    for message in first..first + MESSAGES {
+                        let contact = message as usize * 7 % CONTACTS;
+                        let (chat, id) = (lid(contact), format!("3EB0{message:016X}"));
+                        session[..8].copy_from_slice(&message.to_le_bytes());
                         assert!(store.get_tc_token(&chat).await.unwrap().is_some());
                         store.store_sent_message(&chat, &id, &session[..200]).await.unwrap();
-                        changed.insert(address(contact), session.clone());
-                        if !burst || message % 15 == 14 || message + 1 == messages {
+                        changed.insert(address(contact), Bytes::copy_from_slice(&session));
+                        if !burst || message % 15 == 14 || message + 1 == first + MESSAGES {
                             let rows: Vec<_> = changed.drain().collect();
                             store.put_sessions_batch(&rows).await.unwrap();
                         }
@@ -296,18 +306,18 @@ impl Stage {
                 })
             }
             (Measure::Received | Measure::ReceivedGroup, Scene::Client) => {
-                let messages = if self.patient { 32 } else { 200u64 };
-                let session: Bytes = value(&mut rng, 1500).into();
-                timed(runtime, messages, async move {
-                    for message in 0..messages {
-                        let contact = (message * 11 + round * 17) as usize % CONTACTS;
-                        let row = [(address(contact), session.clone())];
+                let (mut session, first) = (value(&mut rng, 1500), self.fresh(MESSAGES as usize));
+                timed(runtime, MESSAGES, async move {
+                    for message in first..first + MESSAGES {
+                        let contact = message as usize * 11 % CONTACTS;
+                        session[..8].copy_from_slice(&message.to_le_bytes());
+                        let row = [(address(contact), Bytes::copy_from_slice(&session))];
                         if measure == Measure::Received {
                             store.put_sessions_batch(&row).await.unwrap();
                         } else {
                             store.put_sender_keys_batch(&row).await.unwrap();
                         }
-                        let id = format!("3EB1{round:06X}{message:010X}");
+                        let id = format!("3EB0{message:016X}");
                         store.put_msg_secrets(vec![secret(&lid(contact), &id, i64::MAX / 2)]).await.unwrap();
                     }
                 })
@@ -318,15 +328,14 @@ impl Stage {
                 assert_eq!(store.get_all_lid_mappings().await.unwrap().len(), rows);
             }),
             (Measure::Sync, Scene::AppState(rows)) => {
-                let macs: Vec<_> = (0..rows)
-                    .map(|_| AppStateMutationMAC { index_mac: value(&mut rng, 32), value_mac: value(&mut rng, 32) })
-                    .collect();
+                let first = self.fresh(rows);
+                let macs = macs(rows, first);
                 timed(runtime, rows as u64, async move {
                     // Patches of a thousand: what is there is looked up, then replaced.
-                    for (version, patch) in (round * 1000 + 1..).zip(macs.chunks(1000)) {
+                    for (version, patch) in (first..).zip(macs.chunks(1000)) {
                         let indexes: Vec<[u8; 32]> =
                             patch.iter().map(|mac| mac.index_mac[..].try_into().unwrap()).collect();
-                        store.get_mutation_macs("regular", &indexes).await.unwrap();
+                        assert_eq!(store.get_mutation_macs("regular", &indexes).await.unwrap().len(), patch.len());
                         store.put_mutation_macs("regular", version, patch).await.unwrap();
                         store.set_version("regular", HashState { version, ..HashState::default() }).await.unwrap();
                     }
@@ -342,11 +351,11 @@ impl Stage {
             }
             (Measure::RoundRobin, Scene::Accounts(_)) => {
                 let accounts = self.accounts.clone();
-                let calls = if self.patient { 64 } else { 1000usize };
+                let (calls, first) = (1000, self.fresh(1000));
                 let mut session = value(&mut rng, 1500);
                 timed(runtime, 2 * calls as u64, async move {
                     for call in 0..calls {
-                        session[..8].copy_from_slice(&(call as u64).to_le_bytes());
+                        session[..8].copy_from_slice(&(first + call as u64).to_le_bytes());
                         let account = &accounts[call % accounts.len()];
                         assert!(account.get_session(&address(0)).await.unwrap().is_some());
                         account.put_session(&address(0), &session).await.unwrap();
@@ -356,6 +365,25 @@ impl Stage {
             (measure, scene) => unreachable!("{measure:?} on {scene:?}"),
         }
     }
+}
+
+impl Stage {
+    /// The first of so many numbers that nothing was made of yet.
+    fn fresh(&self, count: usize) -> u64 {
+        // Addresses are added to them.
+        self.writes.fetch_add(count as u64 + 1_000_000, Ordering::Relaxed)
+    }
+}
+
+/// How many a round has.
+const MESSAGES: u64 = 200;
+
+/// The same names each time, with values of a number.
+fn macs(rows: usize, number: u64) -> Vec<AppStateMutationMAC> {
+    let mut names = StdRng::seed_from_u64(7);
+    let mut values = StdRng::seed_from_u64(number);
+    let mac = |_| AppStateMutationMAC { index_mac: value(&mut names, 32), value_mac: value(&mut values, 32) };
+    (0..rows).map(mac).collect()
 }
 
 fn timed(runtime: &Runtime, operations: u64, work: impl Future<Output = ()> + Send + 'static) -> Measured {
@@ -387,13 +415,9 @@ fn concurrently<F: Future<Output = ()> + Send + 'static>(
     (elapsed, numbers.len() as u64)
 }
 
+/// Different ones, in any order.
 fn some_of(rows: usize, count: usize, rng: &mut StdRng) -> Vec<usize> {
-    if rows <= count {
-        let mut all: Vec<usize> = (0..rows).collect();
-        all.shuffle(rng);
-        return all;
-    }
-    (0..count).map(|_| rng.random_range(0..rows)).collect()
+    rand::seq::index::sample(rng, rows, count.min(rows)).into_vec()
 }
 
 fn address(number: usize) -> Arc<str> {
@@ -434,7 +458,7 @@ fn secrets(kind: &str, numbers: std::ops::Range<usize>, expires_at: i64) -> Vec<
 /// memory                    →  resident bytes
 /// strike                    →  ok; the store is closed
 /// ```
-pub(crate) fn obey(open: Open, patient: bool) {
+pub(crate) fn obey(open: Open) {
     let runtime = runtime();
     let mut stage: Option<(usize, Stage)> = None;
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
@@ -442,7 +466,7 @@ pub(crate) fn obey(open: Open, patient: bool) {
         let answer = match words[..] {
             ["set", scene, folder] => {
                 let scene: usize = scene.parse().unwrap();
-                match runtime.block_on(Stage::set(scenes()[scene].0, Path::new(folder), open, patient)) {
+                match runtime.block_on(Stage::set(scenes()[scene].0, Path::new(folder), open)) {
                     Ok(set) => {
                         stage = Some((scene, set));
                         "ok".to_owned()

@@ -1,13 +1,16 @@
 //! The authenticated cipher of every sealed byte: XChaCha20-Poly1305
 //! (<https://datatracker.ietf.org/doc/html/draft-irtf-cfrg-xchacha-03>), used in place.
 //!
-//! All of the crate's AEAD goes through these two functions. Two implementations write the same bytes: RustCrypto's, and with
-//! the feature `ring` that of ring, which is written in assembler.
+//! All of the crate's AEAD goes through these functions. Two implementations write the same bytes: RustCrypto's, and with the
+//! feature `ring` that of ring, which is written in assembler. ring does not wipe the key that HChaCha20 derives from the key
+//! and the nonce. For a record that opens this one version of this record; for a wrapped key it would open the key for as
+//! long as the header says so. So keys are wrapped with RustCrypto's in any case.
 
 pub(crate) const KEY_BYTES: usize = 32;
 pub(crate) const NONCE_BYTES: usize = 24;
 pub(crate) const TAG_BYTES: usize = 16;
 
+pub(crate) use rustcrypto::{open as unwrap, seal as wrap};
 #[cfg(not(feature = "ring"))]
 pub(crate) use rustcrypto::{open, seal};
 #[cfg(feature = "ring")]
@@ -17,7 +20,6 @@ pub(crate) use with_ring::{open, seal};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Forged;
 
-#[cfg(any(test, not(feature = "ring")))]
 mod rustcrypto {
     use chacha20poly1305::aead::{AeadInOut, KeyInit};
     use chacha20poly1305::{Tag, XChaCha20Poly1305};
@@ -35,7 +37,7 @@ mod rustcrypto {
         cipher.encrypt_inout_detached(nonce.into(), aad, buffer.into()).ok().map(Into::into)
     }
 
-    /// Verifies the tag and then decrypts `buffer` in place. On failure nothing is decrypted.
+    /// Verifies the tag and decrypts `buffer` in place. After a failure there is no plaintext in it.
     pub(crate) fn open(
         key: &[u8; KEY_BYTES],
         nonce: &[u8; NONCE_BYTES],
@@ -85,7 +87,7 @@ mod with_ring {
             .map_err(|_| Forged)
     }
 
-    /// The key and nonce of one record. ring does not wipe its copy of that key, which opens no other record.
+    /// The key and nonce of one version of one record.
     fn derive(key: &[u8; KEY_BYTES], nonce: &[u8; NONCE_BYTES]) -> Option<(LessSafeKey, Nonce)> {
         let (first, last): (&[u8; 16], &[u8]) = nonce.split_first_chunk()?;
         let mut subkey = hchacha::<R20>(key.into(), first.into());
@@ -128,6 +130,7 @@ mod tests {
                 let mut altered = sealed.clone();
                 altered[position] ^= 1;
                 assert!(with_ring::open(&key, &nonce, &aad, &mut altered, &tag).is_err());
+                assert!(length < 16 || altered != plain, "what does not verify is not given away");
             }
             let mut other = tag;
             other[15] ^= 0x80;

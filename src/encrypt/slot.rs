@@ -266,7 +266,7 @@ pub(crate) fn wrap(under: &[u8; 32], nonce: [u8; 24], key: &Key, aad: &[u8]) -> 
     let (body, tag) = sealed.split_at_mut(32);
     body.copy_from_slice(key.expose());
     // Only an input of 256 GiB can fail.
-    let sealed_tag = aead::seal(under, &nonce, aad, body).ok_or(Error::HeaderDamaged("a key cannot be wrapped"))?;
+    let sealed_tag = aead::wrap(under, &nonce, aad, body).ok_or(Error::HeaderDamaged("a key cannot be wrapped"))?;
     tag.copy_from_slice(&sealed_tag);
     Ok(Wrapped { nonce, sealed })
 }
@@ -280,6 +280,6 @@ pub(crate) fn unwrap(under: &[u8; 32], wrapped: &Wrapped, aad: &[u8]) -> Result<
     let tag = tag.first_chunk().ok_or(Error::HeaderTampered)?;
     let mut key = Key::zeroed();
     key.bytes_mut().copy_from_slice(body);
-    aead::open(under, &wrapped.nonce, aad, key.bytes_mut(), tag).map_err(|_| Error::HeaderTampered)?;
+    aead::unwrap(under, &wrapped.nonce, aad, key.bytes_mut(), tag).map_err(|_| Error::HeaderTampered)?;
     Ok(key)
 }

@@ -13,18 +13,15 @@ use diesel::prelude::*;
 use whatsapp_rust_sqlite_storage::{SqliteStore, SqliteStoreConfig};
 
 fn main() {
-    workloads::obey(
-        |folder, accounts| {
-            Box::pin(async move {
-                let mut stores = vec![];
-                for account in 1..=accounts {
-                    stores.push(keyed(&folder.join("sqlcipher.db"), account).await?);
-                }
-                Ok(stores)
-            })
-        },
-        false,
-    );
+    workloads::obey(|folder, accounts| {
+        Box::pin(async move {
+            let mut stores = vec![];
+            for account in 1..=accounts {
+                stores.push(keyed(&folder.join("sqlcipher.db"), account).await?);
+            }
+            Ok(stores)
+        })
+    });
 }
 
 async fn keyed(path: &Path, account: i32) -> Result<workloads::Store, String> {
