@@ -5,7 +5,8 @@ use crate::method::Method;
 use crate::{Key, Layer, Rotate, Vault, sample};
 
 /// How statements begin that are about whole tables: of accounts, and of checks. Other tests run them meanwhile.
-const WHOLE_TABLE: [&str; 2] = ["SELECT account FROM devices ", "PRAGMA integrity_check"];
+const WHOLE_TABLE: [&str; 4] =
+    ["SELECT account FROM devices ", "SELECT count(*), ", "PRAGMA integrity_check", "PRAGMA quick_check"];
 
 /// The plan of a statement, a line per step.
 fn plan(c: &rusqlite::Connection, sql: &str) -> crate::Result<Vec<String>> {
