@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench peers` prints a table of medians and of ratios to upstream's plaintext store, and the goals that are met
 //! and missed; it writes `target/bench/peers.md`, `peers.json` and `peers.svg`. The subjects take turns in every round, so that a
-//! drifting machine hurts all alike. Those that need another build take their turns in processes of their own: SQLCipher
+//! drifting machine hurts all alike, each in a process of its own. Two of these are other builds: SQLCipher
 //! (`benches/sqlcipher`), and this crate with the feature `ring`. What cannot be built is skipped aloud.
 //!
 //! `WASTORE_LONG=1` measures three times as many rounds; an argument measures only what has it in its name.

@@ -181,7 +181,6 @@ impl Report {
             return table;
         }
         let mut sizes: Vec<usize> = self.sealing.iter().map(|(size, ..)| *size).collect();
-        sizes.dedup();
         sizes.sort_unstable();
         sizes.dedup();
         table.push_str("µs, one thread, nothing stored\n\n| |");

@@ -19,7 +19,7 @@ use wacore::store::traits::SignalStore;
 use wastore::{Key, Layer, VaultOptions};
 
 use crate::report::Report;
-use crate::workloads::{Measure, Measured};
+use crate::workloads::{Measure, Measured, address};
 
 const SIZES: [usize; 3] = [100, 1500, 8000];
 const ADDRESS: &str = "15550001111:7@s.whatsapp.net";
@@ -171,10 +171,6 @@ fn connection(path: &Path) -> rusqlite::Connection {
 const PUT: &str = "INSERT INTO sessions (account, address, record) VALUES (1, ?1, ?2)
      ON CONFLICT (account, address) DO UPDATE SET record = excluded.record";
 
-fn address(number: usize) -> String {
-    format!("1555{number:07}:7@s.whatsapp.net")
-}
-
 pub(crate) fn fill_loop(path: &Path, rows: usize, bytes: usize) -> rusqlite::Connection {
     let connection = connection(path);
     connection.execute_batch("BEGIN").unwrap();
@@ -196,7 +192,7 @@ pub(crate) fn plain_loop(
     round: u64,
 ) -> Option<Measured> {
     let mut rng = StdRng::seed_from_u64(round);
-    let mut addresses: Vec<String> = (0..rows).map(address).collect();
+    let mut addresses: Vec<Arc<str>> = (0..rows).map(address).collect();
     let mut value = vec![0; bytes];
     rng.fill_bytes(&mut value);
     match measure {

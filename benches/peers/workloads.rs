@@ -420,7 +420,7 @@ fn some_of(rows: usize, count: usize, rng: &mut StdRng) -> Vec<usize> {
     rand::seq::index::sample(rng, rows, count.min(rows)).into_vec()
 }
 
-fn address(number: usize) -> Arc<str> {
+pub(crate) fn address(number: usize) -> Arc<str> {
     format!("1555{number:07}:7@s.whatsapp.net").into()
 }
 
