@@ -89,6 +89,16 @@ pub enum Error {
     /// No key slot opens with this secret.
     #[error("wrong secret, or the header was altered")]
     WrongSecret,
+    /// The secret opens the vault, but it is bound to another context, or to none although one was given. Nothing was written.
+    #[error(
+        "the secret opens this vault, but it belongs to another account or context: check that stores were not exchanged; give the context with `VaultOptions::context`"
+    )]
+    WrongContext,
+    /// The secret opens the vault, but it is not the store that was expected. Nothing was written.
+    #[error(
+        "the secret opens this vault, but it is not the store that is expected here: check that stores were not exchanged"
+    )]
+    WrongStore,
     /// An import into this store was interrupted, so its content is incomplete.
     #[error("an import into this store did not finish: import again into a new file")]
     ImportIncomplete,
@@ -129,6 +139,15 @@ pub enum Error {
     NotResealed {
         /// How many records.
         count: u64,
+    },
+    /// A revocation would leave accounts out. Nothing was changed.
+    #[cfg(feature = "sqlite")]
+    #[error(
+        "the secret does not open all accounts, and a revocation covers them all: accounts {accounts:?} have another secret, no vault, or a damaged one; look at them with `wastore inspect`, or leave them as they are with `Rotate::except` or `--except`"
+    )]
+    AccountsNotCovered {
+        /// The numbers of the accounts.
+        accounts: Vec<i32>,
     },
     /// `change_passphrase` cannot tell which passphrase to replace.
     #[error("the vault has {0} passphrase slots and was not opened by one of them: add and remove slots by number")]
@@ -175,7 +194,9 @@ pub enum Error {
         record: Record,
     },
     /// A record is sealed under a data key that the vault does not have.
-    #[error("a {record} record is sealed under a data key that this vault does not have")]
+    #[error(
+        "a {record} record is sealed under a data key that this vault does not have: an older header was put in place, or the record is not of this vault; `wastore verify` names it, restore the newest header that was saved"
+    )]
     UnknownEpoch {
         /// The record's kind.
         record: Record,

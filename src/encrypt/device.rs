@@ -13,11 +13,9 @@ use wacore::stats::StorageResourceReport;
 use wacore::store::Device;
 use wacore::store::error::Result;
 use wacore::store::traits::{Backend, DeviceStore};
-use zeroize::Zeroize;
 
-use super::envelope::{self, Place, Prefix};
+use super::envelope::{Place, Prefix};
 use super::token::Domain;
-use super::vault::State;
 use super::{EncryptStore, nonce};
 use crate::error::{self, Error};
 use crate::json;
@@ -118,19 +116,10 @@ pub(super) async fn holds_sealed_device(store: &dyn Backend) -> error::Result<bo
     }
 }
 
-/// The epoch that the store's sealed device states, if there is one.
-pub(super) async fn epoch(store: &dyn Backend) -> error::Result<Option<u32>> {
-    let sealed = store.load().await?.and_then(|carrier| carrier.edge_routing_info);
-    Ok(sealed.and_then(|value| Prefix::read(Record::Device, &value).ok()).map(|prefix| prefix.epoch()))
-}
-
-/// `true` if the store's device opens with these keys.
-pub(super) async fn opens(store: &dyn Backend, state: &State) -> error::Result<bool> {
-    let Some(mut value) = store.load().await?.and_then(|carrier| carrier.edge_routing_info) else { return Ok(false) };
-    let Ok(prefix) = Prefix::read(Record::Device, &value) else { return Ok(false) };
-    let opened = state.keys(&prefix, Record::Device).and_then(|keys| envelope::open(keys, prefix, PLACE, &mut value));
-    value.zeroize();
-    Ok(opened.is_ok())
+/// What carries the store's sealed device, if there is one. Nothing of it was verified.
+pub(super) async fn sealed(store: &dyn Backend) -> error::Result<Option<Vec<u8>>> {
+    let carried = store.load().await?.and_then(|carrier| carrier.edge_routing_info);
+    Ok(carried.filter(|value| Prefix::read(Record::Device, value).is_ok()))
 }
 
 /// Takes the envelope out of a carrier; `None` for a plaintext device that was never paired, whose keys nobody uses.

@@ -8,9 +8,11 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use sha2::{Digest, Sha256};
 
 use super::header::Header;
 use super::keys::StoreId;
+use super::vault::Access;
 use crate::error::{Error, Result};
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -194,6 +196,29 @@ impl Freshness {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::HeaderConflict),
             Err(error) => Err(Error::Anchor(error)),
+        }
+    }
+
+    /// Checks that the store is the one that was opened under this context before, and remembers it if there was none.
+    ///
+    /// # Errors
+    /// [`Error::WrongStore`], [`Error::Anchor`]; [`Error::HeaderConflict`] if another process remembers one at this moment.
+    pub(super) async fn check_store(&self, context: Option<&[u8]>, store: &StoreId, access: Access) -> Result<()> {
+        let (Some(anchor), Some(context)) = (&self.0, context) else { return Ok(()) };
+        let hash = Sha256::new().chain_update(b"wastore/v1/anchor-context\0").chain_update(context).finalize();
+        let mut place = StoreId::default();
+        place.copy_from_slice(&hash[..16]);
+        let known = self.load(&place).await?;
+        let this = Anchor { generation: 0, checksum: *store };
+        match known {
+            Some(known) if known == this => Ok(()),
+            Some(_) if access != Access::AcceptRollback => Err(Error::WrongStore),
+            _ if access == Access::ReadOnly => Ok(()),
+            known => match anchor.advance(&place, known, this).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Error::HeaderConflict),
+                Err(error) => Err(Error::Anchor(error)),
+            },
         }
     }
 

@@ -24,6 +24,8 @@
 //! lookup key 24 nonce ‖ 48 wrapped key
 //! extension  type 1, not critical: 16 checksum of the header that this one replaced
 //!            type 2, not critical: 16 random bytes, new with every write under a freshness anchor
+//!            type 3, critical: 32 SHA-256("wastore/v1/context" ‖ 00 ‖ store id ‖ context), the context the vault is bound to
+//!            type 4, not critical: 16 store id of the vault whose `account_key` opens this one
 //! ```
 //!
 //! Integers are little-endian. This file only encodes and decodes; what the fields mean is decided in `vault.rs`. The
@@ -52,8 +54,13 @@ const CRITICAL: u16 = 1 << 15;
 const PREVIOUS: u16 = 1;
 /// Extension: random bytes, new with every write of a vault that has a freshness anchor. Not critical.
 const DISTINCT: u16 = 2;
+/// The hash of the context that the vault is bound to. An older reader, which would not compare it, must refuse.
+const CONTEXT: u16 = 3 | CRITICAL;
+/// The store id of the vault that derives the key of this one.
+const PARENT: u16 = 4;
 const MAGIC: [u8; 8] = *b"\x89wastore";
 const CHECKSUM_BYTES: usize = 16;
+const CONTEXT_BYTES: usize = 32;
 const MAC_BYTES: usize = 32;
 
 /// A sealed device was written once, so its absence is an error.
@@ -315,9 +322,9 @@ impl Header {
         let mut extensions = Reader(&self.extensions);
         while !extensions.0.is_empty() {
             let (kind, length) = (extensions.u16()?, extensions.u16()?);
-            extensions.take(usize::from(length))?;
-            if kind & CRITICAL != 0 {
-                return Err(unsupported("header extension", u32::from(kind), 0));
+            let value = extensions.take(usize::from(length))?;
+            if kind & CRITICAL != 0 && !(kind == CONTEXT && value.len() == CONTEXT_BYTES) {
+                return Err(unsupported("header extension", u32::from(kind), u32::from(CONTEXT)));
             }
         }
         Ok(())
@@ -352,7 +359,42 @@ impl Header {
 
     /// The checksum of the header that this one replaces.
     pub(crate) fn previous(&self) -> Option<[u8; CHECKSUM_BYTES]> {
-        self.extensions().find(|(kind, _)| *kind == PREVIOUS).and_then(|(_, value)| value.try_into().ok())
+        self.extension(PREVIOUS)?.try_into().ok()
+    }
+
+    /// Binds the vault to a context, or to none.
+    pub(crate) fn set_context(&mut self, context: Option<&[u8]>) {
+        let hash = context.map(|context| self.context_hash(context));
+        self.set_extension(CONTEXT, hash.as_ref().map(|hash| &hash[..]));
+    }
+
+    /// `true` if the vault is bound to a context.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.extension(CONTEXT).is_some()
+    }
+
+    /// `true` if the vault is bound to this context.
+    pub(crate) fn is_bound_to(&self, context: &[u8]) -> bool {
+        self.extension(CONTEXT) == Some(&self.context_hash(context)[..])
+    }
+
+    fn context_hash(&self, context: &[u8]) -> [u8; CONTEXT_BYTES] {
+        let hash = Sha256::new().chain_update(b"wastore/v1/context\0").chain_update(self.store_id);
+        hash.chain_update(context).finalize().into()
+    }
+
+    /// Notes whose `account_key` opens this vault.
+    pub(crate) fn set_parent(&mut self, parent: Option<&StoreId>) {
+        self.set_extension(PARENT, parent.map(|parent| &parent[..]));
+    }
+
+    /// The store id of the vault whose `account_key` opens this one, if that was noted.
+    pub(crate) fn parent(&self) -> Option<StoreId> {
+        self.extension(PARENT)?.try_into().ok()
+    }
+
+    fn extension(&self, wanted: u16) -> Option<&[u8]> {
+        self.extensions().find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
     }
 
     /// The extensions, as far as they are well formed.

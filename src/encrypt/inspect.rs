@@ -13,6 +13,12 @@ use crate::error::{Error, Result};
 pub struct HeaderInfo {
     /// The version of the format.
     pub version: u16,
+    /// The vault's random id, for [`VaultOptions::expect_store`](crate::VaultOptions::expect_store).
+    pub store_id: [u8; 16],
+    /// The id of the vault whose [`Vault::account_key`](crate::Vault::account_key) opens this one, if it was noted.
+    pub parent: Option<[u8; 16]>,
+    /// `true` if the vault is bound to a context; see [`VaultOptions::context`](crate::VaultOptions::context).
+    pub bound: bool,
     /// Rises with every change and every start.
     pub generation: u64,
     /// When the vault was created, in unix seconds.
@@ -60,6 +66,9 @@ impl HeaderInfo {
         keys.sort_by_key(|key| (key.active, key.epoch));
         Ok(Some(Self {
             version,
+            store_id: header.store_id,
+            parent: header.parent(),
+            bound: header.is_bound(),
             generation: header.generation,
             created: header.created,
             slots: header.slots.iter().map(|slot| slot.info()).collect(),

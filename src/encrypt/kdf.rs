@@ -88,7 +88,10 @@ impl Default for Argon2Cost {
 /// numbers, so they are checked before anything is allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KdfLimits {
-    /// Memory of one derivation, in KiB. Default: 1 GiB.
+    /// Memory of one derivation, in KiB. Default: 256 MiB, or four times that of [`VaultOptions::kdf_cost`] if that is
+    /// more.
+    ///
+    /// [`VaultOptions::kdf_cost`]: crate::VaultOptions::kdf_cost
     pub memory_kib: u32,
     /// Passes of one derivation. Default: 16.
     pub passes: u32,
@@ -101,11 +104,18 @@ pub struct KdfLimits {
 
 impl Default for KdfLimits {
     fn default() -> Self {
-        Self { memory_kib: 1 << 20, passes: 16, lanes: 16, work_kib: 4 << 20 }
+        Self { memory_kib: 256 << 10, passes: 16, lanes: 16, work_kib: 4 << 20 }
     }
 }
 
 impl KdfLimits {
+    /// The default for a bot that asks for this cost itself: many run where there are 512 MB, so a header that was altered
+    /// must not ask for much more.
+    pub(crate) fn of_cost(cost: Argon2Cost) -> Self {
+        let limits = Self::default();
+        Self { memory_kib: limits.memory_kib.max(cost.memory_kib.saturating_mul(4)), ..limits }
+    }
+
     /// Checks the costs of all slots that would be tried.
     ///
     /// # Errors

@@ -34,10 +34,12 @@ mod app_sync;
 mod block;
 mod device;
 mod envelope;
+mod evidence;
 mod freshness;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
 mod header;
+mod host;
 mod inspect;
 mod kdf;
 mod keys;
@@ -46,10 +48,10 @@ mod padding;
 mod protocol;
 mod read_only;
 mod residue;
+mod restore;
 mod rotate;
 mod signal;
 mod slot;
-#[cfg(feature = "sqlite")]
 pub(crate) mod stored;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::evidence::Claims;
 use super::header::{Header, MAX_DATA_KEYS, ROTATING, WrappedDataKey};
 use super::keys::VaultKey;
 use super::slot::{self, NewSlot};
@@ -22,6 +24,8 @@ pub struct Revocation {
     root: Arc<Root>,
     slot: NewSlot,
     store_id: [u8; 16],
+    /// There was room for one.
+    new_data_key: AtomicBool,
 }
 
 impl Revocation {
@@ -43,14 +47,22 @@ Replace the backups, and every header that was saved. Add other secrets again: o
     /// [`Error::KdfFailed`], [`Error::Random`].
     pub async fn prepare(vault: &Vault, secret: impl Into<Secret>) -> Result<Self> {
         let (store_id, options) = (vault.shared.state().header.store_id, &vault.options);
-        let slot = NewSlot::prepare(secret.into(), None, options.cost, &options.limits).await?;
-        Ok(Self { root: Root::generate(&store_id)?, slot, store_id })
+        let slot = NewSlot::prepare(secret.into(), None, options.cost, &options.limits()).await?;
+        Ok(Self { root: Root::generate(&store_id)?, slot, store_id, new_data_key: AtomicBool::new(true) })
     }
 
     /// What [`Vault::account_key`] will return. Vaults of other accounts that are opened with such a key need a slot for the
     /// new one before the old one is gone.
     pub fn account_key(&self, label: &str) -> Key {
         self.root.vault_key.account_key(&self.store_id, label)
+    }
+}
+
+impl Revocation {
+    /// `false` if [`Vault::revoke`] found no room for a new data key. Old secrets with an old header then read what is written
+    /// later, until the records are sealed anew.
+    pub fn has_new_data_key(&self) -> bool {
+        self.new_data_key.load(Ordering::Relaxed)
     }
 }
 
@@ -72,8 +84,9 @@ impl Vault {
     /// # Errors
     /// [`Error::EpochsFull`] with sixteen data keys, and the errors of changing the header, as [`Vault::add_slot`].
     pub async fn rotate_data_key(&self) -> Result<()> {
-        let data_key = Key::generate()?;
-        self.shared.update(SLOT_STEP, |header, vault_key| add_data_key(header, vault_key, &data_key)).await?;
+        self.shared.refuse_read_only("rotate_data_key")?;
+        let data_key = NewDataKey::after(&self.shared.refuse_older_header(false).await?)?;
+        self.shared.update(SLOT_STEP, |header, vault_key| data_key.add(header, vault_key)).await?;
         self.spread().await
     }
 
@@ -86,18 +99,23 @@ impl Vault {
     /// [`Revocation::account_key`]. Vaults in other processes stop with [`Error::HeaderTampered`] when they look at the
     /// header. Except over this crate's `SqliteStore`, let none open or change the vault at the same moment.
     ///
+    /// If there is no room for a data key beside sixteen others, only the vault key and the slots are new, and records are
+    /// sealed under the newest of the old data keys as before: [`Revocation::has_new_data_key`] says so, and the log.
+    ///
     /// If this fails or is dropped half-way, either the old secrets open the vault or the new one does; call it again with
     /// the same revocation.
     ///
     /// # Errors
-    /// [`Error::EpochsFull`] with sixteen data keys, [`Error::InvalidInput`] if the revocation is of another vault, and the
-    /// errors of changing the header, as [`Vault::add_slot`].
+    /// [`Error::InvalidInput`] if the revocation is of another vault, and the errors of changing the header, as
+    /// [`Vault::add_slot`].
     pub async fn revoke(&self, revocation: &Revocation) -> Result<()> {
-        let Revocation { root, slot, store_id } = revocation;
+        self.shared.refuse_read_only("revoke")?;
+        let claims = self.shared.refuse_older_header(false).await?;
+        let Revocation { root, slot, store_id, new_data_key } = revocation;
         if *store_id != self.shared.state().header.store_id {
             return Err(Error::InvalidInput { what: "the revocation", problem: "was prepared for another vault" });
         }
-        let data_key = Key::generate()?;
+        let data_key = NewDataKey::after(&claims)?;
         let replace = |header: &mut Header, vault_key: &VaultKey| {
             if slot.find(header).is_some() {
                 // Another try has done it.
@@ -106,22 +124,31 @@ impl Vault {
             wrap_anew(header, vault_key, &root.vault_key)?;
             header.slots = vec![slot.seal(0, store_id, &root.vault_key)?];
             header.flags |= ROTATING;
-            add_data_key(header, &root.vault_key, &data_key)
+            let room = header.data_keys.len() < MAX_DATA_KEYS;
+            new_data_key.store(room, Ordering::Relaxed);
+            if room { data_key.add(header, &root.vault_key) } else { Ok(()) }
         };
         self.shared.update_root(root, replace).await?;
+        if !revocation.has_new_data_key() {
+            log::warn!("there is no room for another data key: records are sealed under one that the old secrets gave");
+        }
         self.spread().await
     }
 
     /// Begins, or goes on with, sealing all records under one data key, and gives its epoch. `false` if it may not be a new
     /// one, because there was no room for another before the old ones are gone.
+    ///
+    /// # Errors
+    /// Those of changing the header. If rows may be under unknown data keys, the device may not.
     #[cfg(feature = "sqlite")]
-    pub(crate) async fn begin_rotation(&self) -> Result<(u32, bool)> {
-        let data_key = Key::generate()?;
+    pub(crate) async fn begin_rotation(&self, unknown_rows: bool) -> Result<(u32, bool)> {
+        self.shared.refuse_read_only("begin_rotation")?;
+        let data_key = NewDataKey::after(&self.shared.refuse_older_header(unknown_rows).await?)?;
         let begin = |header: &mut Header, vault_key: &VaultKey| {
             let (under_way, full) = (header.flags & ROTATING != 0, header.data_keys.len() >= MAX_DATA_KEYS);
             header.flags |= ROTATING;
             if !under_way && !full {
-                add_data_key(header, vault_key, &data_key)?;
+                data_key.add(header, vault_key)?;
             }
             Ok((active_epoch(header)?, !full))
         };
@@ -158,12 +185,6 @@ impl Vault {
         let finished = self.shared.update(SLOT_STEP, finish).await?;
         self.spread().await?;
         Ok(finished)
-    }
-
-    /// `true` if [`Vault::revoke`] can add a data key.
-    #[cfg(feature = "sqlite")]
-    pub(crate) fn has_room_for_data_key(&self) -> bool {
-        self.shared.state().header.data_keys.len() < MAX_DATA_KEYS
     }
 
     /// `true` if records are being sealed anew.
@@ -210,18 +231,36 @@ fn active_epoch(header: &Header) -> Result<u32> {
     header.data_keys.iter().find(|key| key.active).map(|key| key.epoch).ok_or(Error::HeaderTampered)
 }
 
-/// Adds a data key, under which everything is sealed from now on.
-fn add_data_key(header: &mut Header, vault_key: &VaultKey, data_key: &Key) -> Result<()> {
-    let newest = header.data_keys.iter().map(|key| key.epoch).max().unwrap_or(0);
-    let epoch = newest.checked_add(1).filter(|_| header.data_keys.len() < MAX_DATA_KEYS).ok_or(Error::EpochsFull)?;
-    let store_id = &header.store_id;
-    let wrapped = wrap_key(&vault_key.key_wrap(store_id), data_key, &data_key_aad(store_id, epoch))?;
-    for key in &mut header.data_keys {
-        key.active = false;
+/// A data key that is not in a header yet.
+struct NewDataKey {
+    key: Key,
+    /// No row claims this epoch, nor a higher one.
+    above: u32,
+}
+
+impl NewDataKey {
+    /// A new data key whose epoch will be above everything that rows claim: rows under a header that is gone must never
+    /// pass for ones of this key.
+    fn after(claims: &Claims) -> Result<Self> {
+        Ok(Self { key: Key::generate()?, above: claims.newest_epoch })
     }
-    let created = wacore::time::now_secs_u64();
-    header.data_keys.push(WrappedDataKey { epoch, active: true, created, wrapped });
-    Ok(())
+
+    /// Adds it to a header. Everything is sealed under it from then on.
+    fn add(&self, header: &mut Header, vault_key: &VaultKey) -> Result<()> {
+        if header.data_keys.len() >= MAX_DATA_KEYS {
+            return Err(Error::EpochsFull);
+        }
+        let newest = header.data_keys.iter().map(|key| key.epoch).fold(self.above, u32::max);
+        let epoch = newest.checked_add(1).ok_or(Error::EpochsFull)?;
+        let store_id = &header.store_id;
+        let wrapped = wrap_key(&vault_key.key_wrap(store_id), &self.key, &data_key_aad(store_id, epoch))?;
+        for key in &mut header.data_keys {
+            key.active = false;
+        }
+        let created = wacore::time::now_secs_u64();
+        header.data_keys.push(WrappedDataKey { epoch, active: true, created, wrapped });
+        Ok(())
+    }
 }
 
 /// Wraps all keys of a header under another vault key.

@@ -119,23 +119,62 @@ impl Shared {
 }
 
 impl State {
-    /// The row's value under the active data key; `None` if it is already, or is of those that no data key seals.
+    /// Which data key a row opens under, and its stamp; `None` if it is of those that no data key seals. Nothing of the row
+    /// is believed before it has opened.
     ///
     /// # Errors
     /// [`Error::Tampered`], [`Error::Plaintext`] and [`Error::UnknownEpoch`] about the row.
-    pub(crate) fn reseal(&self, row: &StoredRow, nonce: &Nonce) -> Result<Option<Vec<u8>>> {
-        let StoredRow { record, columns, value, .. } = row;
-        match record {
-            Record::SenderKeyDevice | Record::BaseKey | Record::MessageSecret => return Ok(None),
-            Record::TcToken if value.is_empty() => return Ok(None),
-            _ => {}
-        }
-        let (prefix, active) = (Prefix::read(*record, value)?, self.ring.active());
+    pub(crate) fn opens(&self, row: &StoredRow) -> Result<Option<OpenedUnder>> {
+        let Some(prefix) = sealed_prefix(row)? else { return Ok(None) };
+        let mut value = Zeroizing::new(row.value.clone());
+        let keys = self.keys(&prefix, row.record)?;
+        envelope::open(keys, prefix, place(row.record, &row.columns)?, &mut value)?;
+        Ok(Some(OpenedUnder { active: keys.epoch == self.ring.active().epoch, stamp: prefix.stamp() }))
+    }
+
+    /// Opens a row, and seals it under the active data key unless it already is.
+    ///
+    /// # Errors
+    /// As [`State::opens`].
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn reseal(&self, row: &StoredRow, nonce: &Nonce) -> Result<Resealed> {
+        let Some(prefix) = sealed_prefix(row)? else { return Ok(Resealed::Unsealed) };
+        let active = self.ring.active();
         if prefix.epoch() == active.epoch {
-            return Ok(None);
+            self.opens(row)?;
+            return Ok(Resealed::Already { stamp: prefix.stamp() });
         }
-        let sealed_under = self.keys(&prefix, *record)?;
-        envelope::reseal(sealed_under, active, self.stamp, prefix, nonce, place(*record, columns)?, value).map(Some)
+        let sealed_under = self.keys(&prefix, row.record)?;
+        let place = place(row.record, &row.columns)?;
+        let value = envelope::reseal(sealed_under, active, self.stamp, prefix, nonce, place, &row.value)?;
+        Ok(Resealed::Anew { value, stamp: prefix.stamp() })
+    }
+}
+
+/// How a row opened.
+pub(crate) struct OpenedUnder {
+    /// The active data key, not one of the older ones.
+    pub(crate) active: bool,
+    pub(crate) stamp: u32,
+}
+
+/// A row on its way to the active data key.
+#[cfg(feature = "sqlite")]
+pub(crate) enum Resealed {
+    /// No data key seals rows of its kind.
+    Unsealed,
+    /// It opened under the active data key.
+    Already { stamp: u32 },
+    /// It opened under an older one, and is this under the active one.
+    Anew { value: Vec<u8>, stamp: u32 },
+}
+
+/// The clear part of a row's value; `None` if no data key seals rows of its kind.
+pub(crate) fn sealed_prefix(row: &StoredRow) -> Result<Option<Prefix>> {
+    match row.record {
+        Record::SenderKeyDevice | Record::BaseKey | Record::MessageSecret => Ok(None),
+        Record::TcToken if row.value.is_empty() => Ok(None),
+        record => Prefix::read(record, &row.value).map(Some),
     }
 }
 

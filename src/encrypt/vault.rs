@@ -12,6 +12,7 @@ use wacore::store::traits::Backend;
 
 use super::envelope::{self, Place, Prefix};
 use super::freshness::{Freshness, FreshnessAnchor};
+use super::host::Host;
 use super::header::{DEVICE_SEALED, Header, IMPORTING, MAX_SLOTS, ROTATING, Wrapped, WrappedDataKey};
 use super::kdf::{Argon2Cost, KdfLimits};
 use super::keys::{DataKeys, KeyRing, LookupKeys, StoreId, VaultKey};
@@ -67,12 +68,18 @@ pub enum OnDamage {
 #[derive(Clone, Default)]
 pub struct VaultOptions {
     pub(super) cost: Argon2Cost,
-    pub(super) limits: KdfLimits,
+    limits: Option<KdfLimits>,
     padding: Padding,
     on_damage: OnDamage,
     label: Option<String>,
     pub(super) headers: Option<Arc<dyn HeaderStore>>,
-    freshness: Freshness,
+    pub(super) freshness: Freshness,
+    context: Option<Vec<u8>>,
+    expected: Option<StoreId>,
+    /// Whatever context a vault is bound to will do.
+    any_context: bool,
+    /// The vault whose `account_key` opens a new one.
+    parent: Option<StoreId>,
     /// Flags of a new header.
     flags: u32,
 }
@@ -90,10 +97,51 @@ impl VaultOptions {
         self
     }
 
-    /// The most work that a header may ask for.
+    /// The most work that a header may ask for; default [`KdfLimits::default`], with four times the memory of
+    /// [`VaultOptions::kdf_cost`] if that is more.
     pub fn kdf_limits(mut self, limits: KdfLimits) -> Self {
-        self.limits = limits;
+        self.limits = Some(limits);
         self
+    }
+
+    /// Binds a new vault to a context, any bytes that say which bot it is, and opens only a vault that is bound to the same:
+    /// a store that was exchanged for another one with the same secret is refused with [`Error::WrongContext`]. Its hash is
+    /// stored in the header.
+    ///
+    /// Over [`SqliteStore`](crate::SqliteStore) the default is `account N` with the number of the account, so that one
+    /// account cannot take the place of another one in its file. To move account 1 to number 2 on purpose, open it there with
+    /// `context("account 1")` and call [`Vault::bind_context`] with `account 2`. A vault of version 0.1.0 is bound to nothing,
+    /// and opens if no context is given here.
+    ///
+    /// With a [`VaultOptions::freshness_anchor`], the anchor also remembers which store opened under the context that is
+    /// given here, and another one is refused with [`Error::WrongStore`].
+    pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
+        self.context = Some(context.into());
+        self
+    }
+
+    /// Opens only the vault with this [`Vault::store_id`]; another one is refused with [`Error::WrongStore`].
+    pub fn expect_store(mut self, id: [u8; 16]) -> Self {
+        self.expected = Some(id);
+        self
+    }
+
+    /// Notes in a new vault that it opens with a key that `parent` gives by [`Vault::account_key`], so that
+    /// `SqliteStore::open_vault` finds the parent among any other accounts.
+    pub fn derived_from(mut self, parent: &Vault) -> Self {
+        self.parent = Some(parent.store_id());
+        self
+    }
+
+    /// The same settings for a vault that gives the key of the one that is asked for.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn of_parent(&self) -> Self {
+        Self { any_context: true, expected: None, ..self.clone() }
+    }
+
+    /// The most work that a header may ask for.
+    pub(super) fn limits(&self) -> KdfLimits {
+        self.limits.unwrap_or_else(|| KdfLimits::of_cost(self.cost))
     }
 
     /// How a new vault hides the length of its values; default [`Padding::None`]. An existing vault keeps its own.
@@ -186,70 +234,6 @@ impl VaultOptions {
         self.unlock(store, copies, secret, Access::ReadWrite).await
     }
 
-    /// As [`Vault::restore_header`].
-    ///
-    /// # Errors
-    /// As [`Vault::restore_header`].
-    pub async fn restore_header(
-        &self,
-        store: Arc<dyn Backend>,
-        saved: &[u8],
-        secret: impl Into<Secret>,
-    ) -> Result<Vault> {
-        let (mut opened, _) = self.open_header(Header::parse(saved)?, saved, secret.into()).await?;
-        let headers = self.headers(&store);
-        let in_use = device::holds_sealed_device(&*store).await? || residue::leftovers(&*store).await?;
-
-        let (mut foreign, mut replaced, mut newest) = (None, None, opened.header.generation);
-        for copy in HeaderCopy::BOTH {
-            let Some(bytes) = headers.read(copy).await? else { continue };
-            // Copy A decides, if it is intact.
-            replaced = replaced.or_else(|| Header::checksum(&bytes));
-            match Header::parse(&bytes) {
-                Ok(found) if found.verify(&bytes, &opened.root.mac_key).is_ok() => {
-                    opened.header.flags |= found.flags & DEVICE_SEALED;
-                    if found.generation > newest {
-                        // Records may be under data keys that the saved header does not have.
-                        newest = found.generation;
-                        opened.header.flags = opened.header.flags & !ROTATING | found.flags & ROTATING;
-                        (opened.header.data_keys, opened.header.lookup_key) = (found.data_keys, found.lookup_key);
-                    }
-                }
-                // It was put in place when secrets of the saved header had leaked.
-                Ok(found) if found.store_id == opened.header.store_id => return Err(Error::VaultExists),
-                Ok(_) => foreign = Some(Error::VaultExists),
-                Err(error @ Error::UnsupportedVersion { .. }) => foreign = Some(error),
-                Err(_) => {}
-            }
-        }
-        // An intact header of another vault stays, unless the sealed device proves that this is the vault's store and
-        // somebody planted the header.
-        if let Some(refusal) = foreign {
-            let state = State::unwrapped(opened.header.clone(), opened.root.clone())?;
-            if !device::opens(&*store, &state).await? {
-                return Err(refusal);
-            }
-        }
-        if in_use {
-            opened.header.flags |= DEVICE_SEALED;
-        }
-        let known = self.freshness.load(&opened.header.store_id).await?;
-        opened.header.generation = newest.max(known.map_or(0, |known| known.generation()));
-        let knows = |epoch| opened.header.data_keys.iter().any(|key| key.epoch == epoch);
-        if device::epoch(&*store).await?.is_some_and(|epoch| !knows(epoch)) {
-            return Err(Error::UnknownEpoch { record: Record::Device });
-        }
-        // Records carry the generation they were written under; the restored header must not be older than any.
-        opened.header.generation = opened.header.generation.saturating_add(RESTORE_STEP);
-        opened.header.set_previous(replaced);
-        self.freshness.distinguish(&mut opened.header)?;
-        let bytes = opened.header.serialize(&opened.root.mac_key);
-        write_header(&*headers, &bytes).await?;
-        self.freshness.advance(known, &opened.header, &bytes).await?;
-        let opened = OpenedHeader::new(opened.header, opened.root, opened.slot)?;
-        Ok(self.vault(headers, opened, false))
-    }
-
     /// Opens the vault of a store as it is, whatever the freshness anchor remembers, and makes the anchor remember this state
     /// of it. Every other copy of the store is refused from then on.
     ///
@@ -284,13 +268,14 @@ impl VaultOptions {
 
     async fn create_vault(&self, store: Arc<dyn Backend>, secret: Secret) -> Result<Vault> {
         let headers = self.headers(&store);
+        let host = Host::of(store.clone()).await?;
         let padding = self.padding.check()?;
         refuse_existing(&*headers).await?;
         refuse_occupied(&*store).await?;
         // What an older vault left behind may stay, plaintext may not.
         residue::holds_sealed_records(&*store).await?;
 
-        let new_slot = NewSlot::prepare(secret, self.label.as_deref(), self.cost, &self.limits).await?;
+        let new_slot = NewSlot::prepare(secret, self.label.as_deref(), self.cost, &self.limits()).await?;
         let mut store_id = [0; 16];
         getrandom::fill(&mut store_id)?;
         let root = Root::generate(&store_id)?;
@@ -298,7 +283,7 @@ impl VaultOptions {
         let key_wrap = root.vault_key.key_wrap(&store_id);
         let created = wacore::time::now_secs_u64();
         let (padding_policy, padding_parameter) = padding.to_header();
-        let header = Header {
+        let mut header = Header {
             store_id,
             generation: 1,
             created,
@@ -318,24 +303,28 @@ impl VaultOptions {
             lookup_key: wrap_key(&key_wrap, &lookup_key, &lookup_key_aad(&store_id))?,
             extensions: Vec::new(),
         };
+        header.set_context(self.context.clone().or_else(|| host.context()).as_deref());
+        header.set_parent(self.parent.as_ref());
         let opened = OpenedHeader::new(header, root, 0)?;
         let bytes = opened.header.serialize(&opened.root.mac_key);
         // So that as a rule nothing is written if it cannot be used.
         self.freshness.load(&store_id).await?;
+        self.freshness.check_store(self.context.as_deref(), &store_id, Access::ReadWrite).await?;
 
         // The key derivation took a while: look again, so that only a true tie is left to the reading back.
         refuse_existing(&*headers).await?;
         write_header(&*headers, &bytes).await?;
         match self.freshness.advance(None, &opened.header, &bytes).await {
             // Somebody has opened the vault since, and did it.
-            Ok(()) | Err(Error::HeaderConflict) => Ok(self.vault(headers, opened, false)),
+            Ok(()) | Err(Error::HeaderConflict) => Ok(self.vault(headers, host, opened, false)),
             Err(error) => Err(error),
         }
     }
 
     async fn unlock(&self, store: Arc<dyn Backend>, copies: Copies, secret: Secret, access: Access) -> Result<Vault> {
         let Candidate { bytes, header, stale } = copies.candidate()?;
-        let (opened, passphrase) = self.open_header(header, &bytes, secret).await?;
+        let host = Host::of(store.clone()).await?;
+        let (opened, passphrase) = self.open_header(header, &bytes, secret, &host).await?;
         if stale == Stale::Fork {
             return Err(Error::HeaderTampered);
         }
@@ -345,7 +334,8 @@ impl VaultOptions {
         if opened.header.flags & ROTATING != 0 {
             log::warn!("a change of the data key has not finished: some records may still be under the old one");
         }
-        let vault = self.vault(self.headers(&store), opened, access == Access::ReadOnly);
+        self.freshness.check_store(self.context.as_deref(), &opened.header.store_id, access).await?;
+        let vault = self.vault(self.headers(&store), host, opened, access == Access::ReadOnly);
         match access {
             // Nothing is written that would ask the anchor.
             Access::ReadOnly if self.freshness.0.is_some() => {
@@ -362,15 +352,27 @@ impl VaultOptions {
     }
 
     /// Opens a header with a secret and checks all of it. Gives a passphrase back.
-    async fn open_header(
+    pub(super) async fn open_header(
         &self,
         header: Header,
         bytes: &[u8],
         secret: Secret,
+        host: &Host,
     ) -> Result<(OpenedHeader, Option<Passphrase>)> {
-        let Unlocked { vault_key, slot, passphrase } = slot::unlock(&header, secret, &self.limits).await?;
+        let Unlocked { vault_key, slot, passphrase } = slot::unlock(&header, secret, &self.limits()).await?;
         let root = Root::new(vault_key, &header.store_id);
         header.verify(bytes, &root.mac_key)?;
+        if self.expected.is_some_and(|expected| expected != header.store_id) {
+            return Err(Error::WrongStore);
+        }
+        let fits = self.any_context || match (&self.context, host.context()) {
+            (Some(given), _) => header.is_bound_to(given),
+            (None, Some(usual)) => !header.is_bound() || header.is_bound_to(&usual),
+            (None, None) => !header.is_bound(),
+        };
+        if !fits {
+            return Err(Error::WrongContext);
+        }
         if header.flags & IMPORTING != 0 {
             return Err(Error::ImportIncomplete);
         }
@@ -379,18 +381,25 @@ impl VaultOptions {
 
     /// Checks that a header with these slots would be opened again.
     fn check_costs(&self, header: &Header) -> Result<()> {
-        self.limits.check(header.slots.iter().filter_map(|slot| slot.cost()))
+        self.limits().check(header.slots.iter().filter_map(|slot| slot.cost()))
     }
 
-    fn headers(&self, store: &Arc<dyn Backend>) -> Arc<dyn HeaderStore> {
+    pub(super) fn headers(&self, store: &Arc<dyn Backend>) -> Arc<dyn HeaderStore> {
         self.headers.clone().unwrap_or_else(|| Arc::new(InBackend(store.clone())))
     }
 
-    fn vault(&self, headers: Arc<dyn HeaderStore>, opened: OpenedHeader, read_only: bool) -> Vault {
+    pub(super) fn vault(
+        &self,
+        headers: Arc<dyn HeaderStore>,
+        host: Host,
+        opened: OpenedHeader,
+        read_only: bool,
+    ) -> Vault {
         let OpenedHeader { header, root, ring, slot } = opened;
         let store_id = header.store_id;
         let shared = Arc::new(Shared {
             headers,
+            host,
             freshness: self.freshness.clone(),
             state: RwLock::new(Arc::new(State::new(header, root, ring))),
             superseded: Mutex::default(),
@@ -409,7 +418,7 @@ impl VaultOptions {
 
 /// What a vault is opened for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Access {
+pub(super) enum Access {
     ReadOnly,
     ReadWrite,
     /// Also to write, whatever the freshness anchor remembers.
@@ -417,16 +426,16 @@ enum Access {
 }
 
 /// A header that a secret opened, and what came out.
-struct OpenedHeader {
-    header: Header,
-    root: Arc<Root>,
+pub(super) struct OpenedHeader {
+    pub(super) header: Header,
+    pub(super) root: Arc<Root>,
     ring: Arc<KeyRing>,
     /// The slot that opened.
-    slot: u8,
+    pub(super) slot: u8,
 }
 
 impl OpenedHeader {
-    fn new(header: Header, root: Arc<Root>, slot: u8) -> Result<Self> {
+    pub(super) fn new(header: Header, root: Arc<Root>, slot: u8) -> Result<Self> {
         let ring = Arc::new(unwrap_ring(&header, &root.vault_key)?);
         Ok(Self { header, root, ring, slot })
     }
@@ -436,7 +445,7 @@ impl fmt::Debug for VaultOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VaultOptions")
             .field("kdf_cost", &self.cost)
-            .field("kdf_limits", &self.limits)
+            .field("kdf_limits", &self.limits())
             .field("padding", &self.padding)
             .field("on_damage", &self.on_damage)
             .finish_non_exhaustive()
@@ -498,9 +507,10 @@ impl Vault {
     /// Puts a header back that [`Vault::save_header`] gave, over damaged, missing or older copies, and opens the vault.
     ///
     /// Key slots that were removed after saving are back, and those added are gone: `saved` opens with the secrets of its
-    /// day. Records written in between stay readable, as long as slots were changed fewer than about a thousand times since:
-    /// the restored generation is above theirs. Save the header again afterwards, and after every change of the data key: an
-    /// intact header of the same vault keeps its data keys, but if there is none, those of `saved` are all there are.
+    /// day. Records written in between stay readable: the restored generation is above theirs. Save the header again
+    /// afterwards, and after every change of the data key. If there is an intact header of the same vault, the device and the
+    /// records decide whose data keys are the right ones, and if they do not, all are kept; if there is none, those of `saved`
+    /// are all there are.
     ///
     /// # Errors
     /// [`Error::HeaderDamaged`], [`Error::UnsupportedVersion`], [`Error::WrongSecret`], [`Error::HeaderTampered`] if
@@ -524,6 +534,27 @@ impl Vault {
     pub fn save_header(&self) -> Vec<u8> {
         let state = self.shared.state();
         state.header.serialize(&state.root.mac_key)
+    }
+
+    /// The random id of this vault, for [`VaultOptions::expect_store`]: no secret, stored in the header, and never the same
+    /// for two vaults that were created.
+    pub fn store_id(&self) -> [u8; 16] {
+        self.shared.state().header.store_id
+    }
+
+    /// Binds the vault to another context, or one of version 0.1.0 to its first; see [`VaultOptions::context`]. Later versions
+    /// than 0.1.0 are needed to open it then.
+    ///
+    /// # Errors
+    /// The errors of changing the header, as [`Vault::add_slot`].
+    pub async fn bind_context(&self, context: impl Into<Vec<u8>>) -> Result<()> {
+        let context = context.into();
+        self.shared
+            .change(SLOT_STEP, |header, _| {
+                header.set_context(Some(&context));
+                Ok(())
+            })
+            .await
     }
 
     /// Returns a raw key for the vault of another account, always the same for the same label.
@@ -560,7 +591,8 @@ impl Vault {
     /// [`Error::SlotsFull`] with eight slots, [`Error::InvalidInput`] if the label is too long, [`Error::KdfOutOfBounds`] if
     /// all passphrase slots together would ask for more work than the limits allow, and the errors of
     /// changing the header: [`Error::HeaderConflict`], [`Error::HeaderMissing`], [`Error::HeaderDamaged`],
-    /// [`Error::HeaderTampered`], [`Error::HeaderRolledBack`], [`Error::ReadOnly`], [`Error::Store`]; with a freshness anchor
+    /// [`Error::HeaderTampered`], [`Error::HeaderRolledBack`] and [`Error::UnknownEpoch`] if a record is newer than the
+    /// header or under a data key that it lacks, [`Error::ReadOnly`], [`Error::Store`]; with a freshness anchor
     /// also [`Error::RollbackDetected`] and [`Error::ForkDetected`], if a copy of the store comes first, and
     /// [`Error::Anchor`], after which the change may have been made: look at [`Vault::slots`] before trying again.
     pub async fn add_slot(&self, label: &str, secret: impl Into<Secret>) -> Result<u8> {
@@ -569,9 +601,9 @@ impl Vault {
             return Err(Error::SlotsFull);
         }
         let options = &self.options;
-        let new_slot = NewSlot::prepare(secret.into(), Some(label), options.cost, &options.limits).await?;
+        let new_slot = NewSlot::prepare(secret.into(), Some(label), options.cost, &options.limits()).await?;
         self.shared
-            .update(SLOT_STEP, |header, vault_key| {
+            .change(SLOT_STEP, |header, vault_key| {
                 if let Some(there) = new_slot.find(header) {
                     return Ok(there.id);
                 }
@@ -606,7 +638,7 @@ impl Vault {
     pub async fn remove_slot(&self, id: u8) -> Result<()> {
         let mut removed = None;
         self.shared
-            .update(SLOT_STEP, |header, _| {
+            .change(SLOT_STEP, |header, _| {
                 let position = header.slots.iter().position(|slot| slot.id == id);
                 match position.map(|at| header.slots[at].salt) {
                     Some(salt) if removed.is_none_or(|removed| removed == salt) => removed = Some(salt),
@@ -637,9 +669,9 @@ impl Vault {
         let id = self.passphrase_slot(&self.shared.state().header)?;
         let label = self.slots().into_iter().find(|slot| slot.id == id).map(|slot| slot.label);
         let options = &self.options;
-        let new_slot = NewSlot::prepare(new.into(), label.as_deref(), options.cost, &options.limits).await?;
+        let new_slot = NewSlot::prepare(new.into(), label.as_deref(), options.cost, &options.limits()).await?;
         self.shared
-            .update(SLOT_STEP, |header, vault_key| {
+            .change(SLOT_STEP, |header, vault_key| {
                 if new_slot.find(header).is_some() {
                     return Ok(());
                 }
@@ -660,7 +692,7 @@ impl Vault {
         let raised = match (passphrase, by.cost()) {
             (Some(passphrase), Some(cost)) if cost.work() < self.options.cost.work() => {
                 let options = &self.options;
-                match NewSlot::prepare(passphrase.into(), Some(&by.label), options.cost, &options.limits).await {
+                match NewSlot::prepare(passphrase.into(), Some(&by.label), options.cost, &options.limits()).await {
                     Ok(slot) => Some(slot),
                     Err(error) => {
                         log::warn!("the passphrase slot keeps its cost: {error}");
@@ -709,6 +741,15 @@ impl Vault {
         self.shared.state()
     }
 
+    /// Checks the highest stamp of rows that opened.
+    ///
+    /// # Errors
+    /// [`Error::HeaderRolledBack`] if a row is newer than the stored header.
+    #[cfg(feature = "sqlite")]
+    pub(crate) async fn check_stamp(&self, state: &State, stamp: u32) -> Result<()> {
+        self.shared.check_stamp(state, stamp).await
+    }
+
     /// Checks a row that was read from a table.
     #[cfg(feature = "sqlite")]
     pub(crate) async fn check_stored(&self, held: &Arc<State>, row: StoredRow) -> Result<Checked> {
@@ -734,7 +775,7 @@ impl Vault {
     /// # Errors
     /// Those of changing the header, as [`Vault::add_slot`].
     pub async fn renew_anchor(&self) -> Result<()> {
-        self.shared.update(1, |_, _| Ok(())).await
+        self.shared.change(1, |_, _| Ok(())).await
     }
 
     /// How many damaged records were treated as absent so far, under [`OnDamage::TreatAsAbsent`].
@@ -835,6 +876,7 @@ impl HeaderStore for InBackend {
 /// What a vault and its layers have in common.
 pub(crate) struct Shared {
     headers: Arc<dyn HeaderStore>,
+    pub(super) host: Host,
     freshness: Freshness,
     state: RwLock<Arc<State>>,
     /// Older states that calls may still hold.
@@ -859,7 +901,7 @@ fn open_vaults() -> MutexGuard<'static, Vec<(StoreId, Weak<Shared>)>> {
 /// The vault key, and the key that authenticates the header.
 pub(crate) struct Root {
     pub(crate) vault_key: VaultKey,
-    mac_key: Hmac<Sha256>,
+    pub(super) mac_key: Hmac<Sha256>,
 }
 
 impl Root {
@@ -889,7 +931,7 @@ impl State {
         Self { header, root, ring, padding, stamp }
     }
 
-    fn unwrapped(header: Header, root: Arc<Root>) -> Result<Self> {
+    pub(super) fn unwrapped(header: Header, root: Arc<Root>) -> Result<Self> {
         let ring = Arc::new(unwrap_ring(&header, &root.vault_key)?);
         Ok(Self::new(header, root, ring))
     }
@@ -956,10 +998,11 @@ impl Shared {
         self.next_root.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The vault key that a header is under, if one of the vaults of this process has it, or is putting it in place.
+    /// The vault key that a header is under, if one of the vaults of this process that are on the same store has it, or is
+    /// putting it in place. One that is on a copy of this crate's own store does not count: its header may have been planted.
     fn root_of(&self, header: &Header, bytes: &[u8]) -> Option<Arc<Root>> {
-        let roots =
-            self.siblings().into_iter().flat_map(|vault| [Some(vault.state().root.clone()), vault.next_root().clone()]);
+        let here = self.siblings().into_iter().filter(|vault| self.host.may_be(&vault.host));
+        let roots = here.flat_map(|vault| [Some(vault.state().root.clone()), vault.next_root().clone()]);
         roots.flatten().find(|root| header.verify(bytes, &root.mac_key).is_ok())
     }
 
@@ -1006,6 +1049,20 @@ impl Shared {
         change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
     ) -> Result<T> {
         self.update_as(Holder::Open, None, step, change).await
+    }
+
+    /// The same for what somebody asks for, after a look at the rows: a header that was put back must not be washed by it.
+    ///
+    /// # Errors
+    /// Also [`Error::HeaderRolledBack`] and [`Error::UnknownEpoch`].
+    pub(super) async fn change<T>(
+        &self,
+        step: u64,
+        change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
+    ) -> Result<T> {
+        self.refuse_read_only("header update")?;
+        self.refuse_older_header(false).await?;
+        self.update(step, change).await
     }
 
     /// The same, after which the header is under another vault key. `change` gets the one it is under at that time, which
@@ -1185,7 +1242,7 @@ pub(super) const SLOT_STEP: u64 = 1 << 10;
 /// How often a change of the header is tried while other processes write it as well.
 const UPDATE_TRIES: usize = 8;
 /// How far a restored header jumps ahead, to be above the generation of every record.
-const RESTORE_STEP: u64 = 1 << 20;
+pub(super) const RESTORE_STEP: u64 = 1 << 20;
 
 /// One header copy as it was found.
 enum Found {
@@ -1283,7 +1340,7 @@ impl Copies {
 ///
 /// # Errors
 /// [`Error::HeaderConflict`] if something else is read than was written.
-async fn write_header(headers: &dyn HeaderStore, bytes: &[u8]) -> Result<()> {
+pub(super) async fn write_header(headers: &dyn HeaderStore, bytes: &[u8]) -> Result<()> {
     write_copy(headers, HeaderCopy::A, bytes).await?;
     if headers.read(HeaderCopy::A).await?.as_deref() != Some(bytes) {
         return Err(Error::HeaderConflict);

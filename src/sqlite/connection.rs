@@ -256,6 +256,12 @@ impl Error {
     }
 }
 
+/// What SQLite says of a database that makes no sense.
+pub(super) fn damaged() -> Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    rusqlite::Error::SqliteFailure(code, None).into()
+}
+
 /// What SQLite says when another connection is in the way.
 pub(super) fn contended() -> Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);

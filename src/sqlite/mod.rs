@@ -7,6 +7,7 @@
 //! | `connection.rs` | settings of a connection; running statements |
 //! | `schema.rs`, `migrations/` | the schema, and telling our files from others |
 //! | `snapshot.rs` | backups, snapshots and upkeep |
+//! | `own.rs` | finding this store below any layers |
 //! | `rows.rs`, `verify.rs`, `rotate.rs` | reading every row as it lies in its table; checking it; sealing it anew |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |
 
@@ -16,6 +17,7 @@ mod database;
 mod device;
 mod fairness;
 mod msg_secret;
+mod own;
 mod protocol;
 mod readers;
 mod rotate;
@@ -36,15 +38,14 @@ use std::time::Duration;
 use rusqlite::{Connection, Statement};
 use wacore::store::error::StoreError;
 
-use crate::encrypt::{Vault, VaultOptions};
+use crate::encrypt::{HeaderInfo, Vault, VaultOptions};
 use crate::error::{Error, Result};
 use crate::secret::Secret;
 pub use rotate::{RevokeReport, Rotate, RotateProgress, RotateReport};
 pub use verify::{DamagedRow, InspectedAccount, Inspection, Verify, VerifyProgress, VerifyReport};
 #[cfg(feature = "upstream")]
-pub(crate) use {
-    database::beside, database::folder_of, database::sync_folder, rows::Pages, rows::TABLES, schema::APPLICATION_ID,
-};
+pub(crate) use {database::beside, database::folder_of, database::sync_folder, schema::APPLICATION_ID};
+pub(crate) use {rows::Pages, rows::TABLES};
 
 use connection::Statements;
 use database::Database;
@@ -142,8 +143,9 @@ impl SqliteStore {
         self.database.write(Plan::SIGNAL.transaction().long(), delete).await
     }
 
-    /// Opens the vault of this account: with `secret`, or, if that does not open it, with the key that the vault of the lowest
-    /// account derives for it (`vault.account_key("account 2")` for account 2, as `Import` does it).
+    /// Opens the vault of this account: with `secret`, or, if that does not open it, with the key that the vault of another
+    /// account derives for it (`vault.account_key("account 2")` for account 2, as `Import` does it). The header says which one;
+    /// of a vault that was created without [`VaultOptions::derived_from`], up to 16 others are tried.
     ///
     /// # Errors
     /// As [`Vault::open`](crate::Vault::open).
@@ -196,25 +198,37 @@ impl SqliteStore {
             Err(wrong @ Error::WrongSecret) => wrong,
             opened => return opened,
         };
-        match self.accounts().await?.first() {
-            Some(first) if *first != self.account => {
-                match options.open_read_only(Arc::new(self.account(*first)), secret).await {
-                    Ok(first) => open(self.derived_secret(&first)).await,
-                    // Whatever else is wrong with that vault is not what was asked for.
-                    Err(error) if error.is_about_freshness() => Err(error),
-                    Err(_) => Err(wrong),
-                }
+        // The header says whose key it is, unless a version before it wrote it; then every other vault may be the one.
+        let parent = HeaderInfo::read(self).await.ok().flatten().and_then(|header| header.parent);
+        let (mut tries, mut doubt) = (0, None);
+        for number in self.accounts_in_use().await? {
+            let account = self.account(number);
+            if number == self.account || tries == MOST_PARENTS {
+                continue;
             }
-            _ => Err(wrong),
+            match HeaderInfo::read(&account).await {
+                Ok(Some(header)) if parent.is_none_or(|parent| parent == header.store_id) => tries += 1,
+                _ => continue,
+            }
+            match options.of_parent().open_read_only(Arc::new(account), secret.duplicate()).await {
+                Ok(vault) => match open(self.derived_secret(&vault)).await {
+                    Err(Error::WrongSecret) => {}
+                    opened => return opened,
+                },
+                // Any other fault of that vault is not that of the one that was asked for.
+                Err(error) if error.is_about_freshness() => doubt = doubt.or(Some(error)),
+                Err(_) => {}
+            }
         }
+        Err(doubt.unwrap_or(wrong))
     }
 
-    /// The secret that the vault of the lowest account gives for this one.
-    pub(crate) fn derived_secret(&self, lowest: &Vault) -> Secret {
-        lowest.account_key(&self.key_label()).into()
+    /// The secret that the vault of another account gives for this one.
+    pub(crate) fn derived_secret(&self, parent: &Vault) -> Secret {
+        parent.account_key(&self.key_label()).into()
     }
 
-    fn key_label(&self) -> String {
+    pub(crate) fn key_label(&self) -> String {
         format!("account {}", self.account)
     }
 
@@ -314,6 +328,8 @@ impl fmt::Debug for SqliteStore {
     }
 }
 
+/// How many other vaults are opened to find the one that derives a key: each may cost a key derivation.
+const MOST_PARENTS: usize = 16;
 /// How many lookups may run where the caller is: about 0.2 ms.
 const INLINE_LOOKUPS: usize = 64;
 /// How many rows a statement of a sweep deletes at most.

@@ -12,10 +12,10 @@ use smallvec::{SmallVec, smallvec};
 use wacore::store::traits::SignalStore;
 
 use super::SqliteStore;
-use super::connection::Statements;
+use super::connection::{Statements, damaged};
 use super::rows::{Found, Pages, Replace, TABLES, Table};
 use super::writer::Plan;
-use crate::encrypt::stored::StoredRow;
+use crate::encrypt::stored::{Resealed, StoredRow};
 use crate::encrypt::{HeaderCopy, Revocation, State, Vault, VaultOptions, nonces};
 use crate::error::{Error, Result};
 use crate::layer::Layer;
@@ -51,6 +51,7 @@ use crate::secret::Secret;
 #[must_use = "nothing is sealed anew before it is run"]
 pub struct Rotate {
     leave_damaged: bool,
+    except: Vec<i32>,
     progress: Arc<dyn Fn(RotateProgress) + Send + Sync>,
 }
 
@@ -82,13 +83,19 @@ pub struct RevokeReport {
 impl Rotate {
     /// A change that stops at the end if records are damaged.
     pub fn new() -> Self {
-        Self { leave_damaged: false, progress: Arc::new(|_| {}) }
+        Self { leave_damaged: false, except: vec![], progress: Arc::new(|_| {}) }
     }
 
     /// Forgets the old data keys even if there are records that do not verify, which [`Verify`](crate::Verify) lists. They
     /// stay as they are, and unreadable.
     pub fn leave_damaged(mut self) -> Self {
         self.leave_damaged = true;
+        self
+    }
+
+    /// Leaves this account as it is in [`Rotate::revoke`], which otherwise refuses to begin if it cannot cover one.
+    pub fn except(mut self, account: i32) -> Self {
+        self.except.push(account);
         self
     }
 
@@ -111,10 +118,11 @@ impl Rotate {
     /// header, as [`Vault::add_slot`].
     pub async fn run(&self, store: &SqliteStore, vault: &Vault) -> Result<RotateReport> {
         let mut report = RotateReport::default();
+        self.refuse_damage(store).await?;
         loop {
             // Before anything is changed, and again when everybody who opens the vault finds the new key.
             store.database.refuse_others().await?;
-            let (epoch, is_new) = vault.begin_rotation().await?;
+            let (epoch, is_new) = vault.begin_rotation(self.leave_damaged).await?;
             store.database.refuse_others().await?;
             let keeps_header = self.keeps_header(store, vault).await?;
             while !vault.is_settled() {
@@ -124,7 +132,7 @@ impl Rotate {
             store.database.write(Plan::UPKEEP, |_| Ok(())).await?;
             self.reseal(store, vault, &mut report).await?;
             if vault.current_epoch().await? != epoch {
-                // Somebody has changed it meanwhile: once more, under the newest.
+                // Another call has changed it meanwhile: once more, under the newest.
                 continue;
             }
             if !keeps_header {
@@ -159,10 +167,10 @@ impl Rotate {
     /// the new one opens each vault: call it again with the secret that opens the store then.
     ///
     /// # Errors
-    /// [`Error::WrongSecret`] if `secret` opens none of the vaults, [`Error::InvalidInput`] if `new` opens one already,
-    /// [`Error::EpochsFull`] and [`Error::SlotsFull`] if there is no room in one; nothing was changed then, but for slots that
-    /// open nothing yet. The errors of
-    /// [`Vault::revoke`] and [`Rotate::run`].
+    /// [`Error::WrongSecret`] if `secret` opens none of the vaults, [`Error::AccountsNotCovered`] if there are accounts that it
+    /// does not open and that are not excepted with [`Rotate::except`], [`Error::InvalidInput`] if `new` opens one already;
+    /// nothing was changed then. [`Error::SlotsFull`] if there is no room in one. The errors of [`Vault::revoke`] and
+    /// [`Rotate::run`].
     pub async fn revoke(
         &self,
         store: &SqliteStore,
@@ -172,73 +180,116 @@ impl Rotate {
     ) -> Result<RevokeReport> {
         let (secret, new) = (secret.into(), new.into());
         store.database.refuse_others().await?;
-        let mut report = RevokeReport { revoked: vec![], others: vec![] };
-        let (mut opened, mut closed) = (vec![], vec![]);
-        for number in store.accounts_in_use().await? {
-            let account = store.account(number);
-            match options.open(Arc::new(account.clone()), secret.duplicate()).await {
-                Ok(vault) => opened.push((account, vault, None)),
-                Err(Error::WrongSecret) => closed.push(account),
-                Err(Error::NoVault) => report.others.push(number),
-                Err(error) => return Err(error),
+        self.refuse_damage(store).await?;
+        let mut report = RevokeReport { revoked: vec![], others: self.except.clone() };
+        let covered = self.cover(store, options, &secret, &new).await?;
+        let mut opened: Vec<(SqliteStore, Vault)> = vec![];
+        for (account, opens_with) in &covered {
+            let secret = match opens_with {
+                OpensWith::Old => secret.duplicate(),
+                OpensWith::New => new.duplicate(),
+                OpensWith::KeyOf(parent) => opened[*parent].1.account_key(&account.key_label()).into(),
+            };
+            opened.push((account.clone(), options.open(Arc::new(account.clone()), secret).await?));
+        }
+        let mut revocations: Vec<Option<Revocation>> = vec![];
+        for ((account, vault), (_, opens_with)) in opened.iter().zip(&covered) {
+            revocations.push(match opens_with {
+                OpensWith::Old => Some(Revocation::prepare(vault, new.duplicate()).await?),
+                // An interrupted revocation has got that far.
+                OpensWith::New => None,
+                OpensWith::KeyOf(parent) => {
+                    let Some(Some(parent)) = revocations.get(*parent) else { return Err(Error::WrongSecret) };
+                    let key = parent.account_key(&account.key_label());
+                    // From when the parent has its new key until this one has, both the old and the new key open this one.
+                    vault.remove_others_labelled(DERIVED).await?;
+                    vault.add_slot(DERIVED, key.duplicate()).await?;
+                    Some(Revocation::prepare(vault, key).await?)
+                }
+            });
+        }
+        // All secrets first: the rows take long, and come after.
+        for ((_, vault), revocation) in opened.iter().zip(&revocations) {
+            if let Some(revocation) = revocation {
+                vault.revoke(revocation).await?;
             }
         }
-        let parents = opened.len();
-        if parents == 0 {
+        for (account, vault) in &opened {
+            report.revoked.push((account.account, self.run(account, vault).await?));
+        }
+        Ok(report)
+    }
+
+    /// Finds how each account opens, and changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::WrongSecret`] if the secret opens no account, [`Error::AccountsNotCovered`] if there are others that are not
+    /// excepted, [`Error::InvalidInput`] if the new secret opens one already.
+    async fn cover(
+        &self,
+        store: &SqliteStore,
+        options: &VaultOptions,
+        secret: &Secret,
+        new: &Secret,
+    ) -> Result<Vec<(SqliteStore, OpensWith)>> {
+        let try_open = async |account: &SqliteStore, secret: Secret| match options
+            .open_read_only(Arc::new(account.clone()), secret)
+            .await
+        {
+            Ok(vault) => Ok(Some(vault)),
+            Err(error) if error.is_about_freshness() => Err(error),
+            Err(_) => Ok(None),
+        };
+        let (mut parents, mut closed, mut covered, mut uncovered) = (vec![], vec![], vec![], vec![]);
+        for number in store.accounts_in_use().await? {
+            if self.except.contains(&number) {
+                continue;
+            }
+            let account = store.account(number);
+            match try_open(&account, secret.duplicate()).await? {
+                Some(vault) => {
+                    parents.push(vault);
+                    covered.push((account, OpensWith::Old));
+                }
+                None => closed.push(account),
+            }
+        }
+        if parents.is_empty() {
             return Err(Error::WrongSecret);
         }
-        'accounts: for account in closed {
-            for parent in 0..parents {
-                let key = opened[parent].1.account_key(&account.key_label());
-                match options.open(Arc::new(account.clone()), key).await {
-                    Ok(vault) => {
-                        opened.push((account, vault, Some(parent)));
-                        continue 'accounts;
-                    }
-                    Err(Error::WrongSecret) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            report.others.push(account.account);
-        }
-        for (account, vault, _) in &opened {
-            if !vault.has_room_for_data_key() {
-                return Err(Error::EpochsFull);
-            }
-            // Unless it is what an interrupted one has begun with.
-            let known = match options.open_read_only(Arc::new(account.clone()), new.duplicate()).await {
-                Err(error) if error.is_about_freshness() => return Err(error),
-                opened => opened.is_ok(),
-            };
-            if known && !vault.is_rotating() {
+        for (position, (account, _)) in covered.iter().enumerate() {
+            let known = try_open(account, new.duplicate()).await?.is_some();
+            // Unless it is with what an interrupted one has begun.
+            if known && !parents[position].is_rotating() {
                 return Err(Error::InvalidInput {
                     what: "the new secret",
                     problem: "opens the store already: choose another",
                 });
             }
         }
-        let mut revocations: Vec<(SqliteStore, Vault, Revocation)> = vec![];
-        for (account, vault, parent) in opened {
-            let revocation = match parent.and_then(|parent| revocations.get(parent)) {
-                None => Revocation::prepare(&vault, new.duplicate()).await?,
-                Some((_, _, parent)) => {
-                    let key = parent.account_key(&account.key_label());
-                    // From when the parent has its new key until this one has, both the old and the new key open this one.
-                    vault.remove_others_labelled(DERIVED).await?;
-                    vault.add_slot(DERIVED, key.duplicate()).await?;
-                    Revocation::prepare(&vault, key).await?
+        'accounts: for account in closed {
+            for (position, parent) in parents.iter().enumerate() {
+                let key = parent.account_key(&account.key_label());
+                if try_open(&account, key.into()).await?.is_some() {
+                    covered.push((account, OpensWith::KeyOf(position)));
+                    continue 'accounts;
                 }
-            };
-            revocations.push((account, vault, revocation));
+            }
+            match try_open(&account, new.duplicate()).await? {
+                Some(vault) if vault.is_rotating() => covered.push((account, OpensWith::New)),
+                _ => uncovered.push(account.account),
+            }
         }
-        // All secrets first: what takes long comes after.
-        for (_, vault, revocation) in &revocations {
-            vault.revoke(revocation).await?;
+        if uncovered.is_empty() { Ok(covered) } else { Err(Error::AccountsNotCovered { accounts: uncovered }) }
+    }
+
+    /// # Errors
+    /// [`Error::Sqlite`] as damaged, unless damage may be left behind.
+    async fn refuse_damage(&self, store: &SqliteStore) -> Result<()> {
+        if !self.leave_damaged && !store.check_database(true).await?.is_empty() {
+            return Err(damaged());
         }
-        for (account, vault, _) in &revocations {
-            report.revoked.push((account.account, self.run(account, vault).await?));
-        }
-        Ok(report)
+        Ok(())
     }
 
     /// `true` if the store has the header of this vault, `false` if the vault keeps it elsewhere.
@@ -260,32 +311,87 @@ impl Rotate {
         Err(Error::InvalidInput { what: "the vault", problem: "was opened on another store" })
     }
 
-    /// Goes through all rows until none is left under an old data key.
+    /// Seals rows anew until a look at one moment of the store finds every row open under the active data key, and counts those
+    /// that are not.
     async fn reseal(&self, store: &SqliteStore, vault: &Vault, report: &mut RotateReport) -> Result<()> {
-        /// The second pass finds nothing, unless somebody has altered the tables.
+        /// The first finds nothing to do again, unless the tables are altered meanwhile.
         const PASSES: usize = 3;
-        let state = vault.state();
-        let rows = store.count_rows(|table| table.replace.is_some()).await?;
+        let rows = store.count_rows(Table::is_sealed).await?;
         let mut passed = 0;
+        let mut tell = |done: u64| {
+            passed += done;
+            (self.progress)(RotateProgress { done: (passed / 2).min(rows), total: rows });
+        };
         for _ in 0..PASSES {
+            let state = vault.state();
             let mut pass = Pass::default();
             for (table, replace) in TABLES.iter().filter_map(|table| Some((table, table.replace.as_ref()?))) {
-                let tell = |done: u64| {
-                    passed += done;
-                    let done = (passed / 2).min(rows);
-                    (self.progress)(RotateProgress { done, total: rows });
-                };
-                pass.table(store, &state, table, replace, tell).await?;
+                pass.table(store, &state, table, replace, &mut tell).await?;
             }
+            vault.check_stamp(&state, pass.newest_stamp).await?;
             report.resealed += pass.replaced;
-            // What is not as it was read, three times, cannot be replaced.
-            report.left_behind = pass.left + (pass.sealed - pass.replaced);
-            if pass.sealed == 0 {
-                break;
+            let proof = Proof::of(store, vault, &mut tell).await?;
+            report.left_behind = proof.damaged;
+            if proof.older == 0 {
+                (self.progress)(RotateProgress { done: rows, total: rows });
+                return Ok(());
+            }
+            // As long as they are not as they were read, they cannot be replaced.
+            report.left_behind += proof.older;
+        }
+        Ok(())
+    }
+}
+
+/// How all rows of an account open at one moment.
+#[derive(Default)]
+struct Proof {
+    /// Rows that open under an older data key.
+    older: u64,
+    /// Rows that open under none.
+    damaged: u64,
+    newest_stamp: u32,
+}
+
+impl Proof {
+    /// Opens every sealed row.
+    ///
+    /// # Errors
+    /// [`Error::HeaderRolledBack`] if one is newer than the header.
+    async fn of(store: &SqliteStore, vault: &Vault, mut tell: impl FnMut(u64)) -> Result<Self> {
+        let (state, mut proof) = (vault.state(), Self::default());
+        for table in TABLES.iter().filter(|table| table.is_sealed()) {
+            let mut pages = Pages::of(table);
+            loop {
+                let state = state.clone();
+                let judge = move |rows: Vec<Found>| {
+                    let count = rows.len() as u64;
+                    rows.into_iter().try_fold(Self::default(), |proof, (_, row)| proof.and(&state, row)).map(|p| (count, p))
+                };
+                let Some(page) = pages.next_then(store, judge).await? else { break };
+                let (count, page) = page?;
+                proof.older += page.older;
+                proof.damaged += page.damaged;
+                proof.newest_stamp = proof.newest_stamp.max(page.newest_stamp);
+                tell(count);
             }
         }
-        (self.progress)(RotateProgress { done: rows, total: rows });
-        Ok(())
+        vault.check_stamp(&state, proof.newest_stamp).await?;
+        Ok(proof)
+    }
+
+    fn and(mut self, state: &State, row: Result<Option<StoredRow>>) -> Result<Self> {
+        match row.and_then(|row| row.map_or(Ok(None), |row| state.opens(&row))) {
+            Ok(None) => {}
+            Ok(Some(under)) => {
+                self.older += u64::from(!under.active);
+                self.newest_stamp = self.newest_stamp.max(under.stamp);
+            }
+            // The store, not the row.
+            Err(error @ (Error::Store(_) | Error::Sqlite { .. })) => return Err(error),
+            Err(_) => self.damaged += 1,
+        }
+        Ok(self)
     }
 }
 
@@ -338,7 +444,7 @@ impl RevokeReport {
         &self.revoked
     }
 
-    /// The accounts that the secret does not open: they are as they were.
+    /// The accounts that were excepted: they are as they were.
     pub fn others(&self) -> &[i32] {
         &self.others
     }
@@ -350,10 +456,20 @@ impl fmt::Display for RevokeReport {
             writeln!(f, "account {account}: {report}")?;
         }
         for account in &self.others {
-            writeln!(f, "account {account}: was not opened by the old secret and is as it was")?;
+            writeln!(f, "account {account}: was left as it was")?;
         }
         write!(f, "\n{}", Revocation::REMAINS)
     }
+}
+
+/// How an account opens.
+enum OpensWith {
+    /// With the secret that has leaked.
+    Old,
+    /// With the new one, because a revocation was interrupted.
+    New,
+    /// With the key that the vault at this position derives for it.
+    KeyOf(usize),
 }
 
 /// The label of a slot for a key that another account's vault derives.
@@ -362,12 +478,10 @@ const DERIVED: &str = "account key";
 /// One time through all tables.
 #[derive(Default)]
 struct Pass {
-    /// Rows that do not verify.
-    left: u64,
-    /// Rows that were under an old data key.
-    sealed: u64,
-    /// Those of them that were still the same when they were written.
+    /// Rows that were under an old data key, and still the same when they were written.
     replaced: u64,
+    /// The highest stamp of a row that opened.
+    newest_stamp: u32,
 }
 
 impl Pass {
@@ -378,14 +492,14 @@ impl Pass {
         state: &Arc<State>,
         table: &'static Table,
         replace: &'static Replace,
-        mut tell: impl FnMut(u64),
+        tell: &mut impl FnMut(u64),
     ) -> Result<()> {
         let mut pages = Pages::of(table);
         let mut sealed = Page::default();
         loop {
             let (state, account) = (state.clone(), store.account);
             let seal = move |rows| Page::seal(&state, account, table, replace, rows);
-            (self.left, self.sealed) = (self.left + sealed.left, self.sealed + sealed.replacements.len() as u64);
+            self.newest_stamp = self.newest_stamp.max(sealed.newest_stamp);
             let (written, next) = join(sealed.write(store, replace), pages.next_then(store, seal)).await;
             self.replaced += written?;
             let Some(page) = next? else { return Ok(()) };
@@ -399,7 +513,7 @@ impl Pass {
 #[derive(Default)]
 struct Page {
     rows: u64,
-    left: u64,
+    newest_stamp: u32,
     replacements: Vec<Replacement>,
 }
 
@@ -416,15 +530,20 @@ impl Page {
         for ((id, found), nonce) in rows.into_iter().zip(nonces(page.rows as usize)?) {
             let sealed = found.map(|row| row.map(|row| (state.reseal(&row, &nonce), row)));
             match sealed {
-                Ok(Some((Ok(Some(new)), row))) => page.replacements.push(Replacement {
-                    new: (replace.carry)(new)?,
-                    row: table.row(account, id, &row)?,
-                    old: (replace.carry)(row.value)?,
-                }),
-                Ok(None | Some((Ok(None), _))) => {}
+                Ok(Some((Ok(Resealed::Anew { value, stamp }), row))) => {
+                    page.newest_stamp = page.newest_stamp.max(stamp);
+                    page.replacements.push(Replacement {
+                        new: (replace.carry)(value)?,
+                        row: table.row(account, id, &row)?,
+                        old: (replace.carry)(row.value)?,
+                    });
+                }
+                Ok(Some((Ok(Resealed::Already { stamp }), _))) => page.newest_stamp = page.newest_stamp.max(stamp),
+                Ok(None | Some((Ok(Resealed::Unsealed), _))) => {}
                 // The store, not the row.
                 Err(error @ (Error::Store(_) | Error::Sqlite { .. })) => return Err(error),
-                Err(_) | Ok(Some((Err(_), _))) => page.left += 1,
+                // The proof counts it.
+                Err(_) | Ok(Some((Err(_), _))) => {}
             }
         }
         Ok(page)

@@ -232,6 +232,11 @@ pub(crate) const TABLES: [Table; 18] = [
 ];
 
 impl Table {
+    /// `true` if the table has values that a data key seals.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.replace.is_some()
+    }
+
     pub(super) fn size(&self, connection: &Connection) -> Result<(&'static str, u64, u64)> {
         let counted = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
         let (rows, bytes) = connection.first(self.size, (), counted)?.unwrap_or_default();

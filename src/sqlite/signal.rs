@@ -10,6 +10,7 @@ use wacore::store::traits::SignalStore;
 
 use super::SqliteStore;
 use super::connection::Statements;
+use super::own;
 use super::writer::Plan;
 use crate::encrypt::HeaderCopy;
 use crate::error::{self, Error};
@@ -206,6 +207,9 @@ impl SignalStore for SqliteStore {
     }
 
     async fn get_sender_key(&self, address: &str) -> Result<Option<Vec<u8>>> {
+        if address == own::ADDRESS {
+            return Ok(self.answer());
+        }
         self.read(|c| c.first(GET_SENDER_KEY, (self.account, address), |row| row.get(0))).await
     }
 

@@ -200,7 +200,11 @@ impl Import {
                 (None, Some(secret)) => secret,
                 (None, None) => return Err(Error::Stopped),
             };
-            vaults.push(self.options.importing().create(Arc::new(store), secret).await?);
+            let options = match vaults.first() {
+                Some(first) => self.options.importing().derived_from(first),
+                None => self.options.importing(),
+            };
+            vaults.push(options.create(Arc::new(store), secret).await?);
         }
         let numbers = accounts.iter().map(|(account, _)| *account);
         let stores: Vec<(i32, Arc<dyn Backend>)> = numbers

@@ -10,6 +10,7 @@ mod encrypted;
 mod failures;
 mod golden;
 mod plans;
+mod put_back;
 mod rotate;
 mod semantics;
 mod snapshots;

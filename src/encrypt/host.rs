@@ -1,0 +1,93 @@
+//! The store that a vault was opened on, and what can be seen of the rows in it.
+
+use std::sync::Arc;
+
+use wacore::store::traits::Backend;
+
+use super::stored::StoredRow;
+use super::{app_sync, device, protocol};
+use crate::error::Result;
+use crate::method::Record;
+#[cfg(feature = "sqlite")]
+use crate::sqlite::{Pages, SqliteStore, TABLES};
+
+/// The store that a vault was opened on.
+#[derive(Clone)]
+pub(super) struct Host {
+    backend: Arc<dyn Backend>,
+    /// This crate's own store, if that is what the backend leads to.
+    #[cfg(feature = "sqlite")]
+    own: Option<SqliteStore>,
+}
+
+impl Host {
+    pub(super) async fn of(backend: Arc<dyn Backend>) -> Result<Self> {
+        Ok(Self {
+            #[cfg(feature = "sqlite")]
+            own: SqliteStore::below(&*backend).await?,
+            backend,
+        })
+    }
+
+    /// The context that vaults on this store are bound to unless the caller names another one.
+    pub(super) fn context(&self) -> Option<Vec<u8>> {
+        #[cfg(feature = "sqlite")]
+        return self.own.as_ref().map(|own| own.key_label().into_bytes());
+        #[cfg(not(feature = "sqlite"))]
+        None
+    }
+
+    /// `false` if the two are not the same store, but one may be a copy of the other. Of stores that are not this crate's own
+    /// that cannot be told: there may be layers between.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn may_be(&self, other: &Self) -> bool {
+        match (&self.own, &other.own) {
+            (Some(own), Some(other)) => own.is(other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// `true`: only this crate's own stores can be told apart.
+    #[cfg(not(feature = "sqlite"))]
+    pub(super) fn may_be(&self, _: &Self) -> bool {
+        true
+    }
+
+    /// Shows every sealed row that can be found without its name: the device, and all rows of this crate's own store; of
+    /// other stores those that the traits can list. Rows that cannot be read are left out.
+    ///
+    /// # Errors
+    /// Those of the store, and of `look`.
+    pub(super) async fn each_row(&self, mut look: impl FnMut(StoredRow) -> Result<()>) -> Result<()> {
+        if let Some(value) = device::sealed(&*self.backend).await? {
+            look(StoredRow { record: Record::Device, columns: vec![], value, numbers: vec![] })?;
+        }
+        #[cfg(feature = "sqlite")]
+        if let Some(own) = &self.own {
+            for table in TABLES.iter().filter(|table| table.is_sealed()) {
+                let mut pages = Pages::of(table);
+                while let Some(page) = pages.next(own).await? {
+                    for row in page.into_iter().filter_map(|(_, row)| row.ok().flatten()) {
+                        look(row)?;
+                    }
+                }
+            }
+            return Ok(());
+        }
+        let row = |record, columns, value| StoredRow { record, columns, value, numbers: vec![] };
+        for (id, value) in self.backend.load_all_signed_prekeys().await? {
+            look(row(Record::SignedPrekey, vec![id.to_le_bytes().to_vec()], value))?;
+        }
+        if let Some(id) = self.backend.get_latest_sync_key_id().await?
+            && let Some(key) = self.backend.get_sync_key(&id).await?
+        {
+            look(row(Record::SyncKey, vec![id], app_sync::join_carrier(key)))?;
+        }
+        for entry in self.backend.get_all_lid_mappings().await? {
+            let Ok(value) = protocol::decode_text(Record::LidMapping, &entry.learning_source) else { continue };
+            look(row(Record::LidMapping, vec![entry.lid.into_bytes(), entry.phone_number.into_bytes()], value))?;
+        }
+        Ok(())
+    }
+}

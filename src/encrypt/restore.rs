@@ -1,0 +1,160 @@
+//! Putting a saved header back, and deciding which of several headers has the keys of the rows.
+
+use std::sync::Arc;
+
+use wacore::store::traits::Backend;
+
+use super::header::{DEVICE_SEALED, Header, MAX_DATA_KEYS, ROTATING, WrappedDataKey};
+use super::host::Host;
+use super::{device, residue};
+use super::stored::sealed_prefix;
+use super::vault::{HeaderCopy, OpenedHeader, RESTORE_STEP, State, Vault, VaultOptions, write_header};
+use crate::error::{Error, Result};
+use crate::method::Record;
+use crate::secret::Secret;
+
+impl VaultOptions {
+    /// As [`Vault::restore_header`].
+    ///
+    /// # Errors
+    /// As [`Vault::restore_header`].
+    pub async fn restore_header(
+        &self,
+        store: Arc<dyn Backend>,
+        saved: &[u8],
+        secret: impl Into<Secret>,
+    ) -> Result<Vault> {
+        let host = Host::of(store.clone()).await?;
+        let (opened, _) = self.open_header(Header::parse(saved)?, saved, secret.into(), &host).await?;
+        let OpenedHeader { mut header, root, slot, .. } = opened;
+        let headers = self.headers(&store);
+        let sealed_device = device::holds_sealed_device(&*store).await?;
+        let in_use = sealed_device || residue::leftovers(&*store).await?;
+
+        let (mut found, mut foreign, mut replaced) = (vec![], None, None);
+        for copy in HeaderCopy::BOTH {
+            let Some(bytes) = headers.read(copy).await? else { continue };
+            // Copy A decides, if it is intact.
+            replaced = replaced.or_else(|| Header::checksum(&bytes));
+            match Header::parse(&bytes) {
+                Ok(intact) if intact.verify(&bytes, &root.mac_key).is_ok() => found.push(intact),
+                // It was put in place when secrets of the saved header had leaked.
+                Ok(intact) if intact.store_id == header.store_id => return Err(Error::VaultExists),
+                Ok(_) => foreign = Some(Error::VaultExists),
+                Err(error @ Error::UnsupportedVersion { .. }) => foreign = Some(error),
+                Err(_) => {}
+            }
+        }
+        let saved_generation = header.generation;
+        let mut newest = found.iter().map(|found| found.generation).fold(saved_generation, u64::max);
+        for found in &found {
+            header.flags |= found.flags & DEVICE_SEALED;
+        }
+        if in_use {
+            header.flags |= DEVICE_SEALED;
+        }
+
+        let mut sets = vec![KeySet::of(State::unwrapped(header.clone(), root.clone())?)];
+        for found in found {
+            sets.push(KeySet::of(State::unwrapped(found, root.clone())?));
+        }
+        let rows = look_at(&host, &mut sets).await?;
+        // An intact header of another vault stays, unless the sealed device proves that this is the vault's store, and
+        // that the header was planted.
+        if let Some(refusal) = foreign
+            && !sets.iter().any(|set| set.opens_device)
+        {
+            return Err(refusal);
+        }
+        if sealed_device && rows.unknown_device {
+            return Err(Error::UnknownEpoch { record: Record::Device });
+        }
+        newest = newest.max(rows.newest_stamp.into());
+        if rows.newest_stamp > 0 && u64::from(rows.newest_stamp) > saved_generation {
+            log::warn!(
+                "records are newer than the header that is put back: key slots that were removed since it was saved open the store again; list them, and remove what should be gone"
+            );
+        }
+        take_keys(&mut header, &sets, &rows)?;
+
+        let known = self.freshness.load(&header.store_id).await?;
+        // Records carry the generation they were written under; the restored header must not be older than any.
+        header.generation =
+            newest.max(known.map_or(0, |known| known.generation())).saturating_add(RESTORE_STEP);
+        header.set_previous(replaced);
+        self.freshness.distinguish(&mut header)?;
+        let bytes = header.serialize(&root.mac_key);
+        write_header(&*headers, &bytes).await?;
+        self.freshness.advance(known, &header, &bytes).await?;
+        Ok(self.vault(headers, host, OpenedHeader::new(header, root, slot)?, false))
+    }
+}
+
+/// The data keys of one header, and what they open.
+struct KeySet {
+    state: State,
+    opens_device: bool,
+    opened: u64,
+}
+
+/// What all sets together found.
+#[derive(Default)]
+struct Rows {
+    sealed: u64,
+    /// The highest stamp of a row that opened.
+    newest_stamp: u32,
+    /// There is a device that states an epoch that no set has.
+    unknown_device: bool,
+}
+
+impl KeySet {
+    fn of(state: State) -> Self {
+        Self { state, opens_device: false, opened: 0 }
+    }
+}
+
+/// Tries every set on every row.
+async fn look_at(host: &Host, sets: &mut [KeySet]) -> Result<Rows> {
+    let mut rows = Rows::default();
+    host.each_row(|row| {
+        let Ok(Some(prefix)) = sealed_prefix(&row) else { return Ok(()) };
+        let is_device = row.record == Record::Device;
+        rows.sealed += 1;
+        rows.unknown_device |= is_device && sets.iter().all(|set| set.state.ring.epoch(prefix.epoch()).is_none());
+        for set in sets.iter_mut() {
+            if let Ok(Some(under)) = set.state.opens(&row) {
+                set.opened += 1;
+                set.opens_device |= is_device;
+                rows.newest_stamp = rows.newest_stamp.max(under.stamp);
+            }
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(rows)
+}
+
+/// Gives the header the data keys that open the device and the rows: those of the set that opens the most, the newest of
+/// equal ones. If they do not open everything, or there is nothing to open, the other sets' are kept beside them.
+///
+/// # Errors
+/// [`Error::EpochsFull`] if all of them together are more than sixteen.
+fn take_keys(header: &mut Header, sets: &[KeySet], rows: &Rows) -> Result<()> {
+    let rank = |set: &KeySet| (set.opens_device, set.opened, set.state.header.generation);
+    let Some(best) = sets.iter().max_by_key(|set| rank(set)) else { return Ok(()) };
+    let from = &best.state.header;
+    let mut keys: Vec<WrappedDataKey> = from.data_keys.clone();
+    if rows.sealed == 0 || best.opened < rows.sealed {
+        for key in sets.iter().flat_map(|set| &set.state.header.data_keys) {
+            if keys.iter().all(|there| there.epoch != key.epoch) {
+                keys.push(WrappedDataKey { active: false, ..*key });
+            }
+        }
+    }
+    if keys.len() > MAX_DATA_KEYS {
+        return Err(Error::EpochsFull);
+    }
+    header.flags = header.flags & !ROTATING | from.flags & ROTATING;
+    (header.data_keys, header.lookup_key) = (keys, from.lookup_key);
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! Finding this crate's own store below any layers.
+//!
+//! A vault is opened on a `dyn Backend`. If that leads to a [`SqliteStore`], the vault can do more: it is bound to the
+//! account's number, and all rows can be looked at before keys are changed. The traits have no method for such a question,
+//! so it is asked as the sender key of an address that no client uses, and answered from memory. An answer carries a random
+//! number of this process, so that a row planted in some other store is not taken for one.
+
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+
+use wacore::store::traits::Backend;
+
+use super::SqliteStore;
+use super::database::Database;
+use crate::error::Result;
+
+/// The address that asks. Blinded addresses have 24 characters, so none can be equal.
+pub(super) const ADDRESS: &str = "wastoresqlitestore";
+
+/// The databases that have answered.
+static ANSWERED: Mutex<Vec<Weak<Database>>> = Mutex::new(Vec::new());
+/// Known in this process only; `None` if the operating system gave no random bytes, and then no store is found.
+static PROCESS: LazyLock<Option<[u8; 16]>> = LazyLock::new(|| {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).ok().map(|()| random)
+});
+
+const ANSWER_BYTES: usize = 16 + 8 + 4;
+
+impl SqliteStore {
+    /// The answer of this store.
+    pub(super) fn answer(&self) -> Option<Vec<u8>> {
+        let process = (*PROCESS)?;
+        let number = number_of(&self.database);
+        // Nothing panics while holding the guard.
+        let mut answered = ANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.retain(|database| database.strong_count() > 0);
+        if !answered.iter().any(|database| number_of_weak(database) == number) {
+            answered.push(Arc::downgrade(&self.database));
+        }
+        Some([&process[..], &number.to_le_bytes(), &self.account.to_le_bytes()].concat())
+    }
+
+    /// The store that a backend leads to, if it is one of these.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub(crate) async fn below(backend: &dyn Backend) -> Result<Option<Self>> {
+        let Some(answer) = backend.get_sender_key(ADDRESS).await? else { return Ok(None) };
+        let Ok(answer) = <[u8; ANSWER_BYTES]>::try_from(answer) else { return Ok(None) };
+        let (process, rest) = answer.split_at(16);
+        let (number, account) = rest.split_at(8);
+        if (*PROCESS).is_none_or(|own| own != *process) {
+            return Ok(None);
+        }
+        let answered = ANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut databases = answered.iter().filter(|database| number_of_weak(database).to_le_bytes() == number);
+        let database = databases.find_map(Weak::upgrade);
+        let Ok(account) = account.try_into().map(i32::from_le_bytes) else { return Ok(None) };
+        Ok(database.map(|database| Self { database, account }))
+    }
+
+    /// `true` if both are the same account in the same database, opened once.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.database, &other.database) && self.account == other.account
+    }
+}
+
+/// Where a database is in memory, which no other one is as long as a weak reference is kept.
+fn number_of(database: &Arc<Database>) -> u64 {
+    Arc::as_ptr(database) as usize as u64
+}
+
+fn number_of_weak(database: &Weak<Database>) -> u64 {
+    database.as_ptr() as usize as u64
+}
