@@ -43,7 +43,8 @@ pub use rotate::{RevokeReport, Rotate, RotateProgress, RotateReport};
 pub use verify::{DamagedRow, InspectedAccount, Inspection, Verify, VerifyProgress, VerifyReport};
 #[cfg(feature = "upstream")]
 pub(crate) use {
-    database::beside, database::folder_of, database::sync_folder, rows::Pages, rows::TABLES, schema::APPLICATION_ID,
+    database::beside, database::folder_of, database::sync_folder, rows::Pages, rows::Snapshot, rows::TABLES,
+    schema::APPLICATION_ID,
 };
 
 use connection::Statements;
@@ -122,12 +123,12 @@ impl SqliteStore {
     /// # Errors
     /// [`Error::Sqlite`](crate::Error::Sqlite).
     pub async fn accounts(&self) -> Result<Vec<i32>> {
-        self.database
-            .read(|connection| connection.all("SELECT account FROM devices ORDER BY account", (), |row| row.get(0)))
-            .await
+        self.database.read(|connection| numbers(connection, "SELECT account FROM devices ORDER BY account")).await
     }
 
-    /// Deletes every record of this account, in one transaction, for good. Other accounts stay.
+    /// Deletes every record of this account, in one transaction, and empties the write-ahead log, unless somebody reads an older
+    /// state of the database: see [`checkpoint`](Self::checkpoint). Other accounts stay. Pieces of what was replaced before may
+    /// lie in the unused parts of pages: [`vacuum`](Self::vacuum) removes them.
     ///
     /// # Errors
     /// [`Error::Sqlite`](crate::Error::Sqlite) and [`Error::FileMoved`](crate::Error::FileMoved); nothing is deleted then.
@@ -139,7 +140,12 @@ impl SqliteStore {
             }
             Ok(())
         };
-        self.database.write(Plan::SIGNAL.transaction().long(), delete).await
+        self.database.write(Plan::SIGNAL.transaction().long(), delete).await?;
+        // It is deleted in any case.
+        if let Err(error) = self.empty_log(Duration::from_secs(1)).await {
+            log::warn!("the write-ahead log still holds what was deleted: {error}");
+        }
+        Ok(())
     }
 
     /// Opens the vault of this account: with `secret`, or, if that does not open it, with the key that the vault of the lowest
@@ -312,6 +318,15 @@ impl fmt::Debug for SqliteStore {
             account => write!(f, "sqlite({name}, account {account})"),
         }
     }
+}
+
+/// The numbers of accounts that a query gives, without those that cannot be one's.
+fn numbers(connection: &Connection, sql: &'static str) -> Result<Vec<i32>> {
+    let numbers = connection.all(sql, (), |row| {
+        let number = row.get_ref(0)?.as_i64().ok();
+        Ok(number.and_then(|number| i32::try_from(number).ok()))
+    })?;
+    Ok(numbers.into_iter().flatten().collect())
 }
 
 /// How many lookups may run where the caller is: about 0.2 ms.

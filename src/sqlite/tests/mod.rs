@@ -11,6 +11,7 @@ mod failures;
 mod golden;
 mod plans;
 mod rotate;
+mod schema;
 mod semantics;
 mod snapshots;
 mod verify;
@@ -19,6 +20,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -36,6 +38,9 @@ const OF_TESTS: &str = "/* test */";
 
 /// Every statement that a store has run in this process.
 static STATEMENTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+
+/// How many statements were not run because the schema had changed.
+pub(super) static DENIED: AtomicUsize = AtomicUsize::new(0);
 
 pub(super) fn record(sql: &'static str) {
     STATEMENTS.lock().unwrap().insert(sql);
