@@ -49,8 +49,10 @@ pub(super) struct Replace {
     /// What the column holds for an envelope.
     pub(super) carry: fn(Vec<u8>) -> Result<Value>,
     /// The part of the column that begins with the first bytes of the envelope, and how they are read from it.
-    pub(super) prefix: (&'static str, fn(&[u8]) -> Option<[u8; PREFIX_BYTES]>),
+    prefix: (&'static str, ReadPrefix),
 }
+
+type ReadPrefix = fn(&[u8]) -> Option<[u8; PREFIX_BYTES]>;
 
 /// A table with row ids: its name, the columns that are read, the length of its values, how values are replaced, and what
 /// the columns are.
@@ -390,7 +392,7 @@ impl Pages {
 
     /// How many rows were seen so far, damaged ones included.
     #[allow(dead_code, reason = "for those who compare it with a count")]
-    pub(super) fn seen(&self) -> u64 {
+    pub(crate) fn seen(&self) -> u64 {
         self.seen.unsigned_abs()
     }
 
@@ -589,6 +591,36 @@ impl Table {
             OR (+{one} IS ?3 AND (+{two} > ?4 OR (?4 IS NULL AND {two} IS NOT NULL)))) ORDER BY {} LIMIT ?2",
             self.name, self.key
         )
+    }
+
+    /// How many rows of account 1 a walk sees, with pages of a size.
+    #[cfg(test)]
+    pub(super) fn walk_all(&self, c: &Connection, limit: i64) -> Result<u64> {
+        let (mut seen, mut next) = (0, Some(Position::First));
+        while let Some(from) = next.take() {
+            let page = self.page(c, 1, &from, limit, seen)?;
+            seen += page.rows.len() as i64;
+            next = page.next;
+        }
+        Ok(seen.unsigned_abs())
+    }
+
+    /// Compares, over all accounts, how many rows the table has with the entries of the index of its key.
+    ///
+    /// # Errors
+    /// [`Error::RowsMissed`].
+    pub(super) fn check_whole(&self, c: &Connection) -> Result<()> {
+        let count = |sql: &str| -> Result<u64> {
+            let sql = sql.replace("account = ?1", "account >= -9223372036854775808");
+            let counted = all(c, &sql, (), |row| row.get::<_, i64>(0))?;
+            Ok(counted.into_iter().next().unwrap_or(0).unsigned_abs())
+        };
+        let Some(index) = self.index else { return Ok(()) };
+        let (seen, counted) = (count(self.scan)?, count(index)?);
+        if seen != counted {
+            return Err(Error::RowsMissed { table: self.name, seen, counted });
+        }
+        Ok(())
     }
 
     /// Compares how many rows of an account were seen with how many there are: in the table from end to end, and in the index

@@ -13,6 +13,7 @@ use tempfile::NamedTempFile;
 use super::SqliteStore;
 use super::connection::{Location, Patience, Statements, contended, patiently, permitted, with_attachment};
 use super::database::{CheckpointMode, Database, beside, folder_of, sync_folder};
+use super::rows::TABLES;
 use super::schema;
 use super::writer::Plan;
 use crate::error::{Error, Result, SqliteProblem};
@@ -26,7 +27,8 @@ impl SqliteStore {
     ///
     /// # Errors
     /// [`Error::File`] if there is such a file already, or none can be created; [`Error::Sqlite`] if the database cannot be
-    /// read or the disk is full, [`Error::SchemaAltered`]; nothing is left behind then. [`Error::FileMoved`] if another file took the database's
+    /// read or the disk is full, [`Error::SchemaAltered`], and
+    /// [`Error::RowsMissed`] if a table and its index do not have the same rows; nothing is left behind then. [`Error::FileMoved`] if another file took the database's
     /// place, [`Error::InvalidInput`] if the store is in memory. A process that is killed meanwhile leaves a file
     /// `.wastore-….partial` behind.
     pub async fn backup(&self, path: impl AsRef<Path>) -> Result<()> {
@@ -187,14 +189,18 @@ fn copy(database: &Database, path: &Path) -> Result<()> {
     // On a connection of its own, so that no reader is missing for as long as it takes.
     let connection = database.location.connect()?;
     database.check_files()?;
-    schema::check(&connection, schema::NEWEST)?;
+    let moment = connection.unchecked_transaction()?;
+    schema::check(&moment, schema::NEWEST)?;
+    // Of a damaged table SQLite copies what it finds.
+    TABLES.iter().try_for_each(|table| table.check_whole(&moment))?;
+    drop(moment);
     let copied = || Ok(permitted(|| connection.execute("VACUUM INTO ?1", (target,)))?);
     with_attachment(&connection, copied).inspect_err(|_| {
         // SQLite leaves it behind if there is no space.
         fs::remove_file(beside(file.path(), "-journal")).ok();
     })?;
     database.check_files()?;
-    // The schema may have changed after it was looked at.
+    // It may have changed after it was looked at.
     schema::check(&Location::File(file.path().to_owned()).connect()?, schema::NEWEST)?;
     finish(file, path)
 }

@@ -9,12 +9,14 @@ mod crash;
 mod encrypted;
 mod failures;
 mod golden;
+mod hostile_files;
 mod plans;
 mod rotate;
 mod schema;
 mod semantics;
 mod snapshots;
 mod verify;
+mod walks;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Lines, Write};
