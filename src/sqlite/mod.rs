@@ -5,8 +5,8 @@
 //! | `database.rs` | one open database: readers, the write-ahead log, what lies at its path |
 //! | `writer.rs` | the writing connection, and how calls share it and its commits |
 //! | `connection.rs` | settings of a connection; running statements |
-//! | `schema.rs`, `migrations/` | the schema, and telling our files from others |
-//! | `snapshot.rs` | backups, snapshots and upkeep |
+//! | `schema.rs`, `migrations/` | the schema, telling our files from others, and noticing that the schema was altered |
+//! | `snapshot.rs` | backups, snapshots, rewrites and upkeep |
 //! | `rows.rs`, `verify.rs`, `rotate.rs` | reading every row as it lies in its table; checking it; sealing it anew |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |
 
@@ -82,7 +82,9 @@ use writer::Plan;
 ///
 /// # Errors
 /// Methods of the storage traits fail with [`StoreError::Database`] or [`StoreError::Connection`], from which
-/// [`Error::of`](crate::Error::of) gets an [`Error::Sqlite`](crate::Error::Sqlite) that says what is wrong. Upstream's
+/// [`Error::of`](crate::Error::of) gets an [`Error::Sqlite`](crate::Error::Sqlite) that says what is wrong, or an
+/// [`Error::SchemaAltered`](crate::Error::SchemaAltered), also when the schema is altered while the store is open; and with
+/// [`StoreError::Serialization`] from an [`Error::Malformed`](crate::Error::Malformed) if a stored value is of a wrong type. Upstream's
 /// `is_database_busy_or_locked` is `true` for [`SqliteProblem::Contended`](crate::SqliteProblem::Contended) only.
 #[derive(Clone)]
 pub struct SqliteStore {
@@ -118,7 +120,8 @@ impl SqliteStore {
         self.account
     }
 
-    /// The numbers of all accounts that have a device, in ascending order.
+    /// The numbers of all accounts that have a device, in ascending order. A row whose account is no number of 32 bits is left
+    /// out.
     ///
     /// # Errors
     /// [`Error::Sqlite`](crate::Error::Sqlite).
@@ -467,7 +470,8 @@ impl SqliteConfig {
     ///
     /// # Errors
     /// [`Error::ForeignFile`](crate::Error::ForeignFile) if the file belongs to something else,
-    /// [`Error::UnsupportedVersion`](crate::Error::UnsupportedVersion) if a later version of this crate wrote it; neither
+    /// [`Error::UnsupportedVersion`](crate::Error::UnsupportedVersion) if a later version of this crate wrote it,
+    /// [`Error::SchemaAltered`](crate::Error::SchemaAltered) if its tables and indexes are not those that this crate makes; none
     /// is changed, unless a killed process left something for SQLite to undo. [`Error::InvalidInput`](crate::Error::InvalidInput) if there is no such folder, or the file system
     /// cannot share memory; [`Error::File`](crate::Error::File) and [`Error::Sqlite`](crate::Error::Sqlite) if the file
     /// cannot be read or written.

@@ -306,7 +306,8 @@ impl SqliteStore {
         Ok(Inspection { accounts, tables })
     }
 
-    /// The numbers of all accounts that have a device, the header of a vault or sessions, in ascending order.
+    /// The numbers of all accounts that have a device, the header of a vault or sessions, in ascending order. A row whose account
+    /// is no number of 32 bits is left out; [`integrity_check`](Self::integrity_check) finds those that are no whole numbers.
     ///
     /// # Errors
     /// [`Error::Sqlite`].

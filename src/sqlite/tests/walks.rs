@@ -380,7 +380,7 @@ async fn prefixes_are_those_of_the_sealed_values() {
     let told = Arc::new(Mutex::new(vec![]));
     let teller = told.clone();
     let counted = store.sealed_prefixes(move |prefix: RowPrefix| teller.lock().unwrap().push(prefix)).await.unwrap();
-    let told = told.lock().unwrap();
+    let told = std::mem::take(&mut *told.lock().unwrap());
     let mut expected = vec![];
     for table in TABLES.iter().filter(|table| table.replace.is_some()) {
         let mut pages = Pages::of(table);
