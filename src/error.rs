@@ -244,13 +244,36 @@ pub enum Error {
     #[cfg(feature = "sqlite")]
     #[error("another process, or a backup, has the store open: end it and try again, or do this in the same process")]
     NotAlone,
+    /// The tables and indexes of the database are not those that this crate makes: one was added, altered or removed, so that
+    /// statements could mean something else. Nothing was read from it and nothing written to it.
+    #[cfg(feature = "sqlite")]
+    #[error(
+        "the schema of the database was altered, see {object}: restore a backup, and find out who can write to the file; remove the object if you made it yourself"
+    )]
+    SchemaAltered {
+        /// The first object that is not as it should be, with control characters escaped, 64 characters at most.
+        object: String,
+    },
+    /// A table has rows that are not found in the order of its keys, or entries of its index that have no row.
+    #[cfg(feature = "sqlite")]
+    #[error(
+        "{seen} rows of the table {table} could be read, but {counted} are counted: it is damaged or was altered, restore a backup"
+    )]
+    RowsMissed {
+        /// The table.
+        table: &'static str,
+        /// How many rows were read.
+        seen: u64,
+        /// How many rows, or entries of the index of its key, there are.
+        counted: u64,
+    },
     /// SQLite could not do what was asked.
     #[cfg(feature = "sqlite")]
     #[error("{problem}")]
     Sqlite {
         /// What is wrong and what to do.
         problem: SqliteProblem,
-        /// SQLite's own error.
+        /// SQLite's code, without words that the content of the file could choose.
         source: Arc<dyn error::Error + Send + Sync>,
     },
     /// A thread of the store stopped in the middle of the call. Whether it was stored is unknown.
@@ -361,6 +384,7 @@ impl Error {
         match self {
             Error::Sqlite { problem, source } => Error::Sqlite { problem: *problem, source: source.clone() },
             Error::FileMoved => Error::FileMoved,
+            Error::SchemaAltered { object } => Error::SchemaAltered { object: object.clone() },
             _ => Error::Stopped,
         }
     }
@@ -389,9 +413,11 @@ impl From<Error> for StoreError {
             #[cfg(feature = "sqlite")]
             Error::Sqlite { problem: SqliteProblem::CannotOpen, .. } => StoreError::Connection(Box::new(error)),
             #[cfg(feature = "sqlite")]
-            Error::Sqlite { .. } | Error::FileMoved | Error::NotAlone | Error::Stopped => {
-                StoreError::Database(Box::new(error))
-            }
+            Error::Sqlite { .. }
+            | Error::SchemaAltered { .. }
+            | Error::FileMoved
+            | Error::NotAlone
+            | Error::Stopped => StoreError::Database(Box::new(error)),
             own => StoreError::Serialization(Box::new(own)),
         }
     }

@@ -245,6 +245,17 @@ impl Prefix {
         }
     }
 
+    /// The front of a stored value of any kind of record; `None` if it was never an envelope of this version.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn of(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
+        (bytes[..4] == [MAGIC[0], MAGIC[1], VERSION, SUITE]).then_some(Self { bytes: *bytes })
+    }
+
+    /// The kind of record that it claims to be of.
+    pub(crate) fn record(&self) -> Option<Record> {
+        Record::ALL.iter().copied().find(|record| kind_number(*record) == self.bytes[5])
+    }
+
     pub(crate) fn epoch(&self) -> u32 {
         u32::from_le_bytes([self.bytes[6], self.bytes[7], self.bytes[8], self.bytes[9]])
     }

@@ -4,55 +4,60 @@
 //! the generation would rise above every stamp, removed secrets would open for good, and a data key could be forgotten that
 //! the only readable rows are under. So every change of the keys looks at the rows first.
 
-use super::stored::sealed_prefix;
+use std::collections::HashMap;
+
+use super::envelope::Prefix;
 use super::vault::Shared;
 use crate::error::Result;
 use crate::method::Record;
 
-/// What rows claim of themselves, whether or not they open.
+/// What rows claim of themselves, whether or not they open: the highest stamp of each kind of record and epoch.
 #[derive(Default)]
-pub(super) struct Claims {
+pub(super) struct Claims(HashMap<(Record, u32), u32>);
+
+impl Claims {
+    pub(super) fn add(&mut self, prefix: &Prefix) {
+        let Some(record) = prefix.record() else { return };
+        let stamp = self.0.entry((record, prefix.epoch())).or_default();
+        *stamp = prefix.stamp().max(*stamp);
+    }
+
     /// The highest epoch, or 0.
-    pub(super) newest_epoch: u32,
+    pub(super) fn newest_epoch(&self) -> u32 {
+        self.0.keys().map(|(_, epoch)| *epoch).max().unwrap_or(0)
+    }
 }
 
 impl Shared {
     /// Looks at every row that can be found, under the header as it is stored now.
     ///
     /// # Errors
-    /// `HeaderRolledBack` if a row that opens is newer than the header; `UnknownEpoch` if the device, or,
-    /// unless `unknown_rows` may be there, any other row is under a data key that the header does not have.
+    /// `HeaderRolledBack` if a row that opens is newer than the header; `UnknownEpoch` if the device, or, unless
+    /// `unknown_rows` may be there, any other row is under a data key that the header does not have.
     pub(super) async fn refuse_older_header(&self, unknown_rows: bool) -> Result<Claims> {
         self.refresh().await?;
         let state = self.state();
-        let (mut claims, mut newest, mut unknown) = (Claims::default(), 0, vec![]);
+        let claims = self.host.claims().await?;
+        for (record, epoch) in claims.0.keys().filter(|(_, epoch)| state.ring.epoch(*epoch).is_none()) {
+            if *record == Record::Device || !unknown_rows {
+                // Unless another process has added it since.
+                self.state_for(&state, *record, *epoch).await?;
+            }
+        }
+        if claims.0.values().all(|stamp| *stamp <= state.stamp) {
+            return Ok(claims);
+        }
+        // A stamp is believed once its row has opened.
+        let mut newest = state.stamp;
         self.host
             .each_row(|row| {
-                // Damage is for whoever reads the row.
-                let Ok(Some(prefix)) = sealed_prefix(&row) else { return Ok(()) };
-                let epoch = prefix.epoch();
-                claims.newest_epoch = claims.newest_epoch.max(epoch);
-                if state.ring.epoch(epoch).is_none() {
-                    let counts = row.record == Record::Device || !unknown_rows;
-                    if counts && !unknown.iter().any(|(_, known)| *known == epoch) && unknown.len() < UNKNOWN_EPOCHS {
-                        unknown.push((row.record, epoch));
-                    }
-                } else if prefix.stamp() > state.stamp.max(newest) && state.opens(&row).is_ok() {
-                    newest = prefix.stamp();
+                if let Ok(Some(under)) = state.opens(&row) {
+                    newest = newest.max(under.stamp);
                 }
                 Ok(())
             })
             .await?;
-        if newest > 0 {
-            self.check_stamp(&state, newest).await?;
-        }
-        for (record, epoch) in unknown {
-            // Unless another process has added it since.
-            self.state_for(&state, record, epoch).await?;
-        }
+        self.check_stamp(&state, newest).await?;
         Ok(claims)
     }
 }
-
-/// More than a header can come to know while rows are looked at.
-const UNKNOWN_EPOCHS: usize = 32;

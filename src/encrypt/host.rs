@@ -1,15 +1,20 @@
 //! The store that a vault was opened on, and what can be seen of the rows in it.
 
 use std::sync::Arc;
+#[cfg(feature = "sqlite")]
+use std::sync::{Mutex, PoisonError};
 
 use wacore::store::traits::Backend;
 
-use super::stored::StoredRow;
+#[cfg(feature = "sqlite")]
+use super::envelope::Prefix;
+use super::evidence::Claims;
+use super::stored::{StoredRow, sealed_prefix};
 use super::{app_sync, device, protocol};
 use crate::error::Result;
 use crate::method::Record;
 #[cfg(feature = "sqlite")]
-use crate::sqlite::{Pages, SqliteStore, TABLES};
+use crate::sqlite::{Pages, Snapshot, SqliteStore, TABLES};
 
 /// The store that a vault was opened on.
 #[derive(Clone)]
@@ -54,26 +59,57 @@ impl Host {
         true
     }
 
+    /// What every sealed row that can be found claims of itself: the same rows that [`Host::each_row`] shows.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn claims(&self) -> Result<Claims> {
+        #[cfg(feature = "sqlite")]
+        if let Some(own) = &self.own {
+            let found = Arc::new(Mutex::new(Claims::default()));
+            let claims = found.clone();
+            own.sealed_prefixes(move |row| {
+                if let Some(prefix) = row.prefix.as_ref().and_then(Prefix::of) {
+                    // Nothing panics while holding the guard.
+                    claims.lock().unwrap_or_else(PoisonError::into_inner).add(&prefix);
+                }
+            })
+            .await?;
+            let claims = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+            return Ok(claims);
+        }
+        let mut claims = Claims::default();
+        self.each_row(|row| {
+            if let Ok(Some(prefix)) = sealed_prefix(&row) {
+                claims.add(&prefix);
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(claims)
+    }
+
     /// Shows every sealed row that can be found without its name: the device, and all rows of this crate's own store; of
     /// other stores those that the traits can list. Rows that cannot be read are left out.
     ///
     /// # Errors
     /// Those of the store, and of `look`.
     pub(super) async fn each_row(&self, mut look: impl FnMut(StoredRow) -> Result<()>) -> Result<()> {
-        if let Some(value) = device::sealed(&*self.backend).await? {
-            look(StoredRow { record: Record::Device, columns: vec![], value, numbers: vec![] })?;
-        }
         #[cfg(feature = "sqlite")]
         if let Some(own) = &self.own {
+            let mut snapshot = Snapshot::open(own).await?;
             for table in TABLES.iter().filter(|table| table.is_sealed()) {
                 let mut pages = Pages::of(table);
-                while let Some(page) = pages.next(own).await? {
+                while let Some(page) = snapshot.next(&mut pages).await? {
                     for row in page.into_iter().filter_map(|(_, row)| row.ok().flatten()) {
                         look(row)?;
                     }
                 }
             }
             return Ok(());
+        }
+        if let Some(value) = device::sealed(&*self.backend).await? {
+            look(StoredRow { record: Record::Device, columns: vec![], value, numbers: vec![] })?;
         }
         let row = |record, columns, value| StoredRow { record, columns, value, numbers: vec![] };
         for (id, value) in self.backend.load_all_signed_prekeys().await? {

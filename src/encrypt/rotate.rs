@@ -242,7 +242,7 @@ impl NewDataKey {
     /// A new data key whose epoch will be above everything that rows claim: rows under a header that is gone must never
     /// pass for ones of this key.
     fn after(claims: &Claims) -> Result<Self> {
-        Ok(Self { key: Key::generate()?, above: claims.newest_epoch })
+        Ok(Self { key: Key::generate()?, above: claims.newest_epoch() })
     }
 
     /// Adds it to a header. Everything is sealed under it from then on.

@@ -1,16 +1,24 @@
 //! One SQLite connection: how it is opened, and how statements run on it.
 
+use std::cell::Cell;
+use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{self, AtomicUsize};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, Params, Row, Statement};
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::limits::Limit;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, Params, Row, Statement, ToSql};
 
 use super::SqliteConfig;
+use super::rows::TABLES;
+use super::schema;
 use crate::error::{Error, Result, SqliteProblem};
+use crate::method::Record;
 
 /// What a connection is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,17 +47,63 @@ impl Location {
             }
         };
         // Whoever can write the file must not be able to run SQL of theirs through its schema
-        // (https://www.sqlite.org/security.html).
-        for (setting, value) in [
-            (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
-            (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
-            (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
-            (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
-        ] {
-            connection.set_db_config(setting, value)?;
+        // (https://www.sqlite.org/security.html). `schema::check` refuses such a schema; these hold if it should fail.
+        for (setting, value) in GUARDS {
+            connection.set_db_config(*setting, *value)?;
         }
+        for (limit, value) in LIMITS {
+            connection.set_limit(*limit, *value)?;
+        }
+        // Damaged cells are noticed when their page is read, and constraints are what is in the file.
+        connection.pragma_update(None, "cell_size_check", 1)?;
+        connection.pragma_update(None, "ignore_check_constraints", 1)?;
         Ok(connection)
     }
+}
+
+/// What is switched on and off on every connection.
+pub(super) const GUARDS: &[(DbConfig, bool)] = &[
+    (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+    (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
+    (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+    (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
+    (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
+    // On by default in the SQLite that is compiled in.
+    (DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false),
+    (DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false),
+    (DbConfig::SQLITE_DBCONFIG_RESET_DATABASE, false),
+    (DbConfig::SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, false),
+    (DbConfig::SQLITE_DBCONFIG_LEGACY_FILE_FORMAT, false),
+    // A name in double quotes that is no column is an error, not a text.
+    (DbConfig::SQLITE_DBCONFIG_DQS_DML, false),
+    (DbConfig::SQLITE_DBCONFIG_DQS_DDL, false),
+    // Plans do not depend on parameters, so that only a change of the schema makes SQLite prepare a statement again.
+    (DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true),
+];
+
+/// Several times what the own statements and schema need; the length of values keeps SQLite's limit.
+pub(super) const LIMITS: &[(Limit, i32)] = &[
+    (Limit::SQLITE_LIMIT_SQL_LENGTH, 64 << 10),
+    (Limit::SQLITE_LIMIT_COLUMN, 64),
+    (Limit::SQLITE_LIMIT_EXPR_DEPTH, 64),
+    (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 32),
+    (Limit::SQLITE_LIMIT_VDBE_OP, 100_000),
+    (Limit::SQLITE_LIMIT_FUNCTION_ARG, 8),
+    (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 64),
+    (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, 32),
+    // Nor do actions of foreign keys run.
+    (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 0),
+    (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
+    // See `with_attachment`.
+    (Limit::SQLITE_LIMIT_ATTACHED, 0),
+];
+
+/// Lets SQLite attach the one database that `VACUUM` needs.
+pub(super) fn with_attachment<T>(connection: &Connection, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
+    let result = run();
+    connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    result
 }
 
 /// Settings that hold as long as the connection does.
@@ -127,7 +181,7 @@ impl Patience {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if self.entered {
-            self.count.fetch_sub(1, Ordering::Relaxed);
+            self.count.fetch_sub(1, atomic::Ordering::Relaxed);
         }
     }
 }
@@ -142,9 +196,161 @@ impl Iterator for Patience {
         if let Some(waiting) = &mut self.waiting
             && !std::mem::replace(&mut waiting.entered, true)
         {
-            waiting.count.fetch_add(1, Ordering::Relaxed);
+            waiting.count.fetch_add(1, atomic::Ordering::Relaxed);
         }
         (!left.is_zero()).then_some(pause)
+    }
+}
+
+/// What may be prepared on this thread.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Preparing {
+    /// What touches no rows.
+    Nothing,
+    /// A query of the schema.
+    Schema,
+    /// Any statement, against the schema that was checked.
+    Statement,
+}
+
+thread_local! {
+    static PREPARING: Cell<Preparing> = const { Cell::new(Preparing::Nothing) };
+}
+
+fn preparing<T>(what: Preparing, prepare: impl FnOnce() -> T) -> T {
+    struct Restore(Preparing);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            PREPARING.set(self.0);
+        }
+    }
+    let _restore = Restore(PREPARING.replace(what));
+    prepare()
+}
+
+/// Lets statements be prepared on a connection that is [watched](watch).
+pub(super) fn permitted<T>(prepare: impl FnOnce() -> T) -> T {
+    preparing(Preparing::Statement, prepare)
+}
+
+/// The same for a query of the schema, also after it has changed.
+pub(super) fn permitted_on_schema<T>(prepare: impl FnOnce() -> T) -> T {
+    preparing(Preparing::Schema, prepare)
+}
+
+/// What is known of the schema that a connection has loaded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loaded {
+    Unknown,
+    Checked,
+}
+
+/// From now on statements run against the schema that the connection has loaded, and no other. SQLite prepares them by itself
+/// once more when another connection has changed the schema, and asks before; the answer is no, so that they fail before they
+/// touch anything. It costs nothing as long as the schema stays. After that nothing is prepared before the schema was looked
+/// at: see [`run_checked`]. As long as it is unknown, nothing is prepared but a query of the schema.
+pub(super) fn watch(connection: &Connection, loaded: Loaded) -> rusqlite::Result<()> {
+    connection.flush_prepared_statement_cache();
+    let mut changed = loaded == Loaded::Unknown;
+    connection.authorizer(Some(move |context: AuthContext<'_>| {
+        let allowed = match context.action {
+            AuthAction::Pragma { .. } | AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } => true,
+            action => match PREPARING.get() {
+                Preparing::Nothing => false,
+                Preparing::Schema => match action {
+                    AuthAction::Select => true,
+                    AuthAction::Read { table_name, .. } => ["sqlite_master", "sqlite_schema"].contains(&table_name),
+                    _ => false,
+                },
+                Preparing::Statement => !changed,
+            },
+        };
+        if allowed {
+            Authorization::Allow
+        } else {
+            #[cfg(test)]
+            super::tests::DENIED.fetch_add(1, atomic::Ordering::Relaxed);
+            changed = true;
+            Authorization::Deny
+        }
+    }))
+}
+
+/// Runs what may find the schema changed, and if so looks whether it is still as it should be, and runs it again.
+///
+/// # Errors
+/// [`Error::SchemaAltered`], and what `attempt` returns.
+pub(super) fn run_checked<T>(connection: &Connection, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 0..SCHEMA_CHANGES {
+        match attempt() {
+            Err(error) if error.is_changed_schema() => schema::check(connection, schema::NEWEST)?,
+            result => return result,
+        }
+    }
+    attempt()
+}
+
+/// How often the schema may change while one call runs.
+pub(super) const SCHEMA_CHANGES: usize = 8;
+
+/// A value as it lies in the database, whatever is in it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Stored {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(Vec<u8>),
+    Blob(Vec<u8>),
+}
+
+impl Stored {
+    /// A text or a blob, which no column's type changes.
+    pub(super) fn is_bytes(&self) -> bool {
+        matches!(self, Stored::Text(_) | Stored::Blob(_))
+    }
+
+    /// The order in which SQLite keeps values, whatever their types (<https://www.sqlite.org/datatype3.html>, section 4.1).
+    pub(super) fn order(&self, other: &Self) -> Ordering {
+        let class = |value: &Self| match value {
+            Stored::Null => 0,
+            Stored::Integer(_) | Stored::Real(_) => 1,
+            Stored::Text(_) => 2,
+            Stored::Blob(_) => 3,
+        };
+        let number = |value: &Self| match value {
+            Stored::Integer(value) => *value as f64,
+            Stored::Real(value) => *value,
+            _ => 0.0,
+        };
+        match (self, other) {
+            (Stored::Integer(one), Stored::Integer(other)) => one.cmp(other),
+            (Stored::Text(one), Stored::Text(other)) | (Stored::Blob(one), Stored::Blob(other)) => one.cmp(other),
+            _ => class(self).cmp(&class(other)).then_with(|| number(self).total_cmp(&number(other))),
+        }
+    }
+}
+
+impl From<ValueRef<'_>> for Stored {
+    fn from(value: ValueRef<'_>) -> Self {
+        match value {
+            ValueRef::Null => Stored::Null,
+            ValueRef::Integer(value) => Stored::Integer(value),
+            ValueRef::Real(value) => Stored::Real(value),
+            ValueRef::Text(value) => Stored::Text(value.to_vec()),
+            ValueRef::Blob(value) => Stored::Blob(value.to_vec()),
+        }
+    }
+}
+
+impl ToSql for Stored {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Stored::Null => ValueRef::Null,
+            Stored::Integer(value) => ValueRef::Integer(*value),
+            Stored::Real(value) => ValueRef::Real(*value),
+            Stored::Text(value) => ValueRef::Text(value),
+            Stored::Blob(value) => ValueRef::Blob(value),
+        }))
     }
 }
 
@@ -182,7 +388,7 @@ impl Statements for Connection {
     fn run(&self, sql: &'static str, params: impl Params) -> Result<usize> {
         #[cfg(test)]
         super::tests::record(sql);
-        Ok(self.prepare_cached(sql)?.execute(params)?)
+        Ok(prepare(self, sql)?.execute(params)?)
     }
 
     fn run_each<T>(
@@ -193,7 +399,7 @@ impl Statements for Connection {
     ) -> Result<usize> {
         #[cfg(test)]
         super::tests::record(sql);
-        let mut statement = self.prepare_cached(sql)?;
+        let mut statement = prepare(self, sql)?;
         Ok(items.iter().try_fold(0, |changed, item| run(&mut statement, item).map(|rows| changed + rows))?)
     }
 
@@ -205,9 +411,9 @@ impl Statements for Connection {
     ) -> Result<Option<T>> {
         #[cfg(test)]
         super::tests::record(sql);
-        let mut statement = self.prepare_cached(sql)?;
+        let mut statement = prepare(self, sql)?;
         let mut rows = statement.query(params)?;
-        rows.next()?.map(map).transpose().map_err(Error::from)
+        rows.next()?.map(map).transpose().map_err(|error| of_row(sql, error))
     }
 
     fn all<T>(
@@ -218,34 +424,54 @@ impl Statements for Connection {
     ) -> Result<Vec<T>> {
         #[cfg(test)]
         super::tests::record(sql);
-        let mut statement = self.prepare_cached(sql)?;
+        let mut statement = prepare(self, sql)?;
         let rows = statement.query_map(params, map)?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        rows.collect::<rusqlite::Result<_>>().map_err(|error| of_row(sql, error))
+    }
+}
+
+fn prepare<'a>(connection: &'a Connection, sql: &'static str) -> rusqlite::Result<CachedStatement<'a>> {
+    permitted(|| connection.prepare_cached(sql))
+}
+
+/// The error of reading a row: if a value is not what its column holds, the record is named.
+fn of_row(sql: &str, error: rusqlite::Error) -> Error {
+    match Error::from(error) {
+        Error::Malformed { .. } => {
+            let read = TABLES.iter().filter(|table| sql.contains(table.name)).max_by_key(|table| table.name.len());
+            Error::Malformed { record: read.map_or(Record::Store, |table| table.record) }
+        }
+        error => error,
     }
 }
 
 impl From<rusqlite::Error> for Error {
-    fn from(source: rusqlite::Error) -> Self {
+    fn from(error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode::*;
-        let problem = match source.sqlite_error_code() {
-            Some(DatabaseBusy | DatabaseLocked) => SqliteProblem::Contended,
-            Some(DiskFull) => SqliteProblem::DiskFull,
-            Some(DatabaseCorrupt | NotADatabase) => SqliteProblem::Damaged,
-            Some(ReadOnly | PermissionDenied) => SqliteProblem::ReadOnly,
-            Some(CannotOpen) => SqliteProblem::CannotOpen,
-            Some(SystemIoFailure) => SqliteProblem::Disk,
-            Some(TooBig) => SqliteProblem::TooLarge,
-            Some(OutOfMemory) => SqliteProblem::OutOfMemory,
+        use rusqlite::{Error as Source, ffi};
+        let code = match error {
+            Source::SqliteFailure(code, _) | Source::SqlInputError { error: code, .. } => code,
+            // A value of another type or size than its column is given: the row is damaged, not the store.
+            Source::FromSqlConversionFailure(..)
+            | Source::IntegralValueOutOfRange(..)
+            | Source::InvalidColumnType(..)
+            | Source::Utf8Error(..) => return Error::Malformed { record: Record::Store },
+            // It is about how the store calls SQLite.
+            _ => ffi::Error::new(ffi::SQLITE_MISUSE),
+        };
+        let problem = match code.code {
+            DatabaseBusy | DatabaseLocked => SqliteProblem::Contended,
+            DiskFull => SqliteProblem::DiskFull,
+            DatabaseCorrupt | NotADatabase => SqliteProblem::Damaged,
+            ReadOnly | PermissionDenied => SqliteProblem::ReadOnly,
+            CannotOpen => SqliteProblem::CannotOpen,
+            SystemIoFailure => SqliteProblem::Disk,
+            TooBig => SqliteProblem::TooLarge,
+            OutOfMemory => SqliteProblem::OutOfMemory,
             _ => SqliteProblem::Other,
         };
-        let source = match source {
-            // Its message has the path, in which anything may stand, words included that upstream looks for.
-            rusqlite::Error::SqliteFailure(code, Some(_)) if problem == SqliteProblem::CannotOpen => {
-                rusqlite::Error::SqliteFailure(code, None)
-            }
-            source => source,
-        };
-        Error::Sqlite { problem, source: Arc::new(source) }
+        // Without SQLite's message: names of the schema and the path stand in it, which others may have chosen.
+        Error::Sqlite { problem, source: Arc::new(Source::SqliteFailure(code, None)) }
     }
 }
 
@@ -253,6 +479,18 @@ impl Error {
     /// `true` if another connection holds what this one needs, and waiting may help.
     pub(super) fn is_contention(&self) -> bool {
         matches!(self, Error::Sqlite { problem: SqliteProblem::Contended, .. })
+    }
+
+    /// `true` if a statement was not run because the schema is not the one that was checked: see [`watch`].
+    pub(super) fn is_changed_schema(&self) -> bool {
+        let Error::Sqlite { problem: SqliteProblem::Other, source } = self else { return false };
+        let code = source.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+        code == Some(ErrorCode::AuthorizationForStatementDenied)
+    }
+
+    /// `true` if a row, or the page that it is on, cannot be read.
+    pub(super) fn is_damaged_database(&self) -> bool {
+        matches!(self, Error::Sqlite { problem: SqliteProblem::Damaged | SqliteProblem::TooLarge, .. })
     }
 }
 

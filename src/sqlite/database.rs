@@ -9,10 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, Row};
 
 use super::SqliteConfig;
-use super::connection::{Location, Patience, Role, configure, contended, patiently, sync_for_good};
+use super::connection::{Location, Patience, Role, configure, contended, patiently, run_checked, sync_for_good};
 use super::fairness;
 use super::readers::Readers;
 use super::schema;
@@ -71,6 +72,7 @@ impl Database {
         let mut connection = location.connect()?;
         configure(&connection, &config, Role::Writer)?;
         schema::migrate(&mut connection, Path::new(":memory:"))?;
+        schema::check(&connection, schema::NEWEST)?;
         Ok(Arc::new(Self::new(config, location, connection, None)))
     }
 
@@ -115,7 +117,7 @@ impl Database {
             let result = match self.read_as_writer(&mut query) {
                 Some(result) => result,
                 // Opening a reader can meet somebody in the way as well.
-                None => self.reader().await.and_then(|reader| reader.run(&mut query)),
+                None => self.reader().await.and_then(|reader| reader.run(|c| run_checked(c, || query(c)))),
             };
             match result {
                 Err(error) if error.is_contention() => {
@@ -157,6 +159,21 @@ impl Database {
         let connection = self.location.connect()?;
         configure(&connection, &self.config, Role::Reader)?;
         self.check_files()?;
+        schema::check(&connection, schema::NEWEST)?;
+        Ok(connection)
+    }
+
+    /// Opens a connection that sees the database as it is at this moment, as long as it is open. Blocks its thread.
+    ///
+    /// # Errors
+    /// As [`Database::open_reader`].
+    pub(super) fn open_snapshot(&self) -> Result<Connection> {
+        let connection = self.location.connect()?;
+        configure(&connection, &self.config, Role::Reader)?;
+        self.check_files()?;
+        connection.execute_batch("BEGIN")?;
+        // Its first query, from which on the moment is fixed.
+        schema::check(&connection, schema::NEWEST)?;
         Ok(connection)
     }
 
@@ -310,10 +327,14 @@ const CHECKPOINT_PASSES: usize = 3;
 /// Opens the writing connection.
 fn prepare(location: &Location, path: &Path, config: &SqliteConfig) -> Result<Connection> {
     let mut connection = location.connect()?;
-    // Closing somebody else's database must not fold its write-ahead log into it, but remove an empty one of ours.
+    // Closing a database that is not ours, or not as we made it, must not fold its write-ahead log into it, but remove an
+    // empty one of ours.
     let has_log = fs::metadata(log_path(path)).is_ok_and(|log| log.len() > 0);
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
     let version = schema::identify(&connection, path)?;
+    if version > 0 {
+        schema::check(&connection, version)?;
+    }
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     if version == 0 {
         // Only before there are tables.
@@ -328,7 +349,14 @@ fn prepare(location: &Location, path: &Path, config: &SqliteConfig) -> Result<Co
             problem: "has no shared memory for SQLite's write-ahead log: use a local disk",
         });
     }
+    let older = version < schema::NEWEST;
+    if older {
+        connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
+    }
     schema::migrate(&mut connection, path)?;
+    if older {
+        schema::check(&connection, schema::NEWEST)?;
+    }
     Ok(connection)
 }
 

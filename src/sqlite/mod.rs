@@ -5,8 +5,8 @@
 //! | `database.rs` | one open database: readers, the write-ahead log, what lies at its path |
 //! | `writer.rs` | the writing connection, and how calls share it and its commits |
 //! | `connection.rs` | settings of a connection; running statements |
-//! | `schema.rs`, `migrations/` | the schema, and telling our files from others |
-//! | `snapshot.rs` | backups, snapshots and upkeep |
+//! | `schema.rs`, `migrations/` | the schema, telling our files from others, and noticing that the schema was altered |
+//! | `snapshot.rs` | backups, snapshots, rewrites and upkeep |
 //! | `own.rs` | finding this store below any layers |
 //! | `rows.rs`, `verify.rs`, `rotate.rs` | reading every row as it lies in its table; checking it; sealing it anew |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |
@@ -45,7 +45,7 @@ pub use rotate::{RevokeReport, Rotate, RotateProgress, RotateReport};
 pub use verify::{DamagedRow, InspectedAccount, Inspection, Verify, VerifyProgress, VerifyReport};
 #[cfg(feature = "upstream")]
 pub(crate) use {database::beside, database::folder_of, database::sync_folder, schema::APPLICATION_ID};
-pub(crate) use {rows::Pages, rows::TABLES};
+pub(crate) use {rows::Pages, rows::Snapshot, rows::TABLES};
 
 use connection::Statements;
 use database::Database;
@@ -82,7 +82,9 @@ use writer::Plan;
 ///
 /// # Errors
 /// Methods of the storage traits fail with [`StoreError::Database`] or [`StoreError::Connection`], from which
-/// [`Error::of`](crate::Error::of) gets an [`Error::Sqlite`](crate::Error::Sqlite) that says what is wrong. Upstream's
+/// [`Error::of`](crate::Error::of) gets an [`Error::Sqlite`](crate::Error::Sqlite) that says what is wrong, or an
+/// [`Error::SchemaAltered`](crate::Error::SchemaAltered), also when the schema is altered while the store is open; and with
+/// [`StoreError::Serialization`] from an [`Error::Malformed`](crate::Error::Malformed) if a stored value is of a wrong type. Upstream's
 /// `is_database_busy_or_locked` is `true` for [`SqliteProblem::Contended`](crate::SqliteProblem::Contended) only.
 #[derive(Clone)]
 pub struct SqliteStore {
@@ -118,17 +120,18 @@ impl SqliteStore {
         self.account
     }
 
-    /// The numbers of all accounts that have a device, in ascending order.
+    /// The numbers of all accounts that have a device, in ascending order. A row whose account is no number of 32 bits is left
+    /// out.
     ///
     /// # Errors
     /// [`Error::Sqlite`](crate::Error::Sqlite).
     pub async fn accounts(&self) -> Result<Vec<i32>> {
-        self.database
-            .read(|connection| connection.all("SELECT account FROM devices ORDER BY account", (), |row| row.get(0)))
-            .await
+        self.database.read(|connection| numbers(connection, "SELECT account FROM devices ORDER BY account")).await
     }
 
-    /// Deletes every record of this account, in one transaction, for good. Other accounts stay.
+    /// Deletes every record of this account, in one transaction, and empties the write-ahead log, unless somebody reads an older
+    /// state of the database: see [`checkpoint`](Self::checkpoint). Other accounts stay. Pieces of what was replaced before may
+    /// lie in the unused parts of pages: [`vacuum`](Self::vacuum) removes them.
     ///
     /// # Errors
     /// [`Error::Sqlite`](crate::Error::Sqlite) and [`Error::FileMoved`](crate::Error::FileMoved); nothing is deleted then.
@@ -140,7 +143,12 @@ impl SqliteStore {
             }
             Ok(())
         };
-        self.database.write(Plan::SIGNAL.transaction().long(), delete).await
+        self.database.write(Plan::SIGNAL.transaction().long(), delete).await?;
+        // It is deleted in any case.
+        if let Err(error) = self.empty_log(Duration::from_secs(1)).await {
+            log::warn!("the write-ahead log still holds what was deleted: {error}");
+        }
+        Ok(())
     }
 
     /// Opens the vault of this account: with `secret`, or, if that does not open it, with the key that the vault of another
@@ -328,6 +336,15 @@ impl fmt::Debug for SqliteStore {
     }
 }
 
+/// The numbers of accounts that a query gives, without those that cannot be one's.
+fn numbers(connection: &Connection, sql: &'static str) -> Result<Vec<i32>> {
+    let numbers = connection.all(sql, (), |row| {
+        let number = row.get_ref(0)?.as_i64().ok();
+        Ok(number.and_then(|number| i32::try_from(number).ok()))
+    })?;
+    Ok(numbers.into_iter().flatten().collect())
+}
+
 /// How many other vaults are opened to find the one that derives a key: each may cost a key derivation.
 const MOST_PARENTS: usize = 16;
 /// How many lookups may run where the caller is: about 0.2 ms.
@@ -468,7 +485,8 @@ impl SqliteConfig {
     ///
     /// # Errors
     /// [`Error::ForeignFile`](crate::Error::ForeignFile) if the file belongs to something else,
-    /// [`Error::UnsupportedVersion`](crate::Error::UnsupportedVersion) if a later version of this crate wrote it; neither
+    /// [`Error::UnsupportedVersion`](crate::Error::UnsupportedVersion) if a later version of this crate wrote it,
+    /// [`Error::SchemaAltered`](crate::Error::SchemaAltered) if its tables and indexes are not those that this crate makes; none
     /// is changed, unless a killed process left something for SQLite to undo. [`Error::InvalidInput`](crate::Error::InvalidInput) if there is no such folder, or the file system
     /// cannot share memory; [`Error::File`](crate::Error::File) and [`Error::Sqlite`](crate::Error::Sqlite) if the file
     /// cannot be read or written.

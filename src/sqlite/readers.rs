@@ -10,7 +10,7 @@ use std::thread;
 use futures_channel::oneshot;
 use rusqlite::Connection;
 
-use super::connection::{Patience, patiently};
+use super::connection::{Patience, patiently, run_checked};
 use super::database::Database;
 use crate::error::{Error, Result};
 
@@ -182,7 +182,8 @@ impl Database {
         let (reply, outcome) = oneshot::channel();
         let mut patience = self.patience_of_readers();
         let run: LongQuery = Box::new(move |connection| {
-            let result = connection.and_then(|connection| patiently(&mut patience, || query(connection)));
+            let result = connection
+                .and_then(|connection| patiently(&mut patience, || run_checked(connection, || query(connection))));
             // Nobody waits any more for a call whose future was dropped.
             Box::new(move || drop(reply.send(result)))
         });

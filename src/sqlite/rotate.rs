@@ -13,7 +13,7 @@ use wacore::store::traits::SignalStore;
 
 use super::SqliteStore;
 use super::connection::{Statements, damaged};
-use super::rows::{Found, Pages, Replace, TABLES, Table};
+use super::rows::{Found, Pages, Replace, Snapshot, TABLES, Table};
 use super::writer::Plan;
 use crate::encrypt::stored::{Resealed, StoredRow};
 use crate::encrypt::{HeaderCopy, Revocation, State, Vault, VaultOptions, nonces};
@@ -66,11 +66,12 @@ pub struct RotateProgress {
 }
 
 /// What a change of the data key did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RotateReport {
     resealed: u64,
     left_behind: u64,
     is_in_log: bool,
+    is_rewritten: bool,
 }
 
 /// What [`Rotate::revoke`] did. `Display` prints it, and what an old secret is still good for.
@@ -117,7 +118,7 @@ impl Rotate {
     /// [`Error::NotResealed`] if records are damaged; [`Error::ReadOnly`], [`Error::Sqlite`], and the errors of changing the
     /// header, as [`Vault::add_slot`].
     pub async fn run(&self, store: &SqliteStore, vault: &Vault) -> Result<RotateReport> {
-        let mut report = RotateReport::default();
+        let mut report = RotateReport { resealed: 0, left_behind: 0, is_in_log: false, is_rewritten: true };
         self.refuse_damage(store).await?;
         loop {
             // Before anything is changed, and again when everybody who opens the vault finds the new key.
@@ -154,7 +155,12 @@ impl Rotate {
                 break;
             }
         }
-        report.is_in_log = store.checkpoint().await.is_err();
+        // Pieces of rows that SQLite moved long ago are in the unused parts of pages, and open with the old header.
+        if let Err(error) = store.vacuum().await {
+            log::warn!("the file could not be rewritten after its data key was changed: {error}");
+            report.is_rewritten = false;
+            report.is_in_log = store.checkpoint().await.is_err();
+        }
         Ok(report)
     }
 
@@ -360,6 +366,7 @@ impl Proof {
     /// [`Error::HeaderRolledBack`] if one is newer than the header.
     async fn of(store: &SqliteStore, vault: &Vault, mut tell: impl FnMut(u64)) -> Result<Self> {
         let (state, mut proof) = (vault.state(), Self::default());
+        let mut snapshot = Snapshot::open(store).await?;
         for table in TABLES.iter().filter(|table| table.is_sealed()) {
             let mut pages = Pages::of(table);
             loop {
@@ -368,7 +375,7 @@ impl Proof {
                     let count = rows.len() as u64;
                     rows.into_iter().try_fold(Self::default(), |proof, (_, row)| proof.and(&state, row)).map(|p| (count, p))
                 };
-                let Some(page) = pages.next_then(store, judge).await? else { break };
+                let Some(page) = snapshot.next_then(&mut pages, judge).await? else { break };
                 let (count, page) = page?;
                 proof.older += page.older;
                 proof.damaged += page.damaged;
@@ -418,6 +425,12 @@ impl RotateReport {
         self.left_behind
     }
 
+    /// `false` if the file could not be rewritten at the end, for want of space, say. Unused parts of its pages may hold pieces of
+    /// records under the old key until [`SqliteStore::vacuum`] succeeds.
+    pub fn is_rewritten(&self) -> bool {
+        self.is_rewritten
+    }
+
     /// `true` if the write-ahead log could not be emptied, because somebody reads an older state of the database. It holds the
     /// old header and records under the old key until a later [`SqliteStore::checkpoint`].
     pub fn is_in_log(&self) -> bool {
@@ -430,6 +443,9 @@ impl fmt::Display for RotateReport {
         write!(f, "{} records were sealed anew, the old data key is forgotten", self.resealed)?;
         if self.left_behind > 0 {
             write!(f, "; {} damaged records were left behind", self.left_behind)?;
+        }
+        if !self.is_rewritten {
+            f.write_str("; the file could not be rewritten and may hold pieces of old records: run `wastore vacuum`")?;
         }
         if self.is_in_log {
             f.write_str("; the write-ahead log still holds what is under it: close and open the store to empty it")?;

@@ -3,18 +3,21 @@
 //! A file of ours carries [`APPLICATION_ID`] in its header and its schema version in `user_version`
 //! (<https://www.sqlite.org/fileformat2.html#database_header>). Version N is reached from N - 1 by `migrations/N.sql`.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
+use super::connection::{Loaded, Stored, permitted_on_schema, watch};
 use crate::error::{Error, ForeignFile, Result};
 
 /// `WAST` in ASCII.
 pub(crate) const APPLICATION_ID: i64 = 0x5741_5354;
 const MIGRATIONS: &[&str] = &[include_str!("migrations/1.sql")];
 /// The newest schema version that this crate knows.
-const NEWEST: u32 = MIGRATIONS.len() as u32;
+pub(super) const NEWEST: u32 = MIGRATIONS.len() as u32;
 
 /// Looks at a file's length: SQLite takes any file of less than a page for an empty database. The file is not opened, because
 /// closing it again would drop the locks of a store that this process has open on it.
@@ -84,12 +87,96 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let version = identify(&transaction, path)?;
         let Some(migration) = MIGRATIONS.get(version as usize) else { break };
+        compare(&transaction, version)?;
         transaction.execute_batch(migration)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", version + 1)?;
         transaction.commit()?;
     }
     Ok(())
+}
+
+/// Compares the whole schema of a database with what the migrations make, and writes nothing. Statements run on this
+/// connection from now on against this schema only.
+///
+/// # Errors
+/// [`Error::SchemaAltered`] if anything is added, missing or different, and the errors of reading.
+pub(super) fn check(connection: &Connection, version: u32) -> Result<()> {
+    let snapshot = connection.is_autocommit().then(|| connection.unchecked_transaction()).transpose()?;
+    // Until it is known to be ours, no statement is prepared against what is loaded here.
+    watch(connection, Loaded::Unknown)?;
+    compare(connection, version)?;
+    watch(connection, Loaded::Checked)?;
+    drop(snapshot);
+    Ok(())
+}
+
+/// The same within a transaction, without watching what comes after.
+fn compare(connection: &Connection, version: u32) -> Result<()> {
+    let mut missing: Vec<&Object> = expected(version)?.iter().collect();
+    let mut roots = HashSet::new();
+    // The transaction begins to read with this, and SQLite loads the schema again, at the same moment as it is compared.
+    connection.pragma_query_value(None, "schema_version", |row| row.get::<_, i64>(0))?;
+    connection.execute_batch("PRAGMA writable_schema = RESET")?;
+    for (object, root) in objects(connection)? {
+        let Some(position) = missing.iter().position(|expected| **expected == object) else {
+            return Err(altered(&object));
+        };
+        missing.swap_remove(position);
+        // Page 1 is the schema's own; two objects on one page would read each other's rows.
+        match root {
+            Stored::Integer(page) if page > 1 && roots.insert(page) => {}
+            _ => return Err(altered(&object)),
+        }
+    }
+    missing.first().map_or(Ok(()), |object| Err(altered(object)))
+}
+
+/// A row of `sqlite_schema`: type, name, table and SQL.
+#[derive(PartialEq)]
+struct Object([Stored; 4]);
+
+/// The schema that the migrations make, by the SQLite that is linked.
+fn expected(version: u32) -> Result<&'static [Object]> {
+    static EXPECTED: [OnceLock<Vec<Object>>; MIGRATIONS.len() + 1] = [const { OnceLock::new() }; MIGRATIONS.len() + 1];
+    let Some(computed) = EXPECTED.get(version as usize) else { return Ok(&[]) };
+    if let Some(objects) = computed.get() {
+        return Ok(objects);
+    }
+    let connection = Connection::open_in_memory()?;
+    for migration in MIGRATIONS.iter().take(version as usize) {
+        connection.execute_batch(migration)?;
+    }
+    let made = objects(&connection)?.into_iter().map(|(object, _)| object).collect();
+    Ok(computed.get_or_init(|| made))
+}
+
+/// Every row of `sqlite_schema`, with its root page.
+fn objects(connection: &Connection) -> Result<Vec<(Object, Stored)>> {
+    const SQL: &str = "SELECT type, name, tbl_name, sql, rootpage FROM sqlite_schema";
+    permitted_on_schema(|| {
+        let mut statement = connection.prepare(SQL)?;
+        let objects = statement.query_map((), |row| {
+            let column = |index| row.get_ref(index).map(Stored::from);
+            Ok((Object([column(0)?, column(1)?, column(2)?, column(3)?]), column(4)?))
+        })?;
+        Ok(objects.collect::<rusqlite::Result<_>>()?)
+    })
+}
+
+fn altered(Object([kind, name, ..]): &Object) -> Error {
+    const LONGEST: usize = 64;
+    let text = |value: &Stored| match value {
+        Stored::Text(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        _ => "?".to_owned(),
+    };
+    let object = format!("{} {}", text(kind), text(name));
+    let mut object: String = object.escape_debug().take(LONGEST).collect();
+    // Upstream looks for these words in errors, and would try again.
+    if ["locked", "busy"].iter().any(|word| object.to_lowercase().contains(word)) {
+        object = "an object with a misleading name".to_owned();
+    }
+    Error::SchemaAltered { object }
 }
 
 fn foreign(path: &Path, found: ForeignFile) -> Error {

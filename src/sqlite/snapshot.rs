@@ -5,13 +5,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tempfile::NamedTempFile;
 
 use super::SqliteStore;
-use super::connection::{Patience, Statements, contended, patiently};
+use super::connection::{Location, Patience, Statements, contended, patiently, permitted, with_attachment};
 use super::database::{CheckpointMode, Database, beside, folder_of, sync_folder};
+use super::rows::TABLES;
+use super::schema;
 use super::writer::Plan;
 use crate::error::{Error, Result, SqliteProblem};
 
@@ -24,7 +27,8 @@ impl SqliteStore {
     ///
     /// # Errors
     /// [`Error::File`] if there is such a file already, or none can be created; [`Error::Sqlite`] if the database cannot be
-    /// read or the disk is full; nothing is left behind then. [`Error::FileMoved`] if another file took the database's
+    /// read or the disk is full, [`Error::SchemaAltered`], and
+    /// [`Error::RowsMissed`] if a table and its index do not have the same rows; nothing is left behind then. [`Error::FileMoved`] if another file took the database's
     /// place, [`Error::InvalidInput`] if the store is in memory. A process that is killed meanwhile leaves a file
     /// `.wastore-….partial` behind.
     pub async fn backup(&self, path: impl AsRef<Path>) -> Result<()> {
@@ -64,12 +68,21 @@ impl SqliteStore {
 
     /// The same, or without comparing indexes with their tables.
     pub(super) async fn check_database(&self, quick: bool) -> Result<Vec<String>> {
+        const LONGEST: usize = 200;
         let sql = if quick { "PRAGMA quick_check" } else { "PRAGMA integrity_check" };
-        let check = move |connection: &Connection| connection.all(sql, (), |row| row.get::<_, String>(0));
+        let check = move |connection: &Connection| {
+            // SQLite's words name objects of the schema, so it has to be the one that we know.
+            let snapshot = connection.unchecked_transaction()?;
+            schema::check(&snapshot, schema::NEWEST)?;
+            permitted(|| snapshot.all(sql, (), |row| Ok(row.get_ref(0)?.as_str()?.to_owned())))
+        };
         match self.database.read_long(check).await {
             // So bad that SQLite gave up in the middle.
             Err(Error::Sqlite { problem: SqliteProblem::Damaged, source }) => Ok(vec![source.to_string()]),
-            found => Ok(found?.into_iter().filter(|line| line != "ok").collect()),
+            found => {
+                let lines = found?.into_iter().filter(|line| line != "ok");
+                Ok(lines.map(|line| line.escape_debug().take(LONGEST).collect()).collect())
+            }
         }
     }
 
@@ -80,7 +93,11 @@ impl SqliteStore {
     /// [`Error::Sqlite`], as contended if somebody reads an older state of the database until the timeout, for example a
     /// [`backup`](Self::backup).
     pub async fn checkpoint(&self) -> Result<()> {
-        let mut patience = Patience::new(self.database.config.busy_timeout);
+        self.empty_log(self.database.config.busy_timeout).await
+    }
+
+    pub(super) async fn empty_log(&self, timeout: Duration) -> Result<()> {
+        let mut patience = Patience::new(self.database.config.busy_timeout.min(timeout));
         // Each attempt by itself, so that others may write while somebody still reads.
         loop {
             let database = Arc::downgrade(&self.database);
@@ -97,6 +114,32 @@ impl SqliteStore {
                 None => return Err(contended()),
             }
         }
+    }
+
+    /// Rewrites the whole file, so that nothing of deleted or replaced rows stays in the unused parts of pages, and empties the
+    /// write-ahead log. What is deleted is overwritten at once, but pieces of rows that SQLite moved before stay behind
+    /// where they were. It gives free pages back as well.
+    ///
+    /// Takes as long as reading and writing the file twice, and free space of about twice the file: for a copy in the folder for
+    /// temporary files (`SQLITE_TMPDIR`, `TMPDIR`, `/var/tmp`), which has no name, and for the write-ahead log. Others may
+    /// read meanwhile; writers wait. The disk itself may keep what was overwritten.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`] if there is no space, and as contended if another process writes, or if somebody reads an older state
+    /// of the database, until the timeout: the file is as it was, or it is rewritten and only the log still holds what was
+    /// there before.
+    pub async fn vacuum(&self) -> Result<()> {
+        let rewrite = |connection: &Connection| {
+            // In memory there would be no room for the copy.
+            connection.pragma_update(None, "temp_store", "FILE")?;
+            let rewritten = with_attachment(connection, || Ok(permitted(|| connection.execute_batch("VACUUM"))?));
+            let restored = connection.pragma_update(None, "temp_store", "MEMORY");
+            // The schema has been loaded again.
+            schema::check(connection, schema::NEWEST)?;
+            rewritten.and(Ok(restored?))
+        };
+        self.database.write(Plan::UPKEEP, rewrite).await?;
+        self.checkpoint().await
     }
 
     /// Gives free pages at the end of the file back to the file system: all, or at most so many. Deleting rows leaves free
@@ -146,11 +189,19 @@ fn copy(database: &Database, path: &Path) -> Result<()> {
     // On a connection of its own, so that no reader is missing for as long as it takes.
     let connection = database.location.connect()?;
     database.check_files()?;
-    connection.execute("VACUUM INTO ?1", (target,)).inspect_err(|_| {
+    let moment = connection.unchecked_transaction()?;
+    schema::check(&moment, schema::NEWEST)?;
+    // Of a damaged table SQLite copies what it finds.
+    TABLES.iter().try_for_each(|table| table.check_whole(&moment))?;
+    drop(moment);
+    let copied = || Ok(permitted(|| connection.execute("VACUUM INTO ?1", (target,)))?);
+    with_attachment(&connection, copied).inspect_err(|_| {
         // SQLite leaves it behind if there is no space.
         fs::remove_file(beside(file.path(), "-journal")).ok();
     })?;
     database.check_files()?;
+    // It may have changed after it was looked at.
+    schema::check(&Location::File(file.path().to_owned()).connect()?, schema::NEWEST)?;
     finish(file, path)
 }
 

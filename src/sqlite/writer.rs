@@ -17,9 +17,9 @@ use futures_channel::oneshot;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::connection::{Patience, Statements, patiently};
+use super::connection::{Patience, SCHEMA_CHANGES, Statements, patiently, run_checked};
 use super::database::Database;
-use super::fairness;
+use super::{fairness, schema};
 use crate::error::{Error, Result};
 
 /// How many calls may wait before callers wait to be let into the queue.
@@ -186,7 +186,7 @@ impl Database {
         query: &mut impl FnMut(&Connection) -> Result<T>,
     ) -> Option<Result<T>> {
         let lease = Lease::take(self)?;
-        let result = lease.connection().and_then(query);
+        let result = lease.connection().and_then(|connection| run_checked(connection, || query(connection)));
         lease.run_waiting_inline();
         Some(result)
     }
@@ -302,6 +302,17 @@ impl Lease {
 
     /// Runs one call and commits it, or fails with contention at once.
     fn run_alone<T>(&mut self, plan: Plan, operation: &mut impl FnMut(&Connection) -> Result<T>) -> Result<T> {
+        for _ in 0..SCHEMA_CHANGES {
+            match self.attempt(plan, operation) {
+                // Nothing of it has been run.
+                Err(error) if error.is_changed_schema() => schema::check(self.connection()?, schema::NEWEST)?,
+                result => return result,
+            }
+        }
+        self.attempt(plan, operation)
+    }
+
+    fn attempt<T>(&mut self, plan: Plan, operation: &mut impl FnMut(&Connection) -> Result<T>) -> Result<T> {
         self.set_sync(self.database.full_sync(plan))?;
         let connection = self.connection()?;
         if plan.outside_transactions {

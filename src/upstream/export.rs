@@ -16,7 +16,7 @@ use crate::encrypt::Vault;
 use crate::encrypt::stored::OpenedRow;
 use crate::error::{Error, Result};
 use crate::method::Record;
-use crate::sqlite::{Pages, SqliteStore, TABLES, folder_of};
+use crate::sqlite::{Pages, Snapshot, SqliteStore, TABLES, folder_of};
 
 /// Writes an account of an encrypted [`SqliteStore`] into a new database that whatsapp-rust 0.7's own SQLite store opens,
 /// **in plaintext**, so that nobody is locked in.
@@ -83,7 +83,8 @@ impl Export {
     ///
     /// # Errors
     /// There is no file at `target` then. [`Error::DeviceMissing`] if the account's device is gone; [`Error::TargetExists`]; [`Error::File`] if the target's folder is not there or cannot
-    /// be written; [`Error::Tampered`] and the like if a record does not verify; [`Error::Sqlite`].
+    /// be written; [`Error::Tampered`] and the like if a record does not verify; [`Error::RowsMissed`] if a table has rows
+    /// that cannot be found in it; [`Error::Sqlite`].
     pub async fn run(&self, store: &SqliteStore, vault: &Vault, target: impl AsRef<Path>) -> Result<ExportReport> {
         let target = target.as_ref().to_owned();
         if target.symlink_metadata().is_ok() {
@@ -95,13 +96,14 @@ impl Export {
             tempfile::Builder::new().prefix(".wastore-export-").tempdir_in(folder_of(&target)).map_err(cannot_write)?;
         let mut writer = blocking::unblock(move || Writer::create(unfinished, account)).await?;
 
-        let total = store.count_stored_rows().await?;
+        let held = vault.state();
+        let mut snapshot = Snapshot::open(store).await?;
+        let total = snapshot.count_rows().await?;
         let (mut report, mut done) = (ExportReport::default(), 0);
         for table in &TABLES {
             let mut pages = Pages::of(table);
             loop {
-                let held = vault.state();
-                let Some(page) = pages.next(store).await? else { break };
+                let Some(page) = snapshot.next(&mut pages).await? else { break };
                 let mut opened = Vec::with_capacity(page.len());
                 done += page.len() as u64;
                 for (id, row) in page {
@@ -115,6 +117,7 @@ impl Export {
                 (self.progress)(ExportProgress { done, total: total.max(done) });
             }
         }
+        drop(snapshot);
         if vault.device_is_sealed() && report.exported(Record::Device) == 0 {
             return Err(Error::DeviceMissing);
         }

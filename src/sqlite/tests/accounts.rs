@@ -13,7 +13,8 @@ async fn rows(store: &SqliteStore) -> Vec<String> {
         let tables = "/* test */ SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name";
         let mut out = Vec::new();
         for table in c.all(tables, (), |row| row.get::<_, String>(0))? {
-            let mut statement = c.prepare(&format!("SELECT * FROM {table} WHERE account = ?1"))?;
+            let sql = format!("SELECT * FROM {table} WHERE account = ?1");
+            let mut statement = crate::sqlite::connection::permitted(|| c.prepare(&sql))?;
             let columns = statement.column_count();
             let mut rows = statement.query((account,))?;
             while let Some(row) = rows.next()? {

@@ -9,17 +9,21 @@ mod crash;
 mod encrypted;
 mod failures;
 mod golden;
+mod hostile_files;
 mod plans;
 mod put_back;
 mod rotate;
+mod schema;
 mod semantics;
 mod snapshots;
 mod verify;
+mod walks;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +41,9 @@ const OF_TESTS: &str = "/* test */";
 
 /// Every statement that a store has run in this process.
 static STATEMENTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+
+/// How many statements were not run because the schema had changed.
+pub(super) static DENIED: AtomicUsize = AtomicUsize::new(0);
 
 pub(super) fn record(sql: &'static str) {
     STATEMENTS.lock().unwrap().insert(sql);
