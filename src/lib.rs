@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "sqlite")]
+mod background;
 #[cfg(not(target_arch = "wasm32"))]
 mod cache;
 mod encrypt;
@@ -26,6 +28,8 @@ pub mod testing;
 #[cfg(feature = "upstream")]
 mod upstream;
 
+#[cfg(feature = "sqlite")]
+pub use background::finish_background_work;
 #[cfg(not(target_arch = "wasm32"))]
 pub use cache::{CacheLayer, CacheStats, RecordStats};
 #[cfg(not(target_arch = "wasm32"))]

@@ -26,6 +26,17 @@ struct Cli {
     /// The folder of the freshness anchor, if the bot uses one: for every command that takes a secret
     #[arg(long, global = true, value_name = "FOLDER")]
     anchor: Option<PathBuf>,
+    /// The context that the vault is bound to, if the bot gives one; the default is the number of the account
+    #[arg(long, global = true, value_name = "TEXT")]
+    context: Option<String>,
+    /// Open only the store with this id, as `inspect` prints it
+    #[arg(long, global = true, value_name = "HEX", value_parser = store_id)]
+    expect_store: Option<[u8; 16]>,
+}
+
+fn store_id(text: &str) -> Result<[u8; 16], String> {
+    let id = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().and_then(|id| id.try_into().ok());
+    id.ok_or_else(|| "an id is 32 hexadecimal digits".to_owned())
 }
 
 const EXIT_CODES: &str = "\
@@ -127,6 +138,16 @@ enum Command {
         /// Forget the old data keys even if there are damaged records, which `verify` lists; they stay unreadable
         #[arg(long)]
         leave_damaged: bool,
+        /// Leave this account as it is; without it nothing is changed if the leaked secret does not open every account
+        #[arg(long, value_name = "NUMBER")]
+        except: Vec<i32>,
+    },
+    /// Rewrite the whole file, so that nothing of deleted or replaced records stays in unused parts of it
+    ///
+    /// Needs no secret, and free space of about twice the file. The end of `rotate` and `revoke` does it as well.
+    Vacuum {
+        /// The store
+        store: PathBuf,
     },
     /// Open every record and check its seal, its place and its name, and the database around it
     Verify {
@@ -283,11 +304,17 @@ struct NewSecret {
 }
 
 fn main() -> ExitCode {
-    let Cli { command, anchor } = Cli::parse();
-    let options = match anchor {
-        Some(folder) => VaultOptions::new().freshness_anchor(Arc::new(FileAnchor::new(folder))),
-        None => VaultOptions::new(),
-    };
+    let Cli { command, anchor, context, expect_store } = Cli::parse();
+    let mut options = VaultOptions::new();
+    if let Some(folder) = anchor {
+        options = options.freshness_anchor(Arc::new(FileAnchor::new(folder)));
+    }
+    if let Some(context) = context {
+        options = options.context(context);
+    }
+    if let Some(id) = expect_store {
+        options = options.expect_store(id);
+    }
     let run = || -> Result<ExitCode, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::other)?;
         // Dropping what is under way removes its unfinished files.
@@ -302,8 +329,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             if failure.code == INTERRUPTED {
-                // What other threads are in the middle of ends by itself, and takes its files along.
-                std::thread::sleep(std::time::Duration::from_millis(500));
+                // Other threads end what they are in the middle of, and take their files along.
+                wastore::finish_background_work();
             }
             eprintln!("wastore: {}", failure.text);
             ExitCode::from(failure.code)
@@ -311,16 +338,20 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ends when somebody wants the program to end.
+/// Ends when a signal asks the program to end.
 async fn interrupted() {
     #[cfg(unix)]
-    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
-        return;
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
+        let mut signals: Vec<_> = kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect();
+        let any = std::future::poll_fn(|context| {
+            let came = signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+            if came { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        });
+        any.await;
     }
+    #[cfg(not(unix))]
     if tokio::signal::ctrl_c().await.is_err() {
         // Without signals there is nothing to wait for.
         std::future::pending().await
@@ -407,25 +438,18 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
             say("the passphrase was changed\n")?;
         }
         Command::Keys { command } => keys(command, options).await?,
-        Command::Rotate { store, secret, leave_damaged } => {
-            let opened = open(&store.store).await?;
-            let (bar, secret) = (progress_bar(), secret.read()?);
-            for number in store.accounts(&opened).await? {
-                let account = opened.account(number);
-                let vault = account.open_vault(options, secret.duplicate()).await?;
-                let report = rotation(leave_damaged, &bar).run(&account, &vault).await;
-                bar.finish_and_clear();
-                say(format_args!("account {number}: {}\n", report?))?;
-            }
-            say("save the headers again, if you keep copies of them: those from before open nothing in this store\n")?;
-        }
-        Command::Revoke { store, secret, new, leave_damaged } => {
+        Command::Rotate { store, secret, leave_damaged } => return rotate(store, secret, leave_damaged, options).await,
+        Command::Revoke { store, secret, new, leave_damaged, except } => {
             let opened = open(&store).await?;
             let bar = progress_bar();
-            let rotation = rotation(leave_damaged, &bar);
+            let rotation = except.into_iter().fold(rotation(leave_damaged, &bar), Rotate::except);
             let report = rotation.revoke(&opened, options, secret.read()?, new.read()?).await;
             bar.finish_and_clear();
             say(format_args!("{}\n", report?))?;
+        }
+        Command::Vacuum { store } => {
+            open(&store).await?.vacuum().await?;
+            say("the file was rewritten\n")?;
         }
         Command::Verify { store, secret, quick, json } => return verify(store, secret, quick, json, options).await,
         Command::AcceptRollback { store, secret } => {
@@ -459,8 +483,13 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
             let store = store.open().await?;
             let saved =
                 fs::read(&file).map_err(|error| Failure::file("the saved header cannot be read", &file, &error))?;
-            store.restore_vault_header(options, &saved, secret.read()?).await?;
-            say("the header was restored; save it again\n")?;
+            let vault = store.restore_vault_header(options, &saved, secret.read()?).await?;
+            say(
+                "the header was restored; save it again. These slots open the store, also those that were removed since:\n",
+            )?;
+            for slot in vault.slots() {
+                say(format_args!("{:<5} {:<32} {}\n", slot.id, slot.label, slot.kind))?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -476,6 +505,48 @@ fn rotation(leave_damaged: bool, bar: &ProgressBar) -> Rotate {
     if leave_damaged { rotate.leave_damaged() } else { rotate }
 }
 
+/// Changes the data key of one account, or of all that the secret opens.
+async fn rotate(
+    store: Store,
+    secret: CurrentSecret,
+    leave_damaged: bool,
+    options: &VaultOptions,
+) -> Result<ExitCode, Failure> {
+    let opened = open(&store.store).await?;
+    let (bar, secret, mut failed) = (progress_bar(), secret.read()?, Failed::default());
+    for number in store.accounts(&opened).await? {
+        let account = opened.account(number);
+        let report = async {
+            let vault = account.open_vault(options, secret.duplicate()).await?;
+            rotation(leave_damaged, &bar).run(&account, &vault).await
+        };
+        let report = report.await;
+        bar.finish_and_clear();
+        match report {
+            Ok(report) => say(format_args!("account {number}: {report}\n"))?,
+            Err(error) => failed.note(number, error),
+        }
+    }
+    say("save the headers again, if you keep copies of them: those from before open nothing in this store\n")?;
+    Ok(ExitCode::from(failed.code))
+}
+
+/// What became of the accounts that a command could not do its work on. It goes on with the others.
+#[derive(Default)]
+struct Failed {
+    code: u8,
+}
+
+impl Failed {
+    fn note(&mut self, account: i32, error: Error) -> String {
+        let Failure { text, code } = error.into();
+        eprintln!("wastore: account {account}: {text}");
+        // The first one counts.
+        self.code = if self.code == 0 { code } else { self.code };
+        text
+    }
+}
+
 /// Checks one account, or all of them.
 async fn verify(
     store: Store,
@@ -485,31 +556,39 @@ async fn verify(
     options: &VaultOptions,
 ) -> Result<ExitCode, Failure> {
     let opened = open(&store.store).await?;
-    let (bar, secret) = (progress_bar(), secret.read()?);
+    let (bar, secret, mut failed) = (progress_bar(), secret.read()?, Failed::default());
     let (mut reports, mut sound) = (vec![], true);
     for number in store.accounts(&opened).await? {
         let account = opened.account(number);
-        let vault = account.open_vault_read_only(options, secret.duplicate()).await?;
         let shown = bar.clone();
         let verify = Verify::new().on_progress(move |progress| {
             shown.set_message("checking");
             shown.set_length(progress.total);
             shown.set_position(progress.done);
         });
-        let report = if quick { verify.quick() } else { verify }.run(&account, &vault).await?;
-        sound &= report.is_sound();
-        reports.push((number, report));
+        let report = async {
+            let vault = account.open_vault_read_only(options, secret.duplicate()).await?;
+            if quick { verify.quick() } else { verify }.run(&account, &vault).await
+        };
+        match report.await {
+            Ok(report) => {
+                sound &= report.is_sound();
+                if !json {
+                    say(format_args!("account {number}\n{report}"))?;
+                }
+                reports.push(serde_json::json!({ "account": number, "report": report }));
+            }
+            Err(error) => {
+                let problem = failed.note(number, error);
+                reports.push(serde_json::json!({ "account": number, "problem": problem }));
+            }
+        }
     }
     bar.finish_and_clear();
     if json {
-        let reports = reports.iter().map(|(number, report)| serde_json::json!({ "account": number, "report": report }));
-        say(format_args!("{:#}\n", reports.collect::<serde_json::Value>()))?;
-    } else {
-        for (number, report) in &reports {
-            say(format_args!("account {number}\n{report}"))?;
-        }
+        say(format_args!("{:#}\n", serde_json::Value::from(reports)))?;
     }
-    Ok(ExitCode::from(if sound { 0 } else { DAMAGED }))
+    Ok(ExitCode::from(if sound { failed.code } else { DAMAGED }))
 }
 
 async fn keys(command: Keys, options: &VaultOptions) -> Result<(), Failure> {
@@ -704,6 +783,8 @@ fn as_json(inspection: &wastore::Inspection) -> serde_json::Value {
         let vault = account.header.as_ref().map(|header| {
             serde_json::json!({
                 "format": header.version,
+                "store_id": data_encoding::HEXLOWER.encode(&header.store_id),
+                "bound_to_context": header.bound,
                 "generation": header.generation,
                 "created": header.created,
                 "intact_header_copies": header.intact_copies,
@@ -772,6 +853,8 @@ impl From<Error> for Failure {
             | Error::PlaintextDevice
             | Error::UnknownEpoch { .. }
             | Error::NotResealed { .. }
+            | Error::SchemaAltered { .. }
+            | Error::RowsMissed { .. }
             | Error::Malformed { .. }
             | Error::Sqlite { problem: SqliteProblem::Damaged, .. } => DAMAGED,
             Error::NotUpstream { .. }
@@ -785,6 +868,9 @@ impl From<Error> for Failure {
             | Error::VaultExists
             | Error::NoVault
             | Error::AnchorMissing
+            | Error::WrongContext
+            | Error::WrongStore
+            | Error::AccountsNotCovered { .. }
             | Error::ImportIncomplete
             | Error::File { .. } => REFUSED,
             _ => OTHER,

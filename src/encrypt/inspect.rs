@@ -62,9 +62,19 @@ impl HeaderInfo {
             }
         }
         let Some((header, version)) = newest else { return damaged.map_or(Ok(None), Err) };
+        Ok(Some(Self::of(&header, version, intact)))
+    }
+
+    /// What a header says that was saved.
+    #[cfg(test)]
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
+        Ok(Self::of(&Header::parse(bytes)?, 1, 1))
+    }
+
+    fn of(header: &Header, version: u16, intact: u8) -> Self {
         let mut keys = header.data_keys.clone();
         keys.sort_by_key(|key| (key.active, key.epoch));
-        Ok(Some(Self {
+        Self {
             version,
             store_id: header.store_id,
             parent: header.parent(),
@@ -78,6 +88,6 @@ impl HeaderInfo {
             importing: header.flags & IMPORTING != 0,
             rotating: header.flags & ROTATING != 0,
             intact_copies: intact,
-        }))
+        }
     }
 }

@@ -335,6 +335,7 @@ impl fmt::Display for Inspection {
                 "account {number}: vault format {}, generation {}, {} of 2 header copies intact, padding {:?}{state}",
                 header.version, header.generation, header.intact_copies, header.padding
             )?;
+            writeln!(f, "  store id {}", data_encoding::HEXLOWER.encode(&header.store_id))?;
             for slot in &header.slots {
                 writeln!(f, "  slot {}: {} ({})", slot.id, slot.label, slot.kind)?;
             }

@@ -10,6 +10,7 @@ mod encrypted;
 mod failures;
 mod golden;
 mod hostile_files;
+mod key_model;
 mod plans;
 mod put_back;
 mod rotate;
