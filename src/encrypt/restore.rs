@@ -6,9 +6,9 @@ use wacore::store::traits::Backend;
 
 use super::header::{DEVICE_SEALED, Header, MAX_DATA_KEYS, ROTATING, WrappedDataKey};
 use super::host::Host;
-use super::{device, residue};
 use super::stored::sealed_prefix;
 use super::vault::{HeaderCopy, OpenedHeader, RESTORE_STEP, State, Vault, VaultOptions, write_header};
+use super::{device, residue};
 use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::secret::Secret;
@@ -79,8 +79,7 @@ impl VaultOptions {
 
         let known = self.freshness.load(&header.store_id).await?;
         // Records carry the generation they were written under; the restored header must not be older than any.
-        header.generation =
-            newest.max(known.map_or(0, |known| known.generation())).saturating_add(RESTORE_STEP);
+        header.generation = newest.max(known.map_or(0, |known| known.generation())).saturating_add(RESTORE_STEP);
         header.set_previous(replaced);
         self.freshness.distinguish(&mut header)?;
         let bytes = header.serialize(&root.mac_key);

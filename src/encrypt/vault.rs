@@ -12,8 +12,8 @@ use wacore::store::traits::Backend;
 
 use super::envelope::{self, Place, Prefix};
 use super::freshness::{Freshness, FreshnessAnchor};
-use super::host::Host;
 use super::header::{DEVICE_SEALED, Header, IMPORTING, MAX_SLOTS, ROTATING, Wrapped, WrappedDataKey};
+use super::host::Host;
 use super::kdf::{Argon2Cost, KdfLimits};
 use super::keys::{DataKeys, KeyRing, LookupKeys, StoreId, VaultKey};
 use super::slot::{self, NewSlot, SlotInfo, Unlocked};
@@ -365,11 +365,12 @@ impl VaultOptions {
         if self.expected.is_some_and(|expected| expected != header.store_id) {
             return Err(Error::WrongStore);
         }
-        let fits = self.any_context || match (&self.context, host.context()) {
-            (Some(given), _) => header.is_bound_to(given),
-            (None, Some(usual)) => !header.is_bound() || header.is_bound_to(&usual),
-            (None, None) => !header.is_bound(),
-        };
+        let fits = self.any_context
+            || match (&self.context, host.context()) {
+                (Some(given), _) => header.is_bound_to(given),
+                (None, Some(usual)) => !header.is_bound() || header.is_bound_to(&usual),
+                (None, None) => !header.is_bound(),
+            };
         if !fits {
             return Err(Error::WrongContext);
         }

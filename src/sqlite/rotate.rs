@@ -373,7 +373,9 @@ impl Proof {
                 let state = state.clone();
                 let judge = move |rows: Vec<Found>| {
                     let count = rows.len() as u64;
-                    rows.into_iter().try_fold(Self::default(), |proof, (_, row)| proof.and(&state, row)).map(|p| (count, p))
+                    rows.into_iter()
+                        .try_fold(Self::default(), |proof, (_, row)| proof.and(&state, row))
+                        .map(|p| (count, p))
                 };
                 let Some(page) = snapshot.next_then(&mut pages, judge).await? else { break };
                 let (count, page) = page?;

@@ -239,8 +239,7 @@ async fn an_account_does_not_take_the_place_of_another_one() {
     }
     let second: Arc<dyn Backend> = Arc::new(second);
     for options in [options(), options().context("account 2")] {
-        for opened in
-            [options.open(second.clone(), key(7)).await, options.open_read_only(second.clone(), key(7)).await]
+        for opened in [options.open(second.clone(), key(7)).await, options.open_read_only(second.clone(), key(7)).await]
         {
             assert!(matches!(opened, Err(Error::WrongContext)), "{opened:?}");
         }
