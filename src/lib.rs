@@ -16,6 +16,8 @@ mod method;
 pub mod metrics;
 #[cfg(test)]
 mod printed;
+#[cfg(not(target_arch = "wasm32"))]
+mod private;
 #[cfg(test)]
 mod sample;
 mod secret;

@@ -1,6 +1,6 @@
 //! One open database: its writing connection, its readers, and its write-ahead log.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -19,6 +19,7 @@ use super::readers::Readers;
 use super::schema;
 use super::writer::{Plan, Writer};
 use crate::error::{Error, Result, SqliteProblem};
+use crate::private;
 
 /// What the accounts in one database share.
 pub(super) struct Database {
@@ -366,11 +367,7 @@ fn create_private(path: &Path) -> Result<()> {
     // a process away when it closes any descriptor of the file (https://www.sqlite.org/howtocorrupt.html, 2.2).
     static CREATING: Mutex<()> = Mutex::new(());
     let _creating = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
+    match private::create(path) {
         Ok(_) => sync_folder(path).map_err(|source| Error::File { what: "database", source }),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

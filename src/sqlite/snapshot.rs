@@ -17,6 +17,7 @@ use super::rows::TABLES;
 use super::schema;
 use super::writer::Plan;
 use crate::error::{Error, Result, SqliteProblem};
+use crate::private;
 
 impl SqliteStore {
     /// Copies the whole database, all accounts, to a new file at `path`, while it is in use: the copy holds what was
@@ -207,7 +208,13 @@ fn copy(database: &Database, path: &Path) -> Result<()> {
 
 /// A file with a name of its own in the folder of `path`, mode 0600, deleted unless finished.
 fn unfinished(path: &Path) -> Result<NamedTempFile> {
-    tempfile::Builder::new().prefix(".wastore-").suffix(".partial").tempfile_in(folder_of(path)).map_err(cannot_write)
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".wastore-").suffix(".partial");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
+    let file = builder.tempfile_in(folder_of(path)).map_err(cannot_write)?;
+    private::check(file.as_file(), file.path()).map_err(cannot_write)?;
+    Ok(file)
 }
 
 /// Gives a file its name once its content is on the disk; never replaces another file.

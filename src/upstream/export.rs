@@ -16,7 +16,8 @@ use crate::encrypt::Vault;
 use crate::encrypt::stored::OpenedRow;
 use crate::error::{Error, Result};
 use crate::method::Record;
-use crate::sqlite::{Pages, Snapshot, SqliteStore, TABLES, folder_of};
+use crate::private;
+use crate::sqlite::{Pages, Snapshot, SqliteStore, TABLES};
 
 /// Writes an account of an encrypted [`SqliteStore`] into a new database that whatsapp-rust 0.7's own SQLite store opens,
 /// **in plaintext**, so that nobody is locked in.
@@ -92,8 +93,7 @@ impl Export {
         }
         let account = store.account_number();
         let cannot_write = |source| Error::File { what: "target", source };
-        let unfinished =
-            tempfile::Builder::new().prefix(".wastore-export-").tempdir_in(folder_of(&target)).map_err(cannot_write)?;
+        let unfinished = private::unfinished_folder(&target, ".wastore-export-").map_err(cannot_write)?;
         let mut writer = blocking::unblock(move || Writer::create(unfinished, account)).await?;
 
         let held = vault.state();
@@ -209,13 +209,10 @@ struct Writer {
 impl Writer {
     fn create(folder: TempDir, account: i32) -> Result<Self> {
         let path = &folder.path().join(FILE);
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        // SQLite would create it with a mode that others can read.
+        private::create(path).map_err(|source| Error::File { what: "target", source })?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
-        #[cfg(unix)]
-        {
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-            std::fs::set_permissions(path, mode).map_err(|source| Error::File { what: "target", source })?;
-        }
         // It has its name only when it is on the disk.
         connection.pragma_update(None, "journal_mode", "OFF")?;
         connection.pragma_update(None, "synchronous", "OFF")?;

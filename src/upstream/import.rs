@@ -18,8 +18,9 @@ use crate::encrypt::{Vault, VaultOptions};
 use crate::error::{Error, Result};
 use crate::layer::Layer;
 use crate::method::Record;
+use crate::private;
 use crate::secret::Secret;
-use crate::sqlite::{Durability, SqliteConfig, beside, folder_of, sync_folder};
+use crate::sqlite::{Durability, SqliteConfig, beside, sync_folder};
 
 /// Copies a database of whatsapp-rust's own SQLite store into a new encrypted [`SqliteStore`](crate::SqliteStore).
 ///
@@ -185,8 +186,7 @@ impl Import {
     async fn write(&self, messages: &Receiver<Message>, target: &Path, secret: Secret) -> Result<ImportReport> {
         let Message::Accounts(accounts) = next(messages).await? else { return Err(Error::Stopped) };
         let total = accounts.iter().map(|(_, records)| records).sum::<u64>();
-        let unfinished =
-            tempfile::Builder::new().prefix(".wastore-import-").tempdir_in(folder_of(target)).map_err(cannot_write)?;
+        let unfinished = private::unfinished_folder(target, ".wastore-import-").map_err(cannot_write)?;
         let file = unfinished.path().join("store.db");
         // It is waited for the disk at the end, once for all.
         let first = SqliteConfig::new().durability(Durability::Process).open(&file).await?;

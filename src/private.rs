@@ -1,0 +1,101 @@
+//! Files and folders that only their owner may read from the first moment on, and that were not put there by others.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::path::Path;
+
+/// A new folder for unfinished files beside `target`, mode 0700. It goes with what is returned.
+#[cfg(feature = "upstream")]
+pub(crate) fn unfinished_folder(target: &Path, prefix: &str) -> io::Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    builder.tempdir_in(crate::sqlite::folder_of(target))
+}
+
+/// Creates a file, mode 0600, and opens it for writing.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] if there is anything of this name; those of [`check`].
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    let file = open_with(path, &mut options)?;
+    if let Err(error) = check(&file, path) {
+        std::fs::remove_file(path).ok();
+        return Err(error);
+    }
+    Ok(file)
+}
+
+/// Opens an existing file of this user for writing over it.
+///
+/// # Errors
+/// [`io::ErrorKind::NotFound`]; those of [`open_with`] and [`check`].
+#[cfg(feature = "upstream")]
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let file = open_with(path, OpenOptions::new().write(true))?;
+    check(&file, path)?;
+    Ok(file)
+}
+
+/// Reads a regular file of at most `max` bytes.
+///
+/// # Errors
+/// [`io::ErrorKind::NotFound`], [`io::ErrorKind::FileTooLarge`]; those of [`open_with`].
+pub(crate) fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let file = open_with(path, OpenOptions::new().read(true))?;
+    let mut content = Vec::new();
+    file.take(max.saturating_add(1)).read_to_end(&mut content)?;
+    if content.len() as u64 > max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(content) }
+}
+
+/// Opens a regular file, and neither follows a link nor waits for the other end of a pipe. A new file has mode 0600.
+///
+/// # Errors
+/// Names the file and says what to do, if it is a link or anything else that is no regular file.
+pub(crate) fn open_with(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    #[cfg(unix)]
+    {
+        use rustix::fs::OFlags;
+        use std::os::unix::fs::OpenOptionsExt;
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        options.mode(0o600).custom_flags(flags.bits() as i32);
+    }
+    let file = options.open(path).map_err(|error| {
+        let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+        if is_link && error.kind() != io::ErrorKind::AlreadyExists {
+            refused(path, "is a symbolic link: remove it")
+        } else {
+            error
+        }
+    })?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(refused(path, "is not a regular file: remove it")) }
+}
+
+/// Checks an open file, not its name, which may lead elsewhere by now.
+///
+/// # Errors
+/// Names the file and says what to do, if it is no regular file, belongs to another user, or has another name as well.
+pub(crate) fn check(file: &File, path: &Path) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(refused(path, "is not a regular file: remove it"));
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(refused(path, "belongs to another user: run this as its owner"));
+        }
+        if metadata.nlink() != 1 {
+            return Err(refused(path, "has another name (hard link) as well, or none: remove the other name"));
+        }
+    }
+    Ok(())
+}
+
+fn refused(path: &Path, problem: &str) -> io::Error {
+    io::Error::other(format!("{path:?} {problem}"))
+}
