@@ -12,15 +12,16 @@ fn under_way() -> MutexGuard<'static, usize> {
     UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `work` on a thread that may block. It goes on when the future is dropped.
-pub(crate) async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+/// Runs `work` on a thread that may block, from now on. Once begun, it goes on when the future is dropped.
+pub(crate) fn unblock<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = T> + Send + 'static {
     let running = Running::new();
     blocking::unblock(move || {
         let result = work();
         drop(running);
         result
     })
-    .await
 }
 
 /// Blocks until copies, imports and exports whose futures were dropped have ended and removed what they did not finish. Call it
@@ -49,8 +50,10 @@ impl Drop for Running {
 }
 
 /// Tells work on another thread that its caller is gone, so that it must not give files their names any more.
+#[cfg(feature = "upstream")]
 pub(crate) struct Caller(Arc<AtomicBool>);
 
+#[cfg(feature = "upstream")]
 impl Caller {
     pub(crate) fn new() -> Self {
         Self(Arc::new(AtomicBool::new(true)))
@@ -63,6 +66,7 @@ impl Caller {
     }
 }
 
+#[cfg(feature = "upstream")]
 impl Drop for Caller {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);

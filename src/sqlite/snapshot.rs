@@ -16,6 +16,7 @@ use super::database::{CheckpointMode, Database, beside, folder_of, sync_folder};
 use super::rows::TABLES;
 use super::schema;
 use super::writer::Plan;
+use crate::background;
 use crate::error::{Error, Result, SqliteProblem};
 use crate::private;
 
@@ -43,7 +44,7 @@ impl SqliteStore {
     /// file comes first, so that there is no copy that lacks it.
     async fn copy_to(&self, path: PathBuf, beside: Option<(PathBuf, Vec<u8>)>) -> Result<()> {
         let (database, mut patience) = (self.database.clone(), Patience::new(self.database.config.busy_timeout));
-        blocking::unblock(move || {
+        background::unblock(move || {
             if let Some((path, content)) = &beside {
                 let mut file = unfinished(path)?;
                 file.write_all(content).map_err(cannot_write)?;

@@ -12,6 +12,7 @@ use wacore::store::traits::DeviceListRecord;
 use super::import::publish;
 use super::schema::MIGRATIONS;
 use super::wire;
+use crate::background::{self, Caller};
 use crate::encrypt::Vault;
 use crate::encrypt::stored::OpenedRow;
 use crate::error::{Error, Result};
@@ -94,7 +95,7 @@ impl Export {
         let account = store.account_number();
         let cannot_write = |source| Error::File { what: "target", source };
         let unfinished = private::unfinished_folder(&target, ".wastore-export-").map_err(cannot_write)?;
-        let mut writer = blocking::unblock(move || Writer::create(unfinished, account)).await?;
+        let mut writer = background::unblock(move || Writer::create(unfinished, account)).await?;
 
         let held = vault.state();
         let mut snapshot = Snapshot::open(store).await?;
@@ -112,7 +113,7 @@ impl Export {
                     }
                 }
                 let outcome;
-                (writer, outcome) = blocking::unblock(move || writer.write(opened)).await?;
+                (writer, outcome) = background::unblock(move || writer.write(opened)).await?;
                 outcome.into_iter().for_each(|(record, given_back)| report.add(record, given_back));
                 (self.progress)(ExportProgress { done, total: total.max(done) });
             }
@@ -121,9 +122,11 @@ impl Export {
         if vault.device_is_sealed() && report.exported(Record::Device) == 0 {
             return Err(Error::DeviceMissing);
         }
-        blocking::unblock(move || {
+        let caller = Caller::new();
+        let waits = caller.waits();
+        background::unblock(move || {
             let folder = writer.finish()?;
-            publish(&folder.path().join(FILE), &target)?;
+            publish(&folder.path().join(FILE), &target, waits)?;
             drop(folder);
             Ok(report)
         })

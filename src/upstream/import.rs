@@ -14,6 +14,7 @@ use wacore::store::traits::Backend;
 use super::records::{self, Batch, TABLES};
 use super::remove::{self, RemovedSource};
 use super::schema;
+use crate::background::{self, Caller};
 use crate::encrypt::{Vault, VaultOptions};
 use crate::error::{Error, Result};
 use crate::layer::Layer;
@@ -156,7 +157,7 @@ impl Import {
         // Nothing is made before the source is known to be one.
         let (to_writer, messages) = async_channel::bounded(BATCHES_AHEAD);
         let (accounts, imported_from) = (self.accounts, source.clone());
-        let reader = blocking::unblock(move || {
+        let reader = background::unblock(move || {
             // Whoever is no longer there needs to hear of no error.
             if let Err(error) = read_source(&source, accounts, &to_writer) {
                 to_writer.send_blocking(Message::Failed(error)).ok();
@@ -178,7 +179,7 @@ impl Import {
                         }
                     })
             };
-            report.removed = Some(blocking::unblock(remove).await?);
+            report.removed = Some(background::unblock(remove).await?);
         }
         Ok(report)
     }
@@ -224,10 +225,11 @@ impl Import {
         }
         first.checkpoint().await?;
         // Closing the last connection waits for the disk, and so does the rest.
-        let target = target.to_owned();
-        blocking::unblock(move || {
+        let (target, caller) = (target.to_owned(), Caller::new());
+        let waits = caller.waits();
+        background::unblock(move || {
             drop((vaults, stores, first));
-            publish(&file, &target)?;
+            publish(&file, &target, waits)?;
             drop(unfinished);
             Ok(report)
         })
@@ -506,8 +508,12 @@ impl Quiet {
 ///
 /// # Errors
 /// [`Error::TargetExists`] if somebody else created it meanwhile.
-pub(super) fn publish(file: &Path, target: &Path) -> Result<()> {
+/// [`Error::Stopped`] if the caller is gone: it has been told that there is no such file.
+pub(super) fn publish(file: &Path, target: &Path, caller_waits: impl Fn() -> bool) -> Result<()> {
     std::fs::File::open(file).and_then(|file| file.sync_all()).map_err(cannot_write)?;
+    if !caller_waits() {
+        return Err(Error::Stopped);
+    }
     TempPath::try_from_path(file).map_err(cannot_write)?.persist_noclobber(target).map_err(|failed| {
         match failed.error.kind() {
             std::io::ErrorKind::AlreadyExists => Error::TargetExists { path: PathBuf::from(target) },
