@@ -6,6 +6,10 @@ use std::{error, path::PathBuf, sync::Arc};
 use wacore::store::error::StoreError;
 
 use crate::method::Record;
+#[cfg(feature = "upstream")]
+use crate::printable::printable;
+#[cfg(feature = "sqlite")]
+use crate::printable::printable_path;
 
 /// The result of this crate's own functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -227,7 +231,7 @@ pub enum Error {
 
     /// The file is not one that [`SqliteStore`](crate::SqliteStore) may use. It was not changed.
     #[cfg(feature = "sqlite")]
-    #[error("{} {found}", path.display())]
+    #[error("{} {found}", printable_path(path))]
     ForeignFile {
         /// Where the file is.
         path: PathBuf,
@@ -251,7 +255,7 @@ pub enum Error {
         "the schema of the database was altered, see {object}: restore a backup, and find out who can write to the file; remove the object if you made it yourself"
     )]
     SchemaAltered {
-        /// The first object that is not as it should be, with control characters escaped, 64 characters at most.
+        /// The first object that is not as it should be, with control characters escaped, 256 characters at most.
         object: String,
     },
     /// A table has rows that are not found in the order of its keys, or entries of its index that have no row.
@@ -283,7 +287,10 @@ pub enum Error {
 
     /// The file to import from is not a database of whatsapp-rust's SQLite store.
     #[cfg(feature = "upstream")]
-    #[error("{} is {found}: give the database of a bot that runs on whatsapp-rust's own SQLite store", path.display())]
+    #[error(
+        "{} is {found}: give the database of a bot that runs on whatsapp-rust's own SQLite store",
+        printable_path(path)
+    )]
     NotUpstream {
         /// Where the file is.
         path: PathBuf,
@@ -294,7 +301,7 @@ pub enum Error {
     #[cfg(feature = "upstream")]
     #[error(
         "{} lacks whatsapp-rust's migration `{migration}`: start the bot once with whatsapp-rust 0.7, which brings its database up to date",
-        path.display()
+        printable_path(path)
     )]
     UpstreamTooOld {
         /// Where the file is.
@@ -304,7 +311,11 @@ pub enum Error {
     },
     /// The database to import from was written by a later version of whatsapp-rust.
     #[cfg(feature = "upstream")]
-    #[error("{} has whatsapp-rust's migration {migration}, which is not known here: use a newer version of wastore", path.display())]
+    #[error(
+        "{} has whatsapp-rust's migration {}, which is not known here: use a newer version of wastore",
+        printable_path(path),
+        printable(migration)
+    )]
     UpstreamTooNew {
         /// Where the file is.
         path: PathBuf,
@@ -321,7 +332,7 @@ pub enum Error {
     SeveralAccounts(usize),
     /// There is a file where a new one is to be made. It was not touched.
     #[cfg(feature = "upstream")]
-    #[error("{} is there already: choose another name, or move it away", path.display())]
+    #[error("{} is there already: choose another name, or move it away", printable_path(path))]
     TargetExists {
         /// Where the file is.
         path: PathBuf,

@@ -14,6 +14,7 @@ mod layer;
 mod method;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod metrics;
+mod printable;
 #[cfg(test)]
 mod printed;
 #[cfg(not(target_arch = "wasm32"))]
@@ -47,6 +48,8 @@ pub use layer::{IntoBackend, Layer, Stack};
 pub use method::{Access, Method, Record};
 #[cfg(not(target_arch = "wasm32"))]
 pub use metrics::{Metrics, MetricsLayer};
+#[doc(hidden)]
+pub use printable::printable;
 pub use secret::{Key, KeyProvider, Passphrase, RecoveryKey, Secret};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{

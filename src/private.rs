@@ -29,15 +29,39 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Opens an existing file of this user for writing over it.
+/// Opens an existing file for writing over it.
 ///
 /// # Errors
-/// [`io::ErrorKind::NotFound`]; those of [`open_with`] and [`check`].
+/// [`io::ErrorKind::NotFound`]; those of [`open_with`]. Names the file, if it belongs to another user.
 #[cfg(feature = "upstream")]
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let file = open_with(path, OpenOptions::new().write(true))?;
-    check(&file, path)?;
+    check_owner(&file, path)?;
     Ok(file)
+}
+
+/// Gives a file a name that nothing else has.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] if something has.
+#[cfg(feature = "upstream")]
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+            renamed => return Ok(renamed?),
+        }
+    }
+    match std::fs::hard_link(from, to) {
+        Ok(()) => std::fs::remove_file(from),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        // A file system without links.
+        Err(_) if to.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(_) => std::fs::rename(from, to),
+    }
 }
 
 /// Reads a regular file of at most `max` bytes.
@@ -79,23 +103,27 @@ pub(crate) fn open_with(path: &Path, options: &mut OpenOptions) -> io::Result<Fi
 /// # Errors
 /// Names the file and says what to do, if it is no regular file, belongs to another user, or has another name as well.
 pub(crate) fn check(file: &File, path: &Path) -> io::Result<()> {
+    check_owner(file, path)?;
+    #[cfg(unix)]
+    if std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) != 1 {
+        return Err(refused(path, "has another name (hard link) as well, or none: remove the link"));
+    }
+    Ok(())
+}
+
+fn check_owner(file: &File, path: &Path) -> io::Result<()> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(refused(path, "is not a regular file: remove it"));
     }
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        if metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(refused(path, "belongs to another user: run this as its owner"));
-        }
-        if metadata.nlink() != 1 {
-            return Err(refused(path, "has another name (hard link) as well, or none: remove the other name"));
-        }
+    if std::os::unix::fs::MetadataExt::uid(&metadata) != rustix::process::geteuid().as_raw() {
+        return Err(refused(path, "belongs to another user: run this as its owner"));
     }
     Ok(())
 }
 
-fn refused(path: &Path, problem: &str) -> io::Error {
-    io::Error::other(format!("{path:?} {problem}"))
+/// An error that names a file and says what is wrong with it.
+pub(crate) fn refused(path: &Path, problem: &str) -> io::Error {
+    io::Error::other(format!("{} {problem}", crate::printable::printable_path(path)))
 }

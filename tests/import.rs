@@ -662,3 +662,87 @@ async fn killed_anywhere_there_is_nothing_or_the_finished_store() {
     assert!(std::fs::read(&bot.source).unwrap() == before, "the source is untouched");
     assert!(nothing > 10 && nothing + finished == kills, "{nothing} of {kills} were killed in time");
 }
+
+/// A source that nobody has open.
+async fn closed_source() -> Bot {
+    let bot = Bot::new();
+    let store = bot.account(1).await;
+    fill(&*store).await;
+    drop(store);
+    // Upstream closes its connections on threads of its own.
+    while bot.files().iter().any(|name| name.ends_with("-wal")) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bot
+}
+
+fn not_removed(error: Error) -> String {
+    let Error::SourceNotRemoved { source } = error else { panic!("{error:?}") };
+    let text = source.to_string();
+    assert!(!text.contains("locked") && !text.contains("busy"), "{text}");
+    text
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn removing_the_source_follows_no_link_and_replaces_no_file() {
+    for ending in ["-shm", "-wal", "-journal"] {
+        let bot = closed_source().await;
+        let (other, beside) =
+            (bot.folder.path().join("other"), bot.source.with_file_name(format!("whatsapp.db{ending}")));
+        let before = std::fs::read(&bot.source).unwrap();
+        for hard in [false, true] {
+            // A log that can be seen is a source in use; one behind a link that leads nowhere cannot.
+            if hard && ending != "-shm" {
+                continue;
+            }
+            if ending == "-shm" {
+                std::fs::write(&other, "precious").unwrap();
+            }
+            match hard {
+                true => std::fs::hard_link(&other, &beside).unwrap(),
+                false => std::os::unix::fs::symlink(&other, &beside).unwrap(),
+            }
+            let error = Import::new().remove_source().run(&bot.source, &bot.target, key()).await.unwrap_err();
+            let text = not_removed(error);
+            assert!(text.contains(&format!("whatsapp.db{ending}")) && text.contains(": remove"), "{text}");
+            assert!(std::fs::read(&bot.source).unwrap() == before, "{ending}: the source is as it was");
+            match ending {
+                "-shm" => assert_eq!(std::fs::read_to_string(&other).unwrap(), "precious"),
+                _ => assert!(!other.exists(), "{ending}: a file was made behind the link"),
+            }
+            std::fs::remove_file(&beside).unwrap();
+            std::fs::remove_file(&bot.target).unwrap();
+        }
+    }
+
+    let bot = closed_source().await;
+    let removing = bot.source.with_file_name("whatsapp.db.removing");
+    std::fs::write(&removing, "precious").unwrap();
+    let before = std::fs::read(&bot.source).unwrap();
+    let error = Import::new().remove_source().run(&bot.source, &bot.target, key()).await.unwrap_err();
+    assert!(not_removed(error).contains("whatsapp.db.removing"));
+    assert_eq!(std::fs::read_to_string(&removing).unwrap(), "precious");
+    assert!(std::fs::read(&bot.source).unwrap() == before, "the source is as it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_removal_is_finished() {
+    let bot = closed_source().await;
+    let removing = bot.source.with_file_name("whatsapp.db.removing");
+    Import::new().run(&bot.source, &bot.target, key()).await.unwrap();
+    let again = async || Import::new().remove_source().run(&bot.source, &bot.target, key()).await;
+    assert!(matches!(again().await, Err(Error::TargetExists { .. })), "the source is there");
+    std::fs::rename(&bot.source, &removing).unwrap();
+    std::fs::write(bot.source.with_file_name("whatsapp.db-shm"), [7; 100]).unwrap();
+    let wrong = Import::new().remove_source().run(&bot.source, &bot.target, Key::from_bytes(&mut [1; 32])).await;
+    assert!(matches!(wrong, Err(Error::WrongSecret)), "{wrong:?}");
+    let kept = Import::new().run(&bot.source, &bot.target, key()).await;
+    assert!(matches!(kept, Err(Error::TargetExists { .. })), "{kept:?}");
+    assert!(removing.exists());
+
+    let report = again().await.unwrap();
+    assert!(report.accounts().is_empty() && report.removed_source().unwrap().left().is_empty(), "{report:?}");
+    assert_eq!(bot.files(), ["wa.db"]);
+    assert!(matches!(again().await, Err(Error::TargetExists { .. })), "nothing is left to do");
+}

@@ -110,7 +110,7 @@ fn under_any_umask_no_file_is_public_for_a_moment() {
         ("import @/second.db wa2.db --remove-source --new-passphrase-file @/old", &["wa2.db"]),
         ("export wa.db back.db --plaintext --passphrase-file @/old", &["back.db", "whatsapp.db"]),
         ("backup wa.db copy.db", &["copy.db"]),
-        ("header save wa.db saved", &["saved"]),
+        ("header save wa.db saved --passphrase-file @/old", &["saved"]),
         ("keys add wa.db --passphrase-file @/old --recovery", &["wa.db-wal"]),
         ("passwd wa.db --passphrase-file @/old --new-passphrase-file @/new", &["wa.db-wal"]),
         ("rotate wa.db --passphrase-file @/new", &["wa.db-wal"]),

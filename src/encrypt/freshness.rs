@@ -241,17 +241,19 @@ impl Freshness {
 #[cfg(not(target_arch = "wasm32"))]
 mod file {
     use std::fs::{self, File, OpenOptions, TryLockError};
-    use std::io::{self, Read, Write};
+    use std::io::{self, Write};
     use std::path::{Path, PathBuf};
     use std::time::{Duration, Instant};
 
     use async_trait::async_trait;
 
     use super::{Anchor, AnchorError, FreshnessAnchor};
+    use crate::private;
 
     /// Remembers headers in a folder, in one small text file for each store.
     ///
-    /// The folder must be there, and must not be part of what is copied, backed up or restored together with the store: put it
+    /// The folder must be there, belong to the user of the process or to root, and not be writable by its group or others
+    /// (`chmod go-w`); using it fails otherwise. It must not be part of what is copied, backed up or restored together with the store: put it
     /// on another disk or another machine. Whoever can put it back together with the store is not noticed. Several
     /// processes of one user may use it at once; over a network file system only if that locks files. Its files belong to
     /// whoever wrote them last, so run the command as the user that the bot runs as, and let nobody else write there.
@@ -283,10 +285,7 @@ mod file {
         async fn load(&self, store: &[u8; 16]) -> Result<Option<Anchor>, AnchorError> {
             let (folder, path, store) = (self.folder.clone(), self.path(store), *store);
             on_a_thread(move || {
-                // A disk that is not mounted must not look like a store that nothing is known of.
-                if !fs::metadata(&folder)?.is_dir() {
-                    return Err(io::ErrorKind::NotADirectory.into());
-                }
+                check_folder(&folder)?;
                 read(&path, &store)
             })
             .await
@@ -295,7 +294,10 @@ mod file {
         async fn advance(&self, store: &[u8; 16], from: Option<Anchor>, to: Anchor) -> Result<bool, AnchorError> {
             let (folder, path, store) = (self.folder.clone(), self.path(store), *store);
             on_a_thread(move || {
-                let lock = private(&folder.join("anchors.lock"))?;
+                check_folder(&folder)?;
+                let mut options = OpenOptions::new();
+                options.write(true).create(true).truncate(false);
+                let lock = private::open_with(&folder.join("anchors.lock"), &mut options)?;
                 wait_for(&lock)?;
                 let same = read(&path, &store)? == from;
                 if same {
@@ -308,23 +310,24 @@ mod file {
     }
 
     fn read(path: &Path, store: &[u8; 16]) -> io::Result<Option<Anchor>> {
-        let mut text = String::new();
-        match File::open(path) {
-            Ok(file) => file.take(MAX_BYTES).read_to_string(&mut text)?,
+        let content = match private::read(path, MAX_BYTES) {
+            Ok(content) => content,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let anchor = parse(&text, store).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{} is no anchor of this store", path.display()))
-        })?;
-        Ok(Some(anchor))
+        let text = String::from_utf8(content).ok();
+        let anchor = text.and_then(|text| parse(&text, store));
+        anchor.map(Some).ok_or_else(|| private::refused(path, "is no anchor of this store"))
     }
 
     fn write(folder: &Path, path: &Path, store: &[u8; 16], anchor: Anchor) -> io::Result<()> {
-        // Nobody else writes while the lock is held, and what a crash leaves is overwritten.
+        // Nothing else writes while the lock is held, so this is left by a crash, or was planted.
         let new = path.with_extension("anchor.new");
-        let mut file = private(&new)?;
-        file.set_len(0)?;
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = private::create(&new)?;
         file.write_all(text(store, anchor).as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, path)?;
@@ -360,13 +363,24 @@ mod file {
         }
     }
 
-    /// Opens a file for writing, which only its owner can read if it is new.
-    fn private(path: &Path) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false);
+    /// A disk that is not mounted must not look like a store that nothing is known of, and a memory that others can change
+    /// is none.
+    fn check_folder(folder: &Path) -> io::Result<()> {
+        let metadata = fs::metadata(folder)?;
+        if !metadata.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
         #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(path)
+        {
+            use std::os::unix::fs::MetadataExt;
+            if ![0, rustix::process::geteuid().as_raw()].contains(&metadata.uid()) {
+                return Err(private::refused(folder, "belongs to another user: run this as its owner"));
+            }
+            if metadata.mode() & 0o022 != 0 {
+                return Err(private::refused(folder, "can be written by other users: run chmod go-w on it"));
+            }
+        }
+        Ok(())
     }
 
     fn text(store: &[u8; 16], anchor: Anchor) -> String {

@@ -165,6 +165,9 @@ impl Slot {
         }
         let label = input.take(usize::from(label_bytes))?;
         let label = std::str::from_utf8(label).map_err(|_| DAMAGED_SLOT)?.to_owned();
+        if label.contains(char::is_control) {
+            return Err(DAMAGED_SLOT);
+        }
         let kdf = match kind {
             1 => Kdf::Argon2id(Argon2Cost::unchecked(input.u32()?, input.u32()?, input.u32()?)),
             2 => Kdf::RawKey,

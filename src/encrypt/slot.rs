@@ -93,7 +93,7 @@ impl NewSlot {
     /// Stretches, generates or wraps the key for a new slot.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for a label of more than 32 bytes, [`Error::KeyProvider`] if the provider fails,
+    /// [`Error::InvalidInput`] for a label of more than 32 bytes or with control characters, [`Error::KeyProvider`] if the provider fails,
     /// [`Error::KdfOutOfBounds`] if the cost is above the limits that `open` applies.
     pub(crate) async fn prepare(
         secret: Secret,
@@ -109,6 +109,9 @@ impl NewSlot {
         });
         if label.len() > MAX_LABEL_BYTES {
             return Err(Error::InvalidInput { what: "slot label", problem: "must not be longer than 32 bytes" });
+        }
+        if label.contains(char::is_control) {
+            return Err(Error::InvalidInput { what: "slot label", problem: "must not contain control characters" });
         }
         let mut salt = [0; 32];
         getrandom::fill(&mut salt)?;

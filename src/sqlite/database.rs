@@ -19,6 +19,7 @@ use super::readers::Readers;
 use super::schema;
 use super::writer::{Plan, Writer};
 use crate::error::{Error, Result, SqliteProblem};
+use crate::printable::printable_path;
 use crate::private;
 
 /// What the accounts in one database share.
@@ -390,7 +391,10 @@ fn warn_if_readable_by_others(path: &Path) {
     if let Ok(metadata) = fs::metadata(path)
         && std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0
     {
-        log::warn!("other users of this machine may open the database file {}: change its mode to 600", path.display());
+        log::warn!(
+            "other users of this machine may open the database file {}: change its mode to 600",
+            printable_path(path)
+        );
     }
 }
 

@@ -12,6 +12,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::connection::{Loaded, Stored, permitted_on_schema, watch};
 use crate::error::{Error, ForeignFile, Result};
+use crate::printable::printable;
 
 /// `WAST` in ASCII.
 pub(crate) const APPLICATION_ID: i64 = 0x5741_5354;
@@ -165,13 +166,12 @@ fn objects(connection: &Connection) -> Result<Vec<(Object, Stored)>> {
 }
 
 fn altered(Object([kind, name, ..]): &Object) -> Error {
-    const LONGEST: usize = 64;
     let text = |value: &Stored| match value {
         Stored::Text(bytes) => String::from_utf8_lossy(bytes).into_owned(),
         _ => "?".to_owned(),
     };
     let object = format!("{} {}", text(kind), text(name));
-    let mut object: String = object.escape_debug().take(LONGEST).collect();
+    let mut object: String = printable(&object).to_string();
     // Upstream looks for these words in errors, and would try again.
     if ["locked", "busy"].iter().any(|word| object.to_lowercase().contains(word)) {
         object = "an object with a misleading name".to_owned();

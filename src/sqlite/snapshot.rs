@@ -18,6 +18,7 @@ use super::schema;
 use super::writer::Plan;
 use crate::background;
 use crate::error::{Error, Result, SqliteProblem};
+use crate::printable::printable;
 use crate::private;
 
 impl SqliteStore {
@@ -70,7 +71,6 @@ impl SqliteStore {
 
     /// The same, or without comparing indexes with their tables.
     pub(super) async fn check_database(&self, quick: bool) -> Result<Vec<String>> {
-        const LONGEST: usize = 200;
         let sql = if quick { "PRAGMA quick_check" } else { "PRAGMA integrity_check" };
         let check = move |connection: &Connection| {
             // SQLite's words name objects of the schema, so it has to be the one that we know.
@@ -83,7 +83,7 @@ impl SqliteStore {
             Err(Error::Sqlite { problem: SqliteProblem::Damaged, source }) => Ok(vec![source.to_string()]),
             found => {
                 let lines = found?.into_iter().filter(|line| line != "ok");
-                Ok(lines.map(|line| line.escape_debug().take(LONGEST).collect()).collect())
+                Ok(lines.map(|line| printable(&line).to_string()).collect())
             }
         }
     }

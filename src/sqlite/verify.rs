@@ -11,6 +11,7 @@ use crate::encrypt::stored::{Checked, StoredRow};
 use crate::encrypt::{HeaderCopy, HeaderInfo, State, Vault};
 use crate::error::{Error, Result, SqliteProblem};
 use crate::method::Record;
+use crate::printable::printable;
 
 /// Checks every record of an account: its seal, its place, its name and what carries it, and the database around it. Nothing
 /// is changed, and nothing of what is in the records is reported.
@@ -250,7 +251,7 @@ impl fmt::Display for VerifyReport {
             writeln!(f, "and {} more", self.damaged_rows - listed)?;
         }
         for problem in &self.sqlite {
-            writeln!(f, "database: {problem}")?;
+            writeln!(f, "database: {}", printable(problem))?;
         }
         match self.is_sound() {
             true => writeln!(f, "sound"),
@@ -322,7 +323,7 @@ impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for InspectedAccount { number, header, problem } in &self.accounts {
             let Some(header) = header else {
-                writeln!(f, "account {number}: {}", problem.as_deref().unwrap_or("no vault"))?;
+                writeln!(f, "account {number}: {}", printable(problem.as_deref().unwrap_or("no vault")))?;
                 continue;
             };
             let state = match header {
@@ -337,7 +338,7 @@ impl fmt::Display for Inspection {
             )?;
             writeln!(f, "  store id {}", data_encoding::HEXLOWER.encode(&header.store_id))?;
             for slot in &header.slots {
-                writeln!(f, "  slot {}: {} ({})", slot.id, slot.label, slot.kind)?;
+                writeln!(f, "  slot {}: {} ({})", slot.id, printable(&slot.label), slot.kind)?;
             }
         }
         writeln!(f, "\n{:<20} {:>10} {:>14}", "table", "rows", "bytes")?;

@@ -21,7 +21,7 @@ use crate::layer::Layer;
 use crate::method::Record;
 use crate::private;
 use crate::secret::Secret;
-use crate::sqlite::{Durability, SqliteConfig, beside, sync_folder};
+use crate::sqlite::{Durability, SqliteConfig, SqliteStore, beside, sync_folder};
 
 /// Copies a database of whatsapp-rust's own SQLite store into a new encrypted [`SqliteStore`](crate::SqliteStore).
 ///
@@ -99,7 +99,11 @@ impl Import {
     /// The report names other files that are left, and [`RemovedSource::LIMITS`](super::RemovedSource::LIMITS) says what this
     /// cannot do.
     ///
-    /// For a source that nobody has open, that was closed as it should be, and that is imported as a whole.
+    /// For a source that nobody has open, that was closed as it should be, and that is imported as a whole. If one of SQLite's
+    /// files beside it is a link or has another name as well, nothing is removed.
+    ///
+    /// While it is overwritten it has the name `….removing`. If the process is killed then, run the same import again: with
+    /// the source gone and the target complete it finishes that, and the report has no accounts and no records.
     pub fn remove_source(mut self) -> Self {
         self.remove_source = true;
         self
@@ -132,7 +136,10 @@ impl Import {
     ) -> Result<ImportReport> {
         let (source, target) = (source.as_ref().to_owned(), target.as_ref().to_owned());
         if target.symlink_metadata().is_ok() {
-            return Err(Error::TargetExists { path: target });
+            return match remove::interrupted(&source).filter(|_| self.remove_source) {
+                Some(file) => self.finish_removal(source, file, &target, secret.into()).await,
+                None => Err(Error::TargetExists { path: target }),
+            };
         }
         let quiet = Quiet::look(&source);
         if self.remove_source && quiet.is_none() {
@@ -182,6 +189,22 @@ impl Import {
             report.removed = Some(background::unblock(remove).await?);
         }
         Ok(report)
+    }
+
+    /// Finishes the removal of a source whose import is complete.
+    async fn finish_removal(
+        &self,
+        path: PathBuf,
+        file: PathBuf,
+        target: &Path,
+        secret: Secret,
+    ) -> Result<ImportReport> {
+        // The secret shows that it is the store that was made of it.
+        let store = SqliteStore::open(target).await?;
+        let lowest = store.accounts().await?.into_iter().min().unwrap_or(1);
+        store.account(lowest).open_vault_read_only(&self.options, secret).await?;
+        let removed = blocking::unblock(move || remove::finish(&path, &file)).await?;
+        Ok(ImportReport { accounts: vec![], records: vec![], removed: Some(removed) })
     }
 
     async fn write(&self, messages: &Receiver<Message>, target: &Path, secret: Secret) -> Result<ImportReport> {

@@ -1,6 +1,6 @@
 //! Removing the database that was imported.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Result};
+use crate::private;
 use crate::sqlite::{beside, folder_of, sync_folder};
 
 /// What [`Import::remove_source`](super::Import::remove_source) did.
@@ -32,32 +33,74 @@ of the same file are empty.";
 /// Overwrites and removes a database and what SQLite keeps beside it, if nobody has it open. Blocks its thread.
 ///
 /// # Errors
-/// [`Error::SourceNotRemoved`].
+/// [`Error::SourceNotRemoved`], and everything is as it was if one of the files is not such as SQLite makes.
 /// [`Error::SourceChanged`], and nothing was removed, if it is not as it was when `is_still` says so.
 pub(super) fn remove(path: &Path, is_still: impl FnOnce(&Path) -> bool) -> Result<RemovedSource> {
     let not_removed = |source| Error::SourceNotRemoved { source };
     let file = path.canonicalize().map_err(not_removed)?;
+    // SQLite follows links when it opens what lies beside the database.
+    check_companions(&file).map_err(not_removed)?;
     let alone = lock(&file).map_err(|error| not_removed(io::Error::other(error)))?;
     if !is_still(&file) {
         return Err(Error::SourceChanged);
     }
-    remove_file(path, &file, alone).map_err(not_removed)
+    remove_files(path, &file, alone).map_err(not_removed)
 }
 
-fn remove_file(path: &Path, file: &Path, alone: Connection) -> io::Result<RemovedSource> {
-    // Whoever comes now finds nothing, instead of something that is about to go.
-    let removing = beside(file, ".removing");
-    fs::rename(file, &removing)?;
-    overwrite(&removing)?;
-    fs::remove_file(&removing)?;
+/// Where the file is that an earlier removal began to overwrite; `None` if there is a source, or nothing of it is left.
+pub(super) fn interrupted(path: &Path) -> Option<PathBuf> {
+    let is_gone = |path: &Path| path.metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let file = match path.read_link() {
+        Ok(to) => folder_of(path).join(to),
+        Err(_) => path.to_owned(),
+    };
+    (is_gone(path) && beside(&file, REMOVING).symlink_metadata().is_ok()).then_some(file)
+}
+
+/// Finishes the removal of a source that was at `path`, which is at, or leads to, `file`. Blocks its thread.
+///
+/// # Errors
+/// [`Error::SourceNotRemoved`].
+pub(super) fn finish(path: &Path, file: &Path) -> Result<RemovedSource> {
+    let finish = || {
+        let removing = Doomed::open(beside(file, REMOVING))?;
+        let companions = companions(file, &removing)?;
+        removing.destroy()?;
+        companions.into_iter().try_for_each(Doomed::destroy)?;
+        tidy(path, file)
+    };
+    finish().map_err(|source| Error::SourceNotRemoved { source })
+}
+
+/// What the name of a database that is being overwritten ends with.
+const REMOVING: &str = ".removing";
+/// What the names of SQLite's files beside a database end with.
+const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+fn remove_files(path: &Path, file: &Path, alone: Connection) -> io::Result<RemovedSource> {
+    // Closing a descriptor of the database would end SQLite's lock, so none is opened before it is held and all are closed
+    // after it.
+    let mut database = Doomed::open(file.to_owned())?;
+    let companions = companions(file, &database)?;
+    // Others who come now find nothing, instead of something that is about to go.
+    let removing = beside(file, REMOVING);
+    private::rename(file, &removing).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => private::refused(
+            &removing,
+            "is there already, left by an interrupted removal: delete it, it is in plaintext",
+        ),
+        _ => error,
+    })?;
+    database.path = removing;
+    database.overwrite()?;
     drop(alone);
-    for ending in ["-wal", "-shm", "-journal"] {
-        let beside = beside(file, ending);
-        if beside.exists() {
-            overwrite(&beside)?;
-            fs::remove_file(&beside)?;
-        }
-    }
+    database.unlink()?;
+    companions.into_iter().try_for_each(Doomed::destroy)?;
+    tidy(path, file)
+}
+
+/// Removes a link to the source, and looks for what else there is.
+fn tidy(path: &Path, file: &Path) -> io::Result<RemovedSource> {
     if path.is_symlink() {
         fs::remove_file(path)?;
     }
@@ -74,6 +117,94 @@ fn remove_file(path: &Path, file: &Path, alone: Connection) -> io::Result<Remove
     Ok(RemovedSource { left })
 }
 
+/// A file that is to be overwritten and removed: the one that was checked, whatever its name leads to later.
+struct Doomed {
+    path: PathBuf,
+    file: File,
+}
+
+impl Doomed {
+    /// # Errors
+    /// Names the file, if it is a link, no regular file, or belongs to another user.
+    fn open(path: PathBuf) -> io::Result<Self> {
+        Ok(Self { file: private::open(&path)?, path })
+    }
+
+    fn destroy(mut self) -> io::Result<()> {
+        self.overwrite()?;
+        self.unlink()
+    }
+
+    fn overwrite(&mut self) -> io::Result<()> {
+        let zeros = vec![0; 1 << 20];
+        let mut left = self.file.metadata()?.len();
+        while left > 0 {
+            let chunk = left.min(zeros.len() as u64);
+            self.file.write_all(&zeros[..chunk as usize])?;
+            left -= chunk;
+        }
+        self.file.sync_all()?;
+        self.file.set_len(0)?;
+        self.file.sync_all()
+    }
+
+    /// Removes the name, unless SQLite has done so.
+    fn unlink(self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Opens what SQLite keeps beside a database.
+///
+/// # Errors
+/// Names the file, if one is not such as SQLite makes.
+fn companions(file: &Path, database: &Doomed) -> io::Result<Vec<Doomed>> {
+    let mut companions = vec![];
+    for ending in COMPANIONS {
+        match Doomed::open(beside(file, ending)) {
+            Ok(companion) => {
+                private::check(&companion.file, &companion.path)?;
+                #[cfg(unix)]
+                {
+                    use std::os::unix::fs::MetadataExt;
+                    if companion.file.metadata()?.dev() != database.file.metadata()?.dev() {
+                        let problem = "is on another file system than the database: remove it";
+                        return Err(private::refused(&companion.path, problem));
+                    }
+                }
+                companions.push(companion);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = database;
+    Ok(companions)
+}
+
+/// The same by names, before SQLite opens any: a descriptor would end locks of others when it is closed.
+fn check_companions(file: &Path) -> io::Result<()> {
+    for ending in COMPANIONS {
+        let path = beside(file, ending);
+        let metadata = match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            found => found?,
+        };
+        if !metadata.is_file() {
+            return Err(private::refused(&path, "is a link or no regular file: remove it"));
+        }
+        #[cfg(unix)]
+        if std::os::unix::fs::MetadataExt::nlink(&metadata) != 1 {
+            return Err(private::refused(&path, "has another name (hard link) as well: remove the link"));
+        }
+    }
+    Ok(())
+}
+
 /// A connection that nobody else can have one beside.
 fn lock(file: &Path) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -85,18 +216,4 @@ fn lock(file: &Path) -> Result<Connection, Box<dyn std::error::Error + Send + Sy
     let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
     // In other modes nobody is seen who has it open and does nothing at this moment.
     if mode == "wal" { Ok(connection) } else { Err("its journal mode is not that of whatsapp-rust".into()) }
-}
-
-fn overwrite(path: &Path) -> io::Result<()> {
-    let mut file: File = OpenOptions::new().write(true).open(path)?;
-    let zeros = vec![0; 1 << 20];
-    let mut left = file.metadata()?.len();
-    while left > 0 {
-        let chunk = left.min(zeros.len() as u64);
-        file.write_all(&zeros[..chunk as usize])?;
-        left -= chunk;
-    }
-    file.sync_all()?;
-    file.set_len(0)?;
-    file.sync_all()
 }

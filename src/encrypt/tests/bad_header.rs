@@ -573,3 +573,23 @@ async fn a_plain_open_needs_no_options() {
     Vault::open_or_create(store.clone(), raw_key()).await.unwrap();
     Vault::open(store, raw_key()).await.unwrap();
 }
+
+#[tokio::test]
+async fn labels_hold_no_control_characters() {
+    let store = memory();
+    for label in ["a\u{1b}[2Jb", "line\n", "\u{0}", "\u{7f}", "\u{9b}"] {
+        let refused = options().slot_label(label).create(store.clone(), raw_key()).await;
+        assert!(matches!(refused, Err(Error::InvalidInput { what: "slot label", .. })), "{label:?}: {refused:?}");
+    }
+    let vault = options().slot_label("Schlüssel").create(store.clone(), raw_key()).await.unwrap();
+    let refused = vault.add_slot("\u{1b}c", Key::from_bytes(&mut [7; 32])).await;
+    assert!(matches!(refused, Err(Error::InvalidInput { what: "slot label", .. })), "{refused:?}");
+    drop(vault);
+
+    let mut header = headers(&store).await.into_iter().flatten().next_back().unwrap();
+    // The first character of the label of slot 0.
+    header[67] = 0x1b;
+    write(&store, &with_checksum(header)).await;
+    let refused = options().open(store, raw_key()).await.unwrap_err();
+    assert!(matches!(refused, Error::HeaderDamaged(_)), "{refused:?}");
+}

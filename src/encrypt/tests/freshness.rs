@@ -435,3 +435,58 @@ async fn a_restored_backup_of_the_database_is_refused() {
     let session = vault.layer().layer(store).get_session(SESSION_ADDRESS).await.unwrap();
     assert_eq!(session.as_deref(), Some(&b"before"[..]));
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folder_of_anchors_follows_nothing_that_was_planted() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::time::Duration;
+
+    let folder = tempfile::tempdir().unwrap();
+    let anchors = folder.path().join("anchors");
+    std::fs::create_dir(&anchors).unwrap();
+    let mode = |mode| std::fs::set_permissions(&anchors, PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o755);
+    let (store, options) = (memory(), anchored(&Arc::new(FileAnchor::new(&anchors))));
+    options.create(store.clone(), raw_key()).await.unwrap();
+    let path = anchors.join(format!("{}.anchor", hex::encode(store_id(&headers(&store).await))));
+
+    // The unfinished file.
+    let precious = folder.path().join("precious");
+    std::fs::write(&precious, "precious").unwrap();
+    for hard in [false, true] {
+        let new = path.with_extension("anchor.new");
+        match hard {
+            true => std::fs::hard_link(&precious, &new).unwrap(),
+            false => symlink(&precious, &new).unwrap(),
+        }
+        options.open(store.clone(), raw_key()).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&precious).unwrap(), "precious");
+        assert!(path.symlink_metadata().unwrap().is_file() && !new.exists());
+    }
+
+    // A folder in which others may write.
+    for open in [0o775, 0o757, 0o777, 0o1777] {
+        mode(open);
+        assert_refused(&options, &store, "Anchor(").await;
+        let error = options.open(store.clone(), raw_key()).await.unwrap_err();
+        let Error::Anchor(reason) = error else { panic!("{error:?}") };
+        assert!(reason.to_string().contains("chmod go-w"), "{reason}");
+    }
+    mode(0o700);
+    options.open(store.clone(), raw_key()).await.unwrap();
+
+    // The anchor and the lock as a link, and as a pipe whose other end never comes.
+    for path in [path, anchors.join("anchors.lock")] {
+        let kept = folder.path().join("kept");
+        std::fs::rename(&path, &kept).unwrap();
+        symlink(&kept, &path).unwrap();
+        assert!(matches!(options.open(store.clone(), raw_key()).await, Err(Error::Anchor(_))), "{}", path.display());
+        std::fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let opened = tokio::time::timeout(Duration::from_secs(5), options.open(store.clone(), raw_key())).await;
+        assert!(matches!(opened, Ok(Err(Error::Anchor(_)))), "{}", path.display());
+        std::fs::rename(&kept, &path).unwrap();
+    }
+    options.open(store.clone(), raw_key()).await.unwrap();
+}
