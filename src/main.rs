@@ -4,7 +4,7 @@
 #![allow(clippy::print_stderr, reason = "a command talks to a terminal")]
 
 use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -371,7 +371,8 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
         }
         Command::Import { source, store, account, all_accounts, remove_source, new } => {
             // Before anybody types a passphrase.
-            if store.symlink_metadata().is_ok() {
+            let resumes = remove_source && source.symlink_metadata().is_err();
+            if !resumes && store.symlink_metadata().is_ok() {
                 return Err(Error::TargetExists { path: store }.into());
             }
             let bar = progress_bar();
@@ -395,17 +396,17 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
             let report = report?;
             say(format_args!(
                 "{report}\n{} is complete, and was compared with the source record by record.\n",
-                store.display()
+                printed(&store)
             ))?;
             match report.removed_source() {
                 None => say(format_args!(
                     "{} is as it was, and readable: remove it when the bot runs on the new store.\n",
-                    source.display()
+                    printed(&source)
                 ))?,
                 Some(removed) => {
                     say(format_args!("{}\n", RemovedSource::LIMITS))?;
                     for left in removed.left() {
-                        say(format_args!("{} is still there, and readable\n", left.display()))?;
+                        say(format_args!("{} is still there, and readable\n", printed(left)))?;
                     }
                 }
             }
@@ -429,7 +430,7 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
                 "account {}\n{}\n{} holds everything in plaintext: whoever reads it can take the account over.\n",
                 store.account_number(),
                 report?,
-                target.display()
+                printed(&target)
             ))?;
         }
         Command::Passwd { store, secret, new } => {
@@ -472,23 +473,27 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
                 return Err(Error::TargetExists { path: file }.into());
             }
             open(&store).await?.backup(&file).await?;
-            say(format_args!("{} is a copy of the store\n", file.display()))?;
+            say(format_args!("{} is a copy of the store\n", printed(&file)))?;
         }
         Command::Header { command: Header::Save { store, secret, file } } => {
             let header = secret.open(&store.open().await?, options).await?.save_header();
             write_private(&file, &header)?;
-            say(format_args!("the header was saved: keep {} like a key\n", file.display()))?;
+            say(format_args!("the header was saved: keep {} like a key\n", printed(&file)))?;
         }
         Command::Header { command: Header::Restore { store, secret, file } } => {
             let store = store.open().await?;
-            let saved =
-                fs::read(&file).map_err(|error| Failure::file("the saved header cannot be read", &file, &error))?;
+            let saved = read_small("the saved header cannot be read", &file, HEADER_BYTES)?;
             let vault = store.restore_vault_header(options, &saved, secret.read()?).await?;
             say(
                 "the header was restored; save it again. These slots open the store, also those that were removed since:\n",
             )?;
             for slot in vault.slots() {
-                say(format_args!("{:<5} {:<32} {}\n", slot.id, slot.label, slot.kind))?;
+                say(format_args!(
+                    "{:<5} {:<32} {}\n",
+                    slot.id,
+                    wastore::printable(&slot.label).to_string(),
+                    slot.kind
+                ))?;
             }
         }
     }
@@ -524,7 +529,7 @@ async fn rotate(
         bar.finish_and_clear();
         match report {
             Ok(report) => say(format_args!("account {number}: {report}\n"))?,
-            Err(error) => failed.note(number, error),
+            Err(error) => drop(failed.note(number, error)),
         }
     }
     say("save the headers again, if you keep copies of them: those from before open nothing in this store\n")?;
@@ -598,7 +603,12 @@ async fn keys(command: Keys, options: &VaultOptions) -> Result<(), Failure> {
             let header = HeaderInfo::read(&store).await?.ok_or(Error::NoVault)?;
             say(format_args!("{:<5} {:<32} opens with\n", "slot", "label"))?;
             for slot in header.slots {
-                say(format_args!("{:<5} {:<32} {}\n", slot.id, slot.label, slot.kind))?;
+                say(format_args!(
+                    "{:<5} {:<32} {}\n",
+                    slot.id,
+                    wastore::printable(&slot.label).to_string(),
+                    slot.kind
+                ))?;
             }
         }
         Keys::Add { store, secret, new, recovery, label } => {
@@ -679,9 +689,8 @@ impl CurrentSecret {
             return Ok(Key::from_file(path)?.into());
         }
         if let Some(path) = &self.recovery_key_file {
-            let text = fs::read_to_string(path).map(Zeroizing::new);
-            let text = text.map_err(|error| Failure::file("the recovery key cannot be read", path, &error))?;
-            return Ok(RecoveryKey::parse(text.trim())?.into());
+            let text = read_small("the recovery key cannot be read", path, RECOVERY_KEY_BYTES)?;
+            return Ok(RecoveryKey::parse(std::str::from_utf8(&text).unwrap_or_default().trim())?.into());
         }
         let given = passphrase(self.passphrase_file.as_deref(), self.passphrase_fd, self.passphrase_env.as_deref())?;
         match given {
@@ -756,6 +765,23 @@ fn progress_bar() -> ProgressBar {
     bar
 }
 
+/// A path as it may be printed, whatever is in its name.
+fn printed(path: &Path) -> String {
+    wastore::printable(&path.to_string_lossy()).to_string()
+}
+
+/// Reads a small file, and no more of it than there can be.
+fn read_small(what: &str, path: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    // Reserved at once, so that no unwiped copy is left behind by growing.
+    let mut content = Zeroizing::new(Vec::with_capacity(most as usize + 1));
+    let read = fs::File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut content));
+    read.map_err(|error| Failure::file(what, path, &error))?;
+    if content.len() as u64 > most {
+        return Err(Failure::file(what, path, &io::ErrorKind::FileTooLarge.into()));
+    }
+    Ok(content)
+}
+
 /// Writes a new file that only its owner may read.
 fn write_private(path: &Path, content: &[u8]) -> Result<(), Failure> {
     let mut options = fs::OpenOptions::new();
@@ -806,6 +832,11 @@ fn as_json(inspection: &wastore::Inspection) -> serde_json::Value {
     })
 }
 
+/// The longest header that there is.
+const HEADER_BYTES: u64 = 16 << 10;
+/// More than a recovery key has, however it is typed.
+const RECOVERY_KEY_BYTES: u64 = 1 << 10;
+
 const INTERRUPTED: u8 = 130;
 const OTHER: u8 = 1;
 const USAGE: u8 = 2;
@@ -829,7 +860,7 @@ impl Failure {
     }
 
     fn file(what: &str, path: &Path, error: &io::Error) -> Self {
-        Self { text: format!("{what}: {}: {error}", path.display()), code: REFUSED }
+        Self { text: format!("{what}: {}: {error}", printed(path)), code: REFUSED }
     }
 }
 
