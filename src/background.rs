@@ -1,7 +1,10 @@
 //! Work that waits for the disk, on threads of its own, and waiting for it to end.
 
+#[cfg(feature = "upstream")]
+use std::sync::Arc;
+#[cfg(feature = "upstream")]
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// How much of it is under way.
 static UNDER_WAY: Mutex<usize> = Mutex::new(0);

@@ -1,18 +1,27 @@
 //! Sealed rows as they lie in a table: checking them without being asked for one by its name.
 
+#[cfg(feature = "sqlite")]
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::envelope::{self, Nonce, Place, Prefix};
+#[cfg(feature = "sqlite")]
+use super::envelope::Nonce;
+use super::envelope::{self, Place, Prefix};
+#[cfg(feature = "sqlite")]
 use super::keys::LookupKeys;
+#[cfg(feature = "sqlite")]
 use super::token::Domain;
-use super::vault::{Shared, State};
+#[cfg(feature = "sqlite")]
+use super::vault::Shared;
+use super::vault::State;
+#[cfg(feature = "sqlite")]
 use super::{app_sync, protocol};
 use crate::error::{Error, Result};
 use crate::method::Record;
 
 /// A row of a store under a vault: its key columns as the traits name them, and what carries the sealed value.
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "only tables have numbers"))]
 pub(crate) struct StoredRow {
     pub(crate) record: Record,
     pub(crate) columns: Vec<Vec<u8>>,
@@ -21,6 +30,7 @@ pub(crate) struct StoredRow {
     pub(crate) numbers: Vec<Option<i64>>,
 }
 
+#[cfg(feature = "sqlite")]
 /// A row that was opened.
 #[cfg_attr(not(feature = "upstream"), expect(dead_code, reason = "only an export looks into it"))]
 pub(crate) struct OpenedRow {
@@ -32,6 +42,7 @@ pub(crate) struct OpenedRow {
     pub(crate) numbers: Vec<Option<i64>>,
 }
 
+#[cfg(feature = "sqlite")]
 /// What can be said of a row that is as it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Checked {
@@ -41,6 +52,7 @@ pub(crate) enum Checked {
     Unauthenticated,
 }
 
+#[cfg(feature = "sqlite")]
 impl Shared {
     /// Opens a row and throws its content away.
     ///
@@ -152,6 +164,7 @@ impl State {
 }
 
 /// How a row opened.
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "only records of tables are sealed anew"))]
 pub(crate) struct OpenedUnder {
     /// The active data key, not one of the older ones.
     pub(crate) active: bool,
@@ -178,6 +191,7 @@ pub(crate) fn sealed_prefix(row: &StoredRow) -> Result<Option<Prefix>> {
     }
 }
 
+#[cfg(feature = "sqlite")]
 type KeyAndPayload = (Vec<Vec<u8>>, Zeroizing<Vec<u8>>);
 
 /// The place of a row, without the key that its value carries.
@@ -191,6 +205,7 @@ fn place(record: Record, columns: &[Vec<u8>]) -> Result<Place<'_>> {
     }
 }
 
+#[cfg(feature = "sqlite")]
 /// The key columns of a record with this key; `None` where the columns are the key itself, or its value does not carry all
 /// of it.
 fn columns_of(lookup: &LookupKeys, record: Record, original: &[Vec<u8>]) -> Result<Option<Vec<Vec<u8>>>> {
@@ -211,6 +226,7 @@ fn columns_of(lookup: &LookupKeys, record: Record, original: &[Vec<u8>]) -> Resu
     Ok(Some(columns.into_iter().map(|column| column.as_bytes().to_vec()).collect()))
 }
 
+#[cfg(feature = "sqlite")]
 /// What a value in the session table is: identities live there as well.
 pub(crate) fn session_or_identity(value: &[u8]) -> Record {
     match Prefix::read(Record::Identity, value) {
@@ -225,7 +241,9 @@ pub(crate) fn epoch_of(row: &StoredRow) -> u32 {
     Prefix::read(row.record, &row.value).unwrap().epoch()
 }
 
+#[cfg(feature = "sqlite")]
 /// The map entry that carries a sealed collection version.
 pub(crate) use app_sync::CARRIER;
+#[cfg(feature = "sqlite")]
 /// The envelope in a text field.
 pub(crate) use protocol::{decode_text, encode_text};
