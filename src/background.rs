@@ -20,11 +20,9 @@ pub(crate) fn unblock<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> impl Future<Output = T> + Send + 'static {
     let running = Running::new();
-    blocking::unblock(move || {
-        let result = work();
-        drop(running);
-        result
-    })
+    // If nobody waits any more, the result is dropped first, and with it unfinished files.
+    let task = blocking::unblock(move || (work(), running));
+    async move { task.await.0 }
 }
 
 /// Blocks until copies, imports and exports whose futures were dropped have ended and removed what they did not finish. Call it
