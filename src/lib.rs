@@ -50,6 +50,9 @@ pub use method::{Access, Method, Record};
 pub use metrics::{Metrics, MetricsLayer};
 #[doc(hidden)]
 pub use printable::printable;
+#[cfg(not(target_arch = "wasm32"))]
+#[doc(hidden)]
+pub use printable::printable_path;
 pub use secret::{Key, KeyProvider, Passphrase, RecoveryKey, Secret};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{

@@ -13,7 +13,8 @@ use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use wastore::{
     Error, Export, FileAnchor, HeaderInfo, Import, ImportPhase, Key, Passphrase, RecoveryKey, RemovedSource, Rotate,
-    Secret, SlotKind, SqliteProblem, SqliteStore, Vault, VaultOptions, Verify,
+    Secret, SlotInfo, SlotKind, SqliteProblem, SqliteStore, Vault, VaultOptions, Verify, VerifyReport, printable,
+    printable_path,
 };
 use zeroize::Zeroizing;
 
@@ -396,17 +397,17 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
             let report = report?;
             say(format_args!(
                 "{report}\n{} is complete, and was compared with the source record by record.\n",
-                printed(&store)
+                printable_path(&store)
             ))?;
             match report.removed_source() {
                 None => say(format_args!(
                     "{} is as it was, and readable: remove it when the bot runs on the new store.\n",
-                    printed(&source)
+                    printable_path(&source)
                 ))?,
                 Some(removed) => {
                     say(format_args!("{}\n", RemovedSource::LIMITS))?;
                     for left in removed.left() {
-                        say(format_args!("{} is still there, and readable\n", printed(left)))?;
+                        say(format_args!("{} is still there, and readable\n", printable_path(left)))?;
                     }
                 }
             }
@@ -430,7 +431,7 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
                 "account {}\n{}\n{} holds everything in plaintext: whoever reads it can take the account over.\n",
                 store.account_number(),
                 report?,
-                printed(&target)
+                printable_path(&target)
             ))?;
         }
         Command::Passwd { store, secret, new } => {
@@ -473,12 +474,12 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
                 return Err(Error::TargetExists { path: file }.into());
             }
             open(&store).await?.backup(&file).await?;
-            say(format_args!("{} is a copy of the store\n", printed(&file)))?;
+            say(format_args!("{} is a copy of the store\n", printable_path(&file)))?;
         }
         Command::Header { command: Header::Save { store, secret, file } } => {
             let header = secret.open(&store.open().await?, options).await?.save_header();
             write_private(&file, &header)?;
-            say(format_args!("the header was saved: keep {} like a key\n", printed(&file)))?;
+            say(format_args!("the header was saved: keep {} like a key\n", printable_path(&file)))?;
         }
         Command::Header { command: Header::Restore { store, secret, file } } => {
             let store = store.open().await?;
@@ -487,14 +488,7 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
             say(
                 "the header was restored; save it again. These slots open the store, also those that were removed since:\n",
             )?;
-            for slot in vault.slots() {
-                say(format_args!(
-                    "{:<5} {:<32} {}\n",
-                    slot.id,
-                    wastore::printable(&slot.label).to_string(),
-                    slot.kind
-                ))?;
-            }
+            say_slots(vault.slots())?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -510,7 +504,7 @@ fn rotation(leave_damaged: bool, bar: &ProgressBar) -> Rotate {
     if leave_damaged { rotate.leave_damaged() } else { rotate }
 }
 
-/// Changes the data key of one account, or of all that the secret opens.
+/// Changes the data key of one account, or of all of them.
 async fn rotate(
     store: Store,
     secret: CurrentSecret,
@@ -518,38 +512,23 @@ async fn rotate(
     options: &VaultOptions,
 ) -> Result<ExitCode, Failure> {
     let opened = open(&store.store).await?;
-    let (bar, secret, mut failed) = (progress_bar(), secret.read()?, Failed::default());
-    for number in store.accounts(&opened).await? {
-        let account = opened.account(number);
+    let (bar, secret) = (progress_bar(), secret.read()?);
+    let change = async |account: SqliteStore| {
         let report = async {
             let vault = account.open_vault(options, secret.duplicate()).await?;
             rotation(leave_damaged, &bar).run(&account, &vault).await
         };
         let report = report.await;
         bar.finish_and_clear();
-        match report {
-            Ok(report) => say(format_args!("account {number}: {report}\n"))?,
-            Err(error) => drop(failed.note(number, error)),
-        }
-    }
+        report
+    };
+    let tell = |number, report| match report {
+        Ok(report) => say(format_args!("account {number}: {report}\n")),
+        Err(_) => Ok(()),
+    };
+    let code = each_account(&store, &opened, change, tell).await?;
     say("save the headers again, if you keep copies of them: those from before open nothing in this store\n")?;
-    Ok(ExitCode::from(failed.code))
-}
-
-/// What became of the accounts that a command could not do its work on. It goes on with the others.
-#[derive(Default)]
-struct Failed {
-    code: u8,
-}
-
-impl Failed {
-    fn note(&mut self, account: i32, error: Error) -> String {
-        let Failure { text, code } = error.into();
-        eprintln!("wastore: account {account}: {text}");
-        // The first one counts.
-        self.code = if self.code == 0 { code } else { self.code };
-        text
-    }
+    Ok(ExitCode::from(code))
 }
 
 /// Checks one account, or all of them.
@@ -561,39 +540,58 @@ async fn verify(
     options: &VaultOptions,
 ) -> Result<ExitCode, Failure> {
     let opened = open(&store.store).await?;
-    let (bar, secret, mut failed) = (progress_bar(), secret.read()?, Failed::default());
-    let (mut reports, mut sound) = (vec![], true);
-    for number in store.accounts(&opened).await? {
-        let account = opened.account(number);
+    let (bar, secret) = (progress_bar(), secret.read()?);
+    let check = async |account: SqliteStore| {
         let shown = bar.clone();
         let verify = Verify::new().on_progress(move |progress| {
             shown.set_message("checking");
             shown.set_length(progress.total);
             shown.set_position(progress.done);
         });
-        let report = async {
-            let vault = account.open_vault_read_only(options, secret.duplicate()).await?;
-            if quick { verify.quick() } else { verify }.run(&account, &vault).await
-        };
-        match report.await {
+        let vault = account.open_vault_read_only(options, secret.duplicate()).await?;
+        if quick { verify.quick() } else { verify }.run(&account, &vault).await
+    };
+    let (mut reports, mut sound) = (vec![], true);
+    let tell = |number, report: Result<VerifyReport, String>| {
+        reports.push(match report {
             Ok(report) => {
                 sound &= report.is_sound();
                 if !json {
                     say(format_args!("account {number}\n{report}"))?;
                 }
-                reports.push(serde_json::json!({ "account": number, "report": report }));
+                serde_json::json!({ "account": number, "report": report })
             }
-            Err(error) => {
-                let problem = failed.note(number, error);
-                reports.push(serde_json::json!({ "account": number, "problem": problem }));
-            }
-        }
-    }
+            Err(problem) => serde_json::json!({ "account": number, "problem": problem }),
+        });
+        Ok(())
+    };
+    let code = each_account(&store, &opened, check, tell).await?;
     bar.finish_and_clear();
     if json {
         say(format_args!("{:#}\n", serde_json::Value::from(reports)))?;
     }
-    Ok(ExitCode::from(if sound { failed.code } else { DAMAGED }))
+    Ok(ExitCode::from(if sound { code } else { DAMAGED }))
+}
+
+/// Works on the account that was chosen, or on all of them, and goes on with the others if it fails on one. Gives the exit code of
+/// the first failure, 0 without one.
+async fn each_account<T>(
+    store: &Store,
+    opened: &SqliteStore,
+    work: impl AsyncFn(SqliteStore) -> Result<T, Error>,
+    mut tell: impl FnMut(i32, Result<T, String>) -> Result<(), Failure>,
+) -> Result<u8, Failure> {
+    let mut first = 0;
+    for number in store.accounts(opened).await? {
+        let done = work(opened.account(number)).await.map_err(|error| {
+            let Failure { text, code } = error.into();
+            eprintln!("wastore: account {number}: {text}");
+            first = if first == 0 { code } else { first };
+            text
+        });
+        tell(number, done)?;
+    }
+    Ok(first)
 }
 
 async fn keys(command: Keys, options: &VaultOptions) -> Result<(), Failure> {
@@ -602,14 +600,7 @@ async fn keys(command: Keys, options: &VaultOptions) -> Result<(), Failure> {
             let store = store.open().await?;
             let header = HeaderInfo::read(&store).await?.ok_or(Error::NoVault)?;
             say(format_args!("{:<5} {:<32} opens with\n", "slot", "label"))?;
-            for slot in header.slots {
-                say(format_args!(
-                    "{:<5} {:<32} {}\n",
-                    slot.id,
-                    wastore::printable(&slot.label).to_string(),
-                    slot.kind
-                ))?;
-            }
+            say_slots(header.slots)?;
         }
         Keys::Add { store, secret, new, recovery, label } => {
             let vault = secret.open(&store.open().await?, options).await?;
@@ -632,6 +623,12 @@ async fn keys(command: Keys, options: &VaultOptions) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn say_slots(slots: Vec<SlotInfo>) -> Result<(), Failure> {
+    slots.into_iter().try_for_each(|slot| {
+        say(format_args!("{:<5} {:<32} {}\n", slot.id, printable(&slot.label).to_string(), slot.kind))
+    })
 }
 
 impl Store {
@@ -765,11 +762,6 @@ fn progress_bar() -> ProgressBar {
     bar
 }
 
-/// A path as it may be printed, whatever is in its name.
-fn printed(path: &Path) -> String {
-    wastore::printable(&path.to_string_lossy()).to_string()
-}
-
 /// Reads a small file, and no more of it than there can be.
 fn read_small(what: &str, path: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, Failure> {
     // Reserved at once, so that no unwiped copy is left behind by growing.
@@ -796,7 +788,7 @@ fn write_private(path: &Path, content: &[u8]) -> Result<(), Failure> {
 }
 
 fn as_json(inspection: &wastore::Inspection) -> serde_json::Value {
-    let slot = |slot: &wastore::SlotInfo| {
+    let slot = |slot: &SlotInfo| {
         let cost = match slot.kind {
             SlotKind::Passphrase(cost) => serde_json::json!({
                 "memory_kib": cost.memory_kib(), "passes": cost.passes(), "lanes": cost.lanes(),
@@ -860,7 +852,7 @@ impl Failure {
     }
 
     fn file(what: &str, path: &Path, error: &io::Error) -> Self {
-        Self { text: format!("{what}: {}: {error}", printed(path)), code: REFUSED }
+        Self { text: format!("{what}: {}: {error}", printable_path(path)), code: REFUSED }
     }
 }
 

@@ -14,7 +14,7 @@ pub fn printable(text: &str) -> impl Display {
 
 /// The same for a path.
 #[cfg(not(target_arch = "wasm32"))]
-pub(crate) fn printable_path(path: &std::path::Path) -> impl Display {
+pub fn printable_path(path: &std::path::Path) -> impl Display {
     Printable(path.to_string_lossy())
 }
 

@@ -28,8 +28,7 @@ impl VaultOptions {
         let (opened, _) = self.open_header(Header::parse(saved)?, saved, secret.into(), &host).await?;
         let OpenedHeader { mut header, root, slot, .. } = opened;
         let headers = self.headers(&store);
-        let sealed_device = device::holds_sealed_device(&*store).await?;
-        let in_use = sealed_device || residue::leftovers(&*store).await?;
+        let in_use = device::holds_sealed_device(&*store).await? || residue::leftovers(&*store).await?;
 
         let (mut found, mut foreign, mut replaced) = (vec![], None, None);
         for copy in HeaderCopy::BOTH {
@@ -47,17 +46,14 @@ impl VaultOptions {
         }
         let saved_generation = header.generation;
         let mut newest = found.iter().map(|found| found.generation).fold(saved_generation, u64::max);
-        for found in &found {
-            header.flags |= found.flags & DEVICE_SEALED;
-        }
-        if in_use {
+        if in_use || found.iter().any(|found| found.flags & DEVICE_SEALED != 0) {
             header.flags |= DEVICE_SEALED;
         }
 
-        let mut sets = vec![KeySet::of(State::unwrapped(header.clone(), root.clone())?)];
-        for found in found {
-            sets.push(KeySet::of(State::unwrapped(found, root.clone())?));
-        }
+        let headers_with_keys = std::iter::once(header.clone()).chain(found);
+        let mut sets = headers_with_keys
+            .map(|header| State::unwrapped(header, root.clone()).map(KeySet::of))
+            .collect::<Result<Vec<_>>>()?;
         let rows = look_at(&host, &mut sets).await?;
         // An intact header of another vault stays, unless the sealed device proves that this is the vault's store, and
         // that the header was planted.
@@ -66,11 +62,11 @@ impl VaultOptions {
         {
             return Err(refusal);
         }
-        if sealed_device && rows.unknown_device {
+        if rows.unknown_device {
             return Err(Error::UnknownEpoch { record: Record::Device });
         }
         newest = newest.max(rows.newest_stamp.into());
-        if rows.newest_stamp > 0 && u64::from(rows.newest_stamp) > saved_generation {
+        if u64::from(rows.newest_stamp) > saved_generation {
             log::warn!(
                 "records are newer than the header that is put back: key slots that were removed since it was saved open the store again; list them, and remove what should be gone"
             );

@@ -56,9 +56,7 @@ Replace the backups, and every header that was saved. Add other secrets again: o
     pub fn account_key(&self, label: &str) -> Key {
         self.root.vault_key.account_key(&self.store_id, label)
     }
-}
 
-impl Revocation {
     /// `false` if [`Vault::revoke`] found no room for a new data key. Old secrets with an old header then read what is written
     /// later, until the records are sealed anew.
     pub fn has_new_data_key(&self) -> bool {

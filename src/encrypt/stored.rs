@@ -30,8 +30,8 @@ pub(crate) struct StoredRow {
     pub(crate) numbers: Vec<Option<i64>>,
 }
 
-#[cfg(feature = "sqlite")]
 /// A row that was opened.
+#[cfg(feature = "sqlite")]
 #[cfg_attr(not(feature = "upstream"), expect(dead_code, reason = "only an export looks into it"))]
 pub(crate) struct OpenedRow {
     pub(crate) record: Record,
@@ -42,8 +42,8 @@ pub(crate) struct OpenedRow {
     pub(crate) numbers: Vec<Option<i64>>,
 }
 
-#[cfg(feature = "sqlite")]
 /// What can be said of a row that is as it should be.
+#[cfg(feature = "sqlite")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Checked {
     /// This vault sealed it, for this place and under this name.
@@ -205,9 +205,9 @@ fn place(record: Record, columns: &[Vec<u8>]) -> Result<Place<'_>> {
     }
 }
 
-#[cfg(feature = "sqlite")]
 /// The key columns of a record with this key; `None` where the columns are the key itself, or its value does not carry all
 /// of it.
+#[cfg(feature = "sqlite")]
 fn columns_of(lookup: &LookupKeys, record: Record, original: &[Vec<u8>]) -> Result<Option<Vec<Vec<u8>>>> {
     let tampered = || Error::Tampered { record };
     if matches!(record, Record::MutationMac) || original.is_empty() {
@@ -226,8 +226,8 @@ fn columns_of(lookup: &LookupKeys, record: Record, original: &[Vec<u8>]) -> Resu
     Ok(Some(columns.into_iter().map(|column| column.as_bytes().to_vec()).collect()))
 }
 
-#[cfg(feature = "sqlite")]
 /// What a value in the session table is: identities live there as well.
+#[cfg(feature = "sqlite")]
 pub(crate) fn session_or_identity(value: &[u8]) -> Record {
     match Prefix::read(Record::Identity, value) {
         Ok(_) => Record::Identity,
@@ -241,9 +241,9 @@ pub(crate) fn epoch_of(row: &StoredRow) -> u32 {
     Prefix::read(row.record, &row.value).unwrap().epoch()
 }
 
-#[cfg(feature = "sqlite")]
 /// The map entry that carries a sealed collection version.
-pub(crate) use app_sync::CARRIER;
 #[cfg(feature = "sqlite")]
+pub(crate) use app_sync::CARRIER;
 /// The envelope in a text field.
+#[cfg(feature = "sqlite")]
 pub(crate) use protocol::{decode_text, encode_text};

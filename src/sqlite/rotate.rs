@@ -118,8 +118,15 @@ impl Rotate {
     /// [`Error::NotResealed`] if records are damaged; [`Error::ReadOnly`], [`Error::Sqlite`], and the errors of changing the
     /// header, as [`Vault::add_slot`].
     pub async fn run(&self, store: &SqliteStore, vault: &Vault) -> Result<RotateReport> {
-        let mut report = RotateReport { resealed: 0, left_behind: 0, is_in_log: false, is_rewritten: true };
         self.refuse_damage(store).await?;
+        let mut report = self.change(store, vault).await?;
+        Rewritten::of(store).await.note_in(&mut report);
+        Ok(report)
+    }
+
+    /// Puts a new data key in place and forgets the old ones.
+    async fn change(&self, store: &SqliteStore, vault: &Vault) -> Result<RotateReport> {
+        let mut report = RotateReport { resealed: 0, left_behind: 0, is_in_log: false, is_rewritten: true };
         loop {
             // Before anything is changed, and again when everybody who opens the vault finds the new key.
             store.database.refuse_others().await?;
@@ -152,16 +159,9 @@ impl Rotate {
                 store.checkpoint().await?;
             }
             if finished? && is_new {
-                break;
+                return Ok(report);
             }
         }
-        // Pieces of rows that SQLite moved long ago are in the unused parts of pages, and open with the old header.
-        if let Err(error) = store.vacuum().await {
-            log::warn!("the file could not be rewritten after its data key was changed: {error}");
-            report.is_rewritten = false;
-            report.is_in_log = store.checkpoint().await.is_err();
-        }
-        Ok(report)
     }
 
     /// Makes a secret useless that has leaked, for every account that it opens, or that opens with the key that one of their
@@ -220,10 +220,22 @@ impl Rotate {
                 vault.revoke(revocation).await?;
             }
         }
+        let mut changed = Ok(());
         for (account, vault) in &opened {
-            report.revoked.push((account.account, self.run(account, vault).await?));
+            match self.change(account, vault).await {
+                Ok(done) => report.revoked.push((account.account, done)),
+                Err(error) => {
+                    changed = Err(error);
+                    break;
+                }
+            }
         }
-        Ok(report)
+        // Once for all accounts, also for those that came before one that failed.
+        if !report.revoked.is_empty() {
+            let rewritten = Rewritten::of(store).await;
+            report.revoked.iter_mut().for_each(|(_, done)| rewritten.note_in(done));
+        }
+        changed.map(|()| report)
     }
 
     /// Finds how each account opens, and changes nothing.
@@ -477,6 +489,30 @@ impl fmt::Display for RevokeReport {
             writeln!(f, "account {account}: was left as it was")?;
         }
         write!(f, "\n{}", Revocation::REMAINS)
+    }
+}
+
+/// How the rewriting of a file ended.
+struct Rewritten {
+    is_rewritten: bool,
+    is_in_log: bool,
+}
+
+impl Rewritten {
+    /// Rewrites the file: pieces of rows that SQLite moved long ago are in the unused parts of pages, and open with the old
+    /// header.
+    async fn of(store: &SqliteStore) -> Self {
+        match store.vacuum().await {
+            Ok(()) => Self { is_rewritten: true, is_in_log: false },
+            Err(error) => {
+                log::warn!("the file could not be rewritten after its data key was changed: {error}");
+                Self { is_rewritten: false, is_in_log: store.checkpoint().await.is_err() }
+            }
+        }
+    }
+
+    fn note_in(&self, report: &mut RotateReport) {
+        (report.is_rewritten, report.is_in_log) = (self.is_rewritten, self.is_in_log);
     }
 }
 

@@ -396,8 +396,8 @@ impl Pages {
     }
 
     /// How many rows were seen so far, damaged ones included.
-    #[allow(dead_code, reason = "for those who compare it with a count")]
-    pub(crate) fn seen(&self) -> u64 {
+    #[cfg(test)]
+    pub(super) fn seen(&self) -> u64 {
         self.seen.unsigned_abs()
     }
 

@@ -203,7 +203,7 @@ impl Import {
         let store = SqliteStore::open(target).await?;
         let lowest = store.accounts().await?.into_iter().min().unwrap_or(1);
         store.account(lowest).open_vault_read_only(&self.options, secret).await?;
-        let removed = blocking::unblock(move || remove::finish(&path, &file)).await?;
+        let removed = background::unblock(move || remove::finish(&path, &file)).await?;
         Ok(ImportReport { accounts: vec![], records: vec![], removed: Some(removed) })
     }
 

@@ -20,7 +20,7 @@ mod snapshots;
 mod verify;
 mod walks;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -35,6 +35,7 @@ use wacore::store::error::StoreError;
 use super::connection::Statements;
 use super::writer::Plan;
 use super::{Durability, SqliteConfig, SqliteStore};
+use crate::encrypt::{HeaderCopy, HeaderStore};
 use crate::error::{Error, SqliteProblem};
 
 /// In the statements that only tests run.
@@ -74,6 +75,22 @@ impl Scratch {
         drop(std::mem::replace(&mut self.store, memory));
         self.store = config().open(&self.path).await.unwrap();
         self
+    }
+}
+
+/// Header copies in memory.
+#[derive(Default)]
+struct Elsewhere(Mutex<HashMap<HeaderCopy, Vec<u8>>>);
+
+#[async_trait::async_trait]
+impl HeaderStore for Elsewhere {
+    async fn read(&self, copy: HeaderCopy) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.0.lock().unwrap().get(&copy).cloned())
+    }
+
+    async fn write(&self, copy: HeaderCopy, bytes: &[u8]) -> Result<(), StoreError> {
+        self.0.lock().unwrap().insert(copy, bytes.to_vec());
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use wacore::store::traits::Backend;
 
 use super::*;
-use crate::encrypt::{HeaderStore, Vault, VaultOptions};
+use crate::encrypt::{Vault, VaultOptions};
 use crate::secret::{Key, Passphrase};
 use crate::{Argon2Cost, HeaderCopy, HeaderInfo, Layer, Record, Revocation, Rotate, Verify, sample};
 
@@ -136,21 +136,6 @@ async fn a_header_from_before_a_rotation_is_not_rotated() {
     // And the older one, over the newer, does not take its data key away.
     let restored = bot.scratch.store.restore_vault_header(&options(), &before, key(7)).await.unwrap();
     assert_eq!(bot.readable(&restored).await, SESSIONS);
-}
-
-#[derive(Default)]
-struct Elsewhere(Mutex<std::collections::HashMap<HeaderCopy, Vec<u8>>>);
-
-#[async_trait::async_trait]
-impl HeaderStore for Elsewhere {
-    async fn read(&self, copy: HeaderCopy) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.0.lock().unwrap().get(&copy).cloned())
-    }
-
-    async fn write(&self, copy: HeaderCopy, bytes: &[u8]) -> Result<(), StoreError> {
-        self.0.lock().unwrap().insert(copy, bytes.to_vec());
-        Ok(())
-    }
 }
 
 #[tokio::test]

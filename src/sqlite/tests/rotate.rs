@@ -14,7 +14,7 @@ use wacore::store::traits::{Backend, SignalStore};
 
 use super::*;
 use crate::encrypt::stored::epoch_of;
-use crate::encrypt::{HeaderStore, Vault, VaultOptions};
+use crate::encrypt::{Vault, VaultOptions};
 use crate::gate::{Gate, Side};
 use crate::method::{Access, Method};
 use crate::secret::{Key, Passphrase};
@@ -498,22 +498,6 @@ async fn a_store_in_memory_has_nobody_else() {
     sample::fill(&*layered).await;
     assert!(Rotate::new().run(&store, &vault).await.unwrap().resealed() > 15);
     assert_eq!(layered.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
-}
-
-/// Header copies in memory.
-#[derive(Default)]
-struct Elsewhere(Mutex<HashMap<HeaderCopy, Vec<u8>>>);
-
-#[async_trait::async_trait]
-impl HeaderStore for Elsewhere {
-    async fn read(&self, copy: HeaderCopy) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.0.lock().unwrap().get(&copy).cloned())
-    }
-
-    async fn write(&self, copy: HeaderCopy, bytes: &[u8]) -> Result<(), StoreError> {
-        self.0.lock().unwrap().insert(copy, bytes.to_vec());
-        Ok(())
-    }
 }
 
 #[tokio::test]
