@@ -1,21 +1,15 @@
 //! Work that waits for the disk, on threads of its own, and waiting for it to end.
 
-#[cfg(feature = "upstream")]
-use std::sync::Arc;
-#[cfg(feature = "upstream")]
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(feature = "sqlite")]
+use std::sync::{Arc, atomic::AtomicBool};
+use std::time::Duration;
 
 /// How much of it is under way.
-static UNDER_WAY: Mutex<usize> = Mutex::new(0);
-static ENDED: Condvar = Condvar::new();
-
-fn under_way() -> MutexGuard<'static, usize> {
-    // Nothing panics while holding the guard.
-    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
-}
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
 /// Runs `work` on a thread that may block, from now on. Once begun, it goes on when the future is dropped.
+#[cfg(feature = "sqlite")]
 pub(crate) fn unblock<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> impl Future<Output = T> + Send + 'static {
@@ -25,36 +19,46 @@ pub(crate) fn unblock<T: Send + 'static>(
     async move { task.await.0 }
 }
 
-/// Blocks until copies, imports and exports whose futures were dropped have ended and removed what they did not finish. Call it
-/// before a process exits that was told to end in the middle of one.
+/// The same for work that is not waited for.
+#[cfg(feature = "sqlite")]
+pub(crate) fn detached(work: impl FnOnce() + Send + 'static) {
+    let running = Running::new();
+    blocking::unblock(move || {
+        work();
+        drop(running);
+    })
+    .detach();
+}
+
+/// Blocks until all work whose futures were dropped has ended: files that are unfinished are removed, and databases are closed.
+/// Call it before a process exits that was told to end in the middle of one.
 pub fn finish_background_work() {
-    let mut count = under_way();
-    while *count > 0 {
-        count = ENDED.wait(count).unwrap_or_else(PoisonError::into_inner);
+    while UNDER_WAY.load(Ordering::Acquire) > 0 {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-struct Running;
+/// Work that is under way as long as this exists.
+pub(crate) struct Running(());
 
 impl Running {
-    fn new() -> Self {
-        *under_way() += 1;
-        Self
+    pub(crate) fn new() -> Self {
+        UNDER_WAY.fetch_add(1, Ordering::Relaxed);
+        Self(())
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        *under_way() -= 1;
-        ENDED.notify_all();
+        UNDER_WAY.fetch_sub(1, Ordering::Release);
     }
 }
 
 /// Tells work on another thread that its caller is gone, so that it must not give files their names any more.
-#[cfg(feature = "upstream")]
+#[cfg(feature = "sqlite")]
 pub(crate) struct Caller(Arc<AtomicBool>);
 
-#[cfg(feature = "upstream")]
+#[cfg(feature = "sqlite")]
 impl Caller {
     pub(crate) fn new() -> Self {
         Self(Arc::new(AtomicBool::new(true)))
@@ -67,7 +71,7 @@ impl Caller {
     }
 }
 
-#[cfg(feature = "upstream")]
+#[cfg(feature = "sqlite")]
 impl Drop for Caller {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);

@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "sqlite")]
+#[cfg(not(target_arch = "wasm32"))]
 mod background;
 #[cfg(not(target_arch = "wasm32"))]
 mod cache;
@@ -31,7 +31,7 @@ pub mod testing;
 #[cfg(feature = "upstream")]
 mod upstream;
 
-#[cfg(feature = "sqlite")]
+#[cfg(not(target_arch = "wasm32"))]
 pub use background::finish_background_work;
 #[cfg(not(target_arch = "wasm32"))]
 pub use cache::{CacheLayer, CacheStats, RecordStats};

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 /// A new folder for unfinished files beside `target`, mode 0700. It goes with what is returned.
-#[cfg(feature = "upstream")]
+#[cfg(feature = "sqlite")]
 pub(crate) fn unfinished_folder(target: &Path, prefix: &str) -> io::Result<tempfile::TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(prefix);
@@ -108,6 +108,30 @@ pub(crate) fn check(file: &File, path: &Path) -> io::Result<()> {
     if std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) != 1 {
         return Err(refused(path, "has another name (hard link) as well, or none: remove the link"));
     }
+    Ok(())
+}
+
+/// Checks that only the owner of an open file with a secret, or of a group that root chose, can read it. A pipe is read once.
+///
+/// # Errors
+/// Names the file and says what to do.
+pub(crate) fn check_readers(file: &File, path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let (metadata, user) = (file.metadata()?, rustix::process::geteuid().as_raw());
+        let others = match metadata.uid() {
+            _ if !metadata.is_file() => 0,
+            owner if owner == user => 0o077,
+            0 => 0o037,
+            _ => return Err(refused(path, "belongs to another user: copy it to one of your own")),
+        };
+        if metadata.mode() & others != 0 {
+            return Err(refused(path, "can be read or changed by other users: run chmod 600 on it"));
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (file, path);
     Ok(())
 }
 

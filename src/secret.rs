@@ -1,6 +1,8 @@
 //! Secrets that open a vault. None of them can be cloned, printed or compared by accident; all are wiped when dropped.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::io::Read;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -8,13 +10,15 @@ use std::sync::{Arc, LazyLock};
 use async_trait::async_trait;
 use data_encoding::{Encoding, Specification};
 use sha2::{Digest, Sha256};
+use unicode_normalization::{UnicodeNormalization, is_nfc};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::{Error, Result};
 
-/// A passphrase, as bytes.
+/// A passphrase.
 ///
-/// The bytes are taken as they are: normalise to NFC before, if you let people type non-ASCII characters.
+/// Text is brought into Unicode's normalization form C, as RFC 8265 has it, so that a letter with an accent is the same whether
+/// a keyboard sends it as one character or as two. Bytes that are no UTF-8 are taken as they are.
 pub struct Passphrase(Zeroizing<Vec<u8>>);
 
 impl Passphrase {
@@ -26,7 +30,7 @@ impl Passphrase {
     /// # Errors
     /// [`Error::InvalidInput`] if it is empty or longer than [`Passphrase::MAX_BYTES`].
     pub fn new(passphrase: impl Into<Vec<u8>>) -> Result<Self> {
-        let bytes = Zeroizing::new(passphrase.into());
+        let bytes = normalized(Zeroizing::new(passphrase.into()));
         let problem = match bytes.len() {
             0 => "must not be empty",
             1..=Self::MAX_BYTES => return Ok(Self(bytes)),
@@ -38,9 +42,18 @@ impl Passphrase {
     /// Reads a passphrase from a file: all of it, without one trailing line break.
     ///
     /// # Errors
-    /// [`Error::File`] if the file cannot be read, [`Error::InvalidInput`] as in [`Passphrase::new`].
+    /// [`Error::File`] if the file cannot be read, or if others than its owner can read it: the rule is that of [`Key::from_file`].
+    /// [`Error::InvalidInput`] as in [`Passphrase::new`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
-        let mut bytes = read_file(path.as_ref(), "passphrase", Self::MAX_BYTES + 2)?;
+        Self::from_reader(open(path.as_ref(), "passphrase")?)
+    }
+
+    /// Reads a passphrase to the end of a pipe, a socket or a file, without one trailing line break.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be read, [`Error::InvalidInput`] as in [`Passphrase::new`].
+    pub fn from_reader(reader: impl Read) -> Result<Self> {
+        let mut bytes = read_to_end(reader, "passphrase", Self::MAX_BYTES + 2)?;
         if bytes.last() == Some(&b'\n') {
             bytes.pop();
             if bytes.last() == Some(&b'\r') {
@@ -60,6 +73,11 @@ impl Passphrase {
     pub fn from_env(name: &str) -> Result<Self> {
         let value = std::env::var_os(name).ok_or(invalid("passphrase", "is not in the environment variable given"))?;
         Self::new(value.into_encoded_bytes())
+    }
+
+    /// The number of characters; of bytes, if it is no text. For rules about the length of new passphrases.
+    pub fn characters(&self) -> usize {
+        std::str::from_utf8(&self.0).map_or(self.0.len(), |text| text.chars().count())
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
@@ -91,10 +109,16 @@ impl Key {
 
     /// Reads a key from a file of 32 bytes, or of 64 hexadecimal digits with or without a trailing line break.
     ///
+    /// Nothing stretches a key, so its bytes have to be random: `head -c 32 /dev/urandom > key`.
+    ///
     /// # Errors
-    /// [`Error::File`] if the file cannot be read, [`Error::InvalidInput`] if it is neither.
+    /// [`Error::File`] if the file cannot be read. Also if others can read it: a file must belong to the user of the process
+    /// and have mode 0600 or less, or to root and have 0640 or less, which is the rule of PostgreSQL for the key of its server
+    /// (<https://www.postgresql.org/docs/current/ssl-tcp.html>).
+    ///
+    /// [`Error::InvalidInput`] if it holds neither, or bytes that cannot be random: text, or a few values over and over.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
-        let bytes = read_file(path.as_ref(), "key", 67)?;
+        let bytes = read_to_end(open(path.as_ref(), "key")?, "key", 67)?;
         let mut key = Self::zeroed();
         let digits = bytes.trim_ascii_end();
         if bytes.len() == 32 {
@@ -103,7 +127,21 @@ impl Key {
         {
             return Err(invalid("key file", "must hold 32 bytes or 64 hexadecimal digits"));
         }
-        Ok(key)
+        match key.weakness() {
+            Some(problem) => Err(invalid("key file", problem)),
+            None => Ok(key),
+        }
+    }
+
+    /// Why the bytes are not those of a random number generator, which would take years of generating keys to make such a one.
+    fn weakness(&self) -> Option<&'static str> {
+        let bytes = self.expose();
+        if bytes.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+            return Some("holds text instead of random bytes: use it as a passphrase, or make a random key");
+        }
+        let steps = bytes.windows(2).map(|pair| pair[1].wrapping_sub(pair[0]));
+        let few = bytes.iter().collect::<HashSet<_>>().len().min(steps.collect::<HashSet<_>>().len()) < FEWEST_VALUES;
+        few.then_some("holds the same few bytes over and over: make a random key")
     }
 
     /// Returns the bytes, for a [`KeyProvider`] that has to wrap them or a program that has to store them.
@@ -127,6 +165,9 @@ impl Key {
     }
 }
 
+/// Of 32 random bytes fewer are different once in 10²² times.
+const FEWEST_VALUES: usize = 13;
+
 /// A key to print and keep in a safe, which opens the vault when everything else is lost.
 ///
 /// Its text is Crockford base32 (<https://www.crockford.com/base32.html>) in groups of four, ending in two check
@@ -136,6 +177,8 @@ pub struct RecoveryKey(Key);
 /// 256 bits in characters of five bits each.
 const RECOVERY_CHARS: usize = 52;
 const CHECK_CHARS: usize = 2;
+/// More than a recovery key has, however it is typed.
+const MAX_RECOVERY_TEXT: usize = 1 << 10;
 
 impl RecoveryKey {
     /// Returns a new recovery key from the operating system's random number generator.
@@ -176,6 +219,15 @@ impl RecoveryKey {
             other => other,
         };
         if check_chars.iter().map(normal).eq(check_characters(&key)) { Ok(Self(key)) } else { Err(PROBLEM) }
+    }
+
+    /// Reads a recovery key from a file that holds nothing else.
+    ///
+    /// # Errors
+    /// [`Error::File`] as in [`Key::from_file`], [`Error::InvalidInput`] as in [`RecoveryKey::parse`].
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let bytes = read_to_end(open(path.as_ref(), "recovery key")?, "recovery key", MAX_RECOVERY_TEXT)?;
+        Self::parse(std::str::from_utf8(&bytes).unwrap_or_default())
     }
 
     /// Returns the text to print: 13 groups of four characters and one of two, joined by dashes. It is the secret itself.
@@ -319,21 +371,51 @@ const fn invalid(what: &'static str, problem: &'static str) -> Error {
     Error::InvalidInput { what, problem }
 }
 
-/// Reads a small file into memory that is wiped, and refuses one of more than `limit` bytes.
-fn read_file(path: &Path, what: &'static str, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
-    use std::io::Read;
+/// Text in normalization form C, and other bytes as they are.
+fn normalized(bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
+    match std::str::from_utf8(&bytes) {
+        Ok(text) if !is_nfc(text) => {
+            // The factor is Unicode's bound (https://www.unicode.org/faq/normalization.html), so that nothing is left behind
+            // by growing.
+            let mut composed = Zeroizing::new(String::with_capacity(text.len() * 3));
+            composed.extend(text.nfc());
+            Zeroizing::new(std::mem::take(&mut *composed).into_bytes())
+        }
+        _ => bytes,
+    }
+}
 
-    let read = || {
-        let mut bytes = Zeroizing::new(Vec::new());
-        let mut file = std::fs::File::open(path)?;
-        let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
-        // Reserved at once, so that no unwiped copy is left behind by growing; a pipe reports no length.
-        bytes.reserve_exact(length.max(4096).min(limit) + 1);
-        file.by_ref().take(limit as u64 + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
+/// Opens a file with a secret, which may be a link or a pipe.
+fn open(path: &Path, what: &'static str) -> Result<std::fs::File> {
+    let open = || {
+        let file = std::fs::File::open(path)?;
+        #[cfg(not(target_arch = "wasm32"))]
+        crate::private::check_readers(&file, path)?;
+        Ok(file)
     };
-    let bytes = read().map_err(|source| Error::File { what, source })?;
-    if bytes.len() > limit { Err(invalid(what, "file is too long")) } else { Ok(bytes) }
+    open().map_err(|source| Error::File { what, source })
+}
+
+/// Reads a secret into memory that is wiped, and refuses one of more than `limit` bytes.
+fn read_to_end(reader: impl Read, what: &'static str, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
+    // Growing by hand wipes what is left behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(limit.min(4096) + 1));
+    let mut reader = reader.take(limit as u64 + 1);
+    while bytes.len() <= limit {
+        let mut chunk = Zeroizing::new([0; 4096]);
+        let read = match reader.read(&mut chunk[..]) {
+            Ok(0) => return Ok(bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            read => read.map_err(|source| Error::File { what, source })?,
+        };
+        if bytes.capacity() - bytes.len() < read {
+            let mut larger = Zeroizing::new(Vec::with_capacity(bytes.capacity() * 2));
+            larger.extend_from_slice(&bytes);
+            bytes = larger;
+        }
+        bytes.extend_from_slice(&chunk[..read]);
+    }
+    Err(invalid(what, "file is too long"))
 }
 
 #[cfg(test)]

@@ -552,6 +552,52 @@ async fn what_cannot_be_imported_is_refused_and_named() {
 }
 
 /// Keys in the format of upstream's first releases are absent for upstream as well.
+/// What stands in the place of upstream's tables runs nothing, and an index hides nothing.
+#[tokio::test]
+async fn sql_that_a_source_brings_along_does_not_run() {
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)";
+    let planted = [
+        format!(
+            "DROP TABLE sessions; CREATE VIEW sessions AS {endless} SELECT i AS address, i AS record, 1 AS device_id FROM n"
+        ),
+        format!("DROP TABLE device; CREATE VIEW device AS {endless} SELECT i AS id FROM n"),
+        format!(
+            "ALTER TABLE __diesel_schema_migrations RENAME TO m; CREATE VIEW __diesel_schema_migrations AS {endless} SELECT i AS version FROM n"
+        ),
+        "DROP TABLE prekeys; CREATE VIRTUAL TABLE prekeys USING fts5(id, key, uploaded, device_id)".to_owned(),
+        "ALTER TABLE tc_tokens ADD COLUMN more AS (printf('%.*c', 100000000, 'x'))".to_owned(),
+        "CREATE VIEW v AS SELECT * FROM sessions; PRAGMA writable_schema = ON;
+            UPDATE sqlite_schema SET name = 'Sender_Keys', tbl_name = 'Sender_Keys' WHERE name = 'v';
+            UPDATE sqlite_schema SET name = 'gone', tbl_name = 'gone' WHERE name = 'sender_keys'"
+            .to_owned(),
+    ];
+    for planted in planted {
+        let bot = closed_source().await;
+        rusqlite::Connection::open(&bot.source).unwrap().execute_batch(&planted).unwrap();
+        let import = Import::new();
+        let imported = import.run(&bot.source, &bot.target, key());
+        let error = tokio::time::timeout(std::time::Duration::from_secs(60), imported).await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::NotUpstream { .. } | Error::Sqlite { .. }), "{planted}: {error:?}");
+        bot.assert_nothing_was_made();
+    }
+    // An index that lacks rows.
+    let bot = closed_source().await;
+    let source = rusqlite::Connection::open(&bot.source).unwrap();
+    source
+        .execute_batch(
+            "CREATE INDEX planted ON sessions (device_id) WHERE length(address) < 3; PRAGMA writable_schema = ON;
+            UPDATE sqlite_schema SET sql = 'CREATE INDEX planted ON sessions (device_id)' WHERE name = 'planted'",
+        )
+        .unwrap();
+    drop(source);
+    let source = rusqlite::Connection::open(&bot.source).unwrap();
+    let count = |sql: &str| source.query_row(sql, (), |row| row.get::<_, i64>(0)).unwrap();
+    let all = count("SELECT count(*) FROM sessions NOT INDEXED WHERE device_id = 1");
+    assert!(all > 0 && count("SELECT count(*) FROM sessions WHERE device_id = 1") < all, "the index is not used");
+    let report = Import::new().run(&bot.source, &bot.target, key()).await.unwrap();
+    assert_eq!(report.copied(Record::Session), all as u64);
+}
+
 #[tokio::test]
 async fn what_upstream_does_not_read_is_left_out_and_counted() {
     let bot = Bot::new();

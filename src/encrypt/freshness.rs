@@ -248,6 +248,7 @@ mod file {
     use async_trait::async_trait;
 
     use super::{Anchor, AnchorError, FreshnessAnchor};
+    use crate::background::Running;
     use crate::private;
 
     /// Remembers headers in a folder, in one small text file for each store.
@@ -405,7 +406,11 @@ mod file {
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, AnchorError> {
         let (sender, receiver) = futures_channel::oneshot::channel();
-        std::thread::Builder::new().name("wastore-anchor".to_owned()).spawn(move || drop(sender.send(work())))?;
+        let running = Running::new();
+        std::thread::Builder::new().name("wastore-anchor".to_owned()).spawn(move || {
+            sender.send(work()).ok();
+            drop(running);
+        })?;
         Ok(receiver.await??)
     }
 }

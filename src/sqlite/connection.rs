@@ -46,19 +46,23 @@ impl Location {
                 Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI)?
             }
         };
-        // Whoever can write the file must not be able to run SQL of theirs through its schema
-        // (https://www.sqlite.org/security.html). `schema::check` refuses such a schema; these hold if it should fail.
-        for (setting, value) in GUARDS {
-            connection.set_db_config(*setting, *value)?;
-        }
-        for (limit, value) in LIMITS {
-            connection.set_limit(*limit, *value)?;
-        }
-        // Damaged cells are noticed when their page is read, and constraints are what is in the file.
-        connection.pragma_update(None, "cell_size_check", 1)?;
-        connection.pragma_update(None, "ignore_check_constraints", 1)?;
+        guard(&connection)?;
         Ok(connection)
     }
+}
+
+/// Keeps SQL that is in the file from running (https://www.sqlite.org/security.html), and statements within bounds. In an own
+/// database `schema::check` refuses a schema with such SQL; this holds if it should fail.
+pub(crate) fn guard(connection: &Connection) -> rusqlite::Result<()> {
+    for (setting, value) in GUARDS {
+        connection.set_db_config(*setting, *value)?;
+    }
+    for (limit, value) in LIMITS {
+        connection.set_limit(*limit, *value)?;
+    }
+    // Damaged cells are noticed when their page is read, and constraints are what is in the file.
+    connection.pragma_update(None, "cell_size_check", 1)?;
+    connection.pragma_update(None, "ignore_check_constraints", 1)
 }
 
 /// What is switched on and off on every connection.

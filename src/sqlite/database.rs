@@ -11,6 +11,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, Row};
+use tempfile::{TempDir, TempPath};
 
 use super::SqliteConfig;
 use super::connection::{Location, Patience, Role, configure, contended, patiently, run_checked, sync_for_good};
@@ -18,6 +19,7 @@ use super::fairness;
 use super::readers::Readers;
 use super::schema;
 use super::writer::{Plan, Writer};
+use crate::background::{self, Caller};
 use crate::error::{Error, Result, SqliteProblem};
 use crate::printable::printable_path;
 use crate::private;
@@ -246,7 +248,7 @@ impl Database {
         if wal_pages >= self.checkpoint_at.load(Ordering::Relaxed) && !self.checkpointing.swap(true, Ordering::Relaxed)
         {
             let checkpointing = Checkpointing(self.clone());
-            blocking::unblock(move || checkpointing.run()).detach();
+            background::detached(move || checkpointing.run());
         }
         Ok(())
     }
@@ -376,6 +378,41 @@ fn create_private(path: &Path) -> Result<()> {
         }
         Err(source) => Err(Error::File { what: "database", source }),
     }
+}
+
+/// Gives a finished database its name: closes what is open of it, waits for the disk, and removes the folder in which it was made.
+///
+/// # Errors
+/// [`Error::TargetExists`] if another file has that name by now, [`Error::File`]. [`Error::Stopped`] if the future was dropped: the
+/// caller has been told that there is no such file.
+pub(crate) async fn publish(
+    open: impl Send + 'static,
+    unfinished: TempDir,
+    file: PathBuf,
+    target: PathBuf,
+) -> Result<()> {
+    let caller = Caller::new();
+    let waits = caller.waits();
+    background::unblock(move || {
+        drop(open);
+        File::open(&file).and_then(|file| file.sync_all()).map_err(cannot_write)?;
+        if !waits() {
+            return Err(Error::Stopped);
+        }
+        let named = TempPath::try_from_path(file).map_err(cannot_write)?.persist_noclobber(&target);
+        named.map_err(|failed| match failed.error.kind() {
+            io::ErrorKind::AlreadyExists => Error::TargetExists { path: target.clone() },
+            _ => cannot_write(failed.error),
+        })?;
+        drop(unfinished);
+        sync_folder(&target).map_err(cannot_write)
+    })
+    .await
+}
+
+/// The error of a new database that cannot be written.
+pub(crate) fn cannot_write(source: io::Error) -> Error {
+    Error::File { what: "target", source }
 }
 
 /// Makes the name of a new file survive a power cut.

@@ -38,11 +38,15 @@ use std::time::Duration;
 use rusqlite::{Connection, Statement};
 use wacore::store::error::StoreError;
 
+use crate::background;
 use crate::encrypt::{HeaderInfo, Vault, VaultOptions};
 use crate::error::{Error, Result};
+use crate::private;
 use crate::secret::Secret;
 pub use rotate::{RevokeReport, Rotate, RotateProgress, RotateReport};
 pub use verify::{DamagedRow, InspectedAccount, Inspection, Verify, VerifyProgress, VerifyReport};
+#[cfg(feature = "upstream")]
+pub(crate) use {connection::guard, database::cannot_write, database::publish};
 #[cfg(feature = "upstream")]
 pub(crate) use {database::beside, database::folder_of, database::sync_folder, schema::APPLICATION_ID};
 pub(crate) use {rows::Pages, rows::Snapshot, rows::TABLES};
@@ -99,6 +103,31 @@ impl SqliteStore {
     /// As [`SqliteConfig::open`].
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         SqliteConfig::new().open(path).await
+    }
+
+    /// Creates an encrypted store: a new file at `path` with a vault for account 1, whose first key slot opens with `secret`. The
+    /// file appears when it is complete and on the disk. Until then it is in a folder `.wastore-init-…` beside it, which a killed
+    /// process leaves behind and which may be deleted.
+    ///
+    /// # Errors
+    /// There is no file at `path` then, unless waiting for the disk failed at the very end. [`Error::TargetExists`]; [`Error::File`]
+    /// if its folder is not there or cannot be written; those of [`SqliteStore::open`] and of
+    /// [`VaultOptions::create`](crate::VaultOptions::create).
+    pub async fn create_encrypted(
+        path: impl AsRef<Path>,
+        options: &VaultOptions,
+        secret: impl Into<Secret>,
+    ) -> Result<()> {
+        let target = path.as_ref().to_owned();
+        if target.symlink_metadata().is_ok() {
+            return Err(Error::TargetExists { path: target });
+        }
+        let unfinished = private::unfinished_folder(&target, ".wastore-init-").map_err(database::cannot_write)?;
+        let file = unfinished.path().join("store.db");
+        let store = Self::open(&file).await?;
+        let vault = options.create(Arc::new(store.clone()), secret).await?;
+        store.checkpoint().await?;
+        database::publish((vault, store), unfinished, file, target).await
     }
 
     /// Creates a store in memory, for tests; see [`SqliteConfig::in_memory`].
@@ -492,7 +521,7 @@ impl SqliteConfig {
     /// cannot be read or written.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore> {
         let path: PathBuf = path.as_ref().to_owned();
-        let database = blocking::unblock(move || Database::open_file(&path, self)).await?;
+        let database = background::unblock(move || Database::open_file(&path, self)).await?;
         Ok(SqliteStore { database, account: 1 })
     }
 
@@ -501,7 +530,7 @@ impl SqliteConfig {
     /// # Errors
     /// [`Error::Sqlite`](crate::Error::Sqlite) if there is no memory.
     pub async fn in_memory(self) -> Result<SqliteStore> {
-        let database = blocking::unblock(move || Database::in_memory(self)).await?;
+        let database = background::unblock(move || Database::in_memory(self)).await?;
         Ok(SqliteStore { database, account: 1 })
     }
 }

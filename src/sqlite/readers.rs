@@ -12,6 +12,7 @@ use rusqlite::Connection;
 
 use super::connection::{Patience, patiently, run_checked};
 use super::database::Database;
+use crate::background;
 use crate::error::{Error, Result};
 
 /// Connections for short queries, which run where the caller is and never wait for one another, and long ones, which run
@@ -165,7 +166,7 @@ impl Database {
         let mut reader = Reader::take(&self.readers);
         if reader.connection.is_none() {
             let database = self.clone();
-            reader.fill(blocking::unblock(move || database.open_reader()).await?);
+            reader.fill(background::unblock(move || database.open_reader()).await?);
         }
         Ok(reader)
     }
@@ -198,7 +199,7 @@ impl Database {
         if long.threads < self.readers.slots.len() {
             long.threads += 1;
             let database = self.clone();
-            blocking::unblock(move || database.run_long_queries()).detach();
+            background::detached(move || database.run_long_queries());
         }
     }
 

@@ -8,6 +8,7 @@ use rusqlite::{Connection, Params, Row, ffi};
 
 use super::SqliteStore;
 use super::connection::{Statements, Stored, patiently, permitted};
+use crate::background;
 use crate::encrypt::HeaderCopy;
 use crate::encrypt::stored::{CARRIER, StoredRow, decode_text, encode_text, session_or_identity};
 use crate::error::{Error, Result};
@@ -696,7 +697,7 @@ impl Snapshot {
     pub(crate) async fn open(store: &SqliteStore) -> Result<Self> {
         let (database, account) = (store.database.clone(), store.account);
         let mut patience = database.patience_of_readers();
-        let connection = blocking::unblock(move || patiently(&mut patience, || database.open_snapshot())).await?;
+        let connection = background::unblock(move || patiently(&mut patience, || database.open_snapshot())).await?;
         Ok(Self { connection: Some(connection), account })
     }
 
@@ -752,7 +753,7 @@ impl Snapshot {
             let result = query(&connection);
             (connection, result)
         };
-        let (connection, result) = blocking::unblock(run).await;
+        let (connection, result) = background::unblock(run).await;
         self.connection = Some(connection);
         result
     }

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::connection::{Patience, SCHEMA_CHANGES, Statements, patiently, run_checked};
 use super::database::Database;
 use super::{fairness, schema};
+use crate::background;
 use crate::error::{Error, Result};
 
 /// How many calls may wait before callers wait to be let into the queue.
@@ -354,7 +355,7 @@ impl Lease {
     }
 
     fn lead_on_blocking_thread(self) {
-        blocking::unblock(move || self.lead()).detach();
+        background::detached(move || self.lead());
     }
 
     /// Runs everything that waits, in groups.

@@ -9,16 +9,15 @@ use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use wacore::store::traits::DeviceListRecord;
 
-use super::import::publish;
 use super::schema::MIGRATIONS;
 use super::wire;
-use crate::background::{self, Caller};
+use crate::background;
 use crate::encrypt::Vault;
 use crate::encrypt::stored::OpenedRow;
 use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::private;
-use crate::sqlite::{Pages, Snapshot, SqliteStore, TABLES};
+use crate::sqlite::{Pages, Snapshot, SqliteStore, TABLES, cannot_write, publish};
 
 /// Writes an account of an encrypted [`SqliteStore`] into a new database that whatsapp-rust 0.7's own SQLite store opens,
 /// **in plaintext**, so that nobody is locked in.
@@ -93,7 +92,6 @@ impl Export {
             return Err(Error::TargetExists { path: target });
         }
         let account = store.account_number();
-        let cannot_write = |source| Error::File { what: "target", source };
         let unfinished = private::unfinished_folder(&target, ".wastore-export-").map_err(cannot_write)?;
         let mut writer = background::unblock(move || Writer::create(unfinished, account)).await?;
 
@@ -122,15 +120,10 @@ impl Export {
         if vault.device_is_sealed() && report.exported(Record::Device) == 0 {
             return Err(Error::DeviceMissing);
         }
-        let caller = Caller::new();
-        let waits = caller.waits();
-        background::unblock(move || {
-            let folder = writer.finish()?;
-            publish(&folder.path().join(FILE), &target, waits)?;
-            drop(folder);
-            Ok(report)
-        })
-        .await
+        let folder = background::unblock(move || writer.finish()).await?;
+        let file = folder.path().join(FILE);
+        publish((), folder, file, target).await?;
+        Ok(report)
     }
 }
 

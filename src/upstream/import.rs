@@ -8,20 +8,19 @@ use std::time::SystemTime;
 use async_channel::{Receiver, Sender};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rusqlite::{Connection, OpenFlags};
-use tempfile::TempPath;
 use wacore::store::traits::Backend;
 
 use super::records::{self, Batch, TABLES};
 use super::remove::{self, RemovedSource};
 use super::schema;
-use crate::background::{self, Caller};
+use crate::background;
 use crate::encrypt::{Vault, VaultOptions};
 use crate::error::{Error, Result};
 use crate::layer::Layer;
 use crate::method::Record;
 use crate::private;
 use crate::secret::Secret;
-use crate::sqlite::{Durability, SqliteConfig, SqliteStore, beside, sync_folder};
+use crate::sqlite::{Durability, SqliteConfig, SqliteStore, beside, cannot_write, publish};
 
 /// Copies a database of whatsapp-rust's own SQLite store into a new encrypted [`SqliteStore`](crate::SqliteStore).
 ///
@@ -247,16 +246,8 @@ impl Import {
             vault.finish_import().await?;
         }
         first.checkpoint().await?;
-        // Closing the last connection waits for the disk, and so does the rest.
-        let (target, caller) = (target.to_owned(), Caller::new());
-        let waits = caller.waits();
-        background::unblock(move || {
-            drop((vaults, stores, first));
-            publish(&file, &target, waits)?;
-            drop(unfinished);
-            Ok(report)
-        })
-        .await
+        publish((vaults, stores, first), unfinished, file, target.to_owned()).await?;
+        Ok(report)
     }
 
     /// Goes once through the source.
@@ -418,6 +409,9 @@ impl fmt::Display for ImportReport {
 /// How many batches may be read and stored ahead of the one that is waited for.
 const BATCHES_AHEAD: usize = 4;
 
+/// How many steps of SQLite's machine go by before it is asked whether to go on.
+const STEPS_BETWEEN_LOOKS: i32 = 10_000;
+
 /// What the thread that reads the source says.
 enum Message {
     /// The accounts, and how many records they have.
@@ -440,8 +434,10 @@ async fn next(messages: &Receiver<Message>) -> Result<Message> {
 fn read_source(path: &Path, accounts: Accounts, writer: &Sender<Message>) -> Result<()> {
     let send = |message| writer.send_blocking(message).map_err(|_| Error::Stopped);
     let Source { connection, quiet } = Source::open(path)?;
-    // Nothing of it goes to a temporary file.
-    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    schema::restrict(&connection)?;
+    // A long query ends when nobody waits for it any more.
+    let gone = writer.clone();
+    connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || gone.is_closed()))?;
     let source = connection.unchecked_transaction()?;
     schema::check(&source, path)?;
     let there = records::accounts(&source)?;
@@ -527,29 +523,6 @@ impl Quiet {
     }
 }
 
-/// Gives the finished file its name.
-///
-/// # Errors
-/// [`Error::TargetExists`] if somebody else created it meanwhile.
-/// [`Error::Stopped`] if the caller is gone: it has been told that there is no such file.
-pub(super) fn publish(file: &Path, target: &Path, caller_waits: impl Fn() -> bool) -> Result<()> {
-    std::fs::File::open(file).and_then(|file| file.sync_all()).map_err(cannot_write)?;
-    if !caller_waits() {
-        return Err(Error::Stopped);
-    }
-    TempPath::try_from_path(file).map_err(cannot_write)?.persist_noclobber(target).map_err(|failed| {
-        match failed.error.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::TargetExists { path: PathBuf::from(target) },
-            _ => cannot_write(failed.error),
-        }
-    })?;
-    sync_folder(target).map_err(cannot_write)
-}
-
 const fn cannot_remove(problem: &'static str) -> Error {
     Error::InvalidInput { what: "the source", problem }
-}
-
-fn cannot_write(source: std::io::Error) -> Error {
-    Error::File { what: "target", source }
 }

@@ -75,7 +75,7 @@ pub(super) fn count(source: &Connection, account: i32) -> Result<u64> {
     let mut total = 0;
     for (record, table) in TABLES {
         let column = if record == Record::Device { "id" } else { "device_id" };
-        let sql = format!("SELECT count(*) FROM {table} WHERE {column} = ?1");
+        let sql = format!("SELECT count(*) FROM {table} NOT INDEXED WHERE {column} = ?1");
         total += source.query_row(&sql, (account,), |row| row.get::<_, i64>(0))?.unsigned_abs();
     }
     Ok(total)
@@ -97,8 +97,8 @@ pub(super) fn read(
     reader.table(Record::Session, "SELECT address, record FROM sessions", Batch::Sessions, blob)?;
     for uploaded in [false, true] {
         let sql = match uploaded {
-            false => "SELECT id, key FROM prekeys WHERE NOT uploaded AND device_id = ?1",
-            true => "SELECT id, key FROM prekeys WHERE uploaded AND device_id = ?1",
+            false => "SELECT id, key FROM prekeys NOT INDEXED WHERE NOT uploaded AND device_id = ?1",
+            true => "SELECT id, key FROM prekeys NOT INDEXED WHERE uploaded AND device_id = ?1",
         };
         let batch = move |rows| Batch::Prekeys { uploaded, rows };
         reader.query(Record::Prekey, sql, batch, |row| Ok(Some((id(row)?, row.get::<_, Vec<u8>>(1)?.into()))))?;
@@ -128,7 +128,7 @@ pub(super) fn read(
     })?;
     // Of LIDs that were learned in the same second the first one is the newest there, and the last one here.
     let sql = "SELECT lid, phone_number, created_at, updated_at, learning_source FROM lid_pn_mapping
-        WHERE device_id = ?1 ORDER BY rowid DESC";
+        NOT INDEXED WHERE device_id = ?1 ORDER BY rowid DESC";
     reader.query(Record::LidMapping, sql, Batch::LidMappings, |row| {
         Ok(Some(LidPnMappingEntry {
             lid: row.get(0)?,
@@ -219,7 +219,8 @@ impl Reader<'_, '_> {
         batch: impl Fn(Vec<T>) -> Batch,
         row: impl Fn(&Row<'_>) -> Result<Option<T>>,
     ) -> Result<()> {
-        self.query(record, &format!("{select} WHERE device_id = ?1"), batch, row)
+        // An index may lack rows, if the file is damaged.
+        self.query(record, &format!("{select} NOT INDEXED WHERE device_id = ?1"), batch, row)
     }
 
     fn query<T>(

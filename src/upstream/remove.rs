@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Result};
 use crate::private;
-use crate::sqlite::{beside, folder_of, sync_folder};
+use crate::sqlite::{beside, folder_of, guard, sync_folder};
 
 /// What [`Import::remove_source`](super::Import::remove_source) did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,6 +209,7 @@ fn check_companions(file: &Path) -> io::Result<()> {
 fn lock(file: &Path) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(file, flags)?;
+    guard(&connection)?;
     // There will be nothing to fold a log into.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()))?;

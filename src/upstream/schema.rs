@@ -1,10 +1,13 @@
-//! Telling upstream's databases, and their age, from others.
+//! Telling upstream's databases, and their age, from others, and reading them although others may have written them.
 
 use std::path::Path;
 
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode};
 
+use super::records::TABLES;
 use crate::error::{Error, Result};
+use crate::sqlite::guard;
 
 /// The migrations of `whatsapp-rust-sqlite-storage` 0.7.0, as Diesel numbers them: the digits of their folders.
 pub(super) const MIGRATIONS: [(&str, &str); 23] = [
@@ -33,8 +36,37 @@ pub(super) const MIGRATIONS: [(&str, &str); 23] = [
     ("20260703000001", "add_read_receipts_privacy"),
 ];
 
+/// Prepares a connection to a database of upstream's for reading. It runs no SQL that the file brings along, and reads nothing but
+/// the tables that are imported.
+pub(super) fn restrict(connection: &Connection) -> rusqlite::Result<()> {
+    guard(connection)?;
+    // Nothing of it goes to a temporary file.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "query_only", 1)?;
+    connection.authorizer(Some(|context: AuthContext<'_>| {
+        let allowed = match context.action {
+            AuthAction::Select | AuthAction::Transaction { .. } => true,
+            AuthAction::Pragma { pragma_name, pragma_value } => {
+                matches!((pragma_name, pragma_value), ("application_id", None) | ("table_xinfo", Some(_)))
+            }
+            AuthAction::Function { function_name } => function_name == "count",
+            // From the statement itself, not from a view.
+            AuthAction::Read { table_name, .. } => context.accessor.is_none() && is_read(table_name),
+            _ => false,
+        };
+        if allowed { Authorization::Allow } else { Authorization::Deny }
+    }))
+}
+
+const MIGRATIONS_TABLE: &str = "__diesel_schema_migrations";
+
+fn is_read(table: &str) -> bool {
+    ["sqlite_master", "sqlite_schema", MIGRATIONS_TABLE].contains(&table)
+        || TABLES.iter().any(|(_, name)| *name == table)
+}
+
 /// # Errors
-/// [`Error::NotUpstream`] if it is no database of upstream's store, [`Error::UpstreamTooOld`] if migrations are missing,
+/// [`Error::NotUpstream`] if it is no database of upstream's store, or its tables are none any more; [`Error::UpstreamTooOld`] if migrations are missing,
 /// [`Error::UpstreamTooNew`] if there are some that this version does not know.
 pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     let foreign = |found| Error::NotUpstream { path: path.to_owned(), found };
@@ -54,6 +86,19 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
             crate::sqlite::APPLICATION_ID => "a store of wastore already",
             _ => "the database of another program",
         }));
+    }
+    // In the place of a table there may be a view or a virtual table, and columns may be computed, so that a query runs what the
+    // file says.
+    for table in TABLES.iter().map(|(_, table)| *table).chain([MIGRATIONS_TABLE]) {
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE AND NOT (type = 'table' AND rootpage > 0)";
+        let mut altered = connection.query_row(sql, (table,), |row| row.get::<_, i64>(0))? > 0;
+        connection.pragma(None, "table_xinfo", table, |column| {
+            altered |= column.get::<_, i64>("hidden")? != 0;
+            Ok(())
+        })?;
+        if altered {
+            return Err(foreign("a database of whatsapp-rust whose tables were altered"));
+        }
     }
     let mut statement = connection.prepare("SELECT version FROM __diesel_schema_migrations ORDER BY version")?;
     let found: Vec<String> = statement.query_map((), |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;

@@ -3,6 +3,9 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a failure is a failed test")]
 #![allow(clippy::print_stdout, reason = "long campaigns print their figures")]
 
+mod hostile;
+mod secrets;
+
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -14,6 +17,9 @@ use wastore::{Access, Layer, Method, Passphrase, Secret, SqliteStore, VaultOptio
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
 
 const ADDRESS: &str = "15550001111@s.whatsapp.net";
+/// The key in the file `key`, and one that is kept in reserve.
+const KEY: &str = "8f1e0c5b7a94d2636e83b0f7154a29cdd8604e3b97fa125c41b6a07de9538c2f";
+const SPARE_KEY: &str = "27c9b1405ed38f6a90174ce2fb85d63ab2e95f01c74d8a361fb07c92e4a8d65b";
 
 /// A folder with secrets in files, in which the command runs.
 struct Desk {
@@ -25,7 +31,7 @@ impl Desk {
         let desk = Self { folder: tempfile::tempdir().unwrap() };
         desk.write("old", "correct horse battery staple\n");
         desk.write("new", "another passphrase\n");
-        desk.write("key", &"5a".repeat(32));
+        desk.write("key", KEY);
         desk
     }
 
@@ -34,6 +40,10 @@ impl Desk {
     }
 
     fn write(&self, name: &str, content: &str) {
+        self.write_bytes(name, content.as_bytes());
+    }
+
+    fn write_bytes(&self, name: &str, content: &[u8]) {
         std::fs::write(self.path(name), content).unwrap();
         #[cfg(unix)]
         std::fs::set_permissions(self.path(name), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
@@ -108,6 +118,10 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 
 fn old() -> Passphrase {
     Passphrase::new("correct horse battery staple").unwrap()
+}
+
+fn key() -> wastore::Key {
+    wastore::Key::from_bytes(&mut hex::decode(KEY).unwrap().try_into().unwrap())
 }
 
 #[cfg(unix)]
@@ -242,7 +256,7 @@ fn keys_are_not_changed_while_another_process_has_the_store() {
     desk.ok("init wa.db --new-key-file key");
     let other = rusqlite::Connection::open(desk.path("wa.db")).unwrap();
     other.query_row("SELECT count(*) FROM sessions", (), |_| Ok(())).unwrap();
-    desk.write("spare", &"5b".repeat(32));
+    desk.write("spare", SPARE_KEY);
     for command in ["rotate wa.db --key-file key", "revoke wa.db --key-file key --new-key-file spare"] {
         let (code, error) = desk.fails(command);
         assert!(code == 1 && error.contains("another process, or a backup, has the store open"), "{code}: {error}");
@@ -258,7 +272,7 @@ fn with_many_sessions(desk: &Desk) -> u32 {
     const SESSIONS: u32 = 4000;
     wait(async {
         let store = Arc::new(SqliteStore::open(desk.path("wa.db")).await.unwrap());
-        let vault = store.open_vault(&VaultOptions::new(), wastore::Key::from_bytes(&mut [0x5a; 32])).await.unwrap();
+        let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
         let sessions: Vec<_> = (0..SESSIONS)
             .map(|number| (Arc::from(format!("{number}@s")), bytes::Bytes::from(number.to_le_bytes().repeat(250))))
             .collect();
@@ -294,7 +308,6 @@ fn a_change_of_the_data_key_that_is_killed_anywhere_loses_nothing() {
     let kills = if std::env::var_os("WASTORE_LONG").is_some() { 1000 } else { 100 };
     let rotate = "rotate wa.db --key-file key";
     let unfinished = kill_and_repeat(&desk, [rotate, rotate], kills, |number| {
-        let key = || wastore::Key::from_bytes(&mut [0x5a; 32]);
         assert_eq!(desk.session("wa.db", 1, key()).as_deref(), Some("account 1"));
         if number % 10 == 0 {
             let printed = desk.ok("verify wa.db --key-file key");
@@ -316,7 +329,7 @@ fn a_revocation_that_is_killed_anywhere_leaves_the_old_secret_or_the_new_one() {
     let desk = Desk::new();
     desk.ok("init wa.db --new-key-file key");
     with_many_sessions(&desk);
-    desk.write("spare", &"5b".repeat(32));
+    desk.write("spare", SPARE_KEY);
     let revoke =
         ["revoke wa.db --key-file key --new-key-file spare", "revoke wa.db --key-file spare --new-key-file key"];
     let mut current = "spare";
@@ -612,32 +625,6 @@ fn numbers_below_one_are_numbers() {
     assert!(!desk.path("again.db").exists());
 }
 
-#[cfg(unix)]
-#[test]
-fn interrupted_it_leaves_nothing_behind() {
-    let desk = Desk::new();
-    desk.upstream("whatsapp.db", &[1]);
-    desk.ok("import whatsapp.db wa.db --new-key-file key");
-    for (number, command) in
-        ["import whatsapp.db new.db --new-key-file key", "export wa.db back.db --plaintext --key-file key"]
-            .into_iter()
-            .cycle()
-            .take(40)
-            .enumerate()
-    {
-        let mut running = desk.command(command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(number as u64));
-        Command::new("kill").args(["-TERM", &running.id().to_string()]).status().unwrap();
-        running.wait().unwrap();
-        for target in ["new.db", "back.db"] {
-            std::fs::remove_file(desk.path(target)).ok();
-        }
-        // Before it listens to signals it has made nothing.
-        let left = desk.files(|name| name.starts_with('.'));
-        assert!(left.is_empty(), "{command}: {left:?}");
-    }
-}
-
 #[test]
 fn verifying_writes_nothing() {
     let desk = Desk::new();
@@ -679,25 +666,6 @@ fn accounts_are_chosen() {
     desk.ok("verify both.db --passphrase-file old");
     desk.ok("keys add both.db --account 2 --passphrase-file old --new-key-file key");
     desk.ok("verify both.db --account 2 --key-file key");
-}
-
-#[test]
-fn secrets_come_from_files_descriptors_and_variables_and_never_from_the_command_line() {
-    let desk = Desk::new();
-    let mut init = desk.command("init wa.db --new-passphrase-env SECRET");
-    assert!(init.env("SECRET", "correct horse battery staple").output().unwrap().status.success());
-    desk.ok("verify wa.db --passphrase-file old");
-    #[cfg(unix)]
-    {
-        let mut verify = desk.command("verify wa.db --passphrase-fd 0");
-        let verified = verify.stdin(std::fs::File::open(desk.path("old")).unwrap()).output().unwrap();
-        assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
-    }
-    let (code, error) = desk.fails("verify wa.db");
-    assert!(code == 2 && error.contains("no terminal to ask for a passphrase on"), "{error}");
-    assert_eq!(desk.fails("verify wa.db --passphrase secret").0, 2);
-    assert_eq!(desk.fails("verify wa.db --passphrase-file old --key-file key").0, 2, "one of them");
-    assert_eq!(desk.fails("verify wa.db --passphrase-file nowhere").0, 5);
 }
 
 #[test]

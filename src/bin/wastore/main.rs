@@ -4,7 +4,7 @@
 #![allow(clippy::print_stderr, reason = "a command talks to a terminal")]
 
 use std::fs;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,11 +12,13 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use wastore::{
-    Error, Export, FileAnchor, HeaderInfo, Import, ImportPhase, Key, Passphrase, RecoveryKey, RemovedSource, Rotate,
-    Secret, SlotInfo, SlotKind, SqliteProblem, SqliteStore, Vault, VaultOptions, Verify, VerifyReport, printable,
-    printable_path,
+    Error, Export, FileAnchor, HeaderInfo, Import, ImportPhase, RecoveryKey, RemovedSource, Rotate, SlotInfo, SlotKind,
+    SqliteProblem, SqliteStore, VaultOptions, Verify, VerifyReport, printable, printable_path,
 };
-use zeroize::Zeroizing;
+
+mod secrets;
+
+use secrets::{CurrentSecret, NewPassphrase, NewSecret, restore_terminal, saved_header};
 
 /// Encrypted storage for whatsapp-rust: import an existing bot, change who can open its store, check it, back it up.
 #[derive(Parser)]
@@ -260,52 +262,11 @@ struct Store {
     account: Option<i32>,
 }
 
-/// What opens the store; a prompt if nothing is given.
-#[derive(Args)]
-struct CurrentSecret {
-    /// Read the passphrase from a file: all of it, but for a newline at its end
-    #[arg(long, value_name = "FILE", group = "current")]
-    passphrase_file: Option<PathBuf>,
-    /// Read the passphrase from an open file descriptor
-    #[arg(long, value_name = "NUMBER", group = "current")]
-    passphrase_fd: Option<u32>,
-    /// Read the passphrase from an environment variable; other programs of the same user can read it there
-    #[arg(long, value_name = "NAME", group = "current")]
-    passphrase_env: Option<String>,
-    /// Open with a key file of 32 bytes, or 64 hexadecimal digits
-    #[arg(long, value_name = "FILE", group = "current")]
-    key_file: Option<PathBuf>,
-    /// Open with a recovery key, read from a file
-    #[arg(long, value_name = "FILE", group = "current")]
-    recovery_key_file: Option<PathBuf>,
-}
-
-/// The passphrase that is to open the store; a prompt if nothing is given.
-#[derive(Args)]
-struct NewPassphrase {
-    /// Read the new passphrase from a file: all of it, but for a newline at its end
-    #[arg(long, value_name = "FILE", group = "new")]
-    new_passphrase_file: Option<PathBuf>,
-    /// Read the new passphrase from an open file descriptor
-    #[arg(long, value_name = "NUMBER", group = "new")]
-    new_passphrase_fd: Option<u32>,
-    /// Read the new passphrase from an environment variable; other programs of the same user can read it there
-    #[arg(long, value_name = "NAME", group = "new")]
-    new_passphrase_env: Option<String>,
-}
-
-/// What is to open the store; a prompt if nothing is given.
-#[derive(Args)]
-struct NewSecret {
-    #[command(flatten)]
-    passphrase: NewPassphrase,
-    /// Open with a key file of 32 bytes, or 64 hexadecimal digits
-    #[arg(long, value_name = "FILE", group = "new")]
-    new_key_file: Option<PathBuf>,
-}
-
 fn main() -> ExitCode {
     let Cli { command, anchor, context, expect_store } = Cli::parse();
+    if log::set_logger(&Warnings).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
     let mut options = VaultOptions::new();
     if let Some(folder) = anchor {
         options = options.freshness_anchor(Arc::new(FileAnchor::new(folder)));
@@ -330,6 +291,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             if failure.code == INTERRUPTED {
+                restore_terminal();
                 // Other threads end what they are in the middle of, and take their files along.
                 wastore::finish_background_work();
             }
@@ -362,12 +324,12 @@ async fn interrupted() {
 async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failure> {
     match command {
         Command::Init { store, new } => {
-            let secret = new.read()?;
-            let created = create(&store).await?;
-            if let Err(error) = options.create(Arc::new(created), secret).await {
-                fs::remove_file(&store).ok();
-                return Err(error.into());
+            // Before anybody types a passphrase.
+            if store.symlink_metadata().is_ok() {
+                return Err(Error::TargetExists { path: store }.into());
             }
+            let secret = new.read().await?;
+            SqliteStore::create_encrypted(&store, options, secret).await?;
             say("an empty encrypted store was created\n")?;
         }
         Command::Import { source, store, account, all_accounts, remove_source, new } => {
@@ -392,7 +354,7 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
             if remove_source {
                 import = import.remove_source();
             }
-            let report = import.run(&source, &store, new.read()?).await;
+            let report = import.run(&source, &store, new.read().await?).await;
             bar.finish_and_clear();
             let report = report?;
             say(format_args!(
@@ -436,7 +398,7 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
         }
         Command::Passwd { store, secret, new } => {
             let vault = secret.open(&store.open().await?, options).await?;
-            vault.change_passphrase(new.read()?).await?;
+            vault.change_passphrase(new.read().await?).await?;
             say("the passphrase was changed\n")?;
         }
         Command::Keys { command } => keys(command, options).await?,
@@ -445,7 +407,7 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
             let opened = open(&store).await?;
             let bar = progress_bar();
             let rotation = except.into_iter().fold(rotation(leave_damaged, &bar), Rotate::except);
-            let report = rotation.revoke(&opened, options, secret.read()?, new.read()?).await;
+            let report = rotation.revoke(&opened, options, secret.read().await?, new.read().await?).await;
             bar.finish_and_clear();
             say(format_args!("{}\n", report?))?;
         }
@@ -455,7 +417,7 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
         }
         Command::Verify { store, secret, quick, json } => return verify(store, secret, quick, json, options).await,
         Command::AcceptRollback { store, secret } => {
-            let (opened, secret) = (open(&store.store).await?, secret.read()?);
+            let (opened, secret) = (open(&store.store).await?, secret.read().await?);
             for number in store.accounts(&opened).await? {
                 opened.account(number).accept_rollback(options, secret.duplicate()).await?;
                 say(format_args!("account {number} is taken as it is: link it again, and save its header again\n"))?;
@@ -483,8 +445,8 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
         }
         Command::Header { command: Header::Restore { store, secret, file } } => {
             let store = store.open().await?;
-            let saved = read_small("the saved header cannot be read", &file, HEADER_BYTES)?;
-            let vault = store.restore_vault_header(options, &saved, secret.read()?).await?;
+            let saved = saved_header(&file).await?;
+            let vault = store.restore_vault_header(options, &saved, secret.read().await?).await?;
             say(
                 "the header was restored; save it again. These slots open the store, also those that were removed since:\n",
             )?;
@@ -512,7 +474,7 @@ async fn rotate(
     options: &VaultOptions,
 ) -> Result<ExitCode, Failure> {
     let opened = open(&store.store).await?;
-    let (bar, secret) = (progress_bar(), secret.read()?);
+    let (bar, secret) = (progress_bar(), secret.read().await?);
     let change = async |account: SqliteStore| {
         let report = async {
             let vault = account.open_vault(options, secret.duplicate()).await?;
@@ -540,7 +502,7 @@ async fn verify(
     options: &VaultOptions,
 ) -> Result<ExitCode, Failure> {
     let opened = open(&store.store).await?;
-    let (bar, secret) = (progress_bar(), secret.read()?);
+    let (bar, secret) = (progress_bar(), secret.read().await?);
     let check = async |account: SqliteStore| {
         let shown = bar.clone();
         let verify = Verify::new().on_progress(move |progress| {
@@ -612,8 +574,8 @@ async fn keys(command: Keys, options: &VaultOptions) -> Result<(), Failure> {
                 eprintln!("this recovery key opens the store and is not shown again: print it and keep it in a safe");
                 return Ok(());
             }
-            let secret = new.read()?;
-            let usual = if new.new_key_file.is_some() { "key" } else { "passphrase" };
+            let secret = new.read().await?;
+            let usual = if new.is_key() { "key" } else { "passphrase" };
             let slot = vault.add_slot(label.as_deref().unwrap_or(usual), secret).await?;
             say(format_args!("slot {slot} was added\n"))?;
         }
@@ -665,85 +627,6 @@ async fn open(path: &Path) -> Result<SqliteStore, Failure> {
     Ok(SqliteStore::open(path).await?)
 }
 
-async fn create(path: &Path) -> Result<SqliteStore, Failure> {
-    if path.symlink_metadata().is_ok() {
-        return Err(Error::TargetExists { path: path.to_owned() }.into());
-    }
-    Ok(SqliteStore::open(path).await?)
-}
-
-impl CurrentSecret {
-    async fn open(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
-        Ok(store.open_vault(options, self.read()?).await?)
-    }
-
-    async fn open_read_only(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
-        Ok(store.open_vault_read_only(options, self.read()?).await?)
-    }
-
-    fn read(&self) -> Result<Secret, Failure> {
-        if let Some(path) = &self.key_file {
-            return Ok(Key::from_file(path)?.into());
-        }
-        if let Some(path) = &self.recovery_key_file {
-            let text = read_small("the recovery key cannot be read", path, RECOVERY_KEY_BYTES)?;
-            return Ok(RecoveryKey::parse(std::str::from_utf8(&text).unwrap_or_default().trim())?.into());
-        }
-        let given = passphrase(self.passphrase_file.as_deref(), self.passphrase_fd, self.passphrase_env.as_deref())?;
-        match given {
-            Some(passphrase) => Ok(passphrase.into()),
-            None => Ok(Passphrase::new(std::mem::take(&mut *prompt("passphrase: ")?))?.into()),
-        }
-    }
-}
-
-impl NewSecret {
-    fn read(&self) -> Result<Secret, Failure> {
-        match &self.new_key_file {
-            Some(path) => Ok(Key::from_file(path)?.into()),
-            None => Ok(self.passphrase.read()?.into()),
-        }
-    }
-}
-
-impl NewPassphrase {
-    fn read(&self) -> Result<Passphrase, Failure> {
-        let Self { new_passphrase_file, new_passphrase_fd, new_passphrase_env } = self;
-        let given = passphrase(new_passphrase_file.as_deref(), *new_passphrase_fd, new_passphrase_env.as_deref())?;
-        if let Some(passphrase) = given {
-            return Ok(passphrase);
-        }
-        let mut first = prompt("new passphrase: ")?;
-        if first != prompt("once more: ")? {
-            return Err(Failure::usage("the two passphrases are not the same"));
-        }
-        Ok(Passphrase::new(std::mem::take(&mut *first))?)
-    }
-}
-
-fn passphrase(
-    file: Option<&Path>,
-    descriptor: Option<u32>,
-    variable: Option<&str>,
-) -> Result<Option<Passphrase>, Failure> {
-    Ok(match (file, descriptor, variable) {
-        (Some(path), ..) => Some(Passphrase::from_file(path)?),
-        (_, Some(number), _) => Some(Passphrase::from_file(format!("/dev/fd/{number}"))?),
-        (.., Some(name)) => Some(Passphrase::from_env(name)?),
-        _ => None,
-    })
-}
-
-/// Reads a line from the terminal and does not show it.
-fn prompt(text: &str) -> Result<Zeroizing<String>, Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::usage(
-            "no terminal to ask for a passphrase on: give one of the options for files, descriptors and variables",
-        ));
-    }
-    rpassword::prompt_password(text).map(Zeroizing::new).map_err(Failure::other)
-}
-
 /// Writes to standard output. Who no longer reads is no failure.
 fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
@@ -751,6 +634,23 @@ fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::other(error)),
         _ => Ok(()),
     }
+}
+
+/// Shows what the library warns of.
+struct Warnings;
+
+impl log::Log for Warnings {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn && metadata.target().split("::").next() == Some("wastore")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            eprintln!("wastore: warning: {}", printable(&record.args().to_string()));
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 /// On a terminal only.
@@ -762,29 +662,19 @@ fn progress_bar() -> ProgressBar {
     bar
 }
 
-/// Reads a small file, and no more of it than there can be.
-fn read_small(what: &str, path: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    // Reserved at once, so that no unwiped copy is left behind by growing.
-    let mut content = Zeroizing::new(Vec::with_capacity(most as usize + 1));
-    let read = fs::File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut content));
-    read.map_err(|error| Failure::file(what, path, &error))?;
-    if content.len() as u64 > most {
-        return Err(Failure::file(what, path, &io::ErrorKind::FileTooLarge.into()));
-    }
-    Ok(content)
-}
-
-/// Writes a new file that only its owner may read.
+/// Writes a new file that only its owner may read, and all of it or nothing.
 fn write_private(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let written = options.open(path).and_then(|mut file| {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || {
+        let mut file = tempfile::Builder::new().prefix(".wastore-").suffix(".partial").tempfile_in(folder)?;
         file.write_all(content)?;
-        file.sync_all()
-    });
-    written.map_err(|error| Failure::file("the file cannot be written", path, &error))
+        file.as_file().sync_all()?;
+        file.persist_noclobber(path)?;
+        #[cfg(unix)]
+        fs::File::open(folder)?.sync_all()?;
+        Ok(())
+    };
+    write().map_err(|error| Failure::file("the file cannot be written", path, &error))
 }
 
 fn as_json(inspection: &wastore::Inspection) -> serde_json::Value {
@@ -823,11 +713,6 @@ fn as_json(inspection: &wastore::Inspection) -> serde_json::Value {
         "tables": inspection.tables.iter().map(table).collect::<Vec<_>>(),
     })
 }
-
-/// The longest header that there is.
-const HEADER_BYTES: u64 = 16 << 10;
-/// More than a recovery key has, however it is typed.
-const RECOVERY_KEY_BYTES: u64 = 1 << 10;
 
 const INTERRUPTED: u8 = 130;
 const OTHER: u8 = 1;

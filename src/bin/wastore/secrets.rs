@@ -1,0 +1,269 @@
+//! Reading secrets: from files, descriptors, variables and the terminal.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+#[cfg(unix)]
+use std::sync::{Arc, Mutex, PoisonError};
+
+use clap::Args;
+use wastore::{Key, Passphrase, RecoveryKey, Secret, SqliteStore, Vault, VaultOptions};
+use zeroize::Zeroizing;
+
+use super::{Failure, INTERRUPTED};
+
+/// What opens the store; a prompt if nothing is given.
+#[derive(Args, Clone)]
+pub(super) struct CurrentSecret {
+    /// Read the passphrase from a file: all of it, but for a newline at its end
+    #[arg(long, value_name = "FILE", group = "current")]
+    passphrase_file: Option<PathBuf>,
+    /// Read the passphrase from an open file descriptor
+    #[arg(long, value_name = "NUMBER", group = "current", value_parser = Descriptor::parse)]
+    passphrase_fd: Option<Descriptor>,
+    /// Read the passphrase from an environment variable; other programs of the same user can read it there
+    #[arg(long, value_name = "NAME", group = "current")]
+    passphrase_env: Option<String>,
+    /// Open with a key file of 32 random bytes, or 64 hexadecimal digits
+    #[arg(long, value_name = "FILE", group = "current")]
+    key_file: Option<PathBuf>,
+    /// Open with a recovery key, read from a file
+    #[arg(long, value_name = "FILE", group = "current")]
+    recovery_key_file: Option<PathBuf>,
+}
+
+/// The passphrase that is to open the store; a prompt if nothing is given.
+#[derive(Args, Clone)]
+pub(super) struct NewPassphrase {
+    /// Read the new passphrase from a file: all of it, but for a newline at its end
+    #[arg(long, value_name = "FILE", group = "new")]
+    new_passphrase_file: Option<PathBuf>,
+    /// Read the new passphrase from an open file descriptor
+    #[arg(long, value_name = "NUMBER", group = "new", value_parser = Descriptor::parse)]
+    new_passphrase_fd: Option<Descriptor>,
+    /// Read the new passphrase from an environment variable; other programs of the same user can read it there
+    #[arg(long, value_name = "NAME", group = "new")]
+    new_passphrase_env: Option<String>,
+}
+
+/// What is to open the store; a prompt if nothing is given.
+#[derive(Args, Clone)]
+pub(super) struct NewSecret {
+    #[command(flatten)]
+    passphrase: NewPassphrase,
+    /// Open with a key file of 32 random bytes, or 64 hexadecimal digits
+    #[arg(long, value_name = "FILE", group = "new")]
+    new_key_file: Option<PathBuf>,
+}
+
+impl CurrentSecret {
+    pub(super) async fn open(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
+        Ok(store.open_vault(options, self.read().await?).await?)
+    }
+
+    pub(super) async fn open_read_only(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
+        Ok(store.open_vault_read_only(options, self.read().await?).await?)
+    }
+
+    pub(super) async fn read(&self) -> Result<Secret, Failure> {
+        let given = self.clone();
+        on_a_thread(move || given.read_blocking()).await
+    }
+
+    fn read_blocking(self) -> Result<Secret, Failure> {
+        if let Some(path) = self.key_file {
+            return Ok(Key::from_file(path)?.into());
+        }
+        if let Some(path) = self.recovery_key_file {
+            return Ok(RecoveryKey::from_file(path)?.into());
+        }
+        Ok(match passphrase(self.passphrase_file, self.passphrase_fd, self.passphrase_env)? {
+            Some(passphrase) => passphrase.into(),
+            None => Passphrase::new(std::mem::take(&mut *prompt("passphrase: ")?))?.into(),
+        })
+    }
+}
+
+impl NewSecret {
+    /// `true` if it is a key, `false` if it is a passphrase.
+    pub(super) fn is_key(&self) -> bool {
+        self.new_key_file.is_some()
+    }
+
+    pub(super) async fn read(&self) -> Result<Secret, Failure> {
+        let Some(path) = self.new_key_file.clone() else { return Ok(self.passphrase.read().await?.into()) };
+        on_a_thread(|| Ok(Key::from_file(path)?.into())).await
+    }
+}
+
+impl NewPassphrase {
+    pub(super) async fn read(&self) -> Result<Passphrase, Failure> {
+        let given = self.clone();
+        on_a_thread(move || given.read_blocking()).await
+    }
+
+    fn read_blocking(self) -> Result<Passphrase, Failure> {
+        let given = passphrase(self.new_passphrase_file, self.new_passphrase_fd, self.new_passphrase_env)?;
+        let passphrase = match given {
+            Some(passphrase) => passphrase,
+            None => {
+                let mut first = prompt("new passphrase: ")?;
+                if first != prompt("once more: ")? {
+                    return Err(Failure::usage("the two passphrases are not the same"));
+                }
+                Passphrase::new(std::mem::take(&mut *first))?
+            }
+        };
+        match passphrase.characters() {
+            ..SHORTEST => Err(Failure::usage(
+                "the new passphrase has fewer than 8 characters: take several random words, or a key file",
+            )),
+            SHORTEST..ADVISED => {
+                eprintln!("wastore: warning: a passphrase of fewer than 15 characters is soon found by trying");
+                Ok(passphrase)
+            }
+            _ => Ok(passphrase),
+        }
+    }
+}
+
+/// What NIST asks for at least, and of a passphrase that protects by itself (SP 800-63B-4, section 3.1.1.2).
+const SHORTEST: usize = 8;
+const ADVISED: usize = 15;
+
+fn passphrase(
+    file: Option<PathBuf>,
+    descriptor: Option<Descriptor>,
+    variable: Option<String>,
+) -> Result<Option<Passphrase>, Failure> {
+    Ok(match (file, descriptor, variable) {
+        (Some(path), ..) => Some(Passphrase::from_file(path)?),
+        (_, Some(descriptor), _) => Some(descriptor.read()?),
+        (.., Some(name)) => Some(Passphrase::from_env(&name)?),
+        _ => None,
+    })
+}
+
+/// An open file of the caller's. It is read where it is, as opening it by its name in `/dev/fd` would not do.
+#[cfg(unix)]
+#[derive(Clone)]
+struct Descriptor(Arc<filedescriptor::FileDescriptor>);
+
+#[cfg(unix)]
+impl Descriptor {
+    /// Takes it while the command line is read, before the program opens files of its own.
+    fn parse(number: &str) -> Result<Self, String> {
+        let number: std::os::fd::RawFd = number.parse().map_err(|_| "it has to be a number".to_owned())?;
+        let open = filedescriptor::FileDescriptor::dup(&number);
+        Ok(Self(Arc::new(open.map_err(|_| "no such descriptor is open".to_owned())?)))
+    }
+
+    fn read(&self) -> Result<Passphrase, Failure> {
+        let file = self.0.as_file().map_err(Failure::other)?;
+        Ok(Passphrase::from_reader(file)?)
+    }
+}
+
+#[cfg(not(unix))]
+#[derive(Clone)]
+struct Descriptor;
+
+#[cfg(not(unix))]
+impl Descriptor {
+    fn parse(_: &str) -> Result<Self, String> {
+        Err("there are no such descriptors on this system: use a file".to_owned())
+    }
+
+    fn read(&self) -> Result<Passphrase, Failure> {
+        Err(Failure::usage("there are no such descriptors on this system: use a file"))
+    }
+}
+
+/// Reads a saved header, and no more than one can have.
+pub(super) async fn saved_header(path: &Path) -> Result<Vec<u8>, Failure> {
+    let path = path.to_owned();
+    on_a_thread(move || {
+        let mut content = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(HEADER_BYTES + 1).read_to_end(&mut content));
+        match read {
+            Ok(_) if content.len() as u64 > HEADER_BYTES => Err(io::ErrorKind::FileTooLarge.into()),
+            Ok(_) => Ok(content),
+            Err(error) => Err(error),
+        }
+        .map_err(|error| Failure::file("the saved header cannot be read", &path, &error))
+    })
+    .await
+}
+
+/// The longest header that there is.
+const HEADER_BYTES: u64 = 16 << 10;
+
+/// Runs what may wait for a person or a pipe, so that a signal ends the command meanwhile.
+async fn on_a_thread<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let (give, result) = tokio::sync::oneshot::channel();
+    // Left alone if the command ends before.
+    std::thread::Builder::new().spawn(move || give.send(read()).ok()).map_err(Failure::other)?;
+    result.await.map_err(Failure::other)?
+}
+
+/// Reads a line from the terminal and does not show it.
+fn prompt(text: &str) -> Result<Zeroizing<String>, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage(
+            "no terminal to ask for a passphrase on: give one of the options for files, descriptors and variables",
+        ));
+    }
+    let _prompting = Prompting::begin();
+    rpassword::prompt_password(text).map(Zeroizing::new).map_err(|error| match error.kind() {
+        io::ErrorKind::Interrupted => Failure { text: "interrupted".to_owned(), code: INTERRUPTED },
+        _ => Failure::other(error),
+    })
+}
+
+/// As long as it exists, the terminal is not as the shell left it.
+struct Prompting;
+
+#[cfg(unix)]
+static TERMINAL: Mutex<Option<(File, rustix::termios::Termios)>> = Mutex::new(None);
+
+impl Prompting {
+    fn begin() -> Self {
+        #[cfg(unix)]
+        {
+            let look = || {
+                let terminal = File::open("/dev/tty")?;
+                let settings = rustix::termios::tcgetattr(&terminal)?;
+                io::Result::Ok((terminal, settings))
+            };
+            *TERMINAL.lock().unwrap_or_else(PoisonError::into_inner) = look().ok();
+        }
+        Self
+    }
+}
+
+impl Drop for Prompting {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        TERMINAL.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// Makes the terminal show what is typed again, if a prompt was interrupted.
+pub(super) fn restore_terminal() {
+    #[cfg(unix)]
+    {
+        use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+        let Some((terminal, settings)) = TERMINAL.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        // A prompt that has only just begun has yet to change it.
+        for _ in 0..50 {
+            if tcgetattr(&terminal).is_ok_and(|now| !now.local_modes.contains(LocalModes::ECHO)) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        tcsetattr(&terminal, OptionalActions::Now, &settings).ok();
+        eprintln!();
+    }
+}
