@@ -14,6 +14,7 @@ use unicode_normalization::{UnicodeNormalization, is_nfc};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::{Error, Result};
+use crate::json::WipingBuffer;
 
 /// A passphrase.
 ///
@@ -398,24 +399,18 @@ fn open(path: &Path, what: &'static str) -> Result<std::fs::File> {
 
 /// Reads a secret into memory that is wiped, and refuses one of more than `limit` bytes.
 fn read_to_end(reader: impl Read, what: &'static str, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
-    // Growing by hand wipes what is left behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(limit.min(4096) + 1));
+    let (mut buffer, mut chunk) = (WipingBuffer::new(), Zeroizing::new([0; 4096]));
     let mut reader = reader.take(limit as u64 + 1);
-    while bytes.len() <= limit {
-        let mut chunk = Zeroizing::new([0; 4096]);
-        let read = match reader.read(&mut chunk[..]) {
-            Ok(0) => return Ok(bytes),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            read => read.map_err(|source| Error::File { what, source })?,
-        };
-        if bytes.capacity() - bytes.len() < read {
-            let mut larger = Zeroizing::new(Vec::with_capacity(bytes.capacity() * 2));
-            larger.extend_from_slice(&bytes);
-            bytes = larger;
+    loop {
+        match reader.read(&mut chunk[..]) {
+            Ok(0) => break,
+            Ok(read) => buffer.push(&chunk[..read]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(Error::File { what, source }),
         }
-        bytes.extend_from_slice(&chunk[..read]);
     }
-    Err(invalid(what, "file is too long"))
+    let bytes = buffer.into_bytes();
+    if bytes.len() > limit { Err(invalid(what, "file is too long")) } else { Ok(bytes) }
 }
 
 #[cfg(test)]
@@ -465,6 +460,13 @@ mod tests {
         assert!(Passphrase::new(vec![b'a'; Passphrase::MAX_BYTES + 1]).is_err());
     }
 
+    /// A file that only its owner can read.
+    fn write(path: &Path, content: impl AsRef<[u8]>) {
+        std::fs::write(path, content).unwrap();
+        #[cfg(unix)]
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    }
+
     #[test]
     fn secrets_from_files() {
         let folder = tempfile::tempdir().unwrap();
@@ -472,24 +474,57 @@ mod tests {
         for (content, expected) in
             [("word\n", "word"), ("word\r\n", "word"), ("word", "word"), (" a b \n\n", " a b \n")]
         {
-            std::fs::write(&path, content).unwrap();
+            write(&path, content);
             assert_eq!(Passphrase::from_file(&path).unwrap().as_bytes(), expected.as_bytes());
         }
-        std::fs::write(&path, "\n").unwrap();
+        write(&path, "\n");
         assert!(matches!(Passphrase::from_file(&path), Err(Error::InvalidInput { .. })));
-        std::fs::write(&path, vec![b'a'; Passphrase::MAX_BYTES + 3]).unwrap();
+        write(&path, vec![b'a'; Passphrase::MAX_BYTES + 3]);
         assert!(matches!(Passphrase::from_file(&path), Err(Error::InvalidInput { .. })));
         assert!(matches!(Passphrase::from_file(folder.path().join("none")), Err(Error::File { .. })));
 
-        for content in
-            [[0xab; 32].to_vec(), "ab".repeat(32).into_bytes(), format!("{}\n", "AB".repeat(32)).into_bytes()]
-        {
-            std::fs::write(&path, content).unwrap();
-            assert_eq!(Key::from_file(&path).unwrap().expose(), &[0xab; 32]);
+        let key: Vec<u8> = (0..32u8).map(|position| position.wrapping_mul(position).wrapping_mul(93)).collect();
+        let hex = hex::encode(&key);
+        for content in [key.clone(), hex.clone().into_bytes(), format!("{}\n", hex.to_uppercase()).into_bytes()] {
+            write(&path, content);
+            assert_eq!(Key::from_file(&path).unwrap().expose(), &key[..]);
         }
-        for content in ["", "ab", &"ag".repeat(32), &"ab".repeat(33)] {
-            std::fs::write(&path, content).unwrap();
+        for content in ["", "ab", &hex.replace('0', "g"), &format!("{hex}ab")] {
+            write(&path, content);
             assert!(matches!(Key::from_file(&path), Err(Error::InvalidInput { .. })));
+        }
+        let recovery = RecoveryKey::generate().unwrap();
+        write(&path, format!("{}\n", *recovery.expose()));
+        assert_eq!(RecoveryKey::from_file(&path).unwrap().0.expose(), recovery.0.expose());
+        write(&path, [b' '; 2000]);
+        assert!(matches!(RecoveryKey::from_file(&path), Err(Error::InvalidInput { .. })));
+        // A device that never ends.
+        #[cfg(unix)]
+        for error in [
+            Passphrase::from_file("/dev/zero").unwrap_err(),
+            Key::from_file("/dev/zero").unwrap_err(),
+            RecoveryKey::from_file("/dev/zero").unwrap_err(),
+        ] {
+            assert!(matches!(error, Error::InvalidInput { problem: "file is too long", .. }), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn generated_keys_are_not_taken_for_weak_ones() {
+        for _ in 0..10_000 {
+            assert_eq!(Key::generate().unwrap().weakness(), None);
+        }
+    }
+
+    #[test]
+    fn text_is_normalized_and_other_bytes_are_not() {
+        let bytes = |passphrase: &[u8]| Passphrase::new(passphrase).unwrap().as_bytes().to_vec();
+        assert_eq!(bytes("Schlu\u{308}ssel".as_bytes()), "Schlüssel".as_bytes());
+        assert_eq!(bytes("Ångström".as_bytes()), "Ångström".as_bytes());
+        // Three times as long, which is Unicode's bound.
+        assert_eq!(bytes("\u{1d160}".repeat(1000).as_bytes()).len(), 12_000);
+        for other in [b"u\xcc\x88\xff".as_slice(), b"\xff\xfe", &[0]] {
+            assert_eq!(bytes(other), other);
         }
     }
 

@@ -9,10 +9,12 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
+use serde::Deserialize;
 use wacore::appstate::hash::HashState;
 use wacore::appstate::processor::AppStateMutationMAC;
 use wacore::store::error::Result;
 use wacore::store::traits::{AppStateSyncKey, AppSyncStore};
+use zeroize::Zeroize;
 
 use super::envelope::Place;
 use super::keys::LookupKeys;
@@ -35,13 +37,16 @@ impl AppSyncStore for EncryptStore {
         let state = self.state();
         let Some(carrier) = self.inner.get_sync_key(key_id).await? else { return Ok(None) };
         let place = Place::new(Record::SyncKey, [key_id], []);
-        Ok(Some(self.open_typed(&state, place, join_carrier(carrier)).await?))
+        let ReadSyncKey(key) = self.open_typed(&state, place, join_carrier(carrier)).await?;
+        Ok(Some(key))
     }
 
-    async fn set_sync_key(&self, key_id: &[u8], key: AppStateSyncKey) -> Result<()> {
+    async fn set_sync_key(&self, key_id: &[u8], mut key: AppStateSyncKey) -> Result<()> {
         let place = Place::new(Record::SyncKey, [key_id], []);
         let state = self.state();
-        let mut sealed = state.seal(&nonce()?, place, &json::encode(Record::SyncKey, &key)?)?;
+        let encoded = json::encode(Record::SyncKey, &key);
+        key.key_data.zeroize();
+        let mut sealed = state.seal(&nonce()?, place, &encoded?)?;
         // An envelope is longer than its overhead of 54 bytes, so there is always something to split off.
         let fingerprint = sealed.split_off(KEY_DATA_BYTES.min(sealed.len()));
         self.inner.set_sync_key(key_id, AppStateSyncKey { key_data: sealed, fingerprint, timestamp: 0 }).await
@@ -138,6 +143,19 @@ impl AppSyncStore for EncryptStore {
 
     // Key ids are in the clear, so the inner store's idea of the latest one is the answer.
     forward!(get_latest_sync_key_id);
+}
+
+/// A sync key that leaves no copies of its bytes behind when it is read.
+#[derive(Deserialize)]
+struct ReadSyncKey(#[serde(with = "SyncKeyFields")] AppStateSyncKey);
+
+#[derive(Deserialize)]
+#[serde(remote = "AppStateSyncKey")]
+struct SyncKeyFields {
+    #[serde(deserialize_with = "json::secret_bytes")]
+    key_data: Vec<u8>,
+    fingerprint: Vec<u8>,
+    timestamp: i64,
 }
 
 fn mutation_mac<'a>(token: &'a Token, index: &'a [u8; 32], index_mac: &'a [u8]) -> Place<'a> {

@@ -3,6 +3,7 @@
 
     open_store.py DATABASE --key HEX [--message CHAT SENDER ID] [--base-key ADDRESS ID HEX]
     open_store.py DATABASE --passphrase TEXT ...            (needs the package argon2-cffi)
+    open_store.py DATABASE --key HEX --context TEXT ...     (refuses a vault that is bound to another context)
 
 Prints every record of account 1 as JSON: kind, original key, payload. Any byte that does not verify is an error. Needs
 nothing but Python's standard library for raw keys. It is slow and not constant-time: for tests, not for use.
@@ -151,7 +152,7 @@ def unbase32(text): return base64.b32decode(text.upper() + "=" * (-len(text) % 8
 def unbase64(text): return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 class Vault:
-    def __init__(self, header, key, passphrase):
+    def __init__(self, header, key, passphrase, context):
         assert header[:8] == b"\x89wastore" and struct.unpack_from("<HHI", header, 8) == (1, 1, len(header))
         assert hashlib.sha256(header[:-48]).digest()[:16] == header[-48:-32], "the header checksum does not fit"
         self.store_id, self.generation = header[16:32], struct.unpack_from("<Q", header, 32)[0]
@@ -186,9 +187,21 @@ class Vault:
             self.epochs[epoch] = xchacha20_poly1305_open(wrap, header[at+13:at+37], aad, header[at+37:at+85])
             at += 85
         lookup = xchacha20_poly1305_open(wrap, header[at:at+24], b"wastore/v1/lk\0" + self.store_id, header[at+24:at+72])
+        self.check_extensions(header[at+72:-48], context)
         self.token_key = hk(self.store_id, lookup, b"token")
         self.siv_key = hk(self.store_id, lookup, b"siv", length=64)
         self.block_key = hk(self.store_id, lookup, b"block")
+
+    def check_extensions(self, data, context):
+        assert struct.unpack_from("<H", data)[0] == len(data) - 2, "the extensions have another length"
+        at, bound = 2, None
+        while at < len(data):
+            kind, length = struct.unpack_from("<HH", data, at)
+            value, at = data[at+4:at+4+length], at + 4 + length
+            if kind == 3 | 1 << 15: bound = value
+            else: assert not kind >> 15, "an extension that has to be understood"
+        expected = context and hashlib.sha256(b"wastore/v1/context\0" + self.store_id + context).digest()
+        assert context is None or bound == expected, "the vault is bound to another context"
 
     def index(self, domain, *items): return hmac256(self.token_key, parts(domain, *items))
     def token(self, domain, *items): return base32(self.index(domain, *items)[:15])
@@ -306,13 +319,14 @@ def main():
     arguments.add_argument("database")
     arguments.add_argument("--key", type=bytes.fromhex)
     arguments.add_argument("--passphrase", type=str.encode)
+    arguments.add_argument("--context", type=str.encode)
     arguments.add_argument("--message", nargs=3, action="append", default=[])
     arguments.add_argument("--base-key", nargs=3, action="append", default=[])
     given = arguments.parse_args()
     db = sqlite3.connect("file:%s?mode=ro" % given.database, uri=True)
     headers = [db.execute("SELECT record FROM sender_keys WHERE address = ?", ("wastorevaultheaderv1" + copy,)).fetchone()[0] for copy in "ab"]
     assert headers[0] == headers[1], "the header copies differ"
-    vault = Vault(headers[0], given.key, given.passphrase)
+    vault = Vault(headers[0], given.key, given.passphrase, given.context)
     messages = [[name.encode() for name in names] for names in given.message]
     base_keys = [(a.encode(), i.encode(), bytes.fromhex(k)) for a, i, k in given.base_key]
     for kind, original, payload in records(vault, db, messages, base_keys):

@@ -6,28 +6,36 @@ use super::interop::{assert_complete, open_store};
 use super::{open_sqlite, options, raw_key};
 use crate::sample;
 use crate::sample::*;
-use crate::{Layer, Padding, Passphrase, RecoveryKey};
+use crate::{Error, HeaderInfo, Layer, Padding, Passphrase, RecoveryKey};
 
 const PASSPHRASE: &str = "golden passphrase";
+const CONTEXT: &str = "golden bot";
 const RECOVERY_KEY_FILE: &str = "recovery-key.txt";
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
+/// Bound to a context, and opened by the key that another vault derives (header extensions 3 and 4).
+const BOUND: &str = "v1-bound.db";
+
 /// Writes the golden stores of the version in this tree. Only for adding a format, never for replacing one.
 #[tokio::test]
 async fn write_missing_golden_stores() {
-    for (name, padding) in [("v1.db", Padding::None), ("v1-padme.db", Padding::Padme)] {
+    for (name, padding) in [("v1.db", Padding::None), ("v1-padme.db", Padding::Padme), (BOUND, Padding::None)] {
         if std::env::var_os("WASTORE_BLESS").is_none() || golden(name).exists() {
             continue;
         }
         let folder = tempfile::tempdir().unwrap();
         let store = open_sqlite(&folder).await;
-        let vault =
-            options().padding(padding).create(store.clone(), Passphrase::new(PASSPHRASE).unwrap()).await.unwrap();
+        let mut options = options().padding(padding);
+        if name == BOUND {
+            let parent = super::options().create(super::memory(), raw_key()).await.unwrap();
+            options = options.context(CONTEXT).derived_from(&parent);
+        }
+        let vault = options.create(store.clone(), Passphrase::new(PASSPHRASE).unwrap()).await.unwrap();
         vault.add_slot("machine", raw_key()).await.unwrap();
-        if padding == Padding::None {
+        if name == "v1.db" {
             std::fs::write(golden(RECOVERY_KEY_FILE), &*vault.add_recovery_key().await.unwrap().expose()).unwrap();
         }
         sample::fill(&*vault.layer().layer(store.clone())).await;
@@ -43,16 +51,24 @@ async fn write_missing_golden_stores() {
 
 #[tokio::test]
 async fn golden_stores_open() {
-    for name in ["v1.db", "v1-padme.db"] {
+    for name in ["v1.db", "v1-padme.db", BOUND] {
         let folder = tempfile::tempdir().unwrap();
         std::fs::copy(golden(name), folder.path().join("wa.db")).unwrap();
         let store = open_sqlite(&folder).await;
-        options().open(store.clone(), Passphrase::new(PASSPHRASE).unwrap()).await.unwrap();
+        let mut options = options();
+        if name == BOUND {
+            let error = options.open(store.clone(), raw_key()).await.unwrap_err();
+            assert!(matches!(error, Error::WrongContext), "{error:?}");
+            let header = HeaderInfo::read(&*store).await.unwrap().unwrap();
+            assert!(header.bound && header.parent.is_some());
+            options = options.context(CONTEXT);
+        }
+        options.open(store.clone(), Passphrase::new(PASSPHRASE).unwrap()).await.unwrap();
         if name == "v1.db" {
             let printed = std::fs::read_to_string(golden(RECOVERY_KEY_FILE)).unwrap();
-            options().open(store.clone(), RecoveryKey::parse(&printed).unwrap()).await.unwrap();
+            options.open(store.clone(), RecoveryKey::parse(&printed).unwrap()).await.unwrap();
         }
-        let vault = options().open(store.clone(), raw_key()).await.unwrap();
+        let vault = options.open(store.clone(), raw_key()).await.unwrap();
         let backend = vault.layer().layer(store);
         // Fields that later versions of upstream add have their defaults; those of that day are as they were written.
         let device = backend.load().await.unwrap().unwrap();
@@ -88,6 +104,7 @@ async fn golden_stores_open() {
 fn golden_stores_are_opened_by_another_implementation() {
     let key = "5a".repeat(32);
     for name in ["v1.db", "v1-padme.db"] {
-        assert_complete(open_store(&golden(name), ["--key", &key]));
+        assert_complete(open_store(&golden(name), &["--key", &key]));
     }
+    assert_complete(open_store(&golden(BOUND), &["--key", &key, "--context", CONTEXT]));
 }

@@ -12,12 +12,12 @@ use crate::sample::*;
 type Records = BTreeMap<String, Vec<(Vec<Vec<u8>>, Vec<u8>)>>;
 
 /// Runs `tests/interop/open_store.py` and returns the payloads by kind of record.
-pub(super) fn open_store(database: &Path, secret: [&str; 2]) -> Records {
+pub(super) fn open_store(database: &Path, arguments: &[&str]) -> Records {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/open_store.py");
     let output = Command::new("python3")
         .arg(script)
         .arg(database)
-        .args(secret)
+        .args(arguments)
         .args(["--message", CHAT, SENDER, MESSAGE_ID])
         .args(["--base-key", SESSION_ADDRESS, MESSAGE_ID, &hex::encode(BASE_KEY)])
         .output()
@@ -70,5 +70,5 @@ async fn a_store_is_opened_by_another_implementation() {
     let (_vault, backend) = encrypted(&sqlite.store).await;
     sample::fill(&*backend).await;
     let key = "5a".repeat(32);
-    assert_complete(open_store(&sqlite.folder.path().join("wa.db"), ["--key", &key]));
+    assert_complete(open_store(&sqlite.folder.path().join("wa.db"), &["--key", &key]));
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::sync::Arc;
 
-use wacore::store::traits::Backend;
+use wacore::store::traits::{AppStateSyncKey, Backend};
 use zeroize::Zeroize;
 
 use super::options;
@@ -103,6 +103,15 @@ fn random_passphrase(needles: &mut Vec<Needle>) -> Secret {
     Passphrase::new(text).unwrap().into()
 }
 
+/// A key that is stored and read, so long that later allocations do not write over all that would be left of it.
+async fn sync_key(store: &dyn Backend, needles: &mut Vec<Needle>) {
+    let mut key_data = vec![0; 60_000];
+    getrandom::fill(&mut key_data).unwrap();
+    needles.extend(key_data.chunks(1000).map(|part| Needle::new("part of a sync key", &part[..32])));
+    store.set_sync_key(b"id", AppStateSyncKey { key_data, fingerprint: vec![1], timestamp: 2 }).await.unwrap();
+    store.get_sync_key(b"id").await.unwrap().unwrap().key_data.zeroize();
+}
+
 /// The part of the child process.
 #[test]
 fn live_and_let_go() {
@@ -130,6 +139,7 @@ fn live_and_let_go() {
         vault.revoke(&Revocation::prepare(&vault, second.duplicate()).await.unwrap()).await.unwrap();
         needles.extend(keys(&vault));
         drop(options().open(inner.clone(), second).await.unwrap());
+        sync_key(&*vault.layer().layer(inner.clone()), &mut needles).await;
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
             let _held = (first, vault, layered);
             std::panic::resume_unwind(Box::new(()));

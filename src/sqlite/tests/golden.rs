@@ -1,36 +1,71 @@
 //! Files written by released versions open for ever. `tests/golden/README.md` lists them.
 
-use wacore::store::traits::DeviceStore;
+use wacore::store::traits::{DeviceStore, SignalStore};
 
 use super::semantics::assert_filled;
 use super::*;
-use crate::sample;
+use crate::{Argon2Cost, Layer, Passphrase, VaultOptions, Verify, sample};
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/sqlite-schema-1.db")
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+const PLAIN: &str = "sqlite-schema-1.db";
+/// Account 1 with a passphrase, account 2 with the key that account 1 derives, each bound to its number.
+const ENCRYPTED: &str = "sqlite-schema-1-encrypted.db";
+
+fn passphrase() -> Passphrase {
+    Passphrase::new("golden passphrase").unwrap()
 }
 
 /// Writes the golden file of the newest schema. Only for adding a schema, never for replacing a file.
 #[tokio::test]
 async fn write_missing_golden_file() {
-    if std::env::var_os("WASTORE_BLESS").is_none() || golden().exists() {
-        return;
+    let missing = |name: &str| std::env::var_os("WASTORE_BLESS").is_some() && !golden(name).exists();
+    if missing(PLAIN) {
+        let scratch = Scratch::new().await;
+        sample::fill(&scratch.store).await;
+        scratch.store.save(&sample::device()).await.unwrap();
+        scratch.store.backup(golden(PLAIN)).await.unwrap();
     }
-    let scratch = Scratch::new().await;
-    sample::fill(&scratch.store).await;
-    scratch.store.save(&sample::device()).await.unwrap();
-    scratch.store.backup(golden()).await.unwrap();
+    if missing(ENCRYPTED) {
+        let (scratch, options) = (Scratch::new().await, VaultOptions::new().kdf_cost(Argon2Cost::MINIMUM));
+        let (first, second) = (Arc::new(scratch.store.account(1)), Arc::new(scratch.store.account(2)));
+        let vault = options.create(first.clone(), passphrase()).await.unwrap();
+        sample::fill(&*vault.layer().layer(first)).await;
+        let derived = second.derived_secret(&vault);
+        let vault = options.derived_from(&vault).create(second.clone(), derived).await.unwrap();
+        sample::fill(&*vault.layer().layer(second)).await;
+        scratch.store.backup(golden(ENCRYPTED)).await.unwrap();
+    }
 }
 
 #[tokio::test]
 async fn golden_files_open() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wa.db");
-    std::fs::copy(golden(), &path).unwrap();
+    std::fs::copy(golden(PLAIN), &path).unwrap();
     let store = config().open(&path).await.unwrap();
     assert_filled(&store).await;
     // Fields that later versions of upstream add have their defaults; those of that day are as they were written.
     let device = store.load().await.unwrap().unwrap();
     assert_eq!((device.push_name.as_str(), device.adv_secret_key), (sample::PUSH_NAME, sample::ADV_SECRET));
     sample::fill(&store).await;
+}
+
+#[tokio::test]
+async fn golden_encrypted_files_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wa.db");
+    std::fs::copy(golden(ENCRYPTED), &path).unwrap();
+    let store = config().open(&path).await.unwrap();
+    for number in [1, 2] {
+        let account = Arc::new(store.account(number));
+        let vault = account.open_vault(&VaultOptions::new(), passphrase()).await.unwrap();
+        let layered = vault.layer().layer(account.clone());
+        let session = layered.get_session(sample::SESSION_ADDRESS).await.unwrap();
+        assert_eq!(session.as_deref(), Some(sample::SESSION));
+        let report = Verify::new().run(&account, &vault).await.unwrap();
+        assert!(report.is_sound(), "{report}");
+    }
 }
