@@ -331,7 +331,7 @@ pub enum Error {
     #[error("the source has {0} accounts: choose one, or all")]
     SeveralAccounts(usize),
     /// There is a file where a new one is to be made. It was not touched.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "sqlite")]
     #[error("{} is there already: choose another name, or move it away", printable_path(path))]
     TargetExists {
         /// Where the file is.

@@ -43,12 +43,13 @@ use crate::encrypt::{HeaderInfo, Vault, VaultOptions};
 use crate::error::{Error, Result};
 use crate::private;
 use crate::secret::Secret;
+pub(crate) use database::folder_of;
 pub use rotate::{RevokeReport, Rotate, RotateProgress, RotateReport};
 pub use verify::{DamagedRow, InspectedAccount, Inspection, Verify, VerifyProgress, VerifyReport};
 #[cfg(feature = "upstream")]
-pub(crate) use {connection::guard, database::cannot_write, database::publish};
+pub(crate) use {connection::guard, schema::APPLICATION_ID};
 #[cfg(feature = "upstream")]
-pub(crate) use {database::beside, database::folder_of, database::sync_folder, schema::APPLICATION_ID};
+pub(crate) use {database::beside, database::cannot_write, database::publish, database::sync_folder};
 pub(crate) use {rows::Pages, rows::Snapshot, rows::TABLES};
 
 use connection::Statements;
