@@ -39,6 +39,8 @@ pub(super) struct Database {
     log_starts_over: AtomicBool,
     /// How many readers of a database in memory were turned away and try again.
     waiting_readers: Arc<AtomicUsize>,
+    // Goes when everything above is closed.
+    _unfinished: Option<Arc<TempDir>>,
 }
 
 impl Database {
@@ -83,6 +85,7 @@ impl Database {
     fn new(config: SqliteConfig, location: Location, connection: Connection, files: Option<Files>) -> Self {
         Self {
             readers: Readers::new(config.readers),
+            _unfinished: config.unfinished.clone(),
             config,
             location,
             writer: Writer::new(connection),
@@ -387,7 +390,7 @@ fn create_private(path: &Path) -> Result<()> {
 /// caller has been told that there is no such file.
 pub(crate) async fn publish(
     open: impl Send + 'static,
-    unfinished: TempDir,
+    unfinished: Arc<TempDir>,
     file: PathBuf,
     target: PathBuf,
 ) -> Result<()> {

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, Statement};
+use tempfile::TempDir;
 use wacore::store::error::StoreError;
 
 use crate::background;
@@ -123,12 +124,12 @@ impl SqliteStore {
         if target.symlink_metadata().is_ok() {
             return Err(Error::TargetExists { path: target });
         }
-        let unfinished = private::unfinished_folder(&target, ".wastore-init-").map_err(database::cannot_write)?;
-        let file = unfinished.path().join("store.db");
-        let store = Self::open(&file).await?;
+        let folder = private::unfinished_folder(&target, ".wastore-init-").map_err(database::cannot_write)?;
+        let (file, folder) = (folder.path().join("store.db"), Arc::new(folder));
+        let store = SqliteConfig::new().unfinished_in(&folder).open(&file).await?;
         let vault = options.create(Arc::new(store.clone()), secret).await?;
         store.checkpoint().await?;
-        database::publish((vault, store), unfinished, file, target).await
+        database::publish((vault, store), folder, file, target).await
     }
 
     /// Creates a store in memory, for tests; see [`SqliteConfig::in_memory`].
@@ -455,6 +456,7 @@ pub struct SqliteConfig {
     mmap: u64,
     busy_timeout: Duration,
     base_key_retention: Option<Duration>,
+    unfinished: Option<Arc<TempDir>>,
 }
 
 impl SqliteConfig {
@@ -467,7 +469,14 @@ impl SqliteConfig {
             mmap: 0,
             busy_timeout: Duration::from_secs(10),
             base_key_retention: Some(Duration::from_secs(30 * 24 * 3600)),
+            unfinished: None,
         }
+    }
+
+    /// The folder of a database that is not finished stays until all work on it has ended, also on other threads.
+    pub(crate) fn unfinished_in(mut self, folder: &Arc<TempDir>) -> Self {
+        self.unfinished = Some(folder.clone());
+        self
     }
 
     /// What survives a power cut. Default: [`Durability::SignalState`].

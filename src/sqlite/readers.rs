@@ -166,7 +166,10 @@ impl Database {
         let mut reader = Reader::take(&self.readers);
         if reader.connection.is_none() {
             let database = self.clone();
-            reader.fill(background::unblock(move || database.open_reader()).await?);
+            // The connection is closed before the database if nobody waits for it any more.
+            let (connection, _database) =
+                background::unblock(move || Ok::<_, Error>((database.open_reader()?, database))).await?;
+            reader.fill(connection);
         }
         Ok(reader)
     }

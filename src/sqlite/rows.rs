@@ -1,6 +1,7 @@
 //! Reading the rows of every table as they lie there, for checking, exporting and sealing anew.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use data_encoding::BASE64URL_NOPAD;
 use rusqlite::types::{Value, ValueRef};
@@ -8,6 +9,7 @@ use rusqlite::{Connection, Params, Row, ffi};
 
 use super::SqliteStore;
 use super::connection::{Statements, Stored, patiently, permitted};
+use super::database::Database;
 use crate::background;
 use crate::encrypt::HeaderCopy;
 use crate::encrypt::stored::{CARRIER, StoredRow, decode_text, encode_text, session_or_identity};
@@ -686,8 +688,8 @@ fn all<T>(
 
 /// The database as it is at one moment, on a connection of its own, for reading every row of an account.
 pub(crate) struct Snapshot {
-    /// `None` while a thread reads with it.
-    connection: Option<Connection>,
+    /// `None` while a thread reads with it. The connection is closed before the database, whose last one empties the log.
+    connection: Option<(Connection, Arc<Database>)>,
     account: i32,
 }
 
@@ -697,8 +699,8 @@ impl Snapshot {
     pub(crate) async fn open(store: &SqliteStore) -> Result<Self> {
         let (database, account) = (store.database.clone(), store.account);
         let mut patience = database.patience_of_readers();
-        let connection = background::unblock(move || patiently(&mut patience, || database.open_snapshot())).await?;
-        Ok(Self { connection: Some(connection), account })
+        let open = move || Ok::<_, Error>((patiently(&mut patience, || database.open_snapshot())?, database));
+        Ok(Self { connection: Some(background::unblock(open).await?), account })
     }
 
     /// The next page; `None` after the last one, when as many rows were seen as there are.
@@ -750,7 +752,7 @@ impl Snapshot {
     ) -> Result<T> {
         let connection = self.connection.take().ok_or(Error::Stopped)?;
         let run = move || {
-            let result = query(&connection);
+            let result = query(&connection.0);
             (connection, result)
         };
         let (connection, result) = background::unblock(run).await;

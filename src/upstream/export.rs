@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, params};
 use serde::de::DeserializeOwned;
@@ -122,7 +123,7 @@ impl Export {
         }
         let folder = background::unblock(move || writer.finish()).await?;
         let file = folder.path().join(FILE);
-        publish((), folder, file, target).await?;
+        publish((), Arc::new(folder), file, target).await?;
         Ok(report)
     }
 }

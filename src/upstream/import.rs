@@ -210,9 +210,9 @@ impl Import {
         let Message::Accounts(accounts) = next(messages).await? else { return Err(Error::Stopped) };
         let total = accounts.iter().map(|(_, records)| records).sum::<u64>();
         let unfinished = private::unfinished_folder(target, ".wastore-import-").map_err(cannot_write)?;
-        let file = unfinished.path().join("store.db");
+        let (file, unfinished) = (unfinished.path().join("store.db"), Arc::new(unfinished));
         // It is waited for the disk at the end, once for all.
-        let first = SqliteConfig::new().durability(Durability::Process).open(&file).await?;
+        let first = SqliteConfig::new().durability(Durability::Process).unfinished_in(&unfinished).open(&file).await?;
 
         let mut vaults: Vec<Vault> = vec![];
         let mut secret = Some(secret);

@@ -281,9 +281,11 @@ fn main() -> ExitCode {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::other)?;
         // Dropping what is under way removes its unfinished files.
         runtime.block_on(async {
+            // Before anything is made that a signal must not leave behind.
+            let interrupted = interrupted();
             tokio::select! {
                 done = run(command, &options) => done,
-                () = interrupted() => Err(Failure { text: "interrupted".to_owned(), code: INTERRUPTED }),
+                () = interrupted => Err(Failure { text: "interrupted".to_owned(), code: INTERRUPTED }),
             }
         })
     };
@@ -301,23 +303,24 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ends when a signal asks the program to end.
-async fn interrupted() {
+/// A future that ends when a signal, from now on, asks the program to end.
+fn interrupted() -> impl Future<Output = ()> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
         let mut signals: Vec<_> = kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect();
-        let any = std::future::poll_fn(|context| {
+        std::future::poll_fn(move |context| {
             let came = signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
             if came { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-        });
-        any.await;
+        })
     }
     #[cfg(not(unix))]
-    if tokio::signal::ctrl_c().await.is_err() {
-        // Without signals there is nothing to wait for.
-        std::future::pending().await
+    async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // Without signals there is nothing to wait for.
+            std::future::pending().await
+        }
     }
 }
 

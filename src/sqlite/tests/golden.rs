@@ -1,6 +1,6 @@
 //! Files written by released versions open for ever. `tests/golden/README.md` lists them.
 
-use wacore::store::traits::{DeviceStore, SignalStore};
+use wacore::store::traits::DeviceStore;
 
 use super::semantics::assert_filled;
 use super::*;

@@ -87,6 +87,8 @@ struct World {
     secret: u8,
     leaked_is_removed: bool,
     is_revoked: bool,
+    /// The generations of the headers that ended the leaked secret and the first one.
+    ended_at: [u64; 2],
     /// The operator has added the leaked secret since everything was revoked.
     leaked_is_back: bool,
 }
@@ -155,6 +157,7 @@ impl Explorer {
             secret: FIRST,
             leaked_is_removed: false,
             is_revoked: false,
+            ended_at: [0; 2],
             leaked_is_back: false,
         };
         self.read_into(&mut world).await;
@@ -262,6 +265,7 @@ impl Explorer {
             Step::AcceptRollback if self.anchor.is_none() => return None,
             _ => {}
         }
+        self.forget_what_was_put_back_whole(&mut next);
         self.write(&next).await;
         let before = self.reads(world.secret).await;
         let outcome = self.run(world, step).await;
@@ -291,8 +295,9 @@ impl Explorer {
         }
         if outcome.is_ok() {
             match step {
-                Step::RemoveLeaked => {
-                    next.leaked_is_removed = true;
+                // It may have been added twice.
+                Step::RemoveLeaked if slots(&next.headers[0]).all(|label| label != "leaked") => {
+                    (next.leaked_is_removed, next.ended_at[0]) = (true, generation(&next.headers[0]));
                     (next.device.since[0], next.session.since[0]) = (false, false);
                 }
                 Step::AddLeaked => (next.leaked_is_removed, next.leaked_is_back) = (false, true),
@@ -302,6 +307,7 @@ impl Explorer {
                 }
                 Step::Revoke => {
                     (next.is_revoked, next.leaked_is_back) = (true, false);
+                    next.ended_at[1] = generation(&next.headers[0]);
                     (next.device.since[1], next.session.since[1]) = (true, true);
                 }
                 _ => {}
@@ -316,6 +322,22 @@ impl Explorer {
         }
         self.check_leaks(&next, &said).await;
         Some(next)
+    }
+
+    /// Without an anchor a store that was put back whole cannot be told from one that never went on: the owner's removal of a
+    /// secret is gone with all that was written since.
+    fn forget_what_was_put_back_whole(&self, world: &mut World) {
+        let is_from_before = |which: usize| {
+            generation(&world.headers[0]) < world.ended_at[which]
+                && !world.device.since[which]
+                && !world.session.since[which]
+        };
+        if self.anchor.is_none() && is_from_before(0) {
+            world.leaked_is_removed = false;
+        }
+        if self.anchor.is_none() && is_from_before(1) {
+            world.is_revoked = false;
+        }
     }
 
     /// A removed secret reads nothing that was written since, also with old headers put back; nor does a revoked one.
@@ -340,6 +362,15 @@ impl Explorer {
     }
 }
 
+fn generation(header: &[u8]) -> u64 {
+    u64::from_le_bytes(header[32..40].try_into().unwrap())
+}
+
+/// The labels of the slots.
+fn slots(header: &[u8]) -> impl Iterator<Item = String> {
+    HeaderInfo::parse(header).unwrap().slots.into_iter().map(|slot| slot.label)
+}
+
 fn put_back(row: &mut Row) {
     std::mem::swap(&mut row.now, &mut row.before);
     std::mem::swap(&mut row.since, &mut row.before_since);
@@ -348,13 +379,13 @@ fn put_back(row: &mut Row) {
 /// What tells a world from others: numbers by their order only, keys and values by where they first appear.
 fn describe(world: &World) -> String {
     let stamp = |value: &[u8]| u64::from(u32::from_le_bytes(value[10..14].try_into().unwrap()));
-    let generation = |header: &[u8]| u64::from_le_bytes(header[32..40].try_into().unwrap());
     let headers = [&world.headers[0], &world.headers[1], &world.first, &world.previous, &world.saved];
     let rows = [&world.device.now, &world.device.before, &world.session.now, &world.session.before];
     let remembered = world.anchor.values().map(|bytes| u64::from_le_bytes(bytes[..8].try_into().unwrap()));
     let mut numbers: Vec<u64> = headers.iter().map(|header| generation(header)).collect();
     numbers.extend(rows.iter().map(|row| stamp(row)));
     numbers.extend(remembered.clone());
+    numbers.extend(world.ended_at);
     numbers.sort_unstable();
     numbers.dedup();
     let rank = |number: u64| numbers.binary_search(&number).unwrap();
@@ -366,13 +397,14 @@ fn describe(world: &World) -> String {
     let mut text = String::new();
     for header in headers {
         let info = HeaderInfo::parse(header).unwrap();
-        let slots: Vec<_> = info.slots.iter().map(|slot| slot.label.clone()).collect();
+        let slots: Vec<_> = slots(header).collect();
         let epochs: Vec<_> = info.epochs.iter().map(|epoch| id(epoch.to_le_bytes().to_vec())).collect();
         text += &format!("{}{slots:?}{epochs:?}{} ", rank(generation(header)), info.rotating);
     }
     for row in rows {
         text += &format!("{}/{} ", rank(stamp(row)), id(row[6..10].to_vec()));
     }
+    text += &format!("{:?} ", world.ended_at.map(rank));
     text += &format!("{:?}{:?}", world.device.since, world.device.before_since);
     text += &format!("{:?}{:?}", world.session.since, world.session.before_since);
     let remembered: Vec<_> = remembered.map(rank).collect();
