@@ -350,6 +350,22 @@ pub enum Error {
     #[cfg(feature = "upstream")]
     #[error("the source was used while it was imported: stop the bot and import again")]
     SourceChanged,
+    /// The source is damaged: what could be read of it would not be all. Nothing was made.
+    #[cfg(feature = "upstream")]
+    #[error(
+        "the source is damaged, so that not everything in it can be read: import a copy that `sqlite3 … .recover` made, or a backup"
+    )]
+    SourceDamaged,
+    /// The source was to be removed, but holds more than an import reads. Nothing was made.
+    #[cfg(feature = "upstream")]
+    #[error(
+        "the source was to be removed, but holds what an import does not read: {}",
+        crate::upstream::listed(not_read)
+    )]
+    SourceHoldsMore {
+        /// What is not read.
+        not_read: Vec<crate::upstream::NotRead>,
+    },
     /// The import is complete, but the source could not be removed afterwards: it is still there, or part of it.
     #[cfg(feature = "upstream")]
     #[error(

@@ -61,5 +61,5 @@ pub use sqlite::{
 };
 #[cfg(feature = "upstream")]
 pub use upstream::{
-    Export, ExportProgress, ExportReport, Import, ImportPhase, ImportProgress, ImportReport, RemovedSource,
+    Export, ExportProgress, ExportReport, Import, ImportPhase, ImportProgress, ImportReport, NotRead, RemovedSource,
 };

@@ -18,13 +18,26 @@ pub fn printable_path(path: &std::path::Path) -> impl Display {
     Printable(path.to_string_lossy())
 }
 
+/// `true` if the text is shown as it is.
+pub(crate) fn is_printable(text: &str) -> bool {
+    text.chars().all(is_shown)
+}
+
+fn is_shown(character: char) -> bool {
+    // Behind a letter, so that accents and vowel signs, which are characters of their own in many scripts, belong to it.
+    let mut buffer = [b'a', 0, 0, 0, 0];
+    let length = character.encode_utf8(&mut buffer[1..]).len();
+    let text = std::str::from_utf8(&buffer[..=length]).unwrap_or_default();
+    matches!(character, '\'' | '"' | '\\') || text.escape_debug().eq(text.chars())
+}
+
 struct Printable<T>(T);
 
 impl<T: AsRef<str>> Display for Printable<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut length = 0;
         for character in self.0.as_ref().chars() {
-            let as_it_is = matches!(character, '\'' | '"' | '\\');
+            let as_it_is = is_shown(character);
             length += if as_it_is { 1 } else { character.escape_debug().len() };
             if length > LONGEST {
                 return f.write_char('…');
@@ -50,8 +63,10 @@ mod tests {
         assert!(shown.starts_with("\\u{1b}[2J\\r\\n\\t\\u{7}\\0\\u{7f}\\u{9b}31m"), "{shown}");
         assert!(shown.chars().all(|character| (' '..='~').contains(&character)), "{shown:?}");
         assert_eq!(printable(&shown).to_string(), shown, "once is enough");
-        for harmless in ["", "my \"label\"", "it's", r"C:\wa.db", "Schlüssel", "鍵"] {
+        for harmless in ["", "my \"label\"", "it's", r"C:\wa.db", "Schlüssel", "Schlu\u{308}ssel", "鍵", "कुंजी"]
+        {
             assert_eq!(printable(harmless).to_string(), harmless);
+            assert!(super::is_printable(harmless));
         }
     }
 

@@ -127,7 +127,10 @@ pub(crate) fn check_readers(file: &File, path: &Path) -> io::Result<()> {
             _ => return Err(refused(path, "belongs to another user: copy it to one of your own")),
         };
         if metadata.mode() & others != 0 {
-            return Err(refused(path, "can be read or changed by other users: run chmod 600 on it"));
+            return Err(refused(
+                path,
+                "can be read or changed by other users: run chmod 600 on it, or mount it with such a mode",
+            ));
         }
     }
     #[cfg(not(unix))]

@@ -1,6 +1,5 @@
 //! Secrets that open a vault. None of them can be cloned, printed or compared by accident; all are wiped when dropped.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::io::Read;
 use std::ops::Deref;
@@ -15,11 +14,13 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::{Error, Result};
 use crate::json::WipingBuffer;
+use crate::printable::is_printable;
 
 /// A passphrase.
 ///
 /// Text is brought into Unicode's normalization form C, as RFC 8265 has it, so that a letter with an accent is the same whether
-/// a keyboard sends it as one character or as two. Bytes that are no UTF-8 are taken as they are.
+/// a keyboard sends it as one character or as two, and a byte order mark at its beginning is left out. Bytes that are no UTF-8 are
+/// taken as they are.
 pub struct Passphrase(Zeroizing<Vec<u8>>);
 
 impl Passphrase {
@@ -33,6 +34,9 @@ impl Passphrase {
     pub fn new(passphrase: impl Into<Vec<u8>>) -> Result<Self> {
         let bytes = normalized(Zeroizing::new(passphrase.into()));
         let problem = match bytes.len() {
+            _ if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) => {
+                "must not be UTF-16: save the file as UTF-8"
+            }
             0 => "must not be empty",
             1..=Self::MAX_BYTES => return Ok(Self(bytes)),
             _ => "must not be longer than 1 MiB",
@@ -76,9 +80,19 @@ impl Passphrase {
         Self::new(value.into_encoded_bytes())
     }
 
-    /// The number of characters; of bytes, if it is no text. For rules about the length of new passphrases.
+    /// The number of visible characters, those that are repeated in a row once; of bytes, if it is no text. For rules about new
+    /// passphrases.
     pub fn characters(&self) -> usize {
-        std::str::from_utf8(&self.0).map_or(self.0.len(), |text| text.chars().count())
+        let Ok(text) = std::str::from_utf8(&self.0) else { return self.0.len() };
+        let (mut count, mut last) = (0, None);
+        for character in text
+            .chars()
+            .filter(|character| !character.is_whitespace() && is_printable(character.encode_utf8(&mut [0; 4])))
+        {
+            count += usize::from(last != Some(character));
+            last = Some(character);
+        }
+        count
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
@@ -134,15 +148,22 @@ impl Key {
         }
     }
 
-    /// Why the bytes are not those of a random number generator, which would take years of generating keys to make such a one.
+    /// Why the bytes are not those of a random number generator, which makes such a key once in 10¹¹ times.
     fn weakness(&self) -> Option<&'static str> {
         let bytes = self.expose();
-        if bytes.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+        let is_of_text = |character: char| !character.is_control() || character.is_whitespace();
+        let trimmed = &bytes[..bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)];
+        if std::str::from_utf8(trimmed).is_ok_and(|text| text.chars().all(is_of_text)) {
             return Some("holds text instead of random bytes: use it as a passphrase, or make a random key");
         }
-        let steps = bytes.windows(2).map(|pair| pair[1].wrapping_sub(pair[0]));
-        let few = bytes.iter().collect::<HashSet<_>>().len().min(steps.collect::<HashSet<_>>().len()) < FEWEST_VALUES;
-        few.then_some("holds the same few bytes over and over: make a random key")
+        let steps: Vec<u8> = bytes.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+        let repeats = |bytes: &[u8]| {
+            let mut counts = [0; 256];
+            bytes.iter().for_each(|byte| counts[usize::from(*byte)] += 1);
+            counts.into_iter().any(|count| count > MOST_REPEATED)
+                || counts.into_iter().filter(|count| *count > 0).count() < FEWEST_VALUES
+        };
+        (repeats(bytes) || repeats(&steps)).then_some("holds the same few bytes over and over: make a random key")
     }
 
     /// Returns the bytes, for a [`KeyProvider`] that has to wrap them or a program that has to store them.
@@ -166,8 +187,9 @@ impl Key {
     }
 }
 
-/// Of 32 random bytes fewer are different once in 10²² times.
+/// Of 32 random bytes fewer are different once in 10²² times, and one is there more often once in 10¹¹ times.
 const FEWEST_VALUES: usize = 13;
+const MOST_REPEATED: u8 = 8;
 
 /// A key to print and keep in a safe, which opens the vault when everything else is lost.
 ///
@@ -372,19 +394,21 @@ const fn invalid(what: &'static str, problem: &'static str) -> Error {
     Error::InvalidInput { what, problem }
 }
 
-/// Text in normalization form C, and other bytes as they are.
+/// Text in normalization form C and without a byte order mark, and other bytes as they are.
 fn normalized(bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     match std::str::from_utf8(&bytes) {
-        Ok(text) if !is_nfc(text) => {
+        Ok(text) if !is_nfc(text) || text.starts_with(BYTE_ORDER_MARK) => {
             // The factor is Unicode's bound (https://www.unicode.org/faq/normalization.html), so that nothing is left behind
             // by growing.
             let mut composed = Zeroizing::new(String::with_capacity(text.len() * 3));
-            composed.extend(text.nfc());
+            composed.extend(text.trim_start_matches(BYTE_ORDER_MARK).nfc());
             Zeroizing::new(std::mem::take(&mut *composed).into_bytes())
         }
         _ => bytes,
     }
 }
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Opens a file with a secret, which may be a link or a pipe.
 fn open(path: &Path, what: &'static str) -> Result<std::fs::File> {
@@ -523,7 +547,7 @@ mod tests {
         assert_eq!(bytes("Ångström".as_bytes()), "Ångström".as_bytes());
         // Three times as long, which is Unicode's bound.
         assert_eq!(bytes("\u{1d160}".repeat(1000).as_bytes()).len(), 12_000);
-        for other in [b"u\xcc\x88\xff".as_slice(), b"\xff\xfe", &[0]] {
+        for other in [b"u\xcc\x88\xff".as_slice(), b"\xfe\xfd", &[0]] {
             assert_eq!(bytes(other), other);
         }
     }

@@ -16,8 +16,8 @@ use rusqlite::Connection;
 use wacore::store::traits::{Backend, MsgSecretEntry, MsgSecretStore, SignalStore, TcTokenEntry};
 use wastore::testing::{Operation, Value};
 use wastore::{
-    Access, Argon2Cost, Error, Export, Import, ImportPhase, ImportReport, Key, Layer, Method, Passphrase, Record,
-    SqliteStore, Vault, VaultOptions,
+    Access, Argon2Cost, Error, Export, HeaderInfo, Import, ImportPhase, ImportReport, Key, Layer, Method, Passphrase,
+    Record, SqliteStore, Vault, VaultOptions,
 };
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
 
@@ -577,7 +577,7 @@ async fn sql_that_a_source_brings_along_does_not_run() {
         let import = Import::new();
         let imported = import.run(&bot.source, &bot.target, key());
         let error = tokio::time::timeout(std::time::Duration::from_secs(60), imported).await.unwrap().unwrap_err();
-        assert!(matches!(error, Error::NotUpstream { .. } | Error::Sqlite { .. }), "{planted}: {error:?}");
+        assert!(matches!(error, Error::NotUpstream { .. } | Error::SourceDamaged), "{planted}: {error:?}");
         bot.assert_nothing_was_made();
     }
     // An index that lacks rows.
@@ -594,8 +594,121 @@ async fn sql_that_a_source_brings_along_does_not_run() {
     let count = |sql: &str| source.query_row(sql, (), |row| row.get::<_, i64>(0)).unwrap();
     let all = count("SELECT count(*) FROM sessions NOT INDEXED WHERE device_id = 1");
     assert!(all > 0 && count("SELECT count(*) FROM sessions WHERE device_id = 1") < all, "the index is not used");
-    let report = Import::new().run(&bot.source, &bot.target, key()).await.unwrap();
-    assert_eq!(report.copied(Record::Session), all as u64);
+    let error = Import::new().run(&bot.source, &bot.target, key()).await.unwrap_err();
+    assert!(matches!(error, Error::SourceDamaged), "{error:?}");
+}
+
+/// SQLite takes a log for that of the database it lies beside, whichever it belongs to.
+#[tokio::test]
+async fn a_log_beside_the_name_of_a_new_database_is_refused() {
+    let bot = closed_source().await;
+    Import::new().run(&bot.source, &bot.target, key()).await.unwrap();
+    let store = SqliteStore::open(&bot.target).await.unwrap();
+    let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
+    let new = bot.target.with_file_name("new.db");
+    for ending in ["-wal", "-shm", "-journal"] {
+        let log = bot.target.with_file_name(format!("new.db{ending}"));
+        std::fs::write(&log, "left by another").unwrap();
+        for outcome in [
+            Import::new().run(&bot.source, &new, key()).await.map(drop),
+            Export::new().run(&store, &vault, &new).await.map(drop),
+            store.backup(&new).await,
+            SqliteStore::create_encrypted(&new, &VaultOptions::new(), key()).await,
+        ] {
+            assert!(matches!(&outcome, Err(Error::TargetExists { path }) if *path == log), "{ending}: {outcome:?}");
+        }
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "left by another");
+        assert!(!new.exists());
+        std::fs::remove_file(log).unwrap();
+    }
+    store.backup(&new).await.unwrap();
+}
+
+/// What an import does not read stays, and is named.
+#[tokio::test]
+async fn a_source_that_is_not_read_whole_is_not_removed() {
+    let partly = [
+        ("CREATE TABLE my_messages (text); INSERT INTO my_messages VALUES ('precious')", "the table my_messages"),
+        ("INSERT INTO sessions (address, record, device_id) VALUES ('x@s', x'01', 7)", "1 rows of sessions"),
+        (
+            "INSERT INTO identities (address, key, device_id) VALUES ('x@s', zeroblob(32), 'one')",
+            "1 rows of identities",
+        ),
+        ("DELETE FROM device WHERE id = 2", "rows of sessions"),
+    ];
+    for (planted, named) in partly {
+        let bot = closed_source_of(&[1, 2]).await;
+        rusqlite::Connection::open(&bot.source).unwrap().execute_batch(planted).unwrap();
+        let before = std::fs::read(&bot.source).unwrap();
+        let error =
+            Import::new().all_accounts().remove_source().run(&bot.source, &bot.target, key()).await.unwrap_err();
+        assert!(matches!(error, Error::SourceHoldsMore { .. }), "{planted}: {error:?}");
+        assert!(error.to_string().contains(named), "{planted}: {error}");
+        assert!(std::fs::read(&bot.source).unwrap() == before);
+        bot.assert_nothing_was_made();
+        let report = Import::new().all_accounts().run(&bot.source, &bot.target, key()).await.unwrap();
+        assert!(report.to_string().contains(&format!("not read: {named}")) || report.to_string().contains(named));
+    }
+    // Rows that hide.
+    let hide = [
+        "CREATE INDEX planted ON device (id) WHERE id < 2; PRAGMA writable_schema = ON;
+            UPDATE sqlite_schema SET sql = 'CREATE INDEX planted ON device (id)' WHERE name = 'planted'",
+        "PRAGMA writable_schema = ON;
+            UPDATE sqlite_schema SET sql = replace(sql, 'NOT NULL', '        ') WHERE name = 'prekeys'",
+    ];
+    for planted in hide {
+        let bot = closed_source_of(&[1, 2]).await;
+        rusqlite::Connection::open(&bot.source).unwrap().execute_batch(planted).unwrap();
+        rusqlite::Connection::open(&bot.source).unwrap().execute("UPDATE prekeys SET uploaded = NULL", ()).ok();
+        let error = Import::new().remove_source().run(&bot.source, &bot.target, key()).await.unwrap_err();
+        let refused = matches!(error, Error::SourceDamaged | Error::SourceHoldsMore { .. } | Error::SeveralAccounts(2));
+        assert!(refused, "{planted}: {error:?}");
+        bot.assert_nothing_was_made();
+    }
+    // A page that says it has one row less.
+    let bot = closed_source().await;
+    let source = rusqlite::Connection::open(&bot.source).unwrap();
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'sessions'";
+    let page = source.query_row(sql, (), |row| row.get::<_, i64>(0)).unwrap() as usize;
+    let size = source.query_row("PRAGMA page_size", (), |row| row.get::<_, i64>(0)).unwrap() as usize;
+    drop(source);
+    let mut content = std::fs::read(&bot.source).unwrap();
+    let cells = (page - 1) * size + 4;
+    assert!(content[cells] > 1);
+    content[cells] -= 1;
+    std::fs::write(&bot.source, content).unwrap();
+    for import in [Import::new(), Import::new().remove_source()] {
+        let error = import.run(&bot.source, &bot.target, key()).await.unwrap_err();
+        assert!(matches!(error, Error::SourceDamaged), "{error:?}");
+        bot.assert_nothing_was_made();
+    }
+    // A number that does not fit.
+    let bot = closed_source().await;
+    let source = rusqlite::Connection::open(&bot.source).unwrap();
+    source.execute("UPDATE prekeys SET id = id + 4294967296", ()).unwrap();
+    drop(source);
+    let error = Import::new().run(&bot.source, &bot.target, key()).await.unwrap_err();
+    assert!(matches!(error, Error::Source { record: Record::Prekey, .. }), "{error:?}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_pipe_is_not_waited_for() {
+    let pipe = |path: &Path| assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    let bot = Bot::new();
+    pipe(&bot.source);
+    assert!(matches!(Import::new().run(&bot.source, &bot.target, key()).await, Err(Error::File { .. })));
+    for ending in ["-wal", "-journal"] {
+        let bot = closed_source().await;
+        pipe(&bot.source.with_file_name(format!("whatsapp.db{ending}")));
+        let error = Import::new().run(&bot.source, &bot.target, key()).await.unwrap_err();
+        assert!(matches!(error, Error::File { what: "source", .. }), "{error:?}");
+        let bot = Bot::new();
+        SqliteStore::create_encrypted(&bot.target, &VaultOptions::new(), key()).await.unwrap();
+        pipe(&bot.target.with_file_name(format!("wa.db{ending}")));
+        let error = SqliteStore::open(&bot.target).await.unwrap_err();
+        assert!(matches!(error, Error::File { what: "database", .. }), "{error:?}");
+    }
 }
 
 #[tokio::test]
@@ -711,10 +824,15 @@ async fn killed_anywhere_there_is_nothing_or_the_finished_store() {
 
 /// A source that nobody has open.
 async fn closed_source() -> Bot {
+    closed_source_of(&[1]).await
+}
+
+async fn closed_source_of(accounts: &[i32]) -> Bot {
     let bot = Bot::new();
-    let store = bot.account(1).await;
-    fill(&*store).await;
-    drop(store);
+    for account in accounts {
+        let store = bot.account(*account).await;
+        fill(&*store).await;
+    }
     // Upstream closes its connections on threads of its own.
     while bot.files().iter().any(|name| name.ends_with("-wal")) {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -761,22 +879,16 @@ async fn removing_the_source_follows_no_link_and_replaces_no_file() {
             std::fs::remove_file(&bot.target).unwrap();
         }
     }
-
-    let bot = closed_source().await;
-    let removing = bot.source.with_file_name("whatsapp.db.removing");
-    std::fs::write(&removing, "precious").unwrap();
-    let before = std::fs::read(&bot.source).unwrap();
-    let error = Import::new().remove_source().run(&bot.source, &bot.target, key()).await.unwrap_err();
-    assert!(not_removed(error).contains("whatsapp.db.removing"));
-    assert_eq!(std::fs::read_to_string(&removing).unwrap(), "precious");
-    assert!(std::fs::read(&bot.source).unwrap() == before, "the source is as it was");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_removal_is_finished() {
     let bot = closed_source().await;
-    let removing = bot.source.with_file_name("whatsapp.db.removing");
     Import::new().run(&bot.source, &bot.target, key()).await.unwrap();
+    let store = SqliteStore::open(&bot.target).await.unwrap();
+    let id = HeaderInfo::read(&store).await.unwrap().unwrap().store_id;
+    drop(store);
+    let removing = bot.source.with_file_name(format!("whatsapp.db.removing-{}", hex::encode(id)));
     let again = async || Import::new().remove_source().run(&bot.source, &bot.target, key()).await;
     assert!(matches!(again().await, Err(Error::TargetExists { .. })), "the source is there");
     std::fs::rename(&bot.source, &removing).unwrap();
@@ -786,6 +898,18 @@ async fn an_interrupted_removal_is_finished() {
     let kept = Import::new().run(&bot.source, &bot.target, key()).await;
     assert!(matches!(kept, Err(Error::TargetExists { .. })), "{kept:?}");
     assert!(removing.exists());
+    // Another store that the same secret opens is not what was made of it.
+    let other = bot.target.with_file_name("other.db");
+    SqliteStore::create_encrypted(&other, &VaultOptions::new(), key()).await.unwrap();
+    let error = Import::new().remove_source().run(&bot.source, &other, key()).await.unwrap_err();
+    assert!(not_removed(error).contains("was imported into another store"));
+    // Nor is it removed if it has another name as well.
+    let link = bot.target.with_file_name("precious");
+    std::fs::hard_link(&removing, &link).unwrap();
+    assert!(not_removed(again().await.unwrap_err()).contains("another name"));
+    assert!(removing.metadata().unwrap().len() > 0);
+    std::fs::remove_file(&link).unwrap();
+    std::fs::remove_file(&other).unwrap();
 
     let report = again().await.unwrap();
     assert!(report.accounts().is_empty() && report.removed_source().unwrap().left().is_empty(), "{report:?}");

@@ -39,6 +39,7 @@ use super::Padding;
 use super::kdf::Argon2Cost;
 use super::keys::StoreId;
 use crate::error::{Error, Result};
+use crate::printable::is_printable;
 
 pub(crate) const MAX_HEADER_BYTES: usize = 16 * 1024;
 pub(crate) const MAX_SLOTS: usize = 8;
@@ -165,7 +166,7 @@ impl Slot {
         }
         let label = input.take(usize::from(label_bytes))?;
         let label = std::str::from_utf8(label).map_err(|_| DAMAGED_SLOT)?.to_owned();
-        if label.contains(char::is_control) {
+        if !is_printable(&label) {
             return Err(DAMAGED_SLOT);
         }
         let kdf = match kind {

@@ -22,6 +22,7 @@ use super::header::{Header, Kdf, MAX_HINT_BYTES, MAX_LABEL_BYTES, Slot, Wrapped}
 use super::kdf::{self, Argon2Cost, Job, KdfLimits};
 use super::keys::{StoreId, VaultKey, derive};
 use crate::error::{Error, Result};
+use crate::printable::is_printable;
 use crate::secret::{Key, KeyProvider, Passphrase, Secret};
 
 /// What kind of secret opens a key slot.
@@ -93,7 +94,7 @@ impl NewSlot {
     /// Stretches, generates or wraps the key for a new slot.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for a label of more than 32 bytes or with control characters, [`Error::KeyProvider`] if the provider fails,
+    /// [`Error::InvalidInput`] for a label of more than 32 bytes or with control or format characters, [`Error::KeyProvider`] if the provider fails,
     /// [`Error::KdfOutOfBounds`] if the cost is above the limits that `open` applies.
     pub(crate) async fn prepare(
         secret: Secret,
@@ -110,8 +111,11 @@ impl NewSlot {
         if label.len() > MAX_LABEL_BYTES {
             return Err(Error::InvalidInput { what: "slot label", problem: "must not be longer than 32 bytes" });
         }
-        if label.contains(char::is_control) {
-            return Err(Error::InvalidInput { what: "slot label", problem: "must not contain control characters" });
+        if !is_printable(label) {
+            return Err(Error::InvalidInput {
+                what: "slot label",
+                problem: "must not contain control or format characters",
+            });
         }
         let mut salt = [0; 32];
         getrandom::fill(&mut salt)?;

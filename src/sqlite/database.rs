@@ -51,6 +51,7 @@ impl Database {
         }
         create_private(path)?;
         let path = fs::canonicalize(path).map_err(|source| Error::File { what: "database", source })?;
+        refuse_pipes(&path).map_err(|source| Error::File { what: "database", source })?;
         schema::check_length(&path)?;
         warn_if_readable_by_others(&path);
         let location = Location::File(path.clone());
@@ -383,6 +384,35 @@ fn create_private(path: &Path) -> Result<()> {
     }
 }
 
+/// Looks whether a database and what SQLite keeps beside it are regular files: of a pipe it would wait for the other end.
+///
+/// # Errors
+/// Names the file that is none.
+pub(crate) fn refuse_pipes(database: &Path) -> io::Result<()> {
+    let companions = COMPANIONS.iter().map(|ending| beside(database, ending)).filter(|path| path.exists());
+    for path in [database.to_owned()].into_iter().chain(companions) {
+        if !path.metadata()?.is_file() {
+            return Err(private::refused(&path, "is not a regular file"));
+        }
+    }
+    Ok(())
+}
+
+/// Looks whether a new database may have this name: SQLite would take a log beside it for its own.
+///
+/// # Errors
+/// [`Error::TargetExists`] names what is there.
+pub(crate) fn refuse_taken(target: &Path) -> Result<()> {
+    let names = [target.to_owned()].into_iter().chain(COMPANIONS.map(|ending| beside(target, ending)));
+    match names.into_iter().find(|path| path.symlink_metadata().is_ok()) {
+        Some(path) => Err(Error::TargetExists { path }),
+        None => Ok(()),
+    }
+}
+
+/// The endings of the names that SQLite gives to what it keeps beside a database.
+pub(crate) const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
 /// Gives a finished database its name: closes what is open of it, waits for the disk, and removes the folder in which it was made.
 ///
 /// # Errors
@@ -402,13 +432,19 @@ pub(crate) async fn publish(
         if !waits() {
             return Err(Error::Stopped);
         }
+        refuse_taken(&target)?;
         let named = TempPath::try_from_path(file).map_err(cannot_write)?.persist_noclobber(&target);
         named.map_err(|failed| match failed.error.kind() {
             io::ErrorKind::AlreadyExists => Error::TargetExists { path: target.clone() },
             _ => cannot_write(failed.error),
         })?;
         drop(unfinished);
-        sync_folder(&target).map_err(cannot_write)
+        let synced = sync_folder(&target).map_err(cannot_write);
+        if !waits() {
+            fs::remove_file(&target).map_err(cannot_write)?;
+            return Err(Error::Stopped);
+        }
+        synced
     })
     .await
 }

@@ -45,12 +45,14 @@ use crate::error::{Error, Result};
 use crate::private;
 use crate::secret::Secret;
 pub(crate) use database::folder_of;
+#[cfg(feature = "upstream")]
+pub(crate) use database::{COMPANIONS, beside, cannot_write, publish, refuse_pipes, refuse_taken, sync_folder};
 pub use rotate::{RevokeReport, Rotate, RotateProgress, RotateReport};
+#[cfg(feature = "upstream")]
+pub(crate) use snapshot::STEPS_BETWEEN_LOOKS;
 pub use verify::{DamagedRow, InspectedAccount, Inspection, Verify, VerifyProgress, VerifyReport};
 #[cfg(feature = "upstream")]
 pub(crate) use {connection::guard, schema::APPLICATION_ID};
-#[cfg(feature = "upstream")]
-pub(crate) use {database::beside, database::cannot_write, database::publish, database::sync_folder};
 pub(crate) use {rows::Pages, rows::Snapshot, rows::TABLES};
 
 use connection::Statements;
@@ -121,9 +123,7 @@ impl SqliteStore {
         secret: impl Into<Secret>,
     ) -> Result<()> {
         let target = path.as_ref().to_owned();
-        if target.symlink_metadata().is_ok() {
-            return Err(Error::TargetExists { path: target });
-        }
+        database::refuse_taken(&target)?;
         let folder = private::unfinished_folder(&target, ".wastore-init-").map_err(database::cannot_write)?;
         let (file, folder) = (folder.path().join("store.db"), Arc::new(folder));
         let store = SqliteConfig::new().unfinished_in(&folder).open(&file).await?;

@@ -12,7 +12,7 @@ use smallvec::{SmallVec, smallvec};
 use wacore::store::traits::SignalStore;
 
 use super::SqliteStore;
-use super::connection::{Statements, damaged};
+use super::connection::Statements;
 use super::rows::{Found, Pages, Replace, Snapshot, TABLES, Table};
 use super::writer::Plan;
 use crate::encrypt::stored::{Resealed, StoredRow};
@@ -304,10 +304,7 @@ impl Rotate {
     /// # Errors
     /// [`Error::Sqlite`] as damaged, unless damage may be left behind.
     async fn refuse_damage(&self, store: &SqliteStore) -> Result<()> {
-        if !self.leave_damaged && !store.check_database(true).await?.is_empty() {
-            return Err(damaged());
-        }
-        Ok(())
+        if self.leave_damaged { Ok(()) } else { store.refuse_damage().await }
     }
 
     /// `true` if the store has the header of this vault, `false` if the vault keeps it elsewhere.
@@ -502,7 +499,7 @@ impl Rewritten {
     /// Rewrites the file: pieces of rows that SQLite moved long ago are in the unused parts of pages, and open with the old
     /// header.
     async fn of(store: &SqliteStore) -> Self {
-        match store.vacuum().await {
+        match store.rewrite().await {
             Ok(()) => Self { is_rewritten: true, is_in_log: false },
             Err(error) => {
                 log::warn!("the file could not be rewritten after its data key was changed: {error}");

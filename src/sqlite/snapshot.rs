@@ -11,12 +11,12 @@ use rusqlite::Connection;
 use tempfile::NamedTempFile;
 
 use super::SqliteStore;
-use super::connection::{Location, Patience, Statements, contended, patiently, permitted, with_attachment};
-use super::database::{CheckpointMode, Database, beside, folder_of, sync_folder};
+use super::connection::{Location, Patience, Statements, contended, damaged, patiently, permitted, with_attachment};
+use super::database::{CheckpointMode, Database, beside, folder_of, refuse_taken, sync_folder};
 use super::rows::TABLES;
 use super::schema;
 use super::writer::Plan;
-use crate::background;
+use crate::background::{self, Caller};
 use crate::error::{Error, Result, SqliteProblem};
 use crate::printable::printable;
 use crate::private;
@@ -29,7 +29,8 @@ impl SqliteStore {
     /// What is encrypted in the store is encrypted in the copy.
     ///
     /// # Errors
-    /// [`Error::File`] if there is such a file already, or none can be created; [`Error::Sqlite`] if the database cannot be
+    /// [`Error::TargetExists`] if there is such a file already, or a log of another one beside its name; [`Error::File`] if none
+    /// can be created; [`Error::Sqlite`] if the database cannot be
     /// read or the disk is full, [`Error::SchemaAltered`], and
     /// [`Error::RowsMissed`] if a table and its index do not have the same rows; nothing is left behind then. [`Error::FileMoved`] if another file took the database's
     /// place, [`Error::InvalidInput`] if the store is in memory. A process that is killed meanwhile leaves a file
@@ -38,20 +39,23 @@ impl SqliteStore {
         if self.path().is_none() {
             return Err(NO_FILE);
         }
+        refuse_taken(path.as_ref())?;
         self.copy_to(path.as_ref().to_owned(), None).await
     }
 
-    /// Copies the database, and writes a file that goes with the copy. One job, which goes on when nobody waits any more. The
-    /// file comes first, so that there is no copy that lacks it.
+    /// Copies the database, and writes a file that goes with the copy. One job, which ends without a copy when nobody waits any
+    /// more. The file comes first, so that there is no copy that lacks it.
     async fn copy_to(&self, path: PathBuf, beside: Option<(PathBuf, Vec<u8>)>) -> Result<()> {
         let (database, mut patience) = (self.database.clone(), Patience::new(self.database.config.busy_timeout));
+        let caller = Caller::new();
+        let waits = caller.waits();
         background::unblock(move || {
             if let Some((path, content)) = &beside {
                 let mut file = unfinished(path)?;
                 file.write_all(content).map_err(cannot_write)?;
                 finish(file, path)?;
             }
-            patiently(&mut patience, || copy(&database, &path)).inspect_err(|_| {
+            patiently(&mut patience, || copy(&database, &path, &waits)).inspect_err(|_| {
                 if let Some((path, _)) = &beside {
                     fs::remove_file(path).ok();
                 }
@@ -67,6 +71,12 @@ impl SqliteStore {
     /// [`Error::Sqlite`] if the file cannot be read.
     pub async fn integrity_check(&self) -> Result<Vec<String>> {
         self.check_database(false).await
+    }
+
+    /// # Errors
+    /// [`Error::Sqlite`] as damaged.
+    pub(crate) async fn refuse_damage(&self) -> Result<()> {
+        if self.check_database(true).await?.is_empty() { Ok(()) } else { Err(damaged()) }
     }
 
     /// The same, or without comparing indexes with their tables.
@@ -127,11 +137,20 @@ impl SqliteStore {
     /// read meanwhile; writers wait. The disk itself may keep what was overwritten.
     ///
     /// # Errors
-    /// [`Error::Sqlite`] if there is no space, and as contended if another process writes, or if somebody reads an older state
+    /// [`Error::RowsMissed`], and [`Error::Sqlite`] as damaged, if the database has damage that a rewrite would make final: nothing
+    /// was changed then. [`Error::Sqlite`] if there is no space, and as contended if another process writes, or if somebody reads an older state
     /// of the database, until the timeout: the file is as it was, or it is rewritten and only the log still holds what was
     /// there before.
     pub async fn vacuum(&self) -> Result<()> {
+        self.refuse_damage().await?;
+        self.rewrite().await
+    }
+
+    /// The same for a database that was looked at.
+    pub(super) async fn rewrite(&self) -> Result<()> {
         let rewrite = |connection: &Connection| {
+            // SQLite copies what it finds of a damaged table.
+            TABLES.iter().try_for_each(|table| table.check_whole(connection))?;
             // In memory there would be no room for the copy.
             connection.pragma_update(None, "temp_store", "FILE")?;
             let rewritten = with_attachment(connection, || Ok(permitted(|| connection.execute_batch("VACUUM"))?));
@@ -184,12 +203,14 @@ impl SqliteStore {
 const NO_FILE: Error = Error::InvalidInput { what: "a store in memory", problem: "has no file to copy" };
 
 /// Writes a copy of the database to a new file.
-fn copy(database: &Database, path: &Path) -> Result<()> {
+fn copy(database: &Database, path: &Path, caller_waits: &(impl Fn() -> bool + Clone + Send + 'static)) -> Result<()> {
     let file = unfinished(path)?;
     // SQLite takes an empty file as a target; its path goes in as a parameter.
     let target = file.path().to_str().ok_or(Error::InvalidInput { what: "the path", problem: "is not valid UTF-8" })?;
     // On a connection of its own, so that no reader is missing for as long as it takes.
     let connection = database.location.connect()?;
+    let waits = caller_waits.clone();
+    connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || !waits()))?;
     database.check_files()?;
     let moment = connection.unchecked_transaction()?;
     schema::check(&moment, schema::NEWEST)?;
@@ -204,8 +225,20 @@ fn copy(database: &Database, path: &Path) -> Result<()> {
     database.check_files()?;
     // It may have changed after it was looked at.
     schema::check(&Location::File(file.path().to_owned()).connect()?, schema::NEWEST)?;
-    finish(file, path)
+    if !caller_waits() {
+        return Err(Error::Stopped);
+    }
+    refuse_taken(path)?;
+    finish(file, path)?;
+    if !caller_waits() {
+        fs::remove_file(path).map_err(cannot_write)?;
+        return Err(Error::Stopped);
+    }
+    Ok(())
 }
+
+/// How many steps of SQLite's machine go by before it is asked whether to go on.
+pub(crate) const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 
 /// A file with a name of its own in the folder of `path`, mode 0600, deleted unless finished.
 fn unfinished(path: &Path) -> Result<NamedTempFile> {

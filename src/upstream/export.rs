@@ -18,7 +18,7 @@ use crate::encrypt::stored::OpenedRow;
 use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::private;
-use crate::sqlite::{Pages, Snapshot, SqliteStore, TABLES, cannot_write, publish};
+use crate::sqlite::{Pages, Snapshot, SqliteStore, TABLES, cannot_write, publish, refuse_taken};
 
 /// Writes an account of an encrypted [`SqliteStore`] into a new database that whatsapp-rust 0.7's own SQLite store opens,
 /// **in plaintext**, so that nobody is locked in.
@@ -89,9 +89,7 @@ impl Export {
     /// that cannot be found in it; [`Error::Sqlite`].
     pub async fn run(&self, store: &SqliteStore, vault: &Vault, target: impl AsRef<Path>) -> Result<ExportReport> {
         let target = target.as_ref().to_owned();
-        if target.symlink_metadata().is_ok() {
-            return Err(Error::TargetExists { path: target });
-        }
+        refuse_taken(&target)?;
         let account = store.account_number();
         let unfinished = private::unfinished_folder(&target, ".wastore-export-").map_err(cannot_write)?;
         let mut writer = background::unblock(move || Writer::create(unfinished, account)).await?;
@@ -118,6 +116,8 @@ impl Export {
             }
         }
         drop(snapshot);
+        // Rows of which SQLite cannot say whose they are.
+        store.refuse_damage().await?;
         if vault.device_is_sealed() && report.exported(Record::Device) == 0 {
             return Err(Error::DeviceMissing);
         }

@@ -10,17 +10,20 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use rusqlite::{Connection, OpenFlags};
 use wacore::store::traits::Backend;
 
-use super::records::{self, Batch, TABLES};
+use super::records::{self, Batch, NotRead, TABLES};
 use super::remove::{self, RemovedSource};
 use super::schema;
 use crate::background;
 use crate::encrypt::{Vault, VaultOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqliteProblem};
 use crate::layer::Layer;
 use crate::method::Record;
 use crate::private;
 use crate::secret::Secret;
-use crate::sqlite::{Durability, SqliteConfig, SqliteStore, beside, cannot_write, publish};
+use crate::sqlite::{
+    Durability, STEPS_BETWEEN_LOOKS, SqliteConfig, SqliteStore, beside, cannot_write, publish, refuse_pipes,
+    refuse_taken,
+};
 
 /// Copies a database of whatsapp-rust's own SQLite store into a new encrypted [`SqliteStore`](crate::SqliteStore).
 ///
@@ -101,8 +104,8 @@ impl Import {
     /// For a source that nobody has open, that was closed as it should be, and that is imported as a whole. If one of SQLite's
     /// files beside it is a link or has another name as well, nothing is removed.
     ///
-    /// While it is overwritten it has the name `….removing`. If the process is killed then, run the same import again: with
-    /// the source gone and the target complete it finishes that, and the report has no accounts and no records.
+    /// While it is overwritten it has the name `….removing-` and the id of the new store. If the process is killed then, run the
+    /// same import again: with the source gone and the target complete it finishes that, and the report has no accounts and no records.
     pub fn remove_source(mut self) -> Self {
         self.remove_source = true;
         self
@@ -123,6 +126,7 @@ impl Import {
     ///   [`Error::NoSuchAccount`], [`Error::SeveralAccounts`] as they say;
     /// * [`Error::InvalidInput`] if the source is to be removed, and is in use or not imported as a whole;
     /// * [`Error::SourceChanged`] if a bot began to use the source meanwhile, or used it before it could be removed;
+    /// * [`Error::SourceDamaged`]; [`Error::SourceHoldsMore`] if the source is to be removed and holds what is not read;
     /// * [`Error::Source`] if a record of the source cannot be read, [`Error::ImportUnequal`] if one came out differently;
     /// * [`Error::TargetExists`]; [`Error::File`] if the target's folder is not there or cannot be written;
     /// * [`Error::Sqlite`] if the source cannot be read, or there is no space for the target;
@@ -134,22 +138,23 @@ impl Import {
         secret: impl Into<Secret>,
     ) -> Result<ImportReport> {
         let (source, target) = (source.as_ref().to_owned(), target.as_ref().to_owned());
-        if target.symlink_metadata().is_ok() {
-            return match remove::interrupted(&source).filter(|_| self.remove_source) {
-                Some(file) => self.finish_removal(source, file, &target, secret.into()).await,
-                None => Err(Error::TargetExists { path: target }),
-            };
+        if self.remove_source
+            && target.symlink_metadata().is_ok()
+            && let Some(file) = remove::interrupted(&source)
+        {
+            return self.finish_removal(source, file, &target, secret.into()).await;
         }
+        refuse_taken(&target)?;
         let quiet = Quiet::look(&source);
         if self.remove_source && quiet.is_none() {
             return Err(cannot_remove(
                 "is in use, or was not closed as it should be: start and stop the bot, or remove it yourself",
             ));
         }
-        if self.remove_source && ["-wal", "-shm", "-journal"].iter().any(|ending| beside(&source, ending) == target) {
+        if self.remove_source && remove::uses(&source, &target) {
             return Err(Error::InvalidInput {
                 what: "the target",
-                problem: "has a name that SQLite uses for the source",
+                problem: "has a name that SQLite or the removal uses for the source",
             });
         }
         if self.remove_source && matches!(self.accounts, Accounts::One(_)) {
@@ -162,28 +167,29 @@ impl Import {
         };
         // Nothing is made before the source is known to be one.
         let (to_writer, messages) = async_channel::bounded(BATCHES_AHEAD);
-        let (accounts, imported_from) = (self.accounts, source.clone());
+        let (accounts, is_to_be_removed, imported_from) = (self.accounts, self.remove_source, source.clone());
         let reader = background::unblock(move || {
             // Whoever is no longer there needs to hear of no error.
-            if let Err(error) = read_source(&source, accounts, &to_writer) {
+            if let Err(error) = read_source(&source, accounts, is_to_be_removed, &to_writer) {
                 to_writer.send_blocking(Message::Failed(error)).ok();
             }
         });
-        let imported = self.write(&messages, &target, secret.into()).await;
+        let written = self.write(&messages, &target, secret.into()).await;
         messages.close();
         reader.await;
         // What was read while somebody wrote makes no sense.
-        let mut report = imported.map_err(|error| if changed() { Error::SourceChanged } else { error })?;
+        let written = written.map_err(|error| if changed() { Error::SourceChanged } else { error });
+        let (mut report, store_id) = written?;
         if self.remove_source {
             let copy = target.clone();
             let remove = move || {
-                remove::remove(&imported_from, |file| still.is_some_and(|still| still.has_content_of(file)))
-                    .inspect_err(|error| {
-                        if matches!(error, Error::SourceChanged) {
-                            // What was just made is behind what the source has by now.
-                            std::fs::remove_file(copy).ok();
-                        }
-                    })
+                let is_still = |file: &Path| still.is_some_and(|still| still.has_content_of(file));
+                remove::remove(&imported_from, &store_id, is_still).inspect_err(|error| {
+                    if matches!(error, Error::SourceChanged) {
+                        // What was just made is behind what the source has by now.
+                        std::fs::remove_file(copy).ok();
+                    }
+                })
             };
             report.removed = Some(background::unblock(remove).await?);
         }
@@ -201,13 +207,19 @@ impl Import {
         // The secret shows that it is the store that was made of it.
         let store = SqliteStore::open(target).await?;
         let lowest = store.accounts().await?.into_iter().min().unwrap_or(1);
-        store.account(lowest).open_vault_read_only(&self.options, secret).await?;
-        let removed = background::unblock(move || remove::finish(&path, &file)).await?;
-        Ok(ImportReport { accounts: vec![], records: vec![], removed: Some(removed) })
+        let id = store.account(lowest).open_vault_read_only(&self.options, secret).await?.store_id();
+        let removed = background::unblock(move || remove::finish(&path, &file, &id)).await?;
+        Ok(ImportReport { accounts: vec![], records: vec![], not_read: vec![], removed: Some(removed) })
     }
 
-    async fn write(&self, messages: &Receiver<Message>, target: &Path, secret: Secret) -> Result<ImportReport> {
-        let Message::Accounts(accounts) = next(messages).await? else { return Err(Error::Stopped) };
+    /// Gives the id of the first vault as well.
+    async fn write(
+        &self,
+        messages: &Receiver<Message>,
+        target: &Path,
+        secret: Secret,
+    ) -> Result<(ImportReport, [u8; 16])> {
+        let Message::Accounts(accounts, not_read) = next(messages).await? else { return Err(Error::Stopped) };
         let total = accounts.iter().map(|(_, records)| records).sum::<u64>();
         let unfinished = private::unfinished_folder(target, ".wastore-import-").map_err(cannot_write)?;
         let (file, unfinished) = (unfinished.path().join("store.db"), Arc::new(unfinished));
@@ -237,6 +249,7 @@ impl Import {
         let mut report = ImportReport {
             accounts: accounts.iter().map(|(account, _)| *account).collect(),
             records: vec![],
+            not_read,
             removed: None,
         };
         for phase in [ImportPhase::Copying, ImportPhase::Comparing] {
@@ -246,8 +259,9 @@ impl Import {
             vault.finish_import().await?;
         }
         first.checkpoint().await?;
+        let store_id = vaults.first().ok_or(Error::Stopped)?.store_id();
         publish((vaults, stores, first), unfinished, file, target.to_owned()).await?;
-        Ok(report)
+        Ok((report, store_id))
     }
 
     /// Goes once through the source.
@@ -282,7 +296,7 @@ impl Import {
                 }
                 Message::LeftOut(record, rows) => report.add(record, 0, rows),
                 Message::EndOfPass => break,
-                Message::Accounts(_) => return Err(Error::Stopped),
+                Message::Accounts(..) => return Err(Error::Stopped),
                 Message::Failed(error) => return Err(error),
             }
             // The next batch is sealed while this one is written.
@@ -353,6 +367,7 @@ pub struct ImportProgress {
 pub struct ImportReport {
     accounts: Vec<i32>,
     records: Vec<(Record, u64, u64)>,
+    not_read: Vec<NotRead>,
     removed: Option<RemovedSource>,
 }
 
@@ -360,6 +375,11 @@ impl ImportReport {
     /// What [`Import::remove_source`] did; `None` if the source is as it was.
     pub fn removed_source(&self) -> Option<&RemovedSource> {
         self.removed.as_ref()
+    }
+
+    /// What the source holds beside the accounts that were imported: rows of others, and tables that are not upstream's.
+    pub fn not_read(&self) -> &[NotRead] {
+        &self.not_read
     }
 
     /// The numbers of the accounts.
@@ -402,20 +422,18 @@ impl fmt::Display for ImportReport {
             total = (total.0 + copied, total.1 + left_out);
             writeln!(f, "{:<20} {copied:>10} {left_out:>10}", record.name())?;
         }
-        writeln!(f, "{:<20} {:>10} {:>10}", "all", total.0, total.1)
+        writeln!(f, "{:<20} {:>10} {:>10}", "all", total.0, total.1)?;
+        self.not_read.iter().try_for_each(|not_read| writeln!(f, "not read: {not_read}"))
     }
 }
 
 /// How many batches may be read and stored ahead of the one that is waited for.
 const BATCHES_AHEAD: usize = 4;
 
-/// How many steps of SQLite's machine go by before it is asked whether to go on.
-const STEPS_BETWEEN_LOOKS: i32 = 10_000;
-
 /// What the thread that reads the source says.
 enum Message {
-    /// The accounts, and how many records they have.
-    Accounts(Vec<(i32, u64)>),
+    /// The accounts, and how many records they have; what else there is.
+    Accounts(Vec<(i32, u64)>, Vec<NotRead>),
     Batch(i32, Batch),
     LeftOut(Record, u64),
     EndOfPass,
@@ -431,7 +449,19 @@ async fn next(messages: &Receiver<Message>) -> Result<Message> {
 }
 
 /// Reads the source twice, at one moment. Blocks its thread.
-fn read_source(path: &Path, accounts: Accounts, writer: &Sender<Message>) -> Result<()> {
+///
+/// # Errors
+/// [`Error::SourceDamaged`], [`Error::SourceHoldsMore`], and those of [`Import::run`] about the source.
+fn read_source(path: &Path, accounts: Accounts, is_to_be_removed: bool, writer: &Sender<Message>) -> Result<()> {
+    let read = || read_twice(path, accounts, is_to_be_removed, writer);
+    read().map_err(|error| match error {
+        // The advice for an own store does not fit.
+        Error::Sqlite { problem: SqliteProblem::Damaged, .. } => Error::SourceDamaged,
+        error => error,
+    })
+}
+
+fn read_twice(path: &Path, accounts: Accounts, is_to_be_removed: bool, writer: &Sender<Message>) -> Result<()> {
     let send = |message| writer.send_blocking(message).map_err(|_| Error::Stopped);
     let Source { connection, quiet } = Source::open(path)?;
     schema::restrict(&connection)?;
@@ -440,6 +470,7 @@ fn read_source(path: &Path, accounts: Accounts, writer: &Sender<Message>) -> Res
     connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || gone.is_closed()))?;
     let source = connection.unchecked_transaction()?;
     schema::check(&source, path)?;
+    schema::check_integrity(&source, is_to_be_removed)?;
     let there = records::accounts(&source)?;
     let chosen = match accounts {
         Accounts::All => there,
@@ -452,10 +483,16 @@ fn read_source(path: &Path, accounts: Accounts, writer: &Sender<Message>) -> Res
         return Err(Error::NotUpstream { path: path.to_owned(), found: "a database without an account" });
     }
     let counted = chosen.iter().map(|account| Ok((*account, records::count(&source, *account)?)));
-    send(Message::Accounts(counted.collect::<Result<_>>()?))?;
+    let counted = counted.collect::<Result<Vec<_>>>()?;
+    let not_read = records::not_read(&source, &counted)?;
+    if is_to_be_removed && !not_read.is_empty() {
+        return Err(Error::SourceHoldsMore { not_read });
+    }
+    send(Message::Accounts(counted.clone(), not_read))?;
     for pass in [ImportPhase::Copying, ImportPhase::Comparing] {
-        for account in &chosen {
-            let left_out = records::read(&source, *account, &mut |batch| send(Message::Batch(*account, batch)))?;
+        for (account, rows) in &counted {
+            let emit = &mut |batch| send(Message::Batch(*account, batch));
+            let left_out = records::read(&source, (*account, *rows), emit)?;
             if pass == ImportPhase::Copying {
                 left_out.into_iter().try_for_each(|(record, rows)| send(Message::LeftOut(record, rows)))?;
             }
@@ -485,10 +522,11 @@ struct Quiet {
 impl Source {
     fn open(path: &Path) -> Result<Self> {
         let cannot_read = |source| Error::File { what: "source", source };
-        if path.metadata().map_err(cannot_read)?.is_dir() {
+        let path = path.canonicalize().map_err(cannot_read)?;
+        if path.is_dir() {
             return Err(Error::InvalidInput { what: "the source", problem: "is a folder" });
         }
-        let path = path.canonicalize().map_err(cannot_read)?;
+        refuse_pipes(&path).map_err(cannot_read)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         // Reading a database that has no log makes an empty one beside it, which SQLite can be told not to do if nobody
         // writes (https://www.sqlite.org/uri.html#uriimmutable).

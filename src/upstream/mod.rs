@@ -21,4 +21,6 @@ mod wire;
 
 pub use export::{Export, ExportProgress, ExportReport};
 pub use import::{Import, ImportPhase, ImportProgress, ImportReport};
+pub use records::NotRead;
+pub(crate) use records::listed;
 pub use remove::RemovedSource;

@@ -1,5 +1,6 @@
 //! What is copied, in batches: reading it from upstream's tables, storing it, comparing it with what was stored.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use wacore::store::traits::{
 use super::wire;
 use crate::error::{Error, Result};
 use crate::method::Record;
+use crate::printable::printable;
 
 /// Records of one kind and one account.
 pub(super) enum Batch {
@@ -66,7 +68,7 @@ pub(super) const TABLES: [(Record, &str); 18] = [
 
 /// The numbers of all accounts, in ascending order.
 pub(super) fn accounts(source: &Connection) -> Result<Vec<i32>> {
-    let mut statement = source.prepare("SELECT id FROM device ORDER BY id")?;
+    let mut statement = source.prepare("SELECT id FROM device NOT INDEXED ORDER BY id")?;
     Ok(statement.query_map((), |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
 }
 
@@ -81,14 +83,79 @@ pub(super) fn count(source: &Connection, account: i32) -> Result<u64> {
     Ok(total)
 }
 
-/// Reads every record of an account and hands it on in batches. Gives how many were left out, by kind: upstream's store does
-/// not read those either.
+/// What is in the tables beside the rows of these accounts, and in other tables.
+pub(super) fn not_read(source: &Connection, accounts: &[(i32, u64)]) -> Result<Vec<NotRead>> {
+    let mut not_read = vec![];
+    for (record, table) in TABLES {
+        let count = |sql: &str, account: Option<i32>| -> Result<u64> {
+            Ok(source.query_row(sql, rusqlite::params_from_iter(account), |row| row.get::<_, i64>(0))?.unsigned_abs())
+        };
+        let all = format!("SELECT count(*) FROM {table} NOT INDEXED");
+        let column = if record == Record::Device { "id" } else { "device_id" };
+        let mut rows = count(&all, None)?;
+        for (account, _) in accounts {
+            rows = rows.saturating_sub(count(&format!("{all} WHERE {column} = ?1"), Some(*account))?);
+        }
+        if rows > 0 {
+            not_read.push(NotRead { table: table.to_owned(), rows: Some(rows) });
+        }
+    }
+    let mut statement = source.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")?;
+    let tables = statement.query_map((), |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let others = tables.into_iter().filter(|table| !super::schema::is_read(table) && !table.starts_with("sqlite_"));
+    not_read.extend(others.map(|table| NotRead { table, rows: None }));
+    Ok(not_read)
+}
+
+/// What a source holds that an import does not read. `Display` prints it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotRead {
+    table: String,
+    rows: Option<u64>,
+}
+
+impl NotRead {
+    /// The name of the table, as it is in the file.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// How many of its rows belong to no account that was imported; `None` if the table is not upstream's.
+    pub fn rows(&self) -> Option<u64> {
+        self.rows
+    }
+}
+
+impl fmt::Display for NotRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.rows {
+            Some(rows) => write!(f, "{rows} rows of {}", printable(&self.table)),
+            None => write!(f, "the table {}", printable(&self.table)),
+        }
+    }
+}
+
+/// The beginning of a list, as text.
+pub(crate) fn listed(not_read: &[NotRead]) -> String {
+    const SHOWN: usize = 8;
+    let mut shown: Vec<_> = not_read.iter().take(SHOWN).map(NotRead::to_string).collect();
+    if not_read.len() > SHOWN {
+        shown.push(format!("and {} more", not_read.len() - SHOWN));
+    }
+    shown.join(", ")
+}
+
+/// Reads every record of an account, which has so many, and hands it on in batches. Gives how many were left out, by kind:
+/// upstream's store does not read those either.
+///
+/// # Errors
+/// [`Error::SourceDamaged`] if others were read than were counted; [`Error::Source`].
 pub(super) fn read(
     source: &Connection,
-    account: i32,
+    (account, counted): (i32, u64),
     emit: &mut dyn FnMut(Batch) -> Result<()>,
 ) -> Result<Vec<(Record, u64)>> {
-    let mut reader = Reader { source, account, emit, left_out: vec![] };
+    let mut reader = Reader { source, account, emit, seen: 0, left_out: vec![] };
     reader.table(Record::Identity, "SELECT address, key FROM identities", Batch::Identities, |row| {
         let key = row.get::<_, Vec<u8>>(1)?.try_into();
         let key = key.map_err(|_| unreadable(Record::Identity, "a key has another length than 32 bytes"))?;
@@ -97,15 +164,17 @@ pub(super) fn read(
     reader.table(Record::Session, "SELECT address, record FROM sessions", Batch::Sessions, blob)?;
     for uploaded in [false, true] {
         let sql = match uploaded {
-            false => "SELECT id, key FROM prekeys NOT INDEXED WHERE NOT uploaded AND device_id = ?1",
-            true => "SELECT id, key FROM prekeys NOT INDEXED WHERE uploaded AND device_id = ?1",
+            false => "SELECT id, key FROM prekeys NOT INDEXED WHERE uploaded IS NOT TRUE AND device_id = ?1",
+            true => "SELECT id, key FROM prekeys NOT INDEXED WHERE uploaded IS TRUE AND device_id = ?1",
         };
         let batch = move |rows| Batch::Prekeys { uploaded, rows };
-        reader.query(Record::Prekey, sql, batch, |row| Ok(Some((id(row)?, row.get::<_, Vec<u8>>(1)?.into()))))?;
+        reader.query(Record::Prekey, sql, batch, |row| {
+            Ok(Some((id(row, Record::Prekey)?, row.get::<_, Vec<u8>>(1)?.into())))
+        })?;
     }
     let batch = Batch::SignedPrekeys;
     reader.table(Record::SignedPrekey, "SELECT id, record FROM signed_prekeys", batch, |row| {
-        Ok(Some((id(row)?, row.get(1)?)))
+        Ok(Some((id(row, Record::SignedPrekey)?, row.get(1)?)))
     })?;
     reader.table(Record::SenderKey, "SELECT address, record FROM sender_keys", Batch::SenderKeys, blob)?;
     reader.table(Record::SyncKey, "SELECT key_id, key_data FROM app_state_keys", Batch::SyncKeys, |row| {
@@ -148,7 +217,12 @@ pub(super) fn read(
             devices: devices.map_err(|_| unreadable(Record::DeviceList, "its devices are no JSON of upstream's"))?,
             timestamp: row.get(2)?,
             phash: row.get(3)?,
-            raw_id: row.get::<_, Option<i64>>(4)?.map(|id| id as u32),
+            raw_id: match row.get::<_, Option<i64>>(4)? {
+                Some(id) => Some(
+                    unsigned(id).ok_or_else(|| unreadable(Record::DeviceList, "its raw id is no number of 32 bits"))?,
+                ),
+                None => None,
+            },
         }))
     })?;
     let sql = "SELECT group_jid, info FROM group_metadata";
@@ -181,14 +255,19 @@ pub(super) fn read(
     let mut statement = source.prepare(&sql)?;
     let mut rows = statement.query((account,))?;
     while let Some(row) = rows.next()? {
+        reader.seen += 1;
         (reader.emit)(Batch::Device(Box::new(wire::device(row)?)))?;
     }
-    Ok(reader.left_out)
+    if reader.seen == counted { Ok(reader.left_out) } else { Err(Error::SourceDamaged) }
 }
 
-fn id(row: &Row<'_>) -> rusqlite::Result<u32> {
-    // Upstream keeps unsigned ids in signed columns of the same width.
-    Ok(row.get::<_, i64>(0)? as u32)
+fn id(row: &Row<'_>, record: Record) -> Result<u32> {
+    unsigned(row.get(0)?).ok_or_else(|| unreadable(record, "its id is no number of 32 bits"))
+}
+
+/// Upstream keeps unsigned numbers in signed columns of the same width.
+pub(super) fn unsigned(number: i64) -> Option<u32> {
+    i32::try_from(number).ok().map(i32::cast_unsigned).or_else(|| u32::try_from(number).ok())
 }
 
 fn blob(row: &Row<'_>) -> Result<Option<(Arc<str>, Bytes)>> {
@@ -207,6 +286,7 @@ struct Reader<'c, 'e> {
     source: &'c Connection,
     account: i32,
     emit: &'e mut dyn FnMut(Batch) -> Result<()>,
+    seen: u64,
     left_out: Vec<(Record, u64)>,
 }
 
@@ -235,6 +315,7 @@ impl Reader<'_, '_> {
         let mut rows = statement.query((self.account,))?;
         let (mut collected, mut bytes, mut left_out) = (vec![], 0, 0);
         while let Some(row) = rows.next()? {
+            self.seen += 1;
             match read(row)? {
                 Some(read) => collected.push(read),
                 None => left_out += 1,

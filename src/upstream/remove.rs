@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Result};
 use crate::private;
-use crate::sqlite::{beside, folder_of, guard, sync_folder};
+use crate::sqlite::{COMPANIONS, beside, folder_of, guard, sync_folder};
 
 /// What [`Import::remove_source`](super::Import::remove_source) did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ of the same file are empty.";
 /// # Errors
 /// [`Error::SourceNotRemoved`], and everything is as it was if one of the files is not such as SQLite makes.
 /// [`Error::SourceChanged`], and nothing was removed, if it is not as it was when `is_still` says so.
-pub(super) fn remove(path: &Path, is_still: impl FnOnce(&Path) -> bool) -> Result<RemovedSource> {
+pub(super) fn remove(path: &Path, store_id: &[u8; 16], is_still: impl FnOnce(&Path) -> bool) -> Result<RemovedSource> {
     let not_removed = |source| Error::SourceNotRemoved { source };
     let file = path.canonicalize().map_err(not_removed)?;
     // SQLite follows links when it opens what lies beside the database.
@@ -44,7 +44,7 @@ pub(super) fn remove(path: &Path, is_still: impl FnOnce(&Path) -> bool) -> Resul
     if !is_still(&file) {
         return Err(Error::SourceChanged);
     }
-    remove_files(path, &file, alone).map_err(not_removed)
+    remove_files(path, &file, store_id, alone).map_err(not_removed)
 }
 
 /// Where the file is that an earlier removal began to overwrite; `None` if there is a source, or nothing of it is left.
@@ -54,16 +54,37 @@ pub(super) fn interrupted(path: &Path) -> Option<PathBuf> {
         Ok(to) => folder_of(path).join(to),
         Err(_) => path.to_owned(),
     };
-    (is_gone(path) && beside(&file, REMOVING).symlink_metadata().is_ok()).then_some(file)
+    let is_left = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| is_removing(&file, &entry.path()));
+    (is_gone(path) && fs::read_dir(folder_of(&file)).ok()?.any(is_left)).then_some(file)
 }
 
-/// Finishes the removal of a source that was at `path`, which is at, or leads to, `file`. Blocks its thread.
+/// `true` if SQLite or a removal gives the name to something of this database.
+pub(super) fn uses(database: &Path, path: &Path) -> bool {
+    COMPANIONS.iter().any(|ending| beside(database, ending) == path) || is_removing(database, path)
+}
+
+/// `true` if it is the name of a database of this name that is being overwritten.
+fn is_removing(database: &Path, path: &Path) -> bool {
+    let name = |path: &Path| path.file_name().map(|name| name.as_encoded_bytes().to_owned()).unwrap_or_default();
+    name(path).starts_with(&name(&beside(database, REMOVING)))
+}
+
+/// Finishes the removal of a source that was at `path`, which is at, or leads to, `file`, and that was imported into the store
+/// of this id. Blocks its thread.
 ///
 /// # Errors
 /// [`Error::SourceNotRemoved`].
-pub(super) fn finish(path: &Path, file: &Path) -> Result<RemovedSource> {
+pub(super) fn finish(path: &Path, file: &Path, store_id: &[u8; 16]) -> Result<RemovedSource> {
     let finish = || {
-        let removing = Doomed::open(beside(file, REMOVING))?;
+        let name = removing(file, store_id);
+        let removing = Doomed::open(name.clone()).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => private::refused(
+                &name,
+                "is not there: the source was imported into another store than this one, name that as the target",
+            ),
+            _ => error,
+        })?;
+        private::check(&removing.file, &removing.path)?;
         let companions = companions(file, &removing)?;
         removing.destroy()?;
         companions.into_iter().try_for_each(Doomed::destroy)?;
@@ -72,18 +93,21 @@ pub(super) fn finish(path: &Path, file: &Path) -> Result<RemovedSource> {
     finish().map_err(|source| Error::SourceNotRemoved { source })
 }
 
-/// What the name of a database that is being overwritten ends with.
-const REMOVING: &str = ".removing";
-/// What the names of SQLite's files beside a database end with.
-const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+/// What the name of a database that is being overwritten ends with, followed by the id of the store that it was imported into:
+/// only with that store the removal is finished.
+const REMOVING: &str = ".removing-";
 
-fn remove_files(path: &Path, file: &Path, alone: Connection) -> io::Result<RemovedSource> {
+fn removing(file: &Path, store_id: &[u8; 16]) -> PathBuf {
+    beside(file, &format!("{REMOVING}{}", data_encoding::HEXLOWER.encode(store_id)))
+}
+
+fn remove_files(path: &Path, file: &Path, store_id: &[u8; 16], alone: Connection) -> io::Result<RemovedSource> {
     // Closing a descriptor of the database would end SQLite's lock, so none is opened before it is held and all are closed
     // after it.
     let mut database = Doomed::open(file.to_owned())?;
     let companions = companions(file, &database)?;
     // Others who come now find nothing, instead of something that is about to go.
-    let removing = beside(file, REMOVING);
+    let removing = removing(file, store_id);
     private::rename(file, &removing).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => private::refused(
             &removing,

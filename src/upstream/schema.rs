@@ -46,9 +46,10 @@ pub(super) fn restrict(connection: &Connection) -> rusqlite::Result<()> {
     connection.authorizer(Some(|context: AuthContext<'_>| {
         let allowed = match context.action {
             AuthAction::Select | AuthAction::Transaction { .. } => true,
-            AuthAction::Pragma { pragma_name, pragma_value } => {
-                matches!((pragma_name, pragma_value), ("application_id", None) | ("table_xinfo", Some(_)))
-            }
+            AuthAction::Pragma { pragma_name, pragma_value } => match pragma_name {
+                "application_id" => pragma_value.is_none(),
+                _ => ["table_xinfo", "quick_check", "integrity_check"].contains(&pragma_name),
+            },
             AuthAction::Function { function_name } => function_name == "count",
             // From the statement itself, not from a view.
             AuthAction::Read { table_name, .. } => context.accessor.is_none() && is_read(table_name),
@@ -58,9 +59,25 @@ pub(super) fn restrict(connection: &Connection) -> rusqlite::Result<()> {
     }))
 }
 
+/// Looks for damage that would hide rows: among the pages, and if everything is to be removed, between tables and indexes.
+///
+/// # Errors
+/// [`Error::SourceDamaged`].
+pub(super) fn check_integrity(connection: &Connection, is_to_be_removed: bool) -> Result<()> {
+    let pragma = if is_to_be_removed { "integrity_check" } else { "quick_check" };
+    // Of the tables that are read: other ones may be virtual.
+    for (_, table) in TABLES {
+        let found: String = connection.query_row(&format!("PRAGMA {pragma}({table})"), (), |row| row.get(0))?;
+        if found != "ok" {
+            return Err(Error::SourceDamaged);
+        }
+    }
+    Ok(())
+}
+
 const MIGRATIONS_TABLE: &str = "__diesel_schema_migrations";
 
-fn is_read(table: &str) -> bool {
+pub(super) fn is_read(table: &str) -> bool {
     ["sqlite_master", "sqlite_schema", MIGRATIONS_TABLE].contains(&table)
         || TABLES.iter().any(|(_, name)| *name == table)
 }
@@ -91,12 +108,15 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     // file says.
     for table in TABLES.iter().map(|(_, table)| *table).chain([MIGRATIONS_TABLE]) {
         let sql = "SELECT count(*) FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE AND NOT (type = 'table' AND rootpage > 0)";
-        let mut altered = connection.query_row(sql, (table,), |row| row.get::<_, i64>(0))? > 0;
-        connection.pragma(None, "table_xinfo", table, |column| {
-            altered |= column.get::<_, i64>("hidden")? != 0;
-            Ok(())
-        })?;
-        if altered {
+        let is_table = connection.query_row(sql, (table,), |row| row.get::<_, i64>(0))? == 0;
+        let mut is_computed = false;
+        if is_table {
+            connection.pragma(None, "table_xinfo", table, |column| {
+                is_computed |= column.get::<_, i64>("hidden")? != 0;
+                Ok(())
+            })?;
+        }
+        if !is_table || is_computed {
             return Err(foreign("a database of whatsapp-rust whose tables were altered"));
         }
     }

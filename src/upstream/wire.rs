@@ -12,6 +12,7 @@ use wacore::store::Device;
 use wacore::store::device::{CachedNoiseCert, CachedServerCertChain, account_serde};
 use wacore::store::traits::AppStateSyncKey;
 
+use super::records::unsigned;
 use crate::error::{Error, Result};
 use crate::method::Record;
 
@@ -152,8 +153,7 @@ pub(super) const DEVICE_COLUMNS: &str = "pn, lid, registration_id, noise_key, id
 pub(super) fn device(row: &Row<'_>) -> Result<Device> {
     let text = |column: &str| row.get::<_, String>(column);
     let blob = |column: &str| row.get::<_, Vec<u8>>(column);
-    // Upstream keeps unsigned numbers in signed columns of the same width.
-    let number = |column: &str| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)? as u32);
+    let number = |column: &str| unsigned(row.get(column)?).ok_or_else(|| unreadable("a number has more than 32 bits"));
     let jid = |column: &str| match text(column)? {
         empty if empty.is_empty() => Ok(None),
         jid => jid.parse().map(Some).map_err(|_| unreadable("a JID is not one")),

@@ -124,6 +124,75 @@ fn warnings_of_the_library_are_shown() {
     assert!(output.status.success() && error.starts_with("wastore: warning: other users"), "{error}");
 }
 
+#[cfg(unix)]
+#[test]
+fn without_standard_error_the_exit_code_is_the_same() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    std::fs::set_permissions(desk.path("wa.db"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    desk.write("spare", SPARE_KEY);
+    for (arguments, code) in
+        [("verify wa.db --key-file key", 0), ("rotate wa.db --key-file key", 0), ("verify wa.db --key-file spare", 3)]
+    {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = desk.command(arguments).stdout(Stdio::null()).stderr(writer).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{arguments}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_that_the_caller_switched_off_ends_nothing() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-passphrase-file old");
+    assert!(Command::new("mkfifo").arg(desk.path("pipe")).status().unwrap().success());
+    let mut command = Command::new("nohup");
+    command.args([env!("CARGO_BIN_EXE_wastore"), "verify", "wa.db", "--passphrase-file", "pipe"]);
+    command.current_dir(desk.folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut running = command.spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    Command::new("kill").args(["-HUP", &running.id().to_string()]).status().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::fs::write(desk.path("pipe"), "correct horse battery staple\n").unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_damaged_store_is_not_rewritten() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1]);
+    desk.ok("import whatsapp.db wa.db --new-key-file key");
+    let connection = rusqlite::Connection::open(desk.path("wa.db")).unwrap();
+    let root = "SELECT rootpage FROM sqlite_schema WHERE name = 'sessions'";
+    let page = connection.query_row(root, (), |row| row.get::<_, i64>(0)).unwrap() as usize;
+    drop(connection);
+    let mut content = std::fs::read(desk.path("wa.db")).unwrap();
+    // The number of cells.
+    content[(page - 1) * 8192 + 4] -= 1;
+    std::fs::write(desk.path("wa.db"), &content).unwrap();
+    for arguments in ["vacuum wa.db", "export wa.db back.db --plaintext --key-file key", "backup wa.db copy.db"] {
+        assert_eq!(desk.fails(arguments).0, 4, "{arguments}");
+    }
+    assert!(std::fs::read(desk.path("wa.db")).unwrap() == content);
+}
+
+#[test]
+fn labels_are_shown_as_they_are_or_refused() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    desk.write("spare", SPARE_KEY);
+    for label in ["a\u{202e}b", "\u{200b}", "\u{1b}[2J", "two\nlines"] {
+        let mut command = desk.command("keys add wa.db --key-file key --new-key-file spare --label");
+        let output = command.arg(label).output().unwrap();
+        assert!(!output.status.success(), "{label:?}");
+        assert_harmless("keys add", &output);
+    }
+    let mut command = desk.command("keys add wa.db --key-file key --new-key-file spare --label");
+    assert!(command.arg("Ersatzschlüssel").output().unwrap().status.success());
+    assert!(desk.ok("inspect wa.db --json").contains("Ersatzschlüssel"));
+}
+
 /// One command, the files that it may make or take away, and what may be in them in plaintext.
 #[cfg(unix)]
 struct Interrupted {

@@ -86,7 +86,9 @@ fn weak_secrets_are_refused_or_warned_of() {
         let (code, error) = desk.fails("init wa.db --new-key-file weak");
         assert!(code == 1 && error.contains("key file holds"), "{weak:?}: {code}: {error}");
     }
-    for (short, code) in [("x", 2), ("sevenäö", 2), ("", 1), ("\n", 1)] {
+    let blank = [" ".repeat(20), "\u{200b}".repeat(20), "\n".repeat(9), "a".repeat(20), "\0".repeat(20)];
+    let blank = blank.iter().map(|text| (text.as_str(), 2));
+    for (short, code) in [("x", 2), ("sevenäö", 2), ("", 1), ("\n", 1)].into_iter().chain(blank) {
         desk.write("short", short);
         assert_eq!(desk.fails("init wa.db --new-passphrase-file short").0, code, "{short:?}");
         assert!(!desk.path("wa.db").exists());
@@ -116,6 +118,38 @@ fn a_passphrase_is_the_same_however_its_accents_are_typed() {
     for text in ["composed", "decomposed"] {
         let secret = Passphrase::from_file(desk.path(text)).unwrap();
         assert_eq!(desk.session("wa.db", 1, secret), None);
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_passphrase_and_utf_16_is_refused() {
+    let desk = Desk::new();
+    desk.write("marked", "\u{feff}correct horse battery staple\r\n");
+    desk.ok("init wa.db --new-passphrase-file marked");
+    desk.ok("verify wa.db --passphrase-file old");
+    desk.ok("verify wa.db --passphrase-file marked");
+    for bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+        let wide: Vec<u8> = "\u{feff}correct horse battery staple\n".encode_utf16().flat_map(bytes).collect();
+        desk.write_bytes("wide", &wide);
+        for arguments in ["verify wa.db --passphrase-file wide", "init new.db --new-passphrase-file wide"] {
+            let (code, error) = desk.fails(arguments);
+            assert!(code == 1 && error.contains("save the file as UTF-8"), "{arguments}: {code}: {error}");
+        }
+    }
+}
+
+/// A key that opens the store, but that nobody has read, is worse than none.
+#[cfg(unix)]
+#[test]
+fn a_recovery_key_that_cannot_be_shown_is_not_added() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    let add = "exec \"$0\" keys add wa.db --key-file key --recovery";
+    for script in [format!("{{ sleep 1; {add}; }} | true"), format!("{add} >&-"), format!("{add} >/dev/null")] {
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_wastore")]).current_dir(desk.folder.path());
+        command.stdin(Stdio::null()).output().unwrap();
+        assert_eq!(desk.ok("keys list wa.db").lines().count(), 2, "{script}");
     }
 }
 

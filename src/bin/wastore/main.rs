@@ -16,6 +16,14 @@ use wastore::{
     SqliteProblem, SqliteStore, VaultOptions, Verify, VerifyReport, printable, printable_path,
 };
 
+/// Writes a line to standard error, which may be closed.
+macro_rules! tell {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        writeln!(std::io::stderr(), $($text)*).ok();
+    }};
+}
+
 mod secrets;
 
 use secrets::{CurrentSecret, NewPassphrase, NewSecret, restore_terminal, saved_header};
@@ -277,6 +285,7 @@ fn main() -> ExitCode {
     if let Some(id) = expect_store {
         options = options.expect_store(id);
     }
+    let makes = Makes::of(&command);
     let run = || -> Result<ExitCode, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::other)?;
         // Dropping what is under way removes its unfinished files.
@@ -293,12 +302,64 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             if failure.code == INTERRUPTED {
+                end_background_work();
                 restore_terminal();
-                // Other threads end what they are in the middle of, and take their files along.
-                wastore::finish_background_work();
+                makes.tell_what_is_done();
             }
-            eprintln!("wastore: {}", failure.text);
+            tell!("wastore: {}", failure.text);
             ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Lets other threads end what they are in the middle of, and take their files along. A second signal ends the program at once.
+fn end_background_work() {
+    let (ended, wait) = std::sync::mpsc::channel::<&str>();
+    let second = ended.clone();
+    std::thread::spawn(move || {
+        if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            runtime.block_on(async { interrupted().await });
+            second.send("a second signal came: files that begin with .wastore- may be left, delete them").ok();
+        }
+    });
+    std::thread::spawn(move || {
+        wastore::finish_background_work();
+        ended.send("").ok();
+    });
+    if let Ok(text) = wait.recv()
+        && !text.is_empty()
+    {
+        tell!("wastore: {text}");
+    }
+}
+
+/// What a command makes, and what it may take away, to say after an interruption what it had done by then.
+struct Makes {
+    target: Option<PathBuf>,
+    source: Option<PathBuf>,
+}
+
+impl Makes {
+    fn of(command: &Command) -> Self {
+        let (target, source) = match command {
+            Command::Init { store, .. } => (Some(store), None),
+            Command::Import { store, source, remove_source, .. } => (Some(store), remove_source.then_some(source)),
+            Command::Export { target, .. } => (Some(target), None),
+            Command::Backup { file, .. } | Command::Header { command: Header::Save { file, .. } } => (Some(file), None),
+            _ => (None, None),
+        };
+        Self {
+            target: target.filter(|path| path.symlink_metadata().is_err()).cloned(),
+            source: source.filter(|path| path.symlink_metadata().is_ok()).cloned(),
+        }
+    }
+
+    fn tell_what_is_done(self) {
+        if let Some(path) = self.target.filter(|path| path.symlink_metadata().is_ok()) {
+            tell!("wastore: {} is complete", printable_path(&path));
+        }
+        if let Some(path) = self.source.filter(|path| path.symlink_metadata().is_err()) {
+            tell!("wastore: {} was removed", printable_path(&path));
         }
     }
 }
@@ -309,7 +370,8 @@ fn interrupted() -> impl Future<Output = ()> {
     {
         use tokio::signal::unix::{SignalKind, signal};
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
-        let mut signals: Vec<_> = kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect();
+        let heeded = kinds.into_iter().filter(|kind| !is_ignored(kind.as_raw_value()));
+        let mut signals: Vec<_> = heeded.filter_map(|kind| signal(kind).ok()).collect();
         std::future::poll_fn(move |context| {
             let came = signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
             if came { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
@@ -322,6 +384,18 @@ fn interrupted() -> impl Future<Output = ()> {
             std::future::pending().await
         }
     }
+}
+
+/// `true` if the caller of the program has switched a signal off, as `nohup` does.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    static IGNORED: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| {
+        // Only Linux says so without a call that this program would need unsafe code for.
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    });
+    *IGNORED >> (signal - 1) & 1 == 1
 }
 
 async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failure> {
@@ -337,7 +411,7 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
         }
         Command::Import { source, store, account, all_accounts, remove_source, new } => {
             // Before anybody types a passphrase.
-            let resumes = remove_source && source.symlink_metadata().is_err();
+            let resumes = remove_source && source.metadata().is_err();
             if !resumes && store.symlink_metadata().is_ok() {
                 return Err(Error::TargetExists { path: store }.into());
             }
@@ -487,12 +561,18 @@ async fn rotate(
         bar.finish_and_clear();
         report
     };
+    let mut is_changed = false;
     let tell = |number, report| match report {
-        Ok(report) => say(format_args!("account {number}: {report}\n")),
+        Ok(report) => {
+            is_changed = true;
+            say(format_args!("account {number}: {report}\n"))
+        }
         Err(_) => Ok(()),
     };
     let code = each_account(&store, &opened, change, tell).await?;
-    say("save the headers again, if you keep copies of them: those from before open nothing in this store\n")?;
+    if is_changed {
+        say("save the headers again, if you keep copies of them: those from before open nothing in this store\n")?;
+    }
     Ok(ExitCode::from(code))
 }
 
@@ -550,7 +630,7 @@ async fn each_account<T>(
     for number in store.accounts(opened).await? {
         let done = work(opened.account(number)).await.map_err(|error| {
             let Failure { text, code } = error.into();
-            eprintln!("wastore: account {number}: {text}");
+            tell!("wastore: account {number}: {text}");
             first = if first == 0 { code } else { first };
             text
         });
@@ -572,9 +652,9 @@ async fn keys(command: Keys, options: &VaultOptions) -> Result<(), Failure> {
             if recovery {
                 let key = RecoveryKey::generate()?;
                 // Before it opens anything: a key that nobody saw must not.
-                say(format_args!("{}\n", *key.expose()))?;
+                show_secret(&key.expose())?;
                 vault.add_slot(label.as_deref().unwrap_or("recovery"), key).await?;
-                eprintln!("this recovery key opens the store and is not shown again: print it and keep it in a safe");
+                tell!("this recovery key opens the store and is not shown again: print it and keep it in a safe");
                 return Ok(());
             }
             let secret = new.read().await?;
@@ -639,6 +719,21 @@ fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
     }
 }
 
+/// Writes a secret to standard output, where somebody has to read it.
+fn show_secret(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        // Also the place of a closed standard output.
+        let is_null = |out: rustix::fs::Stat| fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == out.st_rdev);
+        if rustix::fs::fstat(&out).is_ok_and(is_null) {
+            return Err(Failure::usage("standard output goes nowhere: the recovery key would be lost"));
+        }
+    }
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Failure::other)
+}
+
 /// Shows what the library warns of.
 struct Warnings;
 
@@ -649,7 +744,7 @@ impl log::Log for Warnings {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            eprintln!("wastore: warning: {}", printable(&record.args().to_string()));
+            tell!("wastore: warning: {}", printable(&record.args().to_string()));
         }
     }
 
@@ -773,6 +868,8 @@ impl From<Error> for Failure {
             | Error::UpstreamTooNew { .. }
             | Error::NoSuchAccount(_)
             | Error::SeveralAccounts(_)
+            | Error::SourceDamaged
+            | Error::SourceHoldsMore { .. }
             | Error::TargetExists { .. }
             | Error::ForeignFile { .. }
             | Error::UnsupportedVersion { .. }
@@ -790,7 +887,11 @@ impl From<Error> for Failure {
         let mut text = error.to_string();
         let mut source = std::error::Error::source(&error);
         while let Some(inner) = source {
-            text = format!("{text}: {inner}");
+            // Some say all of it themselves.
+            let inner_text = inner.to_string();
+            if !text.ends_with(&inner_text) {
+                text = format!("{text}: {inner_text}");
+            }
             source = inner.source();
         }
         Self { text, code }

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
+#[cfg(unix)]
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 #[cfg(unix)]
 use std::sync::{Arc, Mutex, PoisonError};
@@ -119,7 +121,7 @@ impl NewPassphrase {
                 "the new passphrase has fewer than 8 characters: take several random words, or a key file",
             )),
             SHORTEST..ADVISED => {
-                eprintln!("wastore: warning: a passphrase of fewer than 15 characters is soon found by trying");
+                tell!("wastore: warning: a passphrase of fewer than 15 characters is soon found by trying");
                 Ok(passphrase)
             }
             _ => Ok(passphrase),
@@ -153,14 +155,39 @@ struct Descriptor(Arc<filedescriptor::FileDescriptor>);
 impl Descriptor {
     /// Takes it while the command line is read, before the program opens files of its own.
     fn parse(number: &str) -> Result<Self, String> {
-        let number: std::os::fd::RawFd = number.parse().map_err(|_| "it has to be a number".to_owned())?;
-        let open = filedescriptor::FileDescriptor::dup(&number);
-        Ok(Self(Arc::new(open.map_err(|_| "no such descriptor is open".to_owned())?)))
+        /// Those that were opened here.
+        static OWN: Mutex<Vec<RawFd>> = Mutex::new(vec![]);
+        let number: RawFd = number.parse().map_err(|_| "it has to be a number".to_owned())?;
+        let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = Some(number).filter(|number| !own.contains(number));
+        let open = open.and_then(|number| filedescriptor::FileDescriptor::dup(&number).ok());
+        let open = open.ok_or_else(|| "no such descriptor is open".to_owned())?;
+        own.push(open.as_raw_fd());
+        Ok(Self(Arc::new(open)))
     }
 
     fn read(&self) -> Result<Passphrase, Failure> {
         let file = self.0.as_file().map_err(Failure::other)?;
-        Ok(Passphrase::from_reader(file)?)
+        Ok(Passphrase::from_reader(Waiting(file))?)
+    }
+}
+
+/// Waits for what comes, also if the descriptor does not.
+#[cfg(unix)]
+struct Waiting(File);
+
+#[cfg(unix)]
+impl Read for Waiting {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        loop {
+            match self.0.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None)?;
+                }
+                read => return read,
+            }
+        }
     }
 }
 
@@ -264,6 +291,6 @@ pub(super) fn restore_terminal() {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         tcsetattr(&terminal, OptionalActions::Now, &settings).ok();
-        eprintln!();
+        tell!("");
     }
 }
