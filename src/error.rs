@@ -461,6 +461,9 @@ impl From<getrandom::Error> for Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ForeignFile {
+    /// An empty file, or a database without tables: a store that was truncated, or one that was never finished.
+    #[error("is empty: put a backup in its place, or remove it if there was never a store in it")]
+    Empty,
     /// No SQLite database, or one that is encrypted as a whole.
     #[error("is not an SQLite database, or is encrypted as a whole: choose another file")]
     NotSqlite,

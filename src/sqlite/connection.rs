@@ -15,6 +15,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, Params, Row, Statement, ToSql};
 
 use super::SqliteConfig;
+use super::read_only::ReadOnlyFile;
 use super::rows::TABLES;
 use super::schema;
 use crate::error::{Error, Result, SqliteProblem};
@@ -32,6 +33,8 @@ pub(super) enum Role {
 pub(super) enum Location {
     /// A file, by its absolute path without symbolic links.
     File(PathBuf),
+    /// A file that must stay as it is.
+    ReadOnly(ReadOnlyFile),
     /// Memory that the connections of one store share.
     Memory { uri: String },
 }
@@ -42,6 +45,7 @@ impl Location {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = match self {
             Location::File(path) => Connection::open_with_flags(path, flags)?,
+            Location::ReadOnly(file) => file.connect()?,
             Location::Memory { uri } => {
                 Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI)?
             }

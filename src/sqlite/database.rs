@@ -16,11 +16,12 @@ use tempfile::{TempDir, TempPath};
 use super::SqliteConfig;
 use super::connection::{Location, Patience, Role, configure, contended, patiently, run_checked, sync_for_good};
 use super::fairness;
+use super::read_only::ReadOnlyFile;
 use super::readers::Readers;
 use super::schema;
 use super::writer::{Plan, Writer};
 use crate::background::{self, Caller};
-use crate::error::{Error, Result, SqliteProblem};
+use crate::error::{Error, ForeignFile, Result, SqliteProblem};
 use crate::printable::printable_path;
 use crate::private;
 
@@ -40,32 +41,47 @@ pub(super) struct Database {
     /// How many readers of a database in memory were turned away and try again.
     waiting_readers: Arc<AtomicUsize>,
     // Goes when everything above is closed.
-    _unfinished: Option<Arc<TempDir>>,
+    _folder: Option<Arc<TempDir>>,
 }
 
 impl Database {
     /// Opens, and if need be creates or migrates, a database. Blocks its thread.
     pub(super) fn open_file(path: &Path, config: SqliteConfig) -> Result<Arc<Self>> {
-        if rusqlite::version_number() < OLDEST_SQLITE {
-            return Err(Error::InvalidInput { what: "the linked SQLite library", problem: "is older than 3.37" });
+        check_library()?;
+        if !config.must_exist && is_absent(path) {
+            create(path, &config)?;
         }
-        create_private(path)?;
-        let path = fs::canonicalize(path).map_err(|source| Error::File { what: "database", source })?;
-        refuse_pipes(&path).map_err(|source| Error::File { what: "database", source })?;
-        schema::check_length(&path)?;
+        let path = existing(path)?;
         warn_if_readable_by_others(&path);
         let location = Location::File(path.clone());
-        let mut patience = Patience::new(config.busy_timeout);
-        let mut gone = Patience::new(config.busy_timeout.min(Duration::from_millis(500)));
-        let connection = loop {
-            match patiently(&mut patience, || prepare(&location, &path, &config)) {
-                // Another process that closes the database at this moment deletes the write-ahead log.
-                Err(error @ Error::Sqlite { problem: SqliteProblem::CannotOpen, .. }) => match gone.next() {
-                    Some(pause) => thread::sleep(pause),
-                    None => return Err(error),
-                },
-                opened => break opened?,
+        let connection = patiently_prepared(&config, || prepare(&location, &path, &config))?;
+        let files = Files::look(&path).map_err(|source| Error::File { what: "database", source })?;
+        Ok(Arc::new(Self::new(config, location, connection, Some(files))))
+    }
+
+    /// Opens a database and changes nothing. Blocks its thread.
+    pub(super) fn open_read_only(path: &Path, config: SqliteConfig) -> Result<Arc<Self>> {
+        check_library()?;
+        let path = existing(path)?;
+        warn_if_readable_by_others(&path);
+        let open = |location: &Location| {
+            let connection = location.connect()?;
+            let version = schema::identify(&connection, &path)?;
+            if version < schema::NEWEST {
+                return Err(Error::ForeignFile { path: path.clone(), found: ForeignFile::Empty });
             }
+            schema::check(&connection, version)?;
+            configure(&connection, &config, Role::Reader)?;
+            Ok(connection)
+        };
+        let mut location = Location::ReadOnly(ReadOnlyFile::look(path.clone())?);
+        let connection = match patiently_prepared(&config, || open(&location)) {
+            // As on media that cannot be written, beside a log.
+            Err(Error::Sqlite { problem: SqliteProblem::CannotOpen | SqliteProblem::ReadOnly, .. }) => {
+                location = Location::ReadOnly(ReadOnlyFile::copy(path.clone())?);
+                open(&location)?
+            }
+            opened => opened?,
         };
         let files = Files::look(&path).map_err(|source| Error::File { what: "database", source })?;
         Ok(Arc::new(Self::new(config, location, connection, Some(files))))
@@ -86,7 +102,10 @@ impl Database {
     fn new(config: SqliteConfig, location: Location, connection: Connection, files: Option<Files>) -> Self {
         Self {
             readers: Readers::new(config.readers),
-            _unfinished: config.unfinished.clone(),
+            _folder: match &location {
+                Location::ReadOnly(file) => file.folder(),
+                _ => config.unfinished.clone(),
+            },
             config,
             location,
             writer: Writer::new(connection),
@@ -102,6 +121,7 @@ impl Database {
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.location {
             Location::File(path) => Some(path),
+            Location::ReadOnly(file) => Some(file.path()),
             Location::Memory { .. } => None,
         }
     }
@@ -144,7 +164,7 @@ impl Database {
     pub(super) fn patience_of_readers(&self) -> Patience {
         let patience = Patience::new(self.config.busy_timeout);
         match self.location {
-            Location::File(_) => patience,
+            Location::File(_) | Location::ReadOnly(_) => patience,
             Location::Memory { .. } => patience.restless(GAP / 4, &self.waiting_readers),
         }
     }
@@ -232,6 +252,9 @@ impl Database {
     /// # Errors
     /// [`Error::FileMoved`] if what lies at the path is not what the writer has open.
     pub(super) fn check_files(&self) -> Result<()> {
+        if let Location::ReadOnly(file) = &self.location {
+            file.check()?;
+        }
         self.files.as_ref().map_or(Ok(()), Files::check)
     }
 
@@ -340,6 +363,10 @@ fn prepare(location: &Location, path: &Path, config: &SqliteConfig) -> Result<Co
     let has_log = fs::metadata(log_path(path)).is_ok_and(|log| log.len() > 0);
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
     let version = schema::identify(&connection, path)?;
+    if version == 0 && path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+        // A database of no one, without tables.
+        return Err(Error::ForeignFile { path: path.to_owned(), found: ForeignFile::Empty });
+    }
     if version > 0 {
         schema::check(&connection, version)?;
     }
@@ -368,19 +395,71 @@ fn prepare(location: &Location, path: &Path, config: &SqliteConfig) -> Result<Co
     Ok(connection)
 }
 
-/// Creates a file that only its owner may read, unless there is one.
-fn create_private(path: &Path) -> Result<()> {
-    // Closing the file would drop the locks of a store that another thread has opened meanwhile: POSIX takes all locks of
-    // a process away when it closes any descriptor of the file (https://www.sqlite.org/howtocorrupt.html, 2.2).
-    static CREATING: Mutex<()> = Mutex::new(());
-    let _creating = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
-    match private::create(path) {
-        Ok(_) => sync_folder(path).map_err(|source| Error::File { what: "database", source }),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(Error::InvalidInput { what: "the database path", problem: "is in a folder that does not exist" })
+/// # Errors
+/// [`Error::InvalidInput`] if the SQLite that is linked is too old.
+fn check_library() -> Result<()> {
+    if rusqlite::version_number() < OLDEST_SQLITE {
+        return Err(Error::InvalidInput { what: "the linked SQLite library", problem: "is older than 3.37" });
+    }
+    Ok(())
+}
+
+fn is_absent(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// The absolute path of a database that is there.
+///
+/// # Errors
+/// [`Error::File`] if there is none, [`Error::ForeignFile`] if it is empty or too short to be one.
+fn existing(path: &Path) -> Result<PathBuf> {
+    let cannot_open = |source| Error::File { what: "database", source };
+    let path = fs::canonicalize(path).map_err(cannot_open)?;
+    schema::check_length(&path)?;
+    refuse_pipes(&path).map_err(cannot_open)?;
+    Ok(path)
+}
+
+/// Tries again while another process is in the way, or closes the database at this moment and deletes the write-ahead log.
+fn patiently_prepared<T>(config: &SqliteConfig, mut prepare: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut patience = Patience::new(config.busy_timeout);
+    let mut gone = Patience::new(config.busy_timeout.min(Duration::from_millis(500)));
+    loop {
+        match patiently(&mut patience, &mut prepare) {
+            Err(error @ Error::Sqlite { problem: SqliteProblem::CannotOpen, .. }) => match gone.next() {
+                Some(pause) => thread::sleep(pause),
+                None => return Err(error),
+            },
+            prepared => return prepared,
         }
-        Err(source) => Err(Error::File { what: "database", source }),
+    }
+}
+
+/// Creates a database, unless another one takes the name meanwhile. It appears with its schema, so that an empty file is never
+/// a new store.
+///
+/// # Errors
+/// [`Error::TargetExists`] if there is a log beside its name; [`Error::InvalidInput`] if there is no such folder; [`Error::File`].
+fn create(path: &Path, config: &SqliteConfig) -> Result<()> {
+    let cannot_create = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => {
+            Error::InvalidInput { what: "the database path", problem: "is in a folder that does not exist" }
+        }
+        _ => Error::File { what: "database", source },
+    };
+    refuse_companions(path)?;
+    let folder = private::unfinished_folder(path, ".wastore-init-").map_err(cannot_create)?;
+    let file = folder.path().join("store.db");
+    drop(private::create(&file).map_err(cannot_create)?);
+    // Closing it empties the log.
+    drop(prepare(&Location::File(file.clone()), &file, config)?);
+    File::open(&file).and_then(|file| file.sync_all()).map_err(cannot_create)?;
+    match TempPath::try_from_path(file).map_err(cannot_create)?.persist_noclobber(path) {
+        Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        named => {
+            named.map_err(|failed| cannot_create(failed.error))?;
+            sync_folder(path).map_err(cannot_create)
+        }
     }
 }
 
@@ -403,8 +482,14 @@ pub(crate) fn refuse_pipes(database: &Path) -> io::Result<()> {
 /// # Errors
 /// [`Error::TargetExists`] names what is there.
 pub(crate) fn refuse_taken(target: &Path) -> Result<()> {
-    let names = [target.to_owned()].into_iter().chain(COMPANIONS.map(|ending| beside(target, ending)));
-    match names.into_iter().find(|path| path.symlink_metadata().is_ok()) {
+    if target.symlink_metadata().is_ok() {
+        return Err(Error::TargetExists { path: target.to_owned() });
+    }
+    refuse_companions(target)
+}
+
+fn refuse_companions(target: &Path) -> Result<()> {
+    match COMPANIONS.map(|ending| beside(target, ending)).into_iter().find(|path| path.symlink_metadata().is_ok()) {
         Some(path) => Err(Error::TargetExists { path }),
         None => Ok(()),
     }
@@ -494,7 +579,7 @@ pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
 /// The files that the writing connection has open, to notice when their names lead elsewhere.
 struct Files {
     #[cfg(unix)]
-    identities: [(PathBuf, (u64, u64)); 2],
+    identities: Vec<(PathBuf, (u64, u64))>,
 }
 
 impl Files {
@@ -502,8 +587,13 @@ impl Files {
         #[cfg(unix)]
         {
             let log = log_path(path);
-            let (database_id, log_id) = (identity(path)?, identity(&log)?);
-            Ok(Self { identities: [(path.to_owned(), database_id), (log, log_id)] })
+            let mut identities = vec![(path.to_owned(), identity(path)?)];
+            match identity(&log) {
+                // Only of one that is read and not written.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                found => identities.push((log, found?)),
+            }
+            Ok(Self { identities })
         }
         #[cfg(not(unix))]
         {

@@ -4,6 +4,7 @@
 //! |--|--|
 //! | `database.rs` | one open database: readers, the write-ahead log, what lies at its path |
 //! | `writer.rs` | the writing connection, and how calls share it and its commits |
+//! | `read_only.rs` | opening a database without changing anything |
 //! | `connection.rs` | settings of a connection; running statements |
 //! | `schema.rs`, `migrations/` | the schema, telling our files from others, and noticing that the schema was altered |
 //! | `snapshot.rs` | backups, snapshots, rewrites and upkeep |
@@ -19,6 +20,7 @@ mod fairness;
 mod msg_secret;
 mod own;
 mod protocol;
+mod read_only;
 mod readers;
 mod rotate;
 mod rows;
@@ -47,6 +49,8 @@ use crate::secret::Secret;
 pub(crate) use database::folder_of;
 #[cfg(feature = "upstream")]
 pub(crate) use database::{COMPANIONS, beside, cannot_write, publish, refuse_pipes, refuse_taken, sync_folder};
+#[cfg(feature = "upstream")]
+pub(crate) use read_only::{Quiet, connect_immutable};
 pub use rotate::{RevokeReport, Rotate, RotateProgress, RotateReport};
 #[cfg(feature = "upstream")]
 pub(crate) use snapshot::STEPS_BETWEEN_LOOKS;
@@ -107,6 +111,14 @@ impl SqliteStore {
     /// As [`SqliteConfig::open`].
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         SqliteConfig::new().open(path).await
+    }
+
+    /// Opens account 1 of a database with the default settings, to read it; see [`SqliteConfig::open_read_only`].
+    ///
+    /// # Errors
+    /// As [`SqliteConfig::open_read_only`].
+    pub async fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
+        SqliteConfig::new().open_read_only(path).await
     }
 
     /// Creates an encrypted store: a new file at `path` with a vault for account 1, whose first key slot opens with `secret`. The
@@ -457,6 +469,7 @@ pub struct SqliteConfig {
     busy_timeout: Duration,
     base_key_retention: Option<Duration>,
     unfinished: Option<Arc<TempDir>>,
+    must_exist: bool,
 }
 
 impl SqliteConfig {
@@ -470,7 +483,30 @@ impl SqliteConfig {
             busy_timeout: Duration::from_secs(10),
             base_key_retention: Some(Duration::from_secs(30 * 24 * 3600)),
             unfinished: None,
+            must_exist: false,
         }
+    }
+
+    /// Opens only a database that is there, and never creates one. Default: creates one.
+    pub fn must_exist(mut self) -> Self {
+        self.must_exist = true;
+        self
+    }
+
+    /// Opens account 1 of the database at `path` and changes nothing, neither the file nor what lies beside it: whatever would
+    /// change a row fails. It works on media that cannot be written. A database that was left with a log that has to be worked
+    /// into it is read from a copy in the folder for temporary files (`TMPDIR`), encrypted as it is.
+    ///
+    /// While another process has the file open, what they share (`-shm`) is used. Of a file that nobody has open when it is
+    /// opened here, nothing that comes later is seen; [`Error::FileMoved`](crate::Error::FileMoved) says so at the end of what
+    /// looks at every row.
+    ///
+    /// # Errors
+    /// As [`SqliteConfig::open`], and [`Error::File`](crate::Error::File) if there is no such file.
+    pub async fn open_read_only(self, path: impl AsRef<Path>) -> Result<SqliteStore> {
+        let path: PathBuf = path.as_ref().to_owned();
+        let database = background::unblock(move || Database::open_read_only(&path, self)).await?;
+        Ok(SqliteStore { database, account: 1 })
     }
 
     /// The folder of a database that is not finished stays until all work on it has ended, also on other threads.
@@ -519,8 +555,9 @@ impl SqliteConfig {
         self
     }
 
-    /// Opens account 1 of the database at `path`. A file that is not there is created, with mode 0600; its folder must be
-    /// there. An older schema of this crate is brought up to date.
+    /// Opens account 1 of the database at `path`. A file that is not there is created, with mode 0600, and appears when it has its
+    /// tables; its folder must be there. A file that is empty is none of this crate's. An older schema of this crate is brought
+    /// up to date.
     ///
     /// # Errors
     /// [`Error::ForeignFile`](crate::Error::ForeignFile) if the file belongs to something else,

@@ -31,6 +31,7 @@ pub(super) fn check_length(path: &Path) -> Result<()> {
         return Err(Error::InvalidInput { what: "the database path", problem: "is a folder" });
     }
     match metadata.len() {
+        0 => Err(foreign(path, ForeignFile::Empty)),
         1..SMALLEST_PAGE => Err(foreign(path, ForeignFile::NotSqlite)),
         _ => Ok(()),
     }

@@ -116,6 +116,7 @@ impl Verify {
             report.damaged("devices", i64::from(store.account_number()), Error::DeviceMissing.to_string());
         }
         report.sqlite = store.check_database(self.quick).await?;
+        store.database.check_files()?;
         Ok(report)
     }
 }
@@ -304,6 +305,7 @@ impl SqliteStore {
             accounts.push(InspectedAccount { number, header, problem });
         }
         let tables = self.database.read_long(|c| TABLES.iter().map(|table| table.size(c)).collect()).await?;
+        self.database.check_files()?;
         Ok(Inspection { accounts, tables })
     }
 

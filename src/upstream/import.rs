@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use async_channel::{Receiver, Sender};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -21,8 +20,8 @@ use crate::method::Record;
 use crate::private;
 use crate::secret::Secret;
 use crate::sqlite::{
-    Durability, STEPS_BETWEEN_LOOKS, SqliteConfig, SqliteStore, beside, cannot_write, publish, refuse_pipes,
-    refuse_taken,
+    Durability, Quiet, STEPS_BETWEEN_LOOKS, SqliteConfig, SqliteStore, cannot_write, connect_immutable, publish,
+    refuse_pipes, refuse_taken,
 };
 
 /// Copies a database of whatsapp-rust's own SQLite store into a new encrypted [`SqliteStore`](crate::SqliteStore).
@@ -512,13 +511,6 @@ struct Source {
     quiet: Option<Quiet>,
 }
 
-/// What a file looks like that nobody writes to.
-#[derive(Clone)]
-struct Quiet {
-    length: u64,
-    modified: Option<SystemTime>,
-}
-
 impl Source {
     fn open(path: &Path) -> Result<Self> {
         let cannot_read = |source| Error::File { what: "source", source };
@@ -527,37 +519,15 @@ impl Source {
             return Err(Error::InvalidInput { what: "the source", problem: "is a folder" });
         }
         refuse_pipes(&path).map_err(cannot_read)?;
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        // Reading a database that has no log makes an empty one beside it, which SQLite can be told not to do if nobody
-        // writes (https://www.sqlite.org/uri.html#uriimmutable).
-        match (Quiet::look(&path), path.to_str()) {
-            (Some(quiet), Some(text)) => {
-                let text = text.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
-                let uri = format!("file:{text}?immutable=1");
-                let connection = Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?;
-                Ok(Self { connection, quiet: Some(quiet) })
+        let quiet = Quiet::look(&path);
+        let connection = match quiet {
+            Some(_) => connect_immutable(&path)?,
+            None => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                Connection::open_with_flags(&path, flags)?
             }
-            _ => Ok(Self { connection: Connection::open_with_flags(&path, flags)?, quiet: None }),
-        }
-    }
-}
-
-impl Quiet {
-    /// `None` if somebody has the database open, or left it without closing it.
-    fn look(path: &Path) -> Option<Self> {
-        // A log lies beside the file itself, not beside a link to it.
-        let path = &path.canonicalize().ok()?;
-        let has_log = ["-wal", "-journal"].iter().any(|ending| beside(path, ending).exists());
-        let metadata = path.metadata().ok().filter(|_| !has_log)?;
-        Some(Self { length: metadata.len(), modified: metadata.modified().ok() })
-    }
-
-    fn is_still(&self, path: &Path) -> bool {
-        Self::look(path).is_some() && self.has_content_of(path)
-    }
-
-    fn has_content_of(&self, path: &Path) -> bool {
-        path.metadata().is_ok_and(|now| (now.len(), now.modified().ok()) == (self.length, self.modified))
+        };
+        Ok(Self { connection, quiet })
     }
 }
 

@@ -4,6 +4,8 @@
 #![allow(clippy::print_stdout, reason = "long campaigns print their figures")]
 
 mod hostile;
+#[cfg(target_os = "linux")]
+mod reading;
 mod secrets;
 
 use std::path::PathBuf;

@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use wastore::{
     Error, Export, FileAnchor, HeaderInfo, Import, ImportPhase, RecoveryKey, RemovedSource, Rotate, SlotInfo, SlotKind,
-    SqliteProblem, SqliteStore, VaultOptions, Verify, VerifyReport, printable, printable_path,
+    SqliteConfig, SqliteProblem, SqliteStore, VaultOptions, Verify, VerifyReport, printable, printable_path,
 };
 
 /// Writes a line to standard error, which may be closed.
@@ -455,7 +455,7 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
             if target.symlink_metadata().is_ok() {
                 return Err(Error::TargetExists { path: target }.into());
             }
-            let store = store.open().await?;
+            let store = store.open_read_only().await?;
             let vault = secret.open_read_only(&store, options).await?;
             let bar = progress_bar();
             let shown = bar.clone();
@@ -481,7 +481,7 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
         Command::Keys { command } => keys(command, options).await?,
         Command::Rotate { store, secret, leave_damaged } => return rotate(store, secret, leave_damaged, options).await,
         Command::Revoke { store, secret, new, leave_damaged, except } => {
-            let opened = open(&store).await?;
+            let opened = in_use(open(&store).await?).await?;
             let bar = progress_bar();
             let rotation = except.into_iter().fold(rotation(leave_damaged, &bar), Rotate::except);
             let report = rotation.revoke(&opened, options, secret.read().await?, new.read().await?).await;
@@ -489,34 +489,37 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
             say(format_args!("{}\n", report?))?;
         }
         Command::Vacuum { store } => {
-            open(&store).await?.vacuum().await?;
+            in_use(open(&store).await?).await?.vacuum().await?;
             say("the file was rewritten\n")?;
         }
         Command::Verify { store, secret, quick, json } => return verify(store, secret, quick, json, options).await,
         Command::AcceptRollback { store, secret } => {
-            let (opened, secret) = (open(&store.store).await?, secret.read().await?);
+            let (opened, secret) = (in_use(open(&store.store).await?).await?, secret.read().await?);
             for number in store.accounts(&opened).await? {
                 opened.account(number).accept_rollback(options, secret.duplicate()).await?;
                 say(format_args!("account {number} is taken as it is: link it again, and save its header again\n"))?;
             }
         }
         Command::Inspect { store, json } => {
-            let inspection = open(&store).await?.inspect().await?;
+            let inspection = open_read_only(&store).await?.inspect().await?;
             if json {
                 say(format_args!("{:#}\n", as_json(&inspection)))?;
             } else {
                 say(&inspection)?;
+            }
+            if inspection.accounts.is_empty() {
+                return Err(Error::NoVault.into());
             }
         }
         Command::Backup { store, file } => {
             if file.symlink_metadata().is_ok() {
                 return Err(Error::TargetExists { path: file }.into());
             }
-            open(&store).await?.backup(&file).await?;
+            in_use(open_read_only(&store).await?).await?.backup(&file).await?;
             say(format_args!("{} is a copy of the store\n", printable_path(&file)))?;
         }
         Command::Header { command: Header::Save { store, secret, file } } => {
-            let header = secret.open(&store.open().await?, options).await?.save_header();
+            let header = secret.open_read_only(&store.open_read_only().await?, options).await?.save_header();
             write_private(&file, &header)?;
             say(format_args!("the header was saved: keep {} like a key\n", printable_path(&file)))?;
         }
@@ -584,7 +587,7 @@ async fn verify(
     json: bool,
     options: &VaultOptions,
 ) -> Result<ExitCode, Failure> {
-    let opened = open(&store.store).await?;
+    let opened = open_read_only(&store.store).await?;
     let (bar, secret) = (progress_bar(), secret.read().await?);
     let check = async |account: SqliteStore| {
         let shown = bar.clone();
@@ -627,7 +630,11 @@ async fn each_account<T>(
     mut tell: impl FnMut(i32, Result<T, String>) -> Result<(), Failure>,
 ) -> Result<u8, Failure> {
     let mut first = 0;
-    for number in store.accounts(opened).await? {
+    let numbers = store.accounts(opened).await?;
+    if numbers.is_empty() {
+        return Err(Error::NoVault.into());
+    }
+    for number in numbers {
         let done = work(opened.account(number)).await.map_err(|error| {
             let Failure { text, code } = error.into();
             tell!("wastore: account {number}: {text}");
@@ -642,7 +649,7 @@ async fn each_account<T>(
 async fn keys(command: Keys, options: &VaultOptions) -> Result<(), Failure> {
     match command {
         Keys::List { store } => {
-            let store = store.open().await?;
+            let store = store.open_read_only().await?;
             let header = HeaderInfo::read(&store).await?.ok_or(Error::NoVault)?;
             say(format_args!("{:<5} {:<32} opens with\n", "slot", "label"))?;
             say_slots(header.slots)?;
@@ -678,7 +685,14 @@ fn say_slots(slots: Vec<SlotInfo>) -> Result<(), Failure> {
 
 impl Store {
     async fn open(&self) -> Result<SqliteStore, Failure> {
-        let store = open(&self.store).await?;
+        self.choose(open(&self.store).await?).await
+    }
+
+    async fn open_read_only(&self) -> Result<SqliteStore, Failure> {
+        self.choose(open_read_only(&self.store).await?).await
+    }
+
+    async fn choose(&self, store: SqliteStore) -> Result<SqliteStore, Failure> {
         let number = match self.account {
             Some(number) => number,
             None => match accounts(&store).await?[..] {
@@ -705,9 +719,20 @@ async fn accounts(store: &SqliteStore) -> Result<Vec<i32>, Failure> {
 
 /// Opens a store that is there.
 async fn open(path: &Path) -> Result<SqliteStore, Failure> {
-    // Opening would create it.
     fs::metadata(path).map_err(|error| Failure::file("the store cannot be opened", path, &error))?;
-    Ok(SqliteStore::open(path).await?)
+    Ok(SqliteConfig::new().must_exist().open(path).await?)
+}
+
+/// # Errors
+/// [`Error::NoVault`] of a store in which no account has anything.
+async fn in_use(store: SqliteStore) -> Result<SqliteStore, Failure> {
+    if store.accounts_in_use().await?.is_empty() { Err(Error::NoVault.into()) } else { Ok(store) }
+}
+
+/// Opens a store that is there, and changes nothing.
+async fn open_read_only(path: &Path) -> Result<SqliteStore, Failure> {
+    fs::metadata(path).map_err(|error| Failure::file("the store cannot be opened", path, &error))?;
+    Ok(SqliteStore::open_read_only(path).await?)
 }
 
 /// Writes to standard output. Who no longer reads is no failure.

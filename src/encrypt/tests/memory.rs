@@ -103,11 +103,12 @@ fn random_passphrase(needles: &mut Vec<Needle>) -> Secret {
     Passphrase::new(text).unwrap().into()
 }
 
-/// A key that is stored and read, so long that later allocations do not write over all that would be left of it.
+/// A key that is stored and read, so long that later allocations do not write over all that would be left of it. Its parts are
+/// longer than what the dynamic loader saves of registers on the stack.
 async fn sync_key(store: &dyn Backend, needles: &mut Vec<Needle>) {
     let mut key_data = vec![0; 60_000];
     getrandom::fill(&mut key_data).unwrap();
-    needles.extend(key_data.chunks(1000).map(|part| Needle::new("part of a sync key", &part[..32])));
+    needles.extend(key_data.chunks(1000).map(|part| Needle::new("part of a sync key", &part[..200])));
     store.set_sync_key(b"id", AppStateSyncKey { key_data, fingerprint: vec![1], timestamp: 2 }).await.unwrap();
     store.get_sync_key(b"id").await.unwrap().unwrap().key_data.zeroize();
 }

@@ -84,6 +84,10 @@ async fn empty_files_and_folders() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wa.db");
     fs::write(&path, "").unwrap();
+    let error = config().open(&path).await.unwrap_err();
+    assert!(matches!(error, Error::ForeignFile { found: ForeignFile::Empty, .. }), "{error:?}");
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(config().must_exist().open(&path).await, Err(Error::File { .. })));
     config().open(&path).await.unwrap().put_session("a", b"x").await.unwrap();
     assert!(config().open(&path).await.unwrap().has_session("a").await.unwrap());
 

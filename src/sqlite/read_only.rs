@@ -1,0 +1,126 @@
+//! Opening a database without changing it, or anything beside it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rusqlite::{Connection, OpenFlags};
+use tempfile::TempDir;
+
+use super::database::{COMPANIONS, beside};
+use crate::error::{Error, Result};
+
+/// How a database is read that must stay as it is.
+#[derive(Clone, Debug)]
+pub(super) enum ReadOnlyFile {
+    /// Nobody writes to it.
+    Quiet { path: PathBuf, quiet: Quiet },
+    /// Somebody has it open, and what they share with readers lies beside it.
+    InUse { path: PathBuf },
+    /// It was left with a log or a journal, which has to be worked into it: a copy in a folder for temporary files.
+    Copied { path: PathBuf, copy: PathBuf, folder: Arc<TempDir> },
+}
+
+impl ReadOnlyFile {
+    /// # Errors
+    /// [`Error::File`] if it cannot be copied.
+    pub(super) fn look(path: PathBuf) -> Result<Self> {
+        if let Some(quiet) = Quiet::look(&path) {
+            return Ok(Self::Quiet { path, quiet });
+        }
+        if beside(&path, "-shm").exists() && !beside(&path, "-journal").exists() {
+            return Ok(Self::InUse { path });
+        }
+        Self::copy(path)
+    }
+
+    /// For a database of which SQLite says that it cannot be read where it is.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be copied.
+    pub(super) fn copy(path: PathBuf) -> Result<Self> {
+        let cannot_copy = |source| Error::File { what: "copy for reading", source };
+        let folder = tempfile::Builder::new().prefix(".wastore-read-").tempdir().map_err(cannot_copy)?;
+        let copy = folder.path().join("store.db");
+        // What is shared between processes is made again from the log.
+        for ending in ["", "-wal", "-journal"] {
+            match fs::copy(beside(&path, ending), beside(&copy, ending)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !ending.is_empty() => {}
+                copied => drop(copied.map_err(cannot_copy)?),
+            }
+        }
+        Ok(Self::Copied { path, copy, folder: Arc::new(folder) })
+    }
+
+    /// The path of the database itself.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Quiet { path, .. } | Self::InUse { path } | Self::Copied { path, .. } => path,
+        }
+    }
+
+    /// The folder of a copy, which has to stay as long as there are connections.
+    pub(super) fn folder(&self) -> Option<Arc<TempDir>> {
+        match self {
+            Self::Copied { folder, .. } => Some(folder.clone()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn connect(&self) -> rusqlite::Result<Connection> {
+        match self {
+            Self::Quiet { path, .. } => connect_immutable(path),
+            Self::InUse { path } => Connection::open_with_flags(path, READ_ONLY),
+            Self::Copied { copy, .. } => {
+                Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+            }
+        }
+    }
+
+    /// # Errors
+    /// [`Error::FileMoved`] if somebody has begun to use the database: what was read may make no sense.
+    pub(super) fn check(&self) -> Result<()> {
+        match self {
+            Self::Quiet { path, quiet } if !quiet.is_still(path) => Err(Error::FileMoved),
+            _ => Ok(()),
+        }
+    }
+}
+
+const READ_ONLY: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
+/// Opens a database that nobody writes to. SQLite makes nothing beside it then
+/// (<https://www.sqlite.org/uri.html#uriimmutable>).
+pub(crate) fn connect_immutable(path: &Path) -> rusqlite::Result<Connection> {
+    let Some(text) = path.to_str() else { return Connection::open_with_flags(path, READ_ONLY) };
+    let text = text.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    Connection::open_with_flags(format!("file:{text}?immutable=1"), READ_ONLY | OpenFlags::SQLITE_OPEN_URI)
+}
+
+/// What a file looks like that nobody writes to.
+#[derive(Clone, Debug)]
+pub(crate) struct Quiet {
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Quiet {
+    /// `None` if somebody has the database open, or left it without closing it.
+    pub(crate) fn look(path: &Path) -> Option<Self> {
+        // A log lies beside the file itself, not beside a link to it.
+        let path = &path.canonicalize().ok()?;
+        let has_log = COMPANIONS.iter().filter(|ending| **ending != "-shm").any(|ending| beside(path, ending).exists());
+        let metadata = path.metadata().ok().filter(|_| !has_log)?;
+        Some(Self { length: metadata.len(), modified: metadata.modified().ok() })
+    }
+
+    pub(crate) fn is_still(&self, path: &Path) -> bool {
+        Self::look(path).is_some() && self.has_content_of(path)
+    }
+
+    pub(crate) fn has_content_of(&self, path: &Path) -> bool {
+        path.metadata().is_ok_and(|now| (now.len(), now.modified().ok()) == (self.length, self.modified))
+    }
+}
