@@ -176,7 +176,8 @@ fn a_command_that_reads_changes_nothing() {
 
 #[test]
 fn what_is_no_store_is_refused_by_every_command_and_left_alone() {
-    let refused = |_: &str, code: i32| matches!(code, 4 | 5);
+    // What cannot be written at all is refused for that.
+    let refused = |arguments: &str, code: i32| matches!(code, 4 | 5) || code == 1 && CHANGING.contains(&arguments);
     let commands = [&READING[..], &CHANGING[..]].concat();
     let sweep = |what: &str, make: &dyn Fn(&Path)| {
         let shelf = Shelf::new();
@@ -193,8 +194,6 @@ fn what_is_no_store_is_refused_by_every_command_and_left_alone() {
             std::fs::copy(&store, path).unwrap();
             let connection = rusqlite::Connection::open(path).unwrap();
             connection.execute_batch(sql).unwrap();
-            // What is left is one file.
-            connection.query_row("PRAGMA journal_mode = DELETE", (), |_| Ok(())).unwrap();
         }
     };
     sweep("an empty file", &|path| std::fs::write(path, "").unwrap());
