@@ -44,7 +44,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] if something has.
-#[cfg(feature = "upstream")]
+#[cfg(feature = "sqlite")]
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {

@@ -47,7 +47,7 @@ Replace the backups, and every header that was saved. Add other secrets again: o
     /// [`Error::KdfFailed`], [`Error::Random`].
     pub async fn prepare(vault: &Vault, secret: impl Into<Secret>) -> Result<Self> {
         let (store_id, options) = (vault.shared.state().header.store_id, &vault.options);
-        let slot = NewSlot::prepare(secret.into(), None, options.cost, &options.limits()).await?;
+        let slot = NewSlot::prepare(secret.into(), None, options.cost(), &options.limits()).await?;
         Ok(Self { root: Root::generate(&store_id)?, slot, store_id, new_data_key: AtomicBool::new(true) })
     }
 

@@ -67,7 +67,8 @@ pub enum OnDamage {
 /// Settings for creating and opening vaults. The defaults suit one bot on one machine.
 #[derive(Clone, Default)]
 pub struct VaultOptions {
-    pub(super) cost: Argon2Cost,
+    /// What [`VaultOptions::kdf_cost`] asked for.
+    asked_cost: Option<Argon2Cost>,
     limits: Option<KdfLimits>,
     padding: Padding,
     on_damage: OnDamage,
@@ -90,11 +91,17 @@ impl VaultOptions {
         Self::default()
     }
 
-    /// The cost of a guess at the passphrase, for new slots; default [`Argon2Cost::DEFAULT`]. Opening a slot of less
-    /// work (memory times passes) with its passphrase raises it to this cost.
+    /// The cost of a guess at the passphrase, for new slots; default [`Argon2Cost::DEFAULT`]. If it is given, opening a slot of
+    /// less work (memory times passes) with its passphrase raises it to this cost; otherwise slots keep theirs, so that a vault
+    /// goes on opening in a container that is no larger than before.
     pub fn kdf_cost(mut self, cost: Argon2Cost) -> Self {
-        self.cost = cost;
+        self.asked_cost = Some(cost);
         self
+    }
+
+    /// The cost of new slots.
+    pub(super) fn cost(&self) -> Argon2Cost {
+        self.asked_cost.unwrap_or(Argon2Cost::DEFAULT)
     }
 
     /// The most work that a header may ask for; default [`KdfLimits::default`], with four times the memory of
@@ -141,7 +148,7 @@ impl VaultOptions {
 
     /// The most work that a header may ask for.
     pub(super) fn limits(&self) -> KdfLimits {
-        self.limits.unwrap_or_else(|| KdfLimits::of_cost(self.cost))
+        self.limits.unwrap_or_else(|| KdfLimits::of_cost(self.cost()))
     }
 
     /// How a new vault hides the length of its values; default [`Padding::None`]. An existing vault keeps its own.
@@ -275,7 +282,7 @@ impl VaultOptions {
         // What an older vault left behind may stay, plaintext may not.
         residue::holds_sealed_records(&*store).await?;
 
-        let new_slot = NewSlot::prepare(secret, self.label.as_deref(), self.cost, &self.limits()).await?;
+        let new_slot = NewSlot::prepare(secret, self.label.as_deref(), self.cost(), &self.limits()).await?;
         let mut store_id = [0; 16];
         getrandom::fill(&mut store_id)?;
         let root = Root::generate(&store_id)?;
@@ -445,7 +452,7 @@ impl OpenedHeader {
 impl fmt::Debug for VaultOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VaultOptions")
-            .field("kdf_cost", &self.cost)
+            .field("kdf_cost", &self.cost())
             .field("kdf_limits", &self.limits())
             .field("padding", &self.padding)
             .field("on_damage", &self.on_damage)
@@ -602,7 +609,7 @@ impl Vault {
             return Err(Error::SlotsFull);
         }
         let options = &self.options;
-        let new_slot = NewSlot::prepare(secret.into(), Some(label), options.cost, &options.limits()).await?;
+        let new_slot = NewSlot::prepare(secret.into(), Some(label), options.cost(), &options.limits()).await?;
         self.shared
             .change(SLOT_STEP, |header, vault_key| {
                 if let Some(there) = new_slot.find(header) {
@@ -668,9 +675,14 @@ impl Vault {
     pub async fn change_passphrase(&self, new: Passphrase) -> Result<()> {
         self.shared.refuse_read_only("change_passphrase")?;
         let id = self.passphrase_slot(&self.shared.state().header)?;
-        let label = self.slots().into_iter().find(|slot| slot.id == id).map(|slot| slot.label);
+        let replaced = self.slots().into_iter().find(|slot| slot.id == id);
+        let (label, kept) = match replaced.map(|slot| (slot.label, slot.kind)) {
+            Some((label, SlotKind::Passphrase(cost))) => (Some(label), Some(cost)),
+            other => (other.map(|(label, _)| label), None),
+        };
         let options = &self.options;
-        let new_slot = NewSlot::prepare(new.into(), label.as_deref(), options.cost, &options.limits()).await?;
+        let cost = options.asked_cost.or(kept).unwrap_or(Argon2Cost::DEFAULT);
+        let new_slot = NewSlot::prepare(new.into(), label.as_deref(), cost, &options.limits()).await?;
         self.shared
             .change(SLOT_STEP, |header, vault_key| {
                 if new_slot.find(header).is_some() {
@@ -690,10 +702,10 @@ impl Vault {
         let opened = self.shared.state();
         let by = opened.header.slots.iter().find(|slot| slot.id == self.slot).ok_or(Error::HeaderTampered)?;
         let device = !self.shared.device_is_sealed() && device::holds_sealed_device(store).await?;
+        let options = &self.options;
         let raised = match (passphrase, by.cost()) {
-            (Some(passphrase), Some(cost)) if cost.work() < self.options.cost.work() => {
-                let options = &self.options;
-                match NewSlot::prepare(passphrase.into(), Some(&by.label), options.cost, &options.limits()).await {
+            (Some(passphrase), Some(cost)) if options.asked_cost.is_some_and(|asked| cost.work() < asked.work()) => {
+                match NewSlot::prepare(passphrase.into(), Some(&by.label), options.cost(), &options.limits()).await {
                     Ok(slot) => Some(slot),
                     Err(error) => {
                         log::warn!("the passphrase slot keeps its cost: {error}");

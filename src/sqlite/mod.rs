@@ -8,6 +8,7 @@
 //! | `connection.rs` | settings of a connection; running statements |
 //! | `schema.rs`, `migrations/` | the schema, telling our files from others, and noticing that the schema was altered |
 //! | `snapshot.rs` | backups, snapshots, rewrites and upkeep |
+//! | `restore.rs` | putting a backup in the place of a store, and keeping backups in a folder |
 //! | `own.rs` | finding this store below any layers |
 //! | `rows.rs`, `verify.rs`, `rotate.rs` | reading every row as it lies in its table; checking it; sealing it anew |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |
@@ -22,6 +23,7 @@ mod own;
 mod protocol;
 mod read_only;
 mod readers;
+mod restore;
 mod rotate;
 mod rows;
 mod schema;

@@ -3,6 +3,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a failure is a failed test")]
 #![allow(clippy::print_stdout, reason = "long campaigns print their figures")]
 
+#[cfg(unix)]
+mod backups;
 mod hostile;
 #[cfg(target_os = "linux")]
 mod reading;

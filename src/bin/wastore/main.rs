@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,8 +13,9 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use wastore::{
-    Error, Export, FileAnchor, HeaderInfo, Import, ImportPhase, RecoveryKey, RemovedSource, Rotate, SlotInfo, SlotKind,
-    SqliteConfig, SqliteProblem, SqliteStore, VaultOptions, Verify, VerifyReport, printable, printable_path,
+    Argon2Cost, Error, Export, FileAnchor, HeaderInfo, Import, ImportPhase, RecoveryKey, RemovedSource, Rotate,
+    SlotInfo, SlotKind, SqliteConfig, SqliteProblem, SqliteStore, VaultOptions, Verify, VerifyReport, printable,
+    printable_path,
 };
 
 /// Writes a line to standard error, which may be closed.
@@ -40,6 +42,13 @@ struct Cli {
     /// The context that the vault is bound to, if the bot gives one; the default is the number of the account
     #[arg(long, global = true, value_name = "TEXT")]
     context: Option<String>,
+    /// The memory that a guess at a new passphrase takes, in MiB; without it the slot that is replaced keeps its own, and others
+    /// take 64
+    #[arg(long, global = true, value_name = "MIB")]
+    kdf_memory: Option<u32>,
+    /// How often a guess goes through that memory; without it 3 times
+    #[arg(long, global = true, value_name = "NUMBER", requires = "kdf_memory")]
+    kdf_passes: Option<u32>,
     /// Open only the store with this id, as `inspect` prints it
     #[arg(long, global = true, value_name = "HEX", value_parser = store_id)]
     expect_store: Option<[u8; 16]>,
@@ -196,7 +205,24 @@ enum Command {
         /// The store
         store: PathBuf,
         /// The new file
-        file: PathBuf,
+        #[arg(required_unless_present = "to_folder", conflicts_with = "to_folder")]
+        file: Option<PathBuf>,
+        /// Copy it into this folder, under its name and the time, and look at the copy
+        #[arg(long, value_name = "FOLDER", requires = "keep")]
+        to_folder: Option<PathBuf>,
+        /// Delete the oldest of such copies in the folder, but so many
+        #[arg(long, value_name = "NUMBER", requires = "to_folder")]
+        keep: Option<NonZeroUsize>,
+    },
+    /// Put a backup in the place of the store
+    ///
+    /// The store that is there is not deleted, but renamed, and so is its log, which must not lie beside another database. Stop
+    /// the bot before. With a freshness anchor run `accept-rollback` afterwards.
+    Restore {
+        /// The backup, which is only read
+        backup: PathBuf,
+        /// The store
+        store: PathBuf,
     },
     /// Save the vault's header, or put a saved one back
     Header {
@@ -271,7 +297,7 @@ struct Store {
 }
 
 fn main() -> ExitCode {
-    let Cli { command, anchor, context, expect_store } = Cli::parse();
+    let Cli { command, anchor, context, kdf_memory, kdf_passes, expect_store } = Cli::parse();
     if log::set_logger(&Warnings).is_ok() {
         log::set_max_level(log::LevelFilter::Warn);
     }
@@ -284,6 +310,16 @@ fn main() -> ExitCode {
     }
     if let Some(id) = expect_store {
         options = options.expect_store(id);
+    }
+    if let Some(memory) = kdf_memory {
+        let usual = Argon2Cost::DEFAULT;
+        match Argon2Cost::new(memory.saturating_mul(1024), kdf_passes.unwrap_or(usual.passes()), usual.lanes()) {
+            Ok(cost) => options = options.kdf_cost(cost),
+            Err(error) => {
+                tell!("wastore: {error}");
+                return ExitCode::from(USAGE);
+            }
+        }
     }
     let makes = Makes::of(&command);
     let run = || -> Result<ExitCode, Failure> {
@@ -345,7 +381,8 @@ impl Makes {
             Command::Init { store, .. } => (Some(store), None),
             Command::Import { store, source, remove_source, .. } => (Some(store), remove_source.then_some(source)),
             Command::Export { target, .. } => (Some(target), None),
-            Command::Backup { file, .. } | Command::Header { command: Header::Save { file, .. } } => (Some(file), None),
+            Command::Backup { file, .. } => (file.as_ref(), None),
+            Command::Header { command: Header::Save { file, .. } } => (Some(file), None),
             _ => (None, None),
         };
         Self {
@@ -511,12 +548,27 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
                 return Err(Error::NoVault.into());
             }
         }
-        Command::Backup { store, file } => {
-            if file.symlink_metadata().is_ok() {
-                return Err(Error::TargetExists { path: file }.into());
+        Command::Backup { store, file, to_folder, keep } => {
+            let store = in_use(open_read_only(&store).await?).await?;
+            if let Some(file) = file {
+                store.backup(&file).await?;
+                say(format_args!("{} is a copy of the store\n", printable_path(&file)))?;
             }
-            in_use(open_read_only(&store).await?).await?.backup(&file).await?;
-            say(format_args!("{} is a copy of the store\n", printable_path(&file)))?;
+            if let (Some(folder), Some(keep)) = (to_folder, keep) {
+                let (copy, removed) = store.backup_to_folder(folder, keep).await?;
+                say(format_args!("{} is a copy of the store, and sound\n", printable_path(&copy)))?;
+                for old in removed {
+                    say(format_args!("{} was deleted\n", printable_path(&old)))?;
+                }
+            }
+        }
+        Command::Restore { backup, store } => {
+            fs::metadata(&backup).map_err(|error| Failure::file("the backup cannot be opened", &backup, &error))?;
+            let aside = SqliteStore::restore(&backup, &store).await?;
+            say(format_args!("{} is as the backup was\n", printable_path(&store)))?;
+            if let Some(aside) = aside {
+                say(format_args!("the store that was there is {} now\n", printable_path(&aside)))?;
+            }
         }
         Command::Header { command: Header::Save { store, secret, file } } => {
             let header = secret.open_read_only(&store.open_read_only().await?, options).await?.save_header();

@@ -1,0 +1,186 @@
+//! Backups, and putting them back.
+
+use super::*;
+
+fn sessions(desk: &Desk, store: &str) -> usize {
+    let printed = desk.ok(&format!("verify {store} --key-file key"));
+    let line = printed.lines().find(|line| line.starts_with("session ")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn put(desk: &Desk, from: u32, count: u32) {
+    wait(async {
+        let store = Arc::new(SqliteStore::open(desk.path("wa.db")).await.unwrap());
+        let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
+        let rows: Vec<_> = (from..from + count)
+            .map(|number| (Arc::from(format!("{number}@s")), bytes::Bytes::from(vec![number as u8; 500])))
+            .collect();
+        vault.layer().layer(store).put_sessions_batch(&rows).await.unwrap();
+    });
+}
+
+/// The three files as a killed bot leaves them, with so many sessions in the log.
+fn kill_a_bot_that_puts(desk: &Desk, from: u32, count: u32) {
+    wait(async {
+        let store = Arc::new(SqliteStore::open(desk.path("wa.db")).await.unwrap());
+        let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
+        let layered = vault.layer().layer(store);
+        for number in from..from + count {
+            layered.put_session(&format!("{number}@s"), &[number as u8; 500]).await.unwrap();
+        }
+        std::fs::create_dir(desk.path("killed")).unwrap();
+        for ending in ["", "-wal", "-shm"] {
+            std::fs::copy(desk.path(&format!("wa.db{ending}")), desk.path(&format!("killed/wa.db{ending}"))).unwrap();
+        }
+    });
+    for ending in ["", "-wal", "-shm"] {
+        std::fs::rename(desk.path(&format!("killed/wa.db{ending}")), desk.path(&format!("wa.db{ending}"))).unwrap();
+    }
+    std::fs::remove_dir(desk.path("killed")).unwrap();
+}
+
+#[test]
+fn a_backup_is_put_back_whatever_lies_beside_the_store() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    put(&desk, 0, 100);
+    desk.ok("backup wa.db copy.db");
+    let copy = std::fs::read(desk.path("copy.db")).unwrap();
+    for (number, frames) in [1, 7, 60].into_iter().enumerate() {
+        kill_a_bot_that_puts(&desk, 1000, frames);
+        assert!(desk.path("wa.db-wal").metadata().unwrap().len() > 0);
+        let printed = desk.ok("restore copy.db wa.db");
+        let aside = format!("wa.db.before-restore-{}", number + 1);
+        assert!(printed.contains(&format!("the store that was there is ")) && printed.contains(&aside), "{printed}");
+        assert_eq!(desk.files(|name| ["wa.db-wal", "wa.db-shm"].contains(&name)), Vec::<String>::new());
+        assert_eq!(sessions(&desk, "wa.db"), 100);
+        // Nothing is lost of what was there.
+        assert_eq!(sessions(&desk, &aside), 100 + frames as usize);
+    }
+    std::fs::write(desk.path("wa.db-journal"), "of another").unwrap();
+    desk.ok("restore copy.db wa.db");
+    assert_eq!(std::fs::read(desk.path("wa.db.before-restore-4-journal")).unwrap(), b"of another");
+    // A store that is gone, or damaged.
+    std::fs::remove_file(desk.path("wa.db")).unwrap();
+    desk.ok("restore copy.db wa.db");
+    std::fs::write(desk.path("wa.db"), [7; 10_000]).unwrap();
+    desk.ok("restore copy.db wa.db");
+    assert_eq!(sessions(&desk, "wa.db"), 100);
+    assert!(std::fs::read(desk.path("copy.db")).unwrap() == copy, "the backup was changed");
+    assert_private(desk.path("wa.db"));
+}
+
+#[test]
+fn what_is_no_backup_is_not_put_back_and_a_store_in_use_stays() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    put(&desk, 0, 10);
+    desk.ok("backup wa.db copy.db");
+    let before = std::fs::read(desk.path("wa.db")).unwrap();
+    desk.write("empty.db", "");
+    desk.write("text.db", &"no database ".repeat(1000));
+    let mut damaged = std::fs::read(desk.path("copy.db")).unwrap();
+    damaged[8192 * 3..8192 * 4].fill(0xff);
+    desk.write_bytes("damaged.db", &damaged);
+    desk.upstream("whatsapp.db", &[1]);
+    for (backup, code) in [("empty.db", 5), ("text.db", 5), ("damaged.db", 4), ("whatsapp.db", 5), ("nowhere.db", 5)] {
+        assert_eq!(desk.fails(&format!("restore {backup} wa.db")).0, code, "{backup}");
+    }
+    let other = rusqlite::Connection::open(desk.path("wa.db")).unwrap();
+    other.query_row("SELECT count(*) FROM sessions", (), |_| Ok(())).unwrap();
+    let (code, error) = desk.fails("restore copy.db wa.db");
+    assert!(code == 1 && error.contains("has the store open"), "{code}: {error}");
+    drop(other);
+    assert!(std::fs::read(desk.path("wa.db")).unwrap() == before);
+    assert_eq!(desk.files(|name| name.contains("before-restore") || name.starts_with('.')), Vec::<String>::new());
+}
+
+#[test]
+fn killed_anywhere_a_restoration_can_be_repeated() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    put(&desk, 0, 2000);
+    desk.ok("backup wa.db copy.db");
+    kill_a_bot_that_puts(&desk, 5000, 20);
+    let start = std::time::Instant::now();
+    desk.ok("backup wa.db trial.db");
+    let whole = start.elapsed();
+    let rounds = if std::env::var_os("WASTORE_LONG").is_some() { 400 } else { 40 };
+    for _ in 0..rounds {
+        let mut running =
+            desk.command("restore copy.db wa.db").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(whole.mul_f64(rand::random_range(0.0..1.5)));
+        running.kill().unwrap();
+        running.wait().unwrap();
+        // There is never one file of one database beside one of the other.
+        if desk.path("wa.db").exists() {
+            assert!([2000, 2020].contains(&sessions(&desk, "wa.db")));
+        }
+    }
+    desk.ok("restore copy.db wa.db");
+    assert_eq!(sessions(&desk, "wa.db"), 2000);
+    let aside = desk.files(|name| name.starts_with("wa.db.before-restore-") && name.ends_with(char::is_numeric));
+    assert!(
+        aside
+            .iter()
+            .any(|name| desk.run(&format!("verify {name} --key-file key")).status.success()
+                && sessions(&desk, name) == 2020),
+        "the store that was there is lost: {aside:?}"
+    );
+}
+
+#[test]
+fn backups_in_a_folder_are_counted() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    put(&desk, 0, 10);
+    std::fs::create_dir(desk.path("backups")).unwrap();
+    let others = ["wa-notes.db", "wa-20260101T000000Z.db.gz", "other-20200101T000000Z.db", "wa-2020010aT000000Z.db"];
+    for name in others {
+        desk.write(&format!("backups/{name}"), "precious");
+    }
+    for year in 2021..2025 {
+        desk.write(&format!("backups/wa-{year}0101T000000Z.db"), "old");
+    }
+    let printed = desk.ok("backup wa.db --to-folder backups --keep 3");
+    assert_eq!(printed.matches(" was deleted").count(), 2, "{printed}");
+    let mut left: Vec<_> = desk
+        .path("backups")
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    assert_eq!(left.len(), others.len() + 3, "{left:?}");
+    for name in others.into_iter().chain(["wa-20230101T000000Z.db", "wa-20240101T000000Z.db"]) {
+        assert!(left.iter().any(|left| left == name), "{name}: {left:?}");
+    }
+    let newest = left.iter().rfind(|name| name.starts_with("wa-2") && name.ends_with("Z.db")).unwrap();
+    assert_eq!(sessions(&desk, &format!("backups/{newest}")), 10);
+    assert_private(desk.path(&format!("backups/{newest}")));
+    assert_eq!(desk.fails("backup wa.db --to-folder nowhere --keep 3").0, 5);
+    assert_eq!(desk.fails("backup wa.db --to-folder backups").0, 2);
+    assert_eq!(desk.fails("backup wa.db --to-folder backups --keep 0").0, 2);
+}
+
+#[test]
+fn a_passphrase_keeps_its_cost_unless_another_one_is_asked_for() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-passphrase-file old --kdf-memory 19 --kdf-passes 2");
+    let cost = || {
+        let json: serde_json::Value = serde_json::from_str(&desk.ok("inspect wa.db --json")).unwrap();
+        json["accounts"][0]["vault"]["slots"][0]["argon2id"]["memory_kib"].as_u64().unwrap()
+    };
+    assert_eq!(cost(), 19 * 1024);
+    desk.ok("header save wa.db saved --passphrase-file old");
+    desk.ok("keys add wa.db --passphrase-file old --new-key-file key");
+    desk.ok("verify wa.db --passphrase-file old");
+    desk.ok("rotate wa.db --passphrase-file old");
+    desk.ok("passwd wa.db --passphrase-file old --new-passphrase-file new");
+    assert_eq!(cost(), 19 * 1024);
+    desk.ok("passwd wa.db --passphrase-file new --new-passphrase-file old --kdf-memory 32");
+    assert_eq!(cost(), 32 * 1024);
+    desk.ok("keys remove wa.db 1 --passphrase-file old --kdf-memory 48");
+    assert_eq!(cost(), 48 * 1024, "opening with a higher one raises it");
+    assert_eq!(desk.fails("init new.db --new-passphrase-file old --kdf-memory 1").0, 2);
+}
