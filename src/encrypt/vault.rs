@@ -16,7 +16,7 @@ use super::header::{DEVICE_SEALED, Header, IMPORTING, MAX_SLOTS, ROTATING, Wrapp
 use super::host::Host;
 use super::kdf::{Argon2Cost, KdfLimits};
 use super::keys::{DataKeys, KeyRing, LookupKeys, StoreId, VaultKey};
-use super::slot::{self, NewSlot, SlotInfo, Unlocked};
+use super::slot::{self, NewSlot, SlotInfo, SlotKind, Unlocked};
 #[cfg(feature = "upstream")]
 use super::stored::OpenedRow;
 #[cfg(feature = "sqlite")]

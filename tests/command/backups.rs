@@ -51,7 +51,7 @@ fn a_backup_is_put_back_whatever_lies_beside_the_store() {
         assert!(desk.path("wa.db-wal").metadata().unwrap().len() > 0);
         let printed = desk.ok("restore copy.db wa.db");
         let aside = format!("wa.db.before-restore-{}", number + 1);
-        assert!(printed.contains(&format!("the store that was there is ")) && printed.contains(&aside), "{printed}");
+        assert!(printed.contains("the store that was there is ") && printed.contains(&aside), "{printed}");
         assert_eq!(desk.files(|name| ["wa.db-wal", "wa.db-shm"].contains(&name)), Vec::<String>::new());
         assert_eq!(sessions(&desk, "wa.db"), 100);
         // Nothing is lost of what was there.

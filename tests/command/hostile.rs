@@ -234,7 +234,7 @@ fn a_signal_at_any_moment_leaves_nothing_behind_that_is_not_named() {
         command("vacuum wa.db", None, None),
         command("verify wa.db --key-file key", None, None),
     ];
-    let rounds = if std::env::var_os("WASTORE_LONG").is_some() { 50 } else { 1 };
+    let rounds = if std::env::var_os("WASTORE_LONG").is_some() { 25 } else { 1 };
     let mut ended = std::collections::BTreeMap::<_, u32>::new();
     for Interrupted { arguments, makes, takes } in commands {
         let reset = || {

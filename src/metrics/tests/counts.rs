@@ -213,14 +213,14 @@ fn times_are_those_of_the_store() {
         // A timeout counts with the time that it let pass.
         fault.clear();
         fault.inject(When::Always, Effect::Cancel { polls: 0 });
-        tokio::time::timeout(Duration::from_millis(30), store.put_session("a", b"b")).await.unwrap_err();
+        tokio::time::timeout(Duration::from_millis(500), store.put_session("a", b"b")).await.unwrap_err();
     });
     let snapshot = metrics.snapshot();
     let slow = op(&snapshot, Method::GetSession);
     assert!(slow.times().percentile(0.5) >= Duration::from_millis(20) * 7 / 8, "{slow:?}");
     assert!(slow.times().max() >= Duration::from_millis(20) && slow.times().sum() >= Duration::from_millis(60));
     let cancelled = op(&snapshot, Method::PutSession);
-    assert!(cancelled.times().max() >= Duration::from_millis(30), "{cancelled:?}");
+    assert!(cancelled.times().max() >= Duration::from_millis(500), "{cancelled:?}");
     let table = snapshot.to_string();
     assert!(table.find("put_session").unwrap() < table.find("get_session").unwrap(), "slowest first:\n{table}");
 }
