@@ -649,6 +649,8 @@ fn accounts_are_chosen() {
     assert_eq!(desk.fails("import whatsapp.db wa.db --account 3 --new-passphrase-file old").0, 5);
     desk.ok("import whatsapp.db second.db --account 2 --new-passphrase-file old");
     assert_eq!(desk.session("second.db", 2, old()).as_deref(), Some("account 2"));
+    let printed = desk.ok("import whatsapp.db third.db --account 2 --new-passphrase-file old");
+    assert!(printed.contains("account 2 opens with SqliteStore::open(..).await?.account(2)\n"), "{printed}");
     desk.ok("verify second.db --passphrase-file old");
     desk.ok("import whatsapp.db both.db --all-accounts --new-passphrase-file old");
     for account in [1, 2] {
@@ -741,6 +743,8 @@ fn help_names_every_command_and_exit_code() {
         "accept-rollback",
         "inspect",
         "backup",
+        "restore",
+        "vacuum",
         "header",
         "Exit codes:",
     ] {

@@ -43,14 +43,18 @@ impl Shelf {
         self.folder.path().join(name)
     }
 
-    /// Content, mode and time of each file.
+    /// Content, mode and time of each file; of what processes share only that it is there, for they write to it.
     fn state(&self) -> BTreeMap<String, (Vec<u8>, u32, std::time::SystemTime)> {
         let entries = self.folder.path().read_dir().unwrap().map(|entry| entry.unwrap());
         let look = |entry: std::fs::DirEntry| {
             let metadata = entry.metadata().unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if name.ends_with("-shm") {
+                return (name, (vec![], 0, std::time::UNIX_EPOCH));
+            }
             let about =
                 (std::fs::read(entry.path()).unwrap(), metadata.permissions().mode(), metadata.modified().unwrap());
-            (entry.file_name().into_string().unwrap(), about)
+            (name, about)
         };
         entries.map(look).collect()
     }
@@ -149,6 +153,8 @@ fn a_command_that_reads_changes_nothing() {
         line.and_then(|line| line.split_whitespace().nth(1).map(str::to_owned))
     };
 
+    shelf.sweep("as a killed bot left it", &READING, done);
+    assert_eq!(sessions(&shelf), Some(SESSIONS.to_string()));
     // Without what processes share, it is read from a copy.
     std::fs::remove_file(shelf.path("wa.db-shm")).unwrap();
     shelf.sweep("with a log", &READING, done);

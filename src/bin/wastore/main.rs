@@ -475,6 +475,9 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
                 "{report}\n{} is complete, and was compared with the source record by record.\n",
                 printable_path(&store)
             ))?;
+            for number in report.accounts() {
+                say(format_args!("account {number} opens with SqliteStore::open(..).await?.account({number})\n"))?;
+            }
             match report.removed_source() {
                 None => say(format_args!(
                     "{} is as it was, and readable: remove it when the bot runs on the new store.\n",
