@@ -116,6 +116,9 @@ fn under_any_umask_no_file_is_public_for_a_moment() {
         ("rotate wa.db --passphrase-file @/new", &["wa.db-wal"]),
         ("revoke wa.db --passphrase-file @/new --new-passphrase-file @/old", &["wa.db-wal"]),
         ("verify wa.db --passphrase-file @/old", &[]),
+        ("backup wa.db --to-folder . --keep 2", &[]),
+        ("restore copy.db wa.db", &["wa.db", "wa.db.before-restore-1"]),
+        ("keygen random", &["random"]),
     ];
     for (arguments, made) in commands {
         let arguments = arguments.replace('@', elsewhere.path().to_str().unwrap());

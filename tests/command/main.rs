@@ -675,6 +675,22 @@ fn accounts_are_chosen() {
 }
 
 #[test]
+fn accounts_are_listed_and_deleted() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1, 2]);
+    desk.ok("import whatsapp.db wa.db --all-accounts --new-key-file key");
+    assert_eq!(desk.ok("accounts list wa.db"), "account 1: has a vault\naccount 2: has a vault\n");
+    assert_eq!(desk.fails("accounts delete wa.db 2").0, 2, "only if it is said");
+    assert_eq!(desk.fails("accounts delete wa.db 3 --for-good").0, 5);
+    let (code, error) = desk.fails("accounts delete wa.db 1 --for-good");
+    assert!(code == 5 && error.contains("`keys add --account 2`"), "{code}: {error}");
+    desk.ok("accounts delete wa.db 2 --for-good");
+    desk.ok("shrink wa.db");
+    assert_eq!(desk.ok("accounts list wa.db"), "account 1: has a vault\n");
+    assert!(desk.ok("verify wa.db --key-file key").ends_with("sound\n"));
+}
+
+#[test]
 fn bad_input_is_refused_and_nothing_is_made() {
     let desk = Desk::new();
     desk.upstream("whatsapp.db", &[1]);
@@ -745,6 +761,9 @@ fn help_names_every_command_and_exit_code() {
         "backup",
         "restore",
         "vacuum",
+        "keygen",
+        "accounts",
+        "shrink",
         "header",
         "Exit codes:",
     ] {

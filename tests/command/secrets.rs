@@ -77,6 +77,24 @@ fn files_with_secrets_are_for_their_owner() {
 }
 
 #[test]
+fn a_key_file_is_made_and_a_passphrase_comes_from_standard_input() {
+    let desk = Desk::new();
+    desk.ok("keygen random");
+    assert_eq!(desk.fails("keygen random").0, 5, "never over another file");
+    #[cfg(unix)]
+    assert_private(desk.path("random"));
+    desk.ok("init wa.db --new-key-file random");
+    let with_input = |arguments: &str| {
+        let mut command = desk.command(arguments);
+        command.stdin(std::fs::File::open(desk.path("old")).unwrap()).output().unwrap()
+    };
+    assert!(with_input("keys add wa.db --key-file random --new-passphrase-file -").status.success());
+    assert!(with_input("verify wa.db --passphrase-file -").status.success());
+    desk.ok("verify wa.db --passphrase-file old");
+    assert_eq!(desk.fails("verify wa.db --passphrase-file -").0, 1, "nothing came");
+}
+
+#[test]
 fn weak_secrets_are_refused_or_warned_of() {
     let desk = Desk::new();
     let sequence: String = (0..32).map(|byte| format!("{byte:02x}")).collect();

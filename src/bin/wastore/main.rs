@@ -13,10 +13,12 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use wastore::{
-    Argon2Cost, Error, Export, FileAnchor, HeaderInfo, Import, ImportPhase, RecoveryKey, RemovedSource, Rotate,
+    Argon2Cost, Error, Export, FileAnchor, HeaderInfo, Import, ImportPhase, Key, RecoveryKey, RemovedSource, Rotate,
     SlotInfo, SlotKind, SqliteConfig, SqliteProblem, SqliteStore, VaultOptions, Verify, VerifyReport, printable,
     printable_path,
 };
+
+use zeroize::Zeroizing;
 
 /// Writes a line to standard error, which may be closed.
 macro_rules! tell {
@@ -224,6 +226,21 @@ enum Command {
         /// The store
         store: PathBuf,
     },
+    /// Make a key file of 64 random hexadecimal digits, which only its owner can read
+    Keygen {
+        /// The new file
+        file: PathBuf,
+    },
+    /// List the accounts in a store, or delete one
+    Accounts {
+        #[command(subcommand)]
+        command: Accounts,
+    },
+    /// Give free pages at the end of the file back to the file system
+    Shrink {
+        /// The store
+        store: PathBuf,
+    },
     /// Save the vault's header, or put a saved one back
     Header {
         #[command(subcommand)]
@@ -261,6 +278,27 @@ enum Keys {
         secret: CurrentSecret,
         /// The number that `keys list` shows
         slot: u8,
+    },
+}
+
+#[derive(Subcommand)]
+enum Accounts {
+    /// Print the number of each account, and whether it has a vault
+    List {
+        /// The store
+        store: PathBuf,
+    },
+    /// Delete every record of an account, and its vault; older copies of the store still have them
+    ///
+    /// Stop its bot before. Pieces may stay in unused parts of the file until `vacuum`.
+    Delete {
+        /// The store
+        store: PathBuf,
+        /// The account
+        number: i32,
+        /// The account is to be deleted for good
+        #[arg(long, required = true)]
+        for_good: bool,
     },
 }
 
@@ -352,16 +390,20 @@ fn main() -> ExitCode {
 fn end_background_work() {
     let (ended, wait) = std::sync::mpsc::channel::<&str>();
     let second = ended.clone();
-    std::thread::spawn(move || {
+    let on_a_thread = |work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().spawn(work).is_ok();
+    on_a_thread(Box::new(move || {
         if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
             runtime.block_on(async { interrupted().await });
             second.send("a second signal came: files that begin with .wastore- may be left, delete them").ok();
         }
-    });
-    std::thread::spawn(move || {
+    }));
+    let finishes = on_a_thread(Box::new(move || {
         wastore::finish_background_work();
         ended.send("").ok();
-    });
+    }));
+    if !finishes {
+        return wastore::finish_background_work();
+    }
     if let Ok(text) = wait.recv()
         && !text.is_empty()
     {
@@ -382,7 +424,7 @@ impl Makes {
             Command::Import { store, source, remove_source, .. } => (Some(store), remove_source.then_some(source)),
             Command::Export { target, .. } => (Some(target), None),
             Command::Backup { file, .. } => (file.as_ref(), None),
-            Command::Header { command: Header::Save { file, .. } } => (Some(file), None),
+            Command::Keygen { file } | Command::Header { command: Header::Save { file, .. } } => (Some(file), None),
             _ => (None, None),
         };
         Self {
@@ -572,6 +614,44 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
             if let Some(aside) = aside {
                 say(format_args!("the store that was there is {} now\n", printable_path(&aside)))?;
             }
+        }
+        Command::Keygen { file } => {
+            let mut digits = Zeroizing::new([0; 64]);
+            data_encoding::HEXLOWER.encode_mut(Key::generate()?.expose(), &mut *digits);
+            write_private(&file, &*digits)?;
+            say(format_args!("{} is a key: keep a copy of it where the store is not\n", printable_path(&file)))?;
+        }
+        Command::Accounts { command: Accounts::List { store } } => {
+            for account in in_use(open_read_only(&store).await?).await?.inspect().await?.accounts {
+                let vault = match (account.header, account.problem) {
+                    (Some(_), _) => "has a vault".to_owned(),
+                    (None, problem) => problem.unwrap_or_else(|| "has no vault".to_owned()),
+                };
+                say(format_args!("account {}: {}\n", account.number, printable(&vault)))?;
+            }
+        }
+        Command::Accounts { command: Accounts::Delete { store, number, for_good: _ } } => {
+            let store = open(&store).await?;
+            let accounts = store.inspect().await?.accounts;
+            let Some(deleted) = accounts.iter().find(|account| account.number == number) else {
+                return Err(Error::NoSuchAccount(number).into());
+            };
+            if let Some(id) = deleted.header.as_ref().map(|header| header.store_id) {
+                let opens_with_it = |header: &HeaderInfo| header.parent == Some(id) && header.slots.len() == 1;
+                let others = accounts.iter().filter(|account| account.header.as_ref().is_some_and(opens_with_it));
+                if let Some(other) = others.map(|account| account.number).next() {
+                    let text = format!(
+                        "account {other} opens with a key of account {number}: give it one of its own first, with `keys add --account {other}`"
+                    );
+                    return Err(Failure { text, code: REFUSED });
+                }
+            }
+            store.account(number).delete_account().await?;
+            say(format_args!("account {number} was deleted; older copies of the store still have it\n"))?;
+        }
+        Command::Shrink { store } => {
+            let left = in_use(open(&store).await?).await?.shrink(None).await?;
+            say(format_args!("{left} free pages are left\n"))?;
         }
         Command::Header { command: Header::Save { store, secret, file } } => {
             let header = secret.open_read_only(&store.open_read_only().await?, options).await?.save_header();

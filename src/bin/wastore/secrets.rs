@@ -17,7 +17,7 @@ use super::{Failure, INTERRUPTED};
 /// What opens the store; a prompt if nothing is given.
 #[derive(Args, Clone)]
 pub(super) struct CurrentSecret {
-    /// Read the passphrase from a file: all of it, but for a newline at its end
+    /// Read the passphrase from a file, or from standard input if it is `-`: all of it, but for a newline at its end
     #[arg(long, value_name = "FILE", group = "current")]
     passphrase_file: Option<PathBuf>,
     /// Read the passphrase from an open file descriptor
@@ -37,7 +37,7 @@ pub(super) struct CurrentSecret {
 /// The passphrase that is to open the store; a prompt if nothing is given.
 #[derive(Args, Clone)]
 pub(super) struct NewPassphrase {
-    /// Read the new passphrase from a file: all of it, but for a newline at its end
+    /// Read the new passphrase from a file, or from standard input if it is `-`: all of it, but for a newline at its end
     #[arg(long, value_name = "FILE", group = "new")]
     new_passphrase_file: Option<PathBuf>,
     /// Read the new passphrase from an open file descriptor
@@ -139,6 +139,7 @@ fn passphrase(
     variable: Option<String>,
 ) -> Result<Option<Passphrase>, Failure> {
     Ok(match (file, descriptor, variable) {
+        (Some(path), ..) if path.as_os_str() == "-" => Some(Passphrase::from_reader(io::stdin().lock())?),
         (Some(path), ..) => Some(Passphrase::from_file(path)?),
         (_, Some(descriptor), _) => Some(descriptor.read()?),
         (.., Some(name)) => Some(Passphrase::from_env(&name)?),
