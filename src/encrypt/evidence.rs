@@ -38,7 +38,10 @@ impl Shared {
         self.refresh().await?;
         let state = self.state();
         let claims = self.host.claims().await?;
-        for (record, epoch) in claims.0.keys().filter(|(_, epoch)| state.ring.epoch(*epoch).is_none()) {
+        let mut unknown: Vec<_> = claims.0.keys().filter(|(_, epoch)| state.ring.epoch(*epoch).is_none()).collect();
+        // The device first, so that the same store always gets the same answer.
+        unknown.sort_by_key(|(record, epoch)| (*record != Record::Device, *record as usize, *epoch));
+        for (record, epoch) in unknown {
             if *record == Record::Device || !unknown_rows {
                 // Unless another process has added it since.
                 self.state_for(&state, *record, *epoch).await?;
