@@ -151,7 +151,7 @@ fn a_signal_that_the_caller_switched_off_ends_nothing() {
     command.args([env!("CARGO_BIN_EXE_wastore"), "verify", "wa.db", "--passphrase-file", "pipe"]);
     command.current_dir(desk.folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut running = command.spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    wait_until_it_listens(running.id());
     Command::new("kill").args(["-HUP", &running.id().to_string()]).status().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(200));
     std::fs::write(desk.path("pipe"), "correct horse battery staple\n").unwrap();

@@ -128,6 +128,19 @@ fn key() -> wastore::Key {
     wastore::Key::from_bytes(&mut hex::decode(KEY).unwrap().try_into().unwrap())
 }
 
+/// Waits until a process listens to `SIGTERM`.
+#[cfg(target_os = "linux")]
+fn wait_until_it_listens(process: u32) {
+    let listens = || {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() >> 14 & 1 == 1
+    };
+    while !listens() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 #[cfg(unix)]
 fn assert_private(path: PathBuf) {
     let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());

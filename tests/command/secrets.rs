@@ -250,7 +250,7 @@ fn at_the_prompt_a_signal_ends_the_command_and_the_terminal_is_as_before() {
     Command::new("mkfifo").arg(desk.path("pipe")).status().unwrap();
     for arguments in ["verify wa.db --passphrase-file pipe", "header restore wa.db pipe --passphrase-file old"] {
         let terminal = Terminal::run(&desk, arguments);
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        wait_until_it_listens(terminal.running.id());
         Command::new("kill").args(["-TERM", &terminal.running.id().to_string()]).status().unwrap();
         assert_eq!(terminal.end(), Some(130), "{arguments}");
     }
