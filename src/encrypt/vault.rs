@@ -16,7 +16,7 @@ use super::header::{DEVICE_SEALED, Header, IMPORTING, MAX_SLOTS, ROTATING, Wrapp
 use super::host::Host;
 use super::kdf::{Argon2Cost, KdfLimits};
 use super::keys::{DataKeys, KeyRing, LookupKeys, StoreId, VaultKey};
-use super::slot::{self, NewSlot, SlotInfo, SlotKind, Unlocked};
+use super::slot::{self, NewSlot, SlotInfo, Unlocked};
 #[cfg(feature = "upstream")]
 use super::stored::OpenedRow;
 #[cfg(feature = "sqlite")]
@@ -674,11 +674,12 @@ impl Vault {
     /// the errors of changing the header, as [`Vault::add_slot`].
     pub async fn change_passphrase(&self, new: Passphrase) -> Result<()> {
         self.shared.refuse_read_only("change_passphrase")?;
-        let id = self.passphrase_slot(&self.shared.state().header)?;
-        let replaced = self.slots().into_iter().find(|slot| slot.id == id);
-        let (label, kept) = match replaced.map(|slot| (slot.label, slot.kind)) {
-            Some((label, SlotKind::Passphrase(cost))) => (Some(label), Some(cost)),
-            other => (other.map(|(label, _)| label), None),
+        // Without holding the state while the key is derived.
+        let (id, label, kept) = {
+            let state = self.shared.state();
+            let id = self.passphrase_slot(&state.header)?;
+            let replaced = state.header.slots.iter().find(|slot| slot.id == id);
+            (id, replaced.map(|slot| slot.label.clone()), replaced.and_then(|slot| slot.cost()))
         };
         let options = &self.options;
         let cost = options.asked_cost.or(kept).unwrap_or(Argon2Cost::DEFAULT);

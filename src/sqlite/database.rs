@@ -11,7 +11,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, Row};
-use tempfile::{TempDir, TempPath};
+use tempfile::TempDir;
 
 use super::SqliteConfig;
 use super::connection::{Location, Patience, Role, configure, contended, patiently, run_checked, sync_for_good};
@@ -454,12 +454,9 @@ fn create(path: &Path, config: &SqliteConfig) -> Result<()> {
     // Closing it empties the log.
     drop(prepare(&Location::File(file.clone()), &file, config)?);
     File::open(&file).and_then(|file| file.sync_all()).map_err(cannot_create)?;
-    match TempPath::try_from_path(file).map_err(cannot_create)?.persist_noclobber(path) {
-        Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        named => {
-            named.map_err(|failed| cannot_create(failed.error))?;
-            sync_folder(path).map_err(cannot_create)
-        }
+    match private::rename(&file, path).and_then(|()| sync_folder(path)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        named => named.map_err(cannot_create),
     }
 }
 
@@ -518,10 +515,9 @@ pub(crate) async fn publish(
             return Err(Error::Stopped);
         }
         refuse_taken(&target)?;
-        let named = TempPath::try_from_path(file).map_err(cannot_write)?.persist_noclobber(&target);
-        named.map_err(|failed| match failed.error.kind() {
+        private::rename(&file, &target).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Error::TargetExists { path: target.clone() },
-            _ => cannot_write(failed.error),
+            _ => cannot_write(error),
         })?;
         drop(unfinished);
         let synced = sync_folder(&target).map_err(cannot_write);

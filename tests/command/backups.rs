@@ -8,23 +8,26 @@ fn sessions(desk: &Desk, store: &str) -> usize {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// As a bot opens the store.
+async fn bot(desk: &Desk) -> Arc<dyn Backend> {
+    let store = Arc::new(SqliteStore::open(desk.path("wa.db")).await.unwrap());
+    let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
+    vault.layer().layer(store)
+}
+
 fn put(desk: &Desk, from: u32, count: u32) {
     wait(async {
-        let store = Arc::new(SqliteStore::open(desk.path("wa.db")).await.unwrap());
-        let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
         let rows: Vec<_> = (from..from + count)
             .map(|number| (Arc::from(format!("{number}@s")), bytes::Bytes::from(vec![number as u8; 500])))
             .collect();
-        vault.layer().layer(store).put_sessions_batch(&rows).await.unwrap();
+        bot(desk).await.put_sessions_batch(&rows).await.unwrap();
     });
 }
 
 /// The three files as a killed bot leaves them, with so many sessions in the log.
 fn kill_a_bot_that_puts(desk: &Desk, from: u32, count: u32) {
     wait(async {
-        let store = Arc::new(SqliteStore::open(desk.path("wa.db")).await.unwrap());
-        let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
-        let layered = vault.layer().layer(store);
+        let layered = bot(desk).await;
         for number in from..from + count {
             layered.put_session(&format!("{number}@s"), &[number as u8; 500]).await.unwrap();
         }
