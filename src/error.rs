@@ -117,6 +117,16 @@ pub enum Error {
     /// Another process wrote the header at the same moment.
     #[error("another process wrote the vault header at the same time: open the vault again")]
     HeaderConflict,
+    /// A vault or a store was closed.
+    #[error("the {what} was closed: open it again")]
+    Closed {
+        /// `vault` or `store`.
+        what: &'static str,
+    },
+    /// The account was deleted while this was in use, and nothing was stored.
+    #[cfg(feature = "sqlite")]
+    #[error("the account was deleted from the store: end its client, and open the account again to begin from nothing")]
+    AccountDeleted,
     /// The vault was opened read-only.
     #[error("the vault is open read-only: `{method}` would change the store")]
     ReadOnly {
@@ -411,6 +421,8 @@ impl Error {
         match self {
             Error::Sqlite { problem, source } => Error::Sqlite { problem: *problem, source: source.clone() },
             Error::FileMoved => Error::FileMoved,
+            Error::AccountDeleted => Error::AccountDeleted,
+            Error::Closed { what } => Error::Closed { what },
             Error::SchemaAltered { object } => Error::SchemaAltered { object: object.clone() },
             _ => Error::Stopped,
         }

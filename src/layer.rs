@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use wacore::store::traits::Backend;
 
+use crate::error::Result;
+
 /// Something that wraps a [`Backend`] in another one: encryption, a cache, metrics.
 ///
 /// A layer is a small value that can be applied several times. All slow and fallible work (deriving keys, checking a
@@ -14,11 +16,18 @@ use wacore::store::traits::Backend;
 pub trait Layer: fmt::Debug + Send + Sync {
     /// Returns a backend that answers through `inner`.
     fn layer(&self, inner: Arc<dyn Backend>) -> Arc<dyn Backend>;
+
+    /// Ends what the layer has in memory, in every store that it is applied to; see [`Closer`]. The default does nothing.
+    fn close(&self) {}
 }
 
 impl<L: Layer + ?Sized> Layer for Arc<L> {
     fn layer(&self, inner: Arc<dyn Backend>) -> Arc<dyn Backend> {
         (**self).layer(inner)
+    }
+
+    fn close(&self) {
+        (**self).close();
     }
 }
 
@@ -53,13 +62,14 @@ pub struct Stack {
     backend: Arc<dyn Backend>,
     /// What `Debug` prints, innermost first.
     names: Vec<String>,
+    closer: Closer,
 }
 
 impl Stack {
     /// Starts a stack at `backend`: an `Arc` of any concrete store, or an `Arc<dyn Backend>`.
     pub fn new(backend: impl IntoBackend) -> Self {
         let (backend, name) = backend.into_backend();
-        Self { backend, names: vec![name] }
+        Self { backend: backend.clone(), names: vec![name], closer: Closer { base: backend, layers: vec![] } }
     }
 
     /// Sets the text that `Debug` prints for the innermost backend. The default is the store's type name, `sqlite(wa.db)`
@@ -72,10 +82,16 @@ impl Stack {
     }
 
     /// Wraps what the stack is so far in `layer`.
-    pub fn layer(mut self, layer: impl Layer) -> Self {
+    pub fn layer(mut self, layer: impl Layer + 'static) -> Self {
         self.names.push(format!("{layer:?}"));
         self.backend = layer.layer(self.backend);
+        self.closer.layers.push(Arc::new(layer));
         self
+    }
+
+    /// Returns what ends the stack, to be kept when its backend is given away.
+    pub fn closer(&self) -> Closer {
+        self.closer.clone()
     }
 
     /// Returns the outermost backend, ready for `Bot::builder().with_backend_arc(..)`.
@@ -93,6 +109,53 @@ impl fmt::Debug for Stack {
             f.write_str(name)?;
         }
         Ok(())
+    }
+}
+
+/// Ends a stack whose backend may still be in other hands.
+///
+/// ```
+/// # futures::executor::block_on(async {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("wa.db");
+/// use std::sync::Arc;
+/// use wastore::{CacheLayer, SqliteStore, Stack};
+///
+/// let stack = Stack::new(Arc::new(SqliteStore::open(&path).await?)).layer(CacheLayer::bytes(1 << 20));
+/// let closer = stack.closer();
+/// let backend = stack.into_backend();
+/// // ... the client stops, and holds its backend for who knows how long ...
+/// closer.close().await?;
+/// assert!(backend.get_session("15550001111:2@s.whatsapp.net").await.is_err());
+/// std::fs::rename(&path, folder.path().join("moved.db")).unwrap();
+/// # Ok::<(), wastore::Error>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct Closer {
+    base: Arc<dyn Backend>,
+    layers: Vec<Arc<dyn Layer>>,
+}
+
+impl Closer {
+    /// Ends every layer from the outermost on, and then the store, if it is this crate's own: see
+    /// [`SqliteStore::close`](crate::SqliteStore::close). Other stores stay as they are.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::close`](crate::SqliteStore::close).
+    pub async fn close(&self) -> Result<()> {
+        self.layers.iter().rev().for_each(|layer| layer.close());
+        #[cfg(feature = "sqlite")]
+        if let Ok(Some(store)) = crate::SqliteStore::below(&*self.base).await {
+            store.close().await?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Closer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Closer").field("layers", &self.layers).finish_non_exhaustive()
     }
 }
 

@@ -6,6 +6,7 @@ mod background;
 #[cfg(not(target_arch = "wasm32"))]
 mod cache;
 mod encrypt;
+mod ended;
 mod error;
 #[cfg(test)]
 mod gate;
@@ -44,7 +45,7 @@ pub use encrypt::{
 pub use error::{Error, Result};
 #[cfg(feature = "sqlite")]
 pub use error::{ForeignFile, SqliteProblem};
-pub use layer::{IntoBackend, Layer, Stack};
+pub use layer::{Closer, IntoBackend, Layer, Stack};
 pub use method::{Access, Method, Record};
 #[cfg(not(target_arch = "wasm32"))]
 pub use metrics::{Metrics, MetricsLayer};

@@ -18,10 +18,23 @@ use crate::printable::is_printable;
 
 /// A passphrase.
 ///
-/// Text is brought into Unicode's normalization form C, as RFC 8265 has it, so that a letter with an accent is the same whether
-/// a keyboard sends it as one character or as two, and a byte order mark at its beginning is left out. Bytes that are no UTF-8 are
-/// taken as they are.
-pub struct Passphrase(Zeroizing<Vec<u8>>);
+/// It is the same whichever way it comes in. These are the rules, for every constructor and for every way that the command reads
+/// one:
+///
+/// 1. UTF-16 with a byte order mark, as some editors of Windows write it, is read as the text that it is.
+/// 2. A byte order mark at the beginning is left out.
+/// 3. One line break at the end is left out, LF or CR LF. Any other white space stays.
+/// 4. Text is brought into Unicode's normalization form C, as RFC 8265 has it, so that a letter with an accent is the same whether
+///    a keyboard sends it as one character or as two.
+/// 5. Bytes that are no text are taken as they are.
+///
+/// Earlier builds had other rules for each way. A vault that was created by those still opens: if the passphrase does not open
+/// it, the same bytes are tried as they were read then, as long as that costs no more than [`KdfLimits`](crate::KdfLimits) allow.
+pub struct Passphrase {
+    bytes: Zeroizing<Vec<u8>>,
+    /// As earlier builds read the same bytes; empty for most passphrases.
+    older: Vec<Zeroizing<Vec<u8>>>,
+}
 
 impl Passphrase {
     /// The longest passphrase: 1 MiB.
@@ -32,19 +45,24 @@ impl Passphrase {
     /// # Errors
     /// [`Error::InvalidInput`] if it is empty or longer than [`Passphrase::MAX_BYTES`].
     pub fn new(passphrase: impl Into<Vec<u8>>) -> Result<Self> {
-        let bytes = normalized(Zeroizing::new(passphrase.into()));
-        let problem = match bytes.len() {
-            _ if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) => {
-                "must not be UTF-16: save the file as UTF-8"
+        let given = Zeroizing::new(passphrase.into());
+        let (bytes, older) = match normalized(&given) {
+            None if !given.iter().any(u8::is_ascii_control) => (given, vec![]),
+            bytes => {
+                let bytes = bytes.unwrap_or_else(|| given.clone());
+                let differs = |older: &Zeroizing<Vec<u8>>| !older.is_empty() && *older != bytes;
+                let older = older_readings(given).into_iter().filter(differs).collect();
+                (bytes, older)
             }
-            0 => "must not be empty",
-            1..=Self::MAX_BYTES => return Ok(Self(bytes)),
-            _ => "must not be longer than 1 MiB",
         };
-        Err(invalid("passphrase", problem))
+        match bytes.len() {
+            0 => Err(invalid("passphrase", "must not be empty")),
+            1..=Self::MAX_BYTES => Ok(Self { bytes, older }),
+            _ => Err(invalid("passphrase", "must not be longer than 1 MiB")),
+        }
     }
 
-    /// Reads a passphrase from a file: all of it, without one trailing line break.
+    /// Reads a passphrase from a file.
     ///
     /// # Errors
     /// [`Error::File`] if the file cannot be read, or if others than its owner can read it: the rule is that of [`Key::from_file`].
@@ -53,18 +71,12 @@ impl Passphrase {
         Self::from_reader(open(path.as_ref(), "passphrase")?)
     }
 
-    /// Reads a passphrase to the end of a pipe, a socket or a file, without one trailing line break.
+    /// Reads a passphrase to the end of a pipe, a socket or a file.
     ///
     /// # Errors
     /// [`Error::File`] if it cannot be read, [`Error::InvalidInput`] as in [`Passphrase::new`].
     pub fn from_reader(reader: impl Read) -> Result<Self> {
         let mut bytes = read_to_end(reader, "passphrase", Self::MAX_BYTES + 2)?;
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
-            if bytes.last() == Some(&b'\r') {
-                bytes.pop();
-            }
-        }
         Self::new(std::mem::take(&mut *bytes))
     }
 
@@ -80,10 +92,16 @@ impl Passphrase {
         Self::new(value.into_encoded_bytes())
     }
 
+    /// `true` if it is one line of text, which a person can type. For rules about new passphrases.
+    pub fn can_be_typed(&self) -> bool {
+        std::str::from_utf8(&self.bytes)
+            .is_ok_and(|text| text.chars().all(|character| !character.is_control() || character == '\t'))
+    }
+
     /// The number of visible characters, those that are repeated in a row once; of bytes, if it is no text. For rules about new
     /// passphrases.
     pub fn characters(&self) -> usize {
-        let Ok(text) = std::str::from_utf8(&self.0) else { return self.0.len() };
+        let Ok(text) = std::str::from_utf8(&self.bytes) else { return self.bytes.len() };
         let (mut count, mut last) = (0, None);
         for character in text
             .chars()
@@ -95,19 +113,40 @@ impl Passphrase {
         count
     }
 
+    /// The ways to read it: the right one, and those of earlier builds.
+    pub(crate) fn readings(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        let count = 1 + self.older.len();
+        (0..count).map(|number| number.checked_sub(1).map_or(&self.bytes[..], |older| &self.older[older]))
+    }
+
+    /// As an earlier build read it.
+    #[cfg(test)]
+    pub(crate) fn as_read_earlier(bytes: &[u8]) -> Self {
+        Self { bytes: Zeroizing::new(bytes.to_vec()), older: vec![] }
+    }
+
+    #[cfg(test)]
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
+    }
+
+    fn duplicate(&self) -> Self {
+        Self { bytes: self.bytes.clone(), older: self.older.clone() }
     }
 }
 
 /// A 32-byte key with full entropy: for machines, and for the further accounts of one process.
-pub struct Key(Box<Zeroizing<[u8; 32]>>);
+pub struct Key {
+    bytes: Box<Zeroizing<[u8; 32]>>,
+    /// Why it must not open anything from now on, if it came from a file that holds no random bytes.
+    weakness: Option<&'static str>,
+}
 
 impl Key {
     /// Takes the key over and wipes `bytes`.
     pub fn from_bytes(bytes: &mut [u8; 32]) -> Self {
         let mut key = Self::zeroed();
-        key.0.copy_from_slice(bytes);
+        key.bytes.copy_from_slice(bytes);
         bytes.zeroize();
         key
     }
@@ -118,7 +157,7 @@ impl Key {
     /// [`Error::Random`] if there is no such generator.
     pub fn generate() -> Result<Self> {
         let mut key = Self::zeroed();
-        getrandom::fill(&mut key.0[..])?;
+        getrandom::fill(&mut key.bytes[..])?;
         Ok(key)
     }
 
@@ -131,25 +170,41 @@ impl Key {
     /// and have mode 0600 or less, or to root and have 0640 or less, which is the rule of PostgreSQL for the key of its server
     /// (<https://www.postgresql.org/docs/current/ssl-tcp.html>).
     ///
-    /// [`Error::InvalidInput`] if it holds neither, or bytes that cannot be random: text, or a few values over and over.
+    /// [`Error::InvalidInput`] if it holds neither. A key of bytes that cannot be random, because they are text or a few values
+    /// over and over, opens what it opened before, and [`Vault::create`](crate::Vault::create) and
+    /// [`Vault::add_slot`](crate::Vault::add_slot) refuse it with the same error.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
-        let bytes = read_to_end(open(path.as_ref(), "key")?, "key", 67)?;
+        Self::from_reader(open(path.as_ref(), "key")?)
+    }
+
+    /// Reads a key to the end of a pipe, a socket or a file: 32 bytes, or 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be read, [`Error::InvalidInput`] as in [`Key::from_file`].
+    pub fn from_reader(reader: impl Read) -> Result<Self> {
+        let bytes = read_to_end(reader, "key", MAX_KEY_TEXT)?;
         let mut key = Self::zeroed();
-        let digits = bytes.trim_ascii_end();
         if bytes.len() == 32 {
-            key.0.copy_from_slice(&bytes);
-        } else if digits.len() != 64 || data_encoding::HEXLOWER_PERMISSIVE.decode_mut(digits, &mut key.0[..]) != Ok(32)
-        {
-            return Err(invalid("key file", "must hold 32 bytes or 64 hexadecimal digits"));
+            key.bytes.copy_from_slice(&bytes);
+        } else {
+            let text = normalized(&bytes).unwrap_or(bytes);
+            let digits = text.trim_ascii();
+            if digits.len() != 64 || data_encoding::HEXLOWER_PERMISSIVE.decode_mut(digits, &mut key.bytes[..]) != Ok(32) {
+                return Err(invalid("key file", "must hold 32 bytes or 64 hexadecimal digits"));
+            }
         }
-        match key.weakness() {
-            Some(problem) => Err(invalid("key file", problem)),
-            None => Ok(key),
-        }
+        key.weakness = key.find_weakness();
+        Ok(key)
+    }
+
+    /// # Errors
+    /// [`Error::InvalidInput`] if it must not open anything from now on.
+    pub(crate) fn refuse_weak(&self) -> Result<()> {
+        self.weakness.map_or(Ok(()), |problem| Err(invalid("key file", problem)))
     }
 
     /// Why the bytes are not those of a random number generator, which makes such a key once in 10¹¹ times.
-    fn weakness(&self) -> Option<&'static str> {
+    fn find_weakness(&self) -> Option<&'static str> {
         let bytes = self.expose();
         let is_of_text = |character: char| !character.is_control() || character.is_whitespace();
         let trimmed = &bytes[..bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)];
@@ -168,33 +223,36 @@ impl Key {
 
     /// Returns the bytes, for a [`KeyProvider`] that has to wrap them or a program that has to store them.
     pub fn expose(&self) -> &[u8; 32] {
-        &self.0
+        &self.bytes
     }
 
     pub(crate) fn zeroed() -> Self {
-        Self(Box::new(Zeroizing::new([0; 32])))
+        Self { bytes: Box::new(Zeroizing::new([0; 32])), weakness: None }
     }
 
     /// A second copy, for a key that goes two ways.
     pub(crate) fn duplicate(&self) -> Self {
-        let mut key = Self::zeroed();
-        key.0.copy_from_slice(self.expose());
+        let mut key = Self { weakness: self.weakness, ..Self::zeroed() };
+        key.bytes.copy_from_slice(self.expose());
         key
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8; 32] {
-        &mut self.0
+        &mut self.bytes
     }
 }
 
 /// Of 32 random bytes fewer are different once in 10²² times, and one is there more often once in 10¹¹ times.
 const FEWEST_VALUES: usize = 13;
 const MOST_REPEATED: u8 = 8;
+/// More than a key has, also as UTF-16.
+const MAX_KEY_TEXT: usize = 256;
 
 /// A key to print and keep in a safe, which opens the vault when everything else is lost.
 ///
 /// Its text is Crockford base32 (<https://www.crockford.com/base32.html>) in groups of four, ending in two check
-/// characters: letters in any case, `O` reads as `0`, `I` and `L` as `1`, and spaces and dashes do not matter.
+/// characters: letters in any case, `O` reads as `0`, `I` and `L` as `1`. Anything else does not matter, be it spaces, dashes
+/// or quotes of any kind, nor does a label before it.
 pub struct RecoveryKey(Key);
 
 /// 256 bits in characters of five bits each.
@@ -219,15 +277,10 @@ impl RecoveryKey {
     pub fn parse(text: &str) -> Result<Self> {
         const PROBLEM: Error =
             invalid("recovery key", "is mistyped: 54 letters and digits, of which the last two are a check");
-        let mut symbols = Zeroizing::new(Vec::with_capacity(RECOVERY_CHARS + CHECK_CHARS));
-        for byte in text.bytes().filter(|byte| !matches!(byte, b'-' | b' ' | b'\r' | b'\n' | b'\t')) {
-            if symbols.len() == symbols.capacity() {
-                return Err(PROBLEM);
-            }
-            symbols.push(byte);
-        }
-        if symbols.len() != RECOVERY_CHARS + CHECK_CHARS {
-            return Err(PROBLEM);
+        let mut symbols = Zeroizing::new([0; RECOVERY_CHARS + CHECK_CHARS]);
+        let mut typed = text.chars().rev().filter(|character| character.is_alphanumeric());
+        for symbol in symbols.iter_mut().rev() {
+            *symbol = typed.next().and_then(|character| u8::try_from(character).ok()).ok_or(PROBLEM)?;
         }
         let (key_chars, check_chars) = symbols.split_at(RECOVERY_CHARS);
         // 52 characters hold 260 bits; the decoder insists that the last four are zero.
@@ -244,12 +297,21 @@ impl RecoveryKey {
         if check_chars.iter().map(normal).eq(check_characters(&key)) { Ok(Self(key)) } else { Err(PROBLEM) }
     }
 
-    /// Reads a recovery key from a file that holds nothing else.
+    /// Reads a recovery key from a file that holds nothing else but a label before it.
     ///
     /// # Errors
     /// [`Error::File`] as in [`Key::from_file`], [`Error::InvalidInput`] as in [`RecoveryKey::parse`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
-        let bytes = read_to_end(open(path.as_ref(), "recovery key")?, "recovery key", MAX_RECOVERY_TEXT)?;
+        Self::from_reader(open(path.as_ref(), "recovery key")?)
+    }
+
+    /// Reads a recovery key to the end of a pipe, a socket or a file.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be read, [`Error::InvalidInput`] as in [`RecoveryKey::parse`].
+    pub fn from_reader(reader: impl Read) -> Result<Self> {
+        let bytes = read_to_end(reader, "recovery key", MAX_RECOVERY_TEXT)?;
+        let bytes = normalized(&bytes).unwrap_or(bytes);
         Self::parse(std::str::from_utf8(&bytes).unwrap_or_default())
     }
 
@@ -347,7 +409,7 @@ impl Secret {
     /// A second copy, for a secret that opens several vaults. There is no `Clone`, so that copies are made on purpose only.
     pub fn duplicate(&self) -> Self {
         match self {
-            Secret::Passphrase(passphrase) => Secret::Passphrase(Passphrase(passphrase.0.clone())),
+            Secret::Passphrase(passphrase) => Secret::Passphrase(passphrase.duplicate()),
             Secret::Key(key) => Secret::Key(key.duplicate()),
             Secret::Recovery(key) => Secret::Recovery(key.duplicate()),
             Secret::Provider(provider) => Secret::Provider(provider.clone()),
@@ -394,21 +456,62 @@ const fn invalid(what: &'static str, problem: &'static str) -> Error {
     Error::InvalidInput { what, problem }
 }
 
-/// Text in normalization form C and without a byte order mark, and other bytes as they are.
-fn normalized(bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
-    match std::str::from_utf8(&bytes) {
-        Ok(text) if !is_nfc(text) || text.starts_with(BYTE_ORDER_MARK) => {
-            // The factor is Unicode's bound (https://www.unicode.org/faq/normalization.html), so that nothing is left behind
-            // by growing.
-            let mut composed = Zeroizing::new(String::with_capacity(text.len() * 3));
-            composed.extend(text.trim_start_matches(BYTE_ORDER_MARK).nfc());
-            Zeroizing::new(std::mem::take(&mut *composed).into_bytes())
-        }
-        _ => bytes,
+/// What the rules of [`Passphrase`] make of bytes, or `None` if that is the bytes themselves.
+fn normalized(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let wide = from_utf16(bytes);
+    let (text, is_wide) = match &wide {
+        Some(text) => (text.as_str(), true),
+        None => match std::str::from_utf8(bytes) {
+            Ok(text) => (text, false),
+            Err(_) => {
+                let kept = without_line_break(bytes);
+                return (kept.len() < bytes.len()).then(|| Zeroizing::new(kept.to_vec()));
+            }
+        },
+    };
+    let kept = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    let kept = kept.trim_start_matches(BYTE_ORDER_MARK);
+    if !is_wide && kept.len() == bytes.len() && is_nfc(kept) {
+        return None;
     }
+    // The factor is Unicode's bound (https://www.unicode.org/faq/normalization.html), so that nothing is left behind by growing.
+    let mut composed = Zeroizing::new(String::with_capacity(kept.len() * 3));
+    composed.extend(kept.nfc());
+    Some(Zeroizing::new(std::mem::take(&mut *composed).into_bytes()))
 }
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// The text of UTF-16 that begins with a byte order mark.
+fn from_utf16(bytes: &[u8]) -> Option<Zeroizing<String>> {
+    let unit = match bytes.first_chunk()? {
+        [0xff, 0xfe] => u16::from_le_bytes,
+        [0xfe, 0xff] => u16::from_be_bytes,
+        _ => return None,
+    };
+    let (units, []) = bytes.as_chunks() else { return None };
+    // Of two bytes at most three are made.
+    let mut text = Zeroizing::new(String::with_capacity(bytes.len() * 2));
+    for character in char::decode_utf16(units.iter().map(|bytes| unit(*bytes))) {
+        text.push(character.ok()?);
+    }
+    Some(text)
+}
+
+fn without_line_break(bytes: &[u8]) -> &[u8] {
+    bytes.strip_suffix(b"\n").map_or(bytes, |line| line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+/// The ways in which earlier builds read these bytes: from a file, from a variable, and from a terminal, where control characters
+/// were lost.
+fn older_readings(given: Zeroizing<Vec<u8>>) -> Vec<Zeroizing<Vec<u8>>> {
+    let line = without_line_break(&given);
+    let mut typed = Zeroizing::new(Vec::with_capacity(line.len()));
+    typed.extend(line.iter().filter(|byte| !byte.is_ascii_control()));
+    let mut readings = vec![Zeroizing::new(line.to_vec()), typed, given];
+    readings.dedup();
+    readings
+}
 
 /// Opens a file with a secret, which may be a link or a pipe.
 fn open(path: &Path, what: &'static str) -> Result<std::fs::File> {
@@ -453,6 +556,8 @@ mod tests {
             text.replace('-', " "),
             text.replace('0', "o").replace('1', "L"),
             format!("  {}\n", text.replace('-', "")),
+            format!("recovery key: \"{}\"", text.replace('-', "\u{2013}")),
+            text.replace('-', "\u{a0}"),
         ];
         for text in typed {
             assert_eq!(RecoveryKey::parse(&text).unwrap().0.expose(), key.0.expose());
@@ -536,13 +641,21 @@ mod tests {
     #[test]
     fn generated_keys_are_not_taken_for_weak_ones() {
         for _ in 0..10_000 {
-            assert_eq!(Key::generate().unwrap().weakness(), None);
+            assert_eq!(Key::generate().unwrap().find_weakness(), None);
         }
     }
 
     #[test]
     fn text_is_normalized_and_other_bytes_are_not() {
         let bytes = |passphrase: &[u8]| Passphrase::new(passphrase).unwrap().as_bytes().to_vec();
+        assert_eq!(bytes(b"hunter2\n"), b"hunter2");
+        assert_eq!(bytes(b"hunter2\n\n"), b"hunter2\n");
+        assert_eq!(bytes(b"hunter2\r\n"), b"hunter2");
+        assert_eq!(bytes(b"\xff\xfeh\0\xe4\0\n\0"), "hä".as_bytes());
+        assert_eq!(bytes(b"\xfe\xff\0h\0\xe4"), "hä".as_bytes());
+        // Half a pair, and half a unit.
+        assert_eq!(bytes(b"\xff\xfe\0\xd8"), b"\xff\xfe\0\xd8");
+        assert_eq!(bytes(b"\xff\xfeh"), b"\xff\xfeh");
         assert_eq!(bytes("Schlu\u{308}ssel".as_bytes()), "Schlüssel".as_bytes());
         assert_eq!(bytes("Ångström".as_bytes()), "Ångström".as_bytes());
         // Three times as long, which is Unicode's bound.

@@ -51,7 +51,8 @@ use slot::Slot;
 /// Over encryption it holds plaintext, which it wipes when it lets go of it; under encryption it holds ciphertext, and
 /// every hit is decrypted. What it holds is never older than an acknowledged write **through the same application of this
 /// layer**. If another process writes to the same store, or the layer is applied to it twice, limit the age of what it holds
-/// with [`CacheLayer::time_to_live`].
+/// with [`CacheLayer::time_to_live`]. When an account is deleted, or a store or a vault is closed, all caches of the process
+/// begin from nothing.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -210,6 +211,10 @@ impl Layer for CacheLayer {
         stores.retain(|store| store.strong_count() > 0);
         stores.push(Arc::downgrade(&store));
         store
+    }
+
+    fn close(&self) {
+        self.invalidate_all();
     }
 }
 

@@ -29,6 +29,7 @@ use wacore::store::error::{Result, StoreError};
 
 use super::content::Content;
 use super::pool::{Cached, Pool};
+use crate::ended;
 use crate::method::BoxFuture;
 
 /// How long a write that failed or was dropped may still be under way.
@@ -49,6 +50,8 @@ pub(super) struct Slot<V: Content> {
     hasher: RandomState,
     /// Rises when everything is forgotten. Values of an earlier generation do not count, also if they come late.
     generation: AtomicU64,
+    /// How often something had ended in this process when everything was forgotten for that.
+    ended: AtomicU64,
     /// Something was kept since everything was forgotten last.
     kept: AtomicBool,
     /// How many writes have ended.
@@ -108,6 +111,7 @@ impl<V: Content> Slot<V> {
             activities: Default::default(),
             hasher: RandomState::new(),
             generation: AtomicU64::new(0),
+            ended: AtomicU64::new(ended::count()),
             kept: AtomicBool::new(false),
             writes: AtomicU64::new(0),
             unsure: Mutex::new(None),
@@ -182,7 +186,7 @@ impl<V: Content> Slot<V> {
             return Step::Found(found);
         }
         // Before the question that follows: a dropped call puts the slot in doubt first, and then forgets everything.
-        let generation = self.generation.load(Ordering::SeqCst);
+        let generation = self.generation();
         if self.is_unsure() {
             return Step::Bypass;
         }
@@ -226,12 +230,22 @@ impl<V: Content> Slot<V> {
             activity.load = None;
             self.remove(key);
         }
-        Write { slot: self.clone(), keys, generation: self.generation.load(Ordering::SeqCst), ended: false }
+        Write { slot: self.clone(), keys, generation: self.generation(), ended: false }
     }
 
     /// Announces a call that concerns any number of keys. To be ended with [`Clear::end`].
     pub(super) fn clear(self: &Arc<Self>) -> Clear<V> {
         Clear { slot: self.clone(), ended: false }
+    }
+
+    /// Rises when everything is forgotten, and when something ends that the store below may be.
+    fn generation(&self) -> u64 {
+        let ended = ended::count();
+        if self.ended.load(Ordering::Relaxed) != ended && self.ended.swap(ended, Ordering::SeqCst) != ended {
+            self.forget();
+        }
+        // Neither goes back, so that the sum is the same only if both are.
+        self.generation.load(Ordering::SeqCst) + ended
     }
 
     /// Forgets everything.
@@ -261,14 +275,14 @@ impl<V: Content> Slot<V> {
 
     /// What [`Slot::fill`] compares with.
     pub(super) fn before(&self) -> Before {
-        Before { generation: self.generation.load(Ordering::SeqCst), writes: self.writes.load(Ordering::SeqCst) }
+        Before { generation: self.generation(), writes: self.writes.load(Ordering::SeqCst) }
     }
 
     /// A value that is there and may be used.
     fn fresh(&self, key: &Key) -> Option<Arc<Cached<V>>> {
         let found = self.pool.get(key)?;
         let expired = self.time_to_live.is_some_and(|time| found.since.elapsed() >= time);
-        (found.generation == self.generation.load(Ordering::SeqCst) && !expired).then_some(found)
+        (found.generation == self.generation() && !expired).then_some(found)
     }
 
     fn is_unsure(&self) -> bool {
@@ -287,7 +301,7 @@ impl<V: Content> Slot<V> {
 
     /// What comes late, after everything was forgotten, would not count and only take memory.
     fn insert(&self, key: &Key, value: Arc<Cached<V>>) {
-        if value.generation == self.generation.load(Ordering::SeqCst) {
+        if value.generation == self.generation() {
             self.kept.store(true, Ordering::SeqCst);
             self.pool.insert(key, value);
         }

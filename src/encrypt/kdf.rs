@@ -144,24 +144,26 @@ pub(crate) struct Job {
     pub(crate) cost: Argon2Cost,
 }
 
-/// Derives the key of each job in turn until `accept` takes one, on a thread of its own, and gives the passphrase back.
-/// The caller has checked the costs. On wasm32, which has no threads, it runs in place.
+/// Derives the key of each job in turn until `accept` takes one, on a thread of its own, and gives the passphrase back. If
+/// none is taken, the same with the next of so many ways to read the passphrase. The caller has checked the costs. On wasm32, which has no threads, it runs in place.
 ///
 /// # Errors
 /// [`Error::KdfFailed`] if the memory cannot be had.
 pub(crate) async fn derive_until<T: Send + 'static>(
     passphrase: Passphrase,
+    readings: usize,
     jobs: Vec<Job>,
     mut accept: impl FnMut(usize, &Key) -> Option<T> + Send + 'static,
 ) -> Result<(Passphrase, Option<T>)> {
     let memory_kib = jobs.iter().map(|job| job.cost.memory_kib).max().unwrap_or_default();
     let derive = move || {
         let mut accepted = None;
-        for (position, job) in jobs.iter().enumerate() {
-            let key = argon2id(&passphrase, job)?;
-            accepted = accept(position, &key);
-            if accepted.is_some() {
-                break;
+        'found: for reading in passphrase.readings().take(readings) {
+            for (position, job) in jobs.iter().enumerate() {
+                accepted = accept(position, &argon2id(reading, job)?);
+                if accepted.is_some() {
+                    break 'found;
+                }
             }
         }
         Ok((passphrase, accepted))
@@ -183,7 +185,7 @@ pub(crate) async fn derive_until<T: Send + 'static>(
     }
 }
 
-fn argon2id(passphrase: &Passphrase, job: &Job) -> Result<Key> {
+fn argon2id(passphrase: &[u8], job: &Job) -> Result<Key> {
     let failed = || Error::KdfFailed { memory_kib: job.cost.memory_kib };
     let params = job.cost.params().ok_or_else(|| job.cost.out_of_bounds())?;
     // The crate frees its own memory without wiping it, so it gets ours.
@@ -192,7 +194,7 @@ fn argon2id(passphrase: &Passphrase, job: &Job) -> Result<Key> {
     memory.resize(params.block_count(), Block::new());
     let mut key = Key::zeroed();
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-        .hash_password_into_with_memory(passphrase.as_bytes(), &job.salt, key.bytes_mut(), &mut memory[..])
+        .hash_password_into_with_memory(passphrase, &job.salt, key.bytes_mut(), &mut memory[..])
         .map_err(|_| failed())?;
     Ok(key)
 }

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::layer::Layer;
 
 use envelope::{Nonce, Opened, Place, Prefix};
-use read_only::ReadOnly;
+use guard::Guard;
 use vault::Shared;
 #[cfg(feature = "sqlite")]
 pub(crate) use vault::State;
@@ -36,6 +36,7 @@ mod device;
 mod envelope;
 mod evidence;
 mod freshness;
+mod guard;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
 mod header;
@@ -46,7 +47,6 @@ mod keys;
 mod msg_secret;
 mod padding;
 mod protocol;
-mod read_only;
 mod residue;
 mod restore;
 mod rotate;
@@ -86,8 +86,12 @@ impl EncryptLayer {
 
 impl Layer for EncryptLayer {
     fn layer(&self, inner: Arc<dyn Backend>) -> Arc<dyn Backend> {
-        let store: Arc<dyn Backend> = Arc::new(EncryptStore { inner, vault: self.vault.clone() });
-        if self.vault.read_only { Arc::new(ReadOnly { inner: store }) } else { store }
+        let store = Arc::new(EncryptStore { inner, vault: self.vault.clone() });
+        Arc::new(Guard { inner: store, vault: self.vault.clone() })
+    }
+
+    fn close(&self) {
+        self.vault.close();
     }
 }
 

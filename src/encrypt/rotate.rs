@@ -82,7 +82,7 @@ impl Vault {
     /// # Errors
     /// [`Error::EpochsFull`] with sixteen data keys, and the errors of changing the header, as [`Vault::add_slot`].
     pub async fn rotate_data_key(&self) -> Result<()> {
-        self.shared.refuse_read_only("rotate_data_key")?;
+        self.shared.refuse_change("rotate_data_key")?;
         let data_key = NewDataKey::after(&self.shared.refuse_older_header(false).await?)?;
         self.shared.update(SLOT_STEP, |header, vault_key| data_key.add(header, vault_key)).await?;
         self.spread().await
@@ -107,7 +107,7 @@ impl Vault {
     /// [`Error::InvalidInput`] if the revocation is of another vault, and the errors of changing the header, as
     /// [`Vault::add_slot`].
     pub async fn revoke(&self, revocation: &Revocation) -> Result<()> {
-        self.shared.refuse_read_only("revoke")?;
+        self.shared.refuse_change("revoke")?;
         let claims = self.shared.refuse_older_header(false).await?;
         let Revocation { root, slot, store_id, new_data_key } = revocation;
         if *store_id != self.shared.state().header.store_id {
@@ -140,7 +140,7 @@ impl Vault {
     /// Those of changing the header. If rows may be under unknown data keys, the device may not.
     #[cfg(feature = "sqlite")]
     pub(crate) async fn begin_rotation(&self, unknown_rows: bool) -> Result<(u32, bool)> {
-        self.shared.refuse_read_only("begin_rotation")?;
+        self.shared.refuse_change("begin_rotation")?;
         let data_key = NewDataKey::after(&self.shared.refuse_older_header(unknown_rows).await?)?;
         let begin = |header: &mut Header, vault_key: &VaultKey| {
             let (under_way, full) = (header.flags & ROTATING != 0, header.data_keys.len() >= MAX_DATA_KEYS);

@@ -124,7 +124,10 @@ impl NewSlot {
                 limits.check([cost].into_iter())?;
                 (Kdf::Argon2id(cost), stretch(passphrase, salt, cost).await?)
             }
-            Secret::Key(key) => (Kdf::RawKey, key),
+            Secret::Key(key) => {
+                key.refuse_weak()?;
+                (Kdf::RawKey, key)
+            }
             Secret::Recovery(recovery) => (Kdf::RawKey, recovery.into_key()),
             Secret::Provider(provider) => {
                 let key = Key::generate()?;
@@ -169,7 +172,7 @@ impl NewSlot {
 
 /// Stretches a passphrase once.
 async fn stretch(passphrase: Passphrase, salt: [u8; 32], cost: Argon2Cost) -> Result<Key> {
-    let (_, key) = kdf::derive_until(passphrase, vec![Job { salt, cost }], |_, key| Some(key.duplicate())).await?;
+    let (_, key) = kdf::derive_until(passphrase, 1, vec![Job { salt, cost }], |_, key| Some(key.duplicate())).await?;
     key.ok_or(Error::KdfFailed { memory_kib: cost.memory_kib() })
 }
 
@@ -193,13 +196,16 @@ pub(crate) async fn unlock(header: &Header, secret: Secret, limits: &KdfLimits) 
         Secret::Passphrase(passphrase) => {
             let slots: Vec<(Slot, Argon2Cost)> =
                 header.slots.iter().filter_map(|slot| slot.cost().map(|cost| (slot.clone(), cost))).collect();
-            limits.check(slots.iter().map(|(_, cost)| *cost))?;
+            let costs: Vec<_> = slots.iter().map(|(_, cost)| *cost).collect();
+            let work = |readings| limits.check((0..readings).flat_map(|_| costs.iter().copied()));
+            work(1)?;
+            let readings = (1..=passphrase.readings().len()).rev().find(|readings| work(*readings).is_ok()).unwrap_or(1);
             let jobs = slots.iter().map(|(slot, cost)| Job { salt: slot.salt, cost: *cost }).collect();
             let accept = move |position: usize, prk: &Key| {
                 let (slot, _): &(Slot, _) = slots.get(position)?;
                 try_slot(&store_id, slot, prk).map(|opened| (slot.id, opened))
             };
-            let (passphrase, opened) = kdf::derive_until(passphrase, jobs, accept).await?;
+            let (passphrase, opened) = kdf::derive_until(passphrase, readings, jobs, accept).await?;
             let (slot, vault_key) = opened.ok_or(Error::WrongSecret)?;
             Ok(Unlocked { vault_key: vault_key?, slot, passphrase: Some(passphrase) })
         }

@@ -1,7 +1,7 @@
 //! Creating, opening and changing vaults.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use async_trait::async_trait;
@@ -22,6 +22,7 @@ use super::stored::OpenedRow;
 #[cfg(feature = "sqlite")]
 use super::stored::{Checked, StoredRow};
 use super::{EncryptLayer, Padding, device, residue};
+use crate::ended;
 use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::secret::{Key, Passphrase, RecoveryKey, Secret};
@@ -416,6 +417,7 @@ impl VaultOptions {
             on_damage: self.on_damage,
             damaged: AtomicU64::new(0),
             read_only,
+            closed: AtomicBool::new(false),
         });
         let mut open = open_vaults();
         open.retain(|(_, vault)| vault.strong_count() > 0);
@@ -537,6 +539,13 @@ impl Vault {
         EncryptLayer::new(self.shared.clone())
     }
 
+    /// Ends the vault: its layers fail with [`Error::Closed`] from now on, and so does what would change the header. Caches above
+    /// give nothing out any more. Calls under way end as they would have. The keys are wiped when the vault and the last of its
+    /// layers are dropped.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+
     /// Returns the header as this vault last read or wrote it, at most 16 KiB, for [`Vault::restore_header`]. It opens with
     /// every secret that opens the vault now, also after that secret is removed: keep it like a key.
     pub fn save_header(&self) -> Vec<u8> {
@@ -604,7 +613,7 @@ impl Vault {
     /// also [`Error::RollbackDetected`] and [`Error::ForkDetected`], if a copy of the store comes first, and
     /// [`Error::Anchor`], after which the change may have been made: look at [`Vault::slots`] before trying again.
     pub async fn add_slot(&self, label: &str, secret: impl Into<Secret>) -> Result<u8> {
-        self.shared.refuse_read_only("add_slot")?;
+        self.shared.refuse_change("add_slot")?;
         if self.shared.state().header.slots.len() >= MAX_SLOTS {
             return Err(Error::SlotsFull);
         }
@@ -673,7 +682,7 @@ impl Vault {
     /// [`Error::AmbiguousPassphrase`] if the vault was opened by something else and has no passphrase or several, and
     /// the errors of changing the header, as [`Vault::add_slot`].
     pub async fn change_passphrase(&self, new: Passphrase) -> Result<()> {
-        self.shared.refuse_read_only("change_passphrase")?;
+        self.shared.refuse_change("change_passphrase")?;
         // Without holding the state while the key is derived.
         let (id, label, kept) = {
             let state = self.shared.state();
@@ -902,6 +911,7 @@ pub(crate) struct Shared {
     pub(crate) on_damage: OnDamage,
     pub(crate) damaged: AtomicU64,
     pub(crate) read_only: bool,
+    closed: AtomicBool,
 }
 
 /// The vaults that this process has open, so that all of a store hear of a new data key.
@@ -962,6 +972,17 @@ impl State {
 }
 
 impl Shared {
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        ended::note();
+    }
+
+    /// # Errors
+    /// [`Error::Closed`] if the vault was closed.
+    pub(crate) fn refuse_closed(&self) -> Result<()> {
+        if self.closed.load(Ordering::SeqCst) { Err(Error::Closed { what: "vault" }) } else { Ok(()) }
+    }
+
     pub(crate) fn state(&self) -> Arc<State> {
         // Nothing panics while holding the guard, and the state is replaced as a whole.
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -1050,7 +1071,10 @@ impl Shared {
         self.state().header.flags & DEVICE_SEALED != 0
     }
 
-    pub(super) fn refuse_read_only(&self, method: &'static str) -> Result<()> {
+    /// # Errors
+    /// [`Error::ReadOnly`], and [`Error::Closed`] once the vault is closed.
+    pub(super) fn refuse_change(&self, method: &'static str) -> Result<()> {
+        self.refuse_closed()?;
         if self.read_only { Err(Error::ReadOnly { method }) } else { Ok(()) }
     }
 
@@ -1074,7 +1098,7 @@ impl Shared {
         step: u64,
         change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
     ) -> Result<T> {
-        self.refuse_read_only("header update")?;
+        self.refuse_change("header update")?;
         self.refuse_older_header(false).await?;
         self.update(step, change).await
     }
@@ -1096,7 +1120,7 @@ impl Shared {
         step: u64,
         mut change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
     ) -> Result<T> {
-        self.refuse_read_only("header update")?;
+        self.refuse_change("header update")?;
         let _header_io = self.header_io.lock().await;
         if let Some(next) = next {
             // Before it is written, so that whoever reads it knows it.

@@ -1,9 +1,10 @@
 //! One open database: its writing connection, its readers, and its write-ahead log.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use super::readers::Readers;
 use super::schema;
 use super::writer::{Plan, Writer};
 use crate::background::{self, Caller};
+use crate::ended;
 use crate::error::{Error, ForeignFile, Result, SqliteProblem};
 use crate::printable::printable_path;
 use crate::private;
@@ -38,6 +40,9 @@ pub(super) struct Database {
     checkpoint_at: AtomicU32,
     /// The next commit begins the write-ahead log anew, which waits for the disk whatever the durability.
     log_starts_over: AtomicBool,
+    /// How often each account was deleted, of those that were opened.
+    deletions: Mutex<HashMap<i32, Arc<AtomicU64>>>,
+    closed: AtomicBool,
     /// How many readers of a database in memory were turned away and try again.
     waiting_readers: Arc<AtomicUsize>,
     // Goes when everything above is closed.
@@ -113,8 +118,52 @@ impl Database {
             checkpointing: AtomicBool::new(false),
             checkpoint_at: AtomicU32::new(CHECKPOINT_PAGES),
             log_starts_over: AtomicBool::new(true),
+            deletions: Mutex::default(),
+            closed: AtomicBool::new(false),
             waiting_readers: Arc::default(),
         }
+    }
+
+    /// The life of an account from now on.
+    pub(super) fn life(&self, account: i32) -> Life {
+        // Nothing panics while holding the guard.
+        let mut all = self.deletions.lock().unwrap_or_else(PoisonError::into_inner);
+        let deletions = all.entry(account).or_default().clone();
+        Life { before: deletions.load(Ordering::SeqCst), deletions }
+    }
+
+    /// Opens one more connection.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] once the database is closed.
+    pub(super) fn connect(&self) -> Result<Connection> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Error::Closed { what: "store" });
+        }
+        Ok(self.location.connect()?)
+    }
+
+    /// Closes every connection but those of walks and backups under way; later calls fail.
+    ///
+    /// # Errors
+    /// Contention if a call does not end until the timeout.
+    pub(super) async fn close(self: &Arc<Self>) -> Result<()> {
+        self.closed.store(true, Ordering::SeqCst);
+        ended::note();
+        let database = self.clone();
+        background::unblock(move || database.close_connections()).await
+    }
+
+    /// Blocks its thread.
+    fn close_connections(self: &Arc<Self>) -> Result<()> {
+        let mut patience = Patience::new(self.config.busy_timeout);
+        // No checkpoint begins after this.
+        while self.checkpointing.swap(true, Ordering::Relaxed) && !self.writer.is_closed() {
+            thread::sleep(patience.next().ok_or_else(contended)?);
+        }
+        let _no_checkpoint = Checkpointing(self.clone());
+        self.readers.close(&mut patience).ok_or_else(contended)?.for_good();
+        self.close_writer(&mut patience)
     }
 
     /// The path of the database file, or `None` in memory.
@@ -181,10 +230,10 @@ impl Database {
     /// # Errors
     /// Contention while readers are closed, and the errors of opening.
     pub(super) fn open_reader(&self) -> Result<Connection> {
+        let connection = self.connect()?;
         if self.readers.are_closed() {
             return Err(contended());
         }
-        let connection = self.location.connect()?;
         configure(&connection, &self.config, Role::Reader)?;
         self.check_files()?;
         schema::check(&connection, schema::NEWEST)?;
@@ -196,7 +245,7 @@ impl Database {
     /// # Errors
     /// As [`Database::open_reader`].
     pub(super) fn open_snapshot(&self) -> Result<Connection> {
-        let connection = self.location.connect()?;
+        let connection = self.connect()?;
         configure(&connection, &self.config, Role::Reader)?;
         self.check_files()?;
         connection.execute_batch("BEGIN")?;
@@ -302,6 +351,26 @@ impl Database {
     }
 }
 
+/// The life of an account in this process, which ends when it is deleted.
+#[derive(Clone)]
+pub(super) struct Life {
+    deletions: Arc<AtomicU64>,
+    before: u64,
+}
+
+impl Life {
+    /// # Errors
+    /// [`Error::AccountDeleted`] once it has ended.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.deletions.load(Ordering::SeqCst) == self.before { Ok(()) } else { Err(Error::AccountDeleted) }
+    }
+
+    pub(super) fn end(&self) {
+        self.deletions.fetch_add(1, Ordering::SeqCst);
+        ended::note();
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(super) enum CheckpointMode {
     /// As far as nobody is in the way.
@@ -326,7 +395,7 @@ impl Checkpointing {
     }
 
     fn copy_most(&self) -> Result<()> {
-        let connection = self.0.location.connect()?;
+        let connection = self.0.connect()?;
         self.0.check_files()?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         sync_for_good(&connection)?;

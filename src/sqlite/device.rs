@@ -65,6 +65,7 @@ impl DeviceStore for SqliteStore {
     /// `.extra`, both with mode 0600. What is not an ASCII letter, a digit
     /// or `-` in `name` becomes `_`; 64 characters are kept.
     async fn snapshot_db(&self, name: &str, extra_content: Option<&[u8]>) -> Result<()> {
+        self.life.check()?;
         Ok(self.snapshot(name, extra_content.map(<[u8]>::to_vec)).await?)
     }
 

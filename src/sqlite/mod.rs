@@ -62,7 +62,7 @@ pub(crate) use {connection::guard, schema::APPLICATION_ID};
 pub(crate) use {rows::Pages, rows::Snapshot, rows::TABLES};
 
 use connection::Statements;
-use database::Database;
+use database::{Database, Life};
 use writer::Plan;
 
 /// A [`Backend`](wacore::store::traits::Backend) in an SQLite file: one account of possibly many.
@@ -86,7 +86,7 @@ use writer::Plan;
 /// caller's thread, calls that have to wait for the disk on threads of the
 /// [`blocking`](https://docs.rs/blocking) crate, under any async runtime. Several processes may open the same file.
 /// When the last clone is dropped, the connections are closed, which waits for the disk; call
-/// [`checkpoint`](Self::checkpoint) before to make that short. Do not open the file by other means in the same process:
+/// [`checkpoint`](Self::checkpoint) before to make that short, or [`close`](Self::close) to be sure of it. Do not open the file by other means in the same process:
 /// closing it would take SQLite's locks away.
 ///
 /// # What survives
@@ -104,6 +104,8 @@ use writer::Plan;
 pub struct SqliteStore {
     database: Arc<Database>,
     account: i32,
+    /// Ends when the account is deleted.
+    life: Life,
 }
 
 impl SqliteStore {
@@ -157,7 +159,11 @@ impl SqliteStore {
     /// Another account in the same database: any number, also one that has no records yet. It costs no connection and no
     /// thread. The number is what upstream calls the device id, and what `create` returns.
     pub fn account(&self, number: i32) -> Self {
-        Self { database: self.database.clone(), account: number }
+        Self::new(self.database.clone(), number)
+    }
+
+    fn new(database: Arc<Database>, account: i32) -> Self {
+        Self { life: database.life(account), database, account }
     }
 
     /// The number of this account.
@@ -178,22 +184,40 @@ impl SqliteStore {
     /// state of the database: see [`checkpoint`](Self::checkpoint). Other accounts stay. Pieces of what was replaced before may
     /// lie in the unused parts of pages: [`vacuum`](Self::vacuum) removes them.
     ///
+    /// It is the end of everything that has the account open through this store: calls on this handle and its clones, on vaults
+    /// and layers above, fail from then on with [`Error::AccountDeleted`](crate::Error::AccountDeleted), so that a client which
+    /// is still shutting down leaves nothing behind. [`SqliteStore::account`] gives a handle to begin from nothing with. Other processes,
+    /// and stores that were opened by themselves on the same file, are not told: stop them before.
+    ///
     /// # Errors
     /// [`Error::Sqlite`](crate::Error::Sqlite) and [`Error::FileMoved`](crate::Error::FileMoved); nothing is deleted then.
     pub async fn delete_account(&self) -> Result<()> {
-        let account = self.account;
+        let (account, life) = (self.account, self.life.clone());
         let delete = move |connection: &Connection| {
+            life.check()?;
             for sql in DELETE_ACCOUNT {
                 connection.run(sql, (account,))?;
             }
             Ok(())
         };
-        self.database.write(Plan::SIGNAL.transaction().long(), delete).await?;
+        let life = self.life.clone();
+        self.database.write_and(Plan::SIGNAL, delete, move || life.end()).await?;
         // It is deleted in any case.
         if let Err(error) = self.empty_log(Duration::from_secs(1)).await {
             log::warn!("the write-ahead log still holds what was deleted: {error}");
         }
         Ok(())
+    }
+
+    /// Closes the database: every handle on any of its accounts, and vaults and layers above, fail from now on with
+    /// [`Error::Closed`](crate::Error::Closed), and caches give nothing out any more. Then nothing holds the file, its `-wal` and
+    /// `-shm` are gone unless another process has it open, and it may be moved. Calls under way end before. A backup, or a walk
+    /// through all rows such as [`Verify`]'s or [`Rotate`]'s, keeps a connection of its own until it ends. Closing twice is no error.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`](crate::Error::Sqlite) as contended if a call does not end until the timeout: close again then.
+    pub async fn close(&self) -> Result<()> {
+        self.database.close().await
     }
 
     /// Opens the vault of this account: with `secret`, or, if that does not open it, with the key that the vault of another
@@ -292,6 +316,7 @@ impl SqliteStore {
 
     /// Runs a short query of a storage method.
     async fn read<T: Send>(&self, query: impl FnMut(&Connection) -> Result<T> + Send) -> Result<T, StoreError> {
+        self.life.check()?;
         Ok(self.database.read(query).await?)
     }
 
@@ -301,15 +326,19 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
+        self.life.check()?;
         Ok(self.database.read_long(query).await?)
     }
 
     /// Runs a storage method that changes something.
-    async fn write<T, F>(&self, plan: Plan, operation: F) -> Result<T, StoreError>
+    async fn write<T, F>(&self, plan: Plan, mut operation: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
+        let life = self.life.clone();
+        // In its turn: a deletion may be before it in the queue.
+        let operation = move |connection: &Connection| life.check().and_then(|()| operation(connection));
         Ok(self.database.write(plan, operation).await?)
     }
 
@@ -508,7 +537,7 @@ impl SqliteConfig {
     pub async fn open_read_only(self, path: impl AsRef<Path>) -> Result<SqliteStore> {
         let path: PathBuf = path.as_ref().to_owned();
         let database = background::unblock(move || Database::open_read_only(&path, self)).await?;
-        Ok(SqliteStore { database, account: 1 })
+        Ok(SqliteStore::new(database, 1))
     }
 
     /// The folder of a database that is not finished stays until all work on it has ended, also on other threads.
@@ -571,7 +600,7 @@ impl SqliteConfig {
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore> {
         let path: PathBuf = path.as_ref().to_owned();
         let database = background::unblock(move || Database::open_file(&path, self)).await?;
-        Ok(SqliteStore { database, account: 1 })
+        Ok(SqliteStore::new(database, 1))
     }
 
     /// Creates an empty store in memory, which is gone with its last clone.
@@ -580,7 +609,7 @@ impl SqliteConfig {
     /// [`Error::Sqlite`](crate::Error::Sqlite) if there is no memory.
     pub async fn in_memory(self) -> Result<SqliteStore> {
         let database = background::unblock(move || Database::in_memory(self)).await?;
-        Ok(SqliteStore { database, account: 1 })
+        Ok(SqliteStore::new(database, 1))
     }
 }
 

@@ -56,7 +56,7 @@ impl SqliteStore {
         let mut databases = answered.iter().filter(|database| number_of_weak(database).to_le_bytes() == number);
         let database = databases.find_map(Weak::upgrade);
         let Ok(account) = account.try_into().map(i32::from_le_bytes) else { return Ok(None) };
-        Ok(database.map(|database| Self { database, account }))
+        Ok(database.map(|database| Self::new(database, account)))
     }
 
     /// `true` if both are the same account in the same database, opened once.

@@ -103,6 +103,12 @@ impl Readers {
 /// The readers are closed as long as this lives.
 pub(super) struct ReadersClosed<'a>(&'a Readers);
 
+impl ReadersClosed<'_> {
+    pub(super) fn for_good(self) {
+        mem::forget(self);
+    }
+}
+
 impl Drop for ReadersClosed<'_> {
     fn drop(&mut self) {
         self.0.closed.store(false, Ordering::Release);

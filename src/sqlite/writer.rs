@@ -17,7 +17,7 @@ use futures_channel::oneshot;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::connection::{Patience, SCHEMA_CHANGES, Statements, patiently, run_checked};
+use super::connection::{Patience, contended, SCHEMA_CHANGES, Statements, patiently, run_checked};
 use super::database::Database;
 use super::{fairness, schema};
 use crate::background;
@@ -89,6 +89,16 @@ struct State {
     waiting: VecDeque<Box<dyn Call>>,
     /// How many more calls wait for company, because one lately had some.
     sociable: u8,
+    closed: Closed,
+}
+
+/// Whether the connection is there for those who come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Closed {
+    No,
+    /// As soon as nobody has it and nobody waits.
+    Soon,
+    Yes,
 }
 
 struct WriteConnection {
@@ -105,7 +115,7 @@ impl Writer {
         }));
         let connection = Some(Box::new(WriteConnection { connection, full_sync: None }));
         Self {
-            state: Mutex::new(State { connection, waiting: VecDeque::new(), sociable: 0 }),
+            state: Mutex::new(State { connection, waiting: VecDeque::new(), sociable: 0, closed: Closed::No }),
             room: Arc::new(Semaphore::new(WAITING_CALLS)),
         }
     }
@@ -118,6 +128,10 @@ impl Writer {
         }
         let connection = state.connection.take()?;
         Some(Lease { database: database.clone(), connection: Some(connection) })
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state().closed == Closed::Yes
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -181,6 +195,46 @@ impl Database {
         outcome.await.unwrap_or(Err(Error::Stopped))
     }
 
+    /// Runs a long call in a transaction of its own, and `committed` when it is, before another call has its turn.
+    ///
+    /// # Errors
+    /// As [`Database::write`].
+    pub(super) async fn write_and<T, F>(
+        self: &Arc<Self>,
+        plan: Plan,
+        mut operation: F,
+        committed: impl Fn() + Send + 'static,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        let whole = move |connection: &Connection| in_transaction(connection, &mut operation).inspect(|_| committed());
+        let done = self.write(Plan { long: true, outside_transactions: true, ..plan }, whole).await?;
+        self.check_files()?;
+        Ok(done)
+    }
+
+    /// Closes the connection once all calls that wait have run; those that come later fail. Blocks its thread.
+    ///
+    /// # Errors
+    /// Contention if there is no more patience. It is closed later then.
+    pub(super) fn close_writer(self: &Arc<Self>, patience: &mut Patience) -> Result<()> {
+        {
+            let mut state = self.writer.state();
+            if state.closed == Closed::No {
+                state.closed = Closed::Soon;
+            }
+        }
+        while !self.writer.is_closed() {
+            // Giving it back closes it.
+            if Lease::take(self).is_none() {
+                thread::sleep(patience.next().ok_or_else(contended)?);
+            }
+        }
+        Ok(())
+    }
+
     /// Runs a short query on the writing connection, if nobody has it: unlike a reader's, its page cache outlives commits.
     pub(super) fn read_as_writer<T>(
         self: &Arc<Self>,
@@ -207,8 +261,14 @@ impl Database {
     }
 
     /// Puts a call into the queue. When the guard is dropped, somebody has run it, or will.
-    fn enqueue(self: &Arc<Self>, call: Box<dyn Call>) -> Queued<'_> {
+    fn enqueue(self: &Arc<Self>, mut call: Box<dyn Call>) -> Queued<'_> {
         let mut state = self.writer.state();
+        if state.closed != Closed::No {
+            drop(state);
+            call.fail(Error::Closed { what: "store" });
+            call.finish();
+            return Queued { database: self, unattended: false, over: true };
+        }
         state.waiting.push_back(call);
         Queued { database: self, unattended: state.connection.is_some(), over: false }
     }
@@ -320,14 +380,7 @@ impl Lease {
             return operation(connection);
         }
         let result = if plan.several {
-            connection.run(BEGIN, ())?;
-            match operation(connection).and_then(|result| connection.run(COMMIT, ()).map(|_| result)) {
-                Ok(result) => result,
-                Err(error) => {
-                    rollback(connection);
-                    return Err(error);
-                }
-            }
+            in_transaction(connection, operation)?
         } else {
             // A single statement is a transaction by itself.
             operation(connection)?
@@ -474,7 +527,13 @@ impl Drop for Lease {
         rollback(&holder.connection);
         let mut state = self.database.writer.state();
         if state.waiting.is_empty() {
-            state.connection = Some(holder);
+            if state.closed == Closed::No {
+                state.connection = Some(holder);
+            } else {
+                state.closed = Closed::Yes;
+                // While nobody can think that it is closed already.
+                drop(holder);
+            }
         } else {
             drop(state);
             Lease { database: self.database.clone(), connection: Some(holder) }.lead_on_blocking_thread();
@@ -506,6 +565,12 @@ impl Drop for Queued<'_> {
 
 const BEGIN: &str = "BEGIN IMMEDIATE";
 const COMMIT: &str = "COMMIT";
+
+fn in_transaction<T>(connection: &Connection, operation: &mut impl FnMut(&Connection) -> Result<T>) -> Result<T> {
+    connection.run(BEGIN, ())?;
+    let result = operation(connection).and_then(|result| connection.run(COMMIT, ()).map(|_| result));
+    result.inspect_err(|_| rollback(connection))
+}
 
 /// Ends a transaction that failed, unless SQLite already has. If even that fails, the next `BEGIN` says so.
 fn rollback(connection: &Connection) {

@@ -98,11 +98,15 @@ fn a_key_file_is_made_and_a_passphrase_comes_from_standard_input() {
 fn weak_secrets_are_refused_or_warned_of() {
     let desk = Desk::new();
     let sequence: String = (0..32).map(|byte| format!("{byte:02x}")).collect();
-    for weak in [&"\0".repeat(32), &"00".repeat(32), "correct horse battery staple, 32", &sequence, &"5aa5".repeat(16)]
+    desk.ok("init other.db --new-key-file key");
+    for weak in ["0123456789abcdef0123456789abcdef", &"\0".repeat(32), &"00".repeat(32), "correct horse battery staple, 32", &sequence, &"5aa5".repeat(16)]
     {
         desk.write("weak", weak);
         let (code, error) = desk.fails("init wa.db --new-key-file weak");
         assert!(code == 1 && error.contains("key file holds"), "{weak:?}: {code}: {error}");
+        // One that opens a store goes on opening it.
+        let (code, error) = desk.fails("verify other.db --key-file weak");
+        assert_eq!(code, 3, "{weak:?}: {error}");
     }
     let blank = [" ".repeat(20), "\u{200b}".repeat(20), "\n".repeat(9), "a".repeat(20), "\0".repeat(20)];
     let blank = blank.iter().map(|text| (text.as_str(), 2));
@@ -139,20 +143,154 @@ fn a_passphrase_is_the_same_however_its_accents_are_typed() {
     }
 }
 
-#[test]
-fn a_byte_order_mark_is_no_part_of_a_passphrase_and_utf_16_is_refused() {
-    let desk = Desk::new();
-    desk.write("marked", "\u{feff}correct horse battery staple\r\n");
-    desk.ok("init wa.db --new-passphrase-file marked");
-    desk.ok("verify wa.db --passphrase-file old");
-    desk.ok("verify wa.db --passphrase-file marked");
-    for bytes in [u16::to_le_bytes, u16::to_be_bytes] {
-        let wide: Vec<u8> = "\u{feff}correct horse battery staple\n".encode_utf16().flat_map(bytes).collect();
-        desk.write_bytes("wide", &wide);
-        for arguments in ["verify wa.db --passphrase-file wide", "init new.db --new-passphrase-file wide"] {
-            let (code, error) = desk.fails(arguments);
-            assert!(code == 1 && error.contains("save the file as UTF-8"), "{arguments}: {code}: {error}");
+/// A way in which a secret comes in.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug)]
+enum Channel {
+    File,
+    StandardInput,
+    Descriptor,
+    Variable,
+    Terminal,
+}
+
+#[cfg(target_os = "linux")]
+impl Channel {
+    const ALL: [Self; 5] = [Self::File, Self::StandardInput, Self::Descriptor, Self::Variable, Self::Terminal];
+
+    /// Runs a command that reads a passphrase this way; `new` is `new-` or nothing.
+    fn run(self, desk: &Desk, arguments: &str, new: &str, bytes: &[u8]) -> Option<i32> {
+        desk.write_bytes("secret", bytes);
+        let file = || std::fs::File::open(desk.path("secret")).unwrap();
+        let option = match self {
+            Self::File => format!("{arguments} --{new}passphrase-file secret"),
+            Self::StandardInput => format!("{arguments} --{new}passphrase-file -"),
+            Self::Descriptor => format!("{arguments} --{new}passphrase-fd 0"),
+            Self::Variable => format!("{arguments} --{new}passphrase-env SECRET"),
+            Self::Terminal => {
+                let mut terminal = Terminal::run(desk, arguments);
+                let prompts = if new.is_empty() { &["passphrase: "][..] } else { &["new passphrase: ", "once more: "] };
+                for prompt in prompts {
+                    terminal.until(prompt);
+                    terminal.type_in(std::str::from_utf8(bytes).unwrap());
+                }
+                let shown = terminal.rest();
+                assert!(!shown.contains("horse"), "{shown}");
+                return terminal.end();
+            }
+        };
+        let mut command = desk.command(&option);
+        match self {
+            Self::StandardInput | Self::Descriptor => drop(command.stdin(file())),
+            Self::Variable => {
+                use std::os::unix::ffi::OsStrExt;
+                command.env("SECRET", std::ffi::OsStr::from_bytes(bytes));
+            }
+            _ => {}
         }
+        let output = command.output().unwrap();
+        output.status.code()
+    }
+
+    /// Whether bytes can come in this way.
+    fn takes(self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Variable => !bytes.contains(&0),
+            // A keyboard has no byte order mark, and ends the line.
+            Self::Terminal => bytes.ends_with(b"\n") && !bytes.ends_with(b"\r\n") && !bytes.starts_with(b"\xef\xbb\xbf"),
+            _ => true,
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_passphrase_is_the_same_by_every_channel() {
+    let wide = |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+    let text = "correct horse battery staple";
+    let plain = vec![
+        text.as_bytes().to_vec(),
+        format!("{text}\n").into_bytes(),
+        format!("{text}\r\n").into_bytes(),
+        format!("\u{feff}{text}\r\n").into_bytes(),
+        wide(&format!("\u{feff}{text}\r\n"), u16::to_le_bytes),
+        wide(&format!("\u{feff}{text}"), u16::to_be_bytes),
+    ];
+    let accents = ["Schlüssel der horse\n".as_bytes().to_vec(), "Schlu\u{308}ssel der horse\n".as_bytes().to_vec()];
+    let secrets = [plain, accents.to_vec(), vec![b"a\thorse a tab\n".to_vec()], vec![b" horse and spaces  \n".to_vec()]];
+    let desk = Desk::new();
+    for ways in &secrets {
+        for creates in Channel::ALL {
+            let created_from: Vec<_> = ways.iter().filter(|bytes| creates.takes(bytes)).collect();
+            let bytes = created_from[created_from.len() / 2];
+            std::fs::remove_file(desk.path("wa.db")).ok();
+            let init = "init wa.db --kdf-memory 19 --kdf-passes 2";
+            assert_eq!(creates.run(&desk, init, "new-", bytes), Some(0), "{creates:?}: {bytes:?}");
+            for opens in Channel::ALL {
+                for bytes in ways.iter().filter(|bytes| opens.takes(bytes)) {
+                    let code = opens.run(&desk, "verify wa.db --quick", "", bytes);
+                    assert_eq!(code, Some(0), "created by {creates:?}, opened by {opens:?}: {bytes:?}");
+                }
+            }
+        }
+    }
+    // Other white space counts.
+    assert_eq!(Channel::File.run(&desk, "verify wa.db", "", b"horse and spaces\n"), Some(3));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_recovery_key_is_the_same_by_every_channel() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    let key = desk.ok("keys add wa.db --key-file key --recovery");
+    let key = key.trim();
+    let typed = [
+        key.to_owned(),
+        key.replace('-', "\u{2013}"),
+        key.replace('-', "\u{a0}"),
+        format!("\u{201c}{key}\u{201d}"),
+        format!("'{key}'"),
+        format!("Recovery key of the bot: {key}"),
+        key.to_lowercase().replace('-', ""),
+    ];
+    for text in typed {
+        desk.write("recovery", &format!("{text}\n"));
+        desk.ok("verify wa.db --quick --recovery-key-file recovery");
+        let mut command = desk.command("verify wa.db --quick --recovery-key-file -");
+        command.stdin(std::fs::File::open(desk.path("recovery")).unwrap());
+        assert!(command.output().unwrap().status.success(), "{text}");
+        let mut terminal = Terminal::run(&desk, "verify wa.db --quick --recovery-key");
+        terminal.until("recovery key: ");
+        terminal.type_in(&format!("{text}\n"));
+        assert_eq!((terminal.rest().contains(key), terminal.end()), (false, Some(0)), "{text}");
+    }
+    let mut command = desk.command("verify wa.db --quick --key-file -");
+    command.stdin(std::fs::File::open(desk.path("key")).unwrap());
+    assert!(command.output().unwrap().status.success());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_terminal_is_asked_if_standard_input_is_redirected() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-passphrase-file old");
+    let script = "exec \"$0\" verify wa.db --quick </dev/null >/dev/null";
+    let mut terminal = Terminal::start(&desk, &["sh", "-c", script, env!("CARGO_BIN_EXE_wastore")]);
+    terminal.until("passphrase: ");
+    terminal.type_in("correct horse battery staple\n");
+    terminal.rest();
+    assert_eq!(terminal.end(), Some(0));
+}
+
+#[test]
+fn a_new_passphrase_can_be_typed() {
+    let desk = Desk::new();
+    let wide: Vec<u8> = "correct horse battery staple\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for bytes in [&b"correct horse\nbattery staple"[..], b"correct horse battery \xe4", b"correct horse\x1bbattery", &wide] {
+        desk.write_bytes("bytes", bytes);
+        let (code, error) = desk.fails("init wa.db --new-passphrase-file bytes");
+        assert!(code == 2 && error.contains("could never be typed"), "{bytes:?}: {code}: {error}");
     }
 }
 
@@ -182,6 +320,11 @@ struct Terminal {
 #[cfg(target_os = "linux")]
 impl Terminal {
     fn run(desk: &Desk, arguments: &str) -> Self {
+        let command: Vec<_> = [env!("CARGO_BIN_EXE_wastore")].into_iter().chain(arguments.split_whitespace()).collect();
+        Self::start(desk, &command)
+    }
+
+    fn start(desk: &Desk, command: &[&str]) -> Self {
         use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
         let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&screen).unwrap();
@@ -189,11 +332,10 @@ impl Terminal {
         let path = ptsname(&screen, vec![]).unwrap().into_string().unwrap();
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
         let terminal = std::fs::File::from(rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap());
-        let mut command = Command::new("setsid");
-        command.args(["--ctty", env!("CARGO_BIN_EXE_wastore")]).args(arguments.split_whitespace());
         let handle = || terminal.try_clone().unwrap();
-        let running = command.current_dir(desk.folder.path()).stdin(handle()).stdout(handle()).stderr(handle());
-        let running = running.spawn().unwrap();
+        let mut running = Command::new("setsid");
+        running.arg("--ctty").args(command).current_dir(desk.folder.path());
+        let running = running.stdin(handle()).stdout(handle()).stderr(handle()).spawn().unwrap();
         Self { screen: screen.into(), terminal, running }
     }
 
@@ -202,6 +344,21 @@ impl Terminal {
         use std::io::Read;
         let mut shown = vec![];
         while !String::from_utf8_lossy(&shown).contains(text) {
+            let mut byte = [0];
+            self.screen.read_exact(&mut byte).unwrap();
+            shown.extend(byte);
+        }
+        String::from_utf8(shown).unwrap()
+    }
+
+    /// Waits for the end of the command and reads the rest of what it shows.
+    fn rest(&mut self) -> String {
+        use std::io::Read;
+        self.running.wait().unwrap();
+        // The command shows little, and a terminal has room for it.
+        std::io::Write::write_all(&mut self.terminal, b"\nend of the screen").unwrap();
+        let mut shown = vec![];
+        while !shown.ends_with(b"end of the screen") {
             let mut byte = [0];
             self.screen.read_exact(&mut byte).unwrap();
             shown.extend(byte);
@@ -234,9 +391,7 @@ fn at_the_prompt_a_signal_ends_the_command_and_the_terminal_is_as_before() {
         for arguments in ["verify wa.db", "init new.db", "passwd wa.db --passphrase-file old"] {
             let mut terminal = Terminal::run(&desk, arguments);
             terminal.until("passphrase: ");
-            while terminal.shows_what_is_typed() {
-                std::thread::yield_now();
-            }
+            assert!(!terminal.shows_what_is_typed(), "before it asks");
             let killed = Command::new("kill").args([format!("-{signal}"), terminal.running.id().to_string()]).status();
             assert!(killed.unwrap().success());
             assert_eq!(terminal.end(), Some(130), "{signal}: {arguments}");
@@ -266,8 +421,8 @@ fn a_passphrase_is_typed_and_not_shown() {
     terminal.type_in("correct horse battery staple\n");
     terminal.until("once more: ");
     terminal.type_in("correct horse battery staple\n");
-    let shown = terminal.until("was created");
-    assert!(!shown.contains("horse"), "{shown}");
+    let shown = terminal.rest();
+    assert!(shown.contains("was created") && !shown.contains("horse"), "{shown}");
     assert_eq!(terminal.end(), Some(0));
     desk.ok("verify wa.db --passphrase-file old");
 }

@@ -29,8 +29,10 @@ macro_rules! tell {
 }
 
 mod secrets;
+mod terminal;
 
-use secrets::{CurrentSecret, NewPassphrase, NewSecret, restore_terminal, saved_header};
+use secrets::{CurrentSecret, NewPassphrase, NewSecret, saved_header};
+use terminal::restore_terminal;
 
 /// Encrypted storage for whatsapp-rust: import an existing bot, change who can open its store, check it, back it up.
 #[derive(Parser)]

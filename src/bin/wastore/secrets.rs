@@ -1,23 +1,23 @@
 //! Reading secrets: from files, descriptors, variables and the terminal.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, Read};
 #[cfg(unix)]
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 #[cfg(unix)]
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use wastore::{Key, Passphrase, RecoveryKey, Secret, SqliteStore, Vault, VaultOptions};
-use zeroize::Zeroizing;
 
-use super::{Failure, INTERRUPTED};
+use super::Failure;
+use super::terminal::Terminal;
 
 /// What opens the store; a prompt if nothing is given.
 #[derive(Args, Clone)]
 pub(super) struct CurrentSecret {
-    /// Read the passphrase from a file, or from standard input if it is `-`: all of it, but for a newline at its end
+    /// Read the passphrase from a file, or from standard input if it is `-`
     #[arg(long, value_name = "FILE", group = "current")]
     passphrase_file: Option<PathBuf>,
     /// Read the passphrase from an open file descriptor
@@ -26,18 +26,21 @@ pub(super) struct CurrentSecret {
     /// Read the passphrase from an environment variable; other programs of the same user can read it there
     #[arg(long, value_name = "NAME", group = "current")]
     passphrase_env: Option<String>,
-    /// Open with a key file of 32 random bytes, or 64 hexadecimal digits
+    /// Open with a key file of 32 random bytes, or 64 hexadecimal digits; `-` is standard input
     #[arg(long, value_name = "FILE", group = "current")]
     key_file: Option<PathBuf>,
-    /// Open with a recovery key, read from a file
+    /// Open with a recovery key, read from a file; `-` is standard input
     #[arg(long, value_name = "FILE", group = "current")]
     recovery_key_file: Option<PathBuf>,
+    /// Open with a recovery key, and ask for it on the terminal
+    #[arg(long, group = "current")]
+    recovery_key: bool,
 }
 
 /// The passphrase that is to open the store; a prompt if nothing is given.
 #[derive(Args, Clone)]
 pub(super) struct NewPassphrase {
-    /// Read the new passphrase from a file, or from standard input if it is `-`: all of it, but for a newline at its end
+    /// Read the new passphrase from a file, or from standard input if it is `-`
     #[arg(long, value_name = "FILE", group = "new")]
     new_passphrase_file: Option<PathBuf>,
     /// Read the new passphrase from an open file descriptor
@@ -53,7 +56,7 @@ pub(super) struct NewPassphrase {
 pub(super) struct NewSecret {
     #[command(flatten)]
     passphrase: NewPassphrase,
-    /// Open with a key file of 32 random bytes, or 64 hexadecimal digits
+    /// Open with a key file of 32 random bytes, or 64 hexadecimal digits; `-` is standard input
     #[arg(long, value_name = "FILE", group = "new")]
     new_key_file: Option<PathBuf>,
 }
@@ -74,14 +77,18 @@ impl CurrentSecret {
 
     fn read_blocking(self) -> Result<Secret, Failure> {
         if let Some(path) = self.key_file {
-            return Ok(Key::from_file(path)?.into());
+            return Ok(key(path)?.into());
         }
         if let Some(path) = self.recovery_key_file {
-            return Ok(RecoveryKey::from_file(path)?.into());
+            let key = if is_stdin(&path) { RecoveryKey::from_reader(standard_input()?)? } else { RecoveryKey::from_file(path)? };
+            return Ok(key.into());
+        }
+        if self.recovery_key {
+            return Ok(RecoveryKey::from_reader(&**Terminal::open()?.ask("recovery key: ")?)?.into());
         }
         Ok(match passphrase(self.passphrase_file, self.passphrase_fd, self.passphrase_env)? {
             Some(passphrase) => passphrase.into(),
-            None => Passphrase::new(std::mem::take(&mut *prompt("passphrase: ")?))?.into(),
+            None => Passphrase::from_reader(&**Terminal::open()?.ask("passphrase: ")?)?.into(),
         })
     }
 }
@@ -94,7 +101,7 @@ impl NewSecret {
 
     pub(super) async fn read(&self) -> Result<Secret, Failure> {
         let Some(path) = self.new_key_file.clone() else { return Ok(self.passphrase.read().await?.into()) };
-        on_a_thread(|| Ok(Key::from_file(path)?.into())).await
+        on_a_thread(|| Ok(key(path)?.into())).await
     }
 }
 
@@ -109,13 +116,19 @@ impl NewPassphrase {
         let passphrase = match given {
             Some(passphrase) => passphrase,
             None => {
-                let mut first = prompt("new passphrase: ")?;
-                if first != prompt("once more: ")? {
+                let mut terminal = Terminal::open()?;
+                let first = terminal.ask("new passphrase: ")?;
+                if first != terminal.ask("once more: ")? {
                     return Err(Failure::usage("the two passphrases are not the same"));
                 }
-                Passphrase::new(std::mem::take(&mut *first))?
+                Passphrase::from_reader(&**first)?
             }
         };
+        if !passphrase.can_be_typed() {
+            return Err(Failure::usage(
+                "the new passphrase is not one line of text, so that it could never be typed: save it as UTF-8, or make a key file with `keygen`",
+            ));
+        }
         match passphrase.characters() {
             ..SHORTEST => Err(Failure::usage(
                 "the new passphrase has fewer than 8 characters: take several random words, or a key file",
@@ -139,12 +152,28 @@ fn passphrase(
     variable: Option<String>,
 ) -> Result<Option<Passphrase>, Failure> {
     Ok(match (file, descriptor, variable) {
-        (Some(path), ..) if path.as_os_str() == "-" => Some(Passphrase::from_reader(io::stdin().lock())?),
+        (Some(path), ..) if is_stdin(&path) => Some(Passphrase::from_reader(standard_input()?)?),
         (Some(path), ..) => Some(Passphrase::from_file(path)?),
         (_, Some(descriptor), _) => Some(descriptor.read()?),
         (.., Some(name)) => Some(Passphrase::from_env(&name)?),
         _ => None,
     })
+}
+
+fn key(path: PathBuf) -> Result<Key, Failure> {
+    Ok(if is_stdin(&path) { Key::from_reader(standard_input()?)? } else { Key::from_file(path)? })
+}
+
+/// Standard input without a buffer, in which secrets would stay.
+fn standard_input() -> Result<impl Read, Failure> {
+    #[cfg(unix)]
+    return io::stdin().as_fd().try_clone_to_owned().map(|input| Waiting(input.into())).map_err(Failure::other);
+    #[cfg(not(unix))]
+    Ok(io::stdin())
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
 }
 
 /// An open file of the caller's. It is read where it is, as opening it by its name in `/dev/fd` would not do.
@@ -234,64 +263,4 @@ async fn on_a_thread<T: Send + 'static>(
     // Left alone if the command ends before.
     std::thread::Builder::new().spawn(move || give.send(read()).ok()).map_err(Failure::other)?;
     result.await.map_err(Failure::other)?
-}
-
-/// Reads a line from the terminal and does not show it.
-fn prompt(text: &str) -> Result<Zeroizing<String>, Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::usage(
-            "no terminal to ask for a passphrase on: give one of the options for files, descriptors and variables",
-        ));
-    }
-    let _prompting = Prompting::begin();
-    rpassword::prompt_password(text).map(Zeroizing::new).map_err(|error| match error.kind() {
-        io::ErrorKind::Interrupted => Failure { text: "interrupted".to_owned(), code: INTERRUPTED },
-        _ => Failure::other(error),
-    })
-}
-
-/// As long as it exists, the terminal is not as the shell left it.
-struct Prompting;
-
-#[cfg(unix)]
-static TERMINAL: Mutex<Option<(File, rustix::termios::Termios)>> = Mutex::new(None);
-
-impl Prompting {
-    fn begin() -> Self {
-        #[cfg(unix)]
-        {
-            let look = || {
-                let terminal = File::open("/dev/tty")?;
-                let settings = rustix::termios::tcgetattr(&terminal)?;
-                io::Result::Ok((terminal, settings))
-            };
-            *TERMINAL.lock().unwrap_or_else(PoisonError::into_inner) = look().ok();
-        }
-        Self
-    }
-}
-
-impl Drop for Prompting {
-    fn drop(&mut self) {
-        #[cfg(unix)]
-        TERMINAL.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-}
-
-/// Makes the terminal show what is typed again, if a prompt was interrupted.
-pub(super) fn restore_terminal() {
-    #[cfg(unix)]
-    {
-        use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-        let Some((terminal, settings)) = TERMINAL.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        // A prompt that has only just begun has yet to change it.
-        for _ in 0..50 {
-            if tcgetattr(&terminal).is_ok_and(|now| !now.local_modes.contains(LocalModes::ECHO)) {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-        tcsetattr(&terminal, OptionalActions::Now, &settings).ok();
-        tell!("");
-    }
 }

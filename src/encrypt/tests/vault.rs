@@ -13,7 +13,7 @@ use crate::encrypt::envelope::Prefix;
 use crate::encrypt::header::Header;
 use crate::sample;
 use crate::{
-    Argon2Cost, Error, HeaderCopy, HeaderInfo, HeaderStore, Key, KeyProvider, Layer, Padding, Passphrase, Record,
+    Argon2Cost, Error, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, Key, KeyProvider, Layer, Padding, Passphrase, Record,
     RecoveryKey, Revocation, SlotKind, Vault,
 };
 
@@ -539,5 +539,36 @@ impl HeaderStore for Headers {
         self.forbidden.fetch_add(usize::from(self.forbidden.load(Ordering::SeqCst) > 0), Ordering::SeqCst);
         *slot = Some(bytes.to_vec());
         Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_vault_that_was_created_by_older_rules_opens() {
+    let wide: Vec<u8> = "\u{feff}wide secret\n".encode_utf16().flat_map(u16::to_be_bytes).collect();
+    // As it comes in, and as it was read once.
+    let readings: [(&[u8], &[u8]); 8] = [
+        (b"hunter2\n", b"hunter2\n"),
+        (b"hunter2\n", b"hunter2"),
+        (b"a\tb", b"ab"),
+        ("\u{feff}marked\r\n".as_bytes(), "\u{feff}marked".as_bytes()),
+        ("u\u{308}ber\n".as_bytes(), "u\u{308}ber".as_bytes()),
+        ("u\u{308}ber".as_bytes(), "\u{fc}ber".as_bytes()),
+        (&wide, &wide[..wide.len() - 1]),
+        (&wide, b"wide secret"),
+    ];
+    for (given, read) in readings {
+        let store = memory();
+        options().create(store.clone(), Passphrase::as_read_earlier(read)).await.unwrap();
+        assert!(opens(&store, Passphrase::new(given).unwrap()).await, "{given:?}");
+        assert!(!opens(&store, Passphrase::new([given, b"x"].concat()).unwrap()).await, "{given:?}");
+    }
+    // Each reading costs what a slot does, and the limits are for all of them.
+    let store = memory();
+    options().create(store.clone(), Passphrase::as_read_earlier("\u{feff}a\tb\n".as_bytes())).await.unwrap();
+    let work_kib = u64::from(Argon2Cost::MINIMUM.memory_kib()) * u64::from(Argon2Cost::MINIMUM.passes());
+    for (work_kib, is_enough) in [(work_kib, false), (2 * work_kib, true)] {
+        let options = options().kdf_limits(KdfLimits { work_kib, ..KdfLimits::default() });
+        let opened = options.open(store.clone(), word("\u{feff}a\tb\n")).await;
+        assert_eq!(opened.is_ok(), is_enough, "{opened:?}");
     }
 }

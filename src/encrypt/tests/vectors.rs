@@ -63,7 +63,7 @@ fn passphrase_slot() {
     let passphrase = Passphrase::new("correct horse battery staple").unwrap();
     let job = Job { salt: counting(0xa0), cost };
     let (_, prk) =
-        futures::executor::block_on(kdf::derive_until(passphrase, vec![job], |_, prk| Some(*prk.expose()))).unwrap();
+        futures::executor::block_on(kdf::derive_until(passphrase, 1, vec![job], |_, prk| Some(*prk.expose()))).unwrap();
     let prk = Key::from_bytes(&mut prk.unwrap());
     assert_eq!(hex::encode(prk.expose()), "beb510dabc12cd01be0c141a13d6fc137e0eea6719c05386b48d443cd0982808");
 

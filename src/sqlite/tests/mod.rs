@@ -7,6 +7,7 @@ mod bad_files;
 mod concurrency;
 mod crash;
 mod encrypted;
+mod ended;
 mod failures;
 mod golden;
 mod hostile_files;
