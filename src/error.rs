@@ -28,6 +28,22 @@ pub enum Error {
     /// The store has no vault header and nothing that would need one.
     #[error("the store has no vault yet: create one with `Vault::create` or `Vault::open_or_create`")]
     NoVault,
+    /// The database holds other accounts, and not the first one, which is open because none was chosen.
+    #[cfg(feature = "sqlite")]
+    #[error(
+        "the store has no account {account}, but {others:?}: choose one with `SqliteStore::account`, or choose {account} there to begin it beside them"
+    )]
+    OtherAccounts {
+        /// The account that is not there.
+        account: i32,
+        /// Those that are.
+        others: Vec<i32>,
+    },
+    /// The freshness anchor remembers a store where there is none any more. Nothing was written.
+    #[error(
+        "the freshness anchor remembers a store here, and there is none any more: put it back, or a backup of it; to begin from nothing, call `Vault::create`"
+    )]
+    StoreVanished,
     /// `create` found a vault, or `restore_header` found the header of another one.
     #[error("the store already has a vault: open it, or choose an empty store")]
     VaultExists,

@@ -189,6 +189,7 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         .layer(metrics.layer("client"));
     printed.debug("MetricsLayer", &metrics.layer("client"));
     printed.debug("Stack", &stack);
+    printed.debug("Closer", &stack.closer());
     let store = stack.into_backend();
     sample::fill(&*store).await;
     for method in Method::ALL.iter().filter(|method| !method.access().changes_rows()) {

@@ -30,6 +30,10 @@ pub use file::FileAnchor;
 /// single row that was put back, nor anything of the store if the header is kept elsewhere
 /// ([`VaultOptions::header_store`](crate::VaultOptions::header_store)).
 ///
+/// It also remembers which store was at a path. If the file is gone, [`Vault::open_or_create`](crate::Vault::open_or_create) does
+/// not begin from nothing, which would pair the account again, but fails with [`Error::StoreVanished`]; another store in its place
+/// is [`Error::WrongStore`].
+///
 /// A header has to be on the disk before it is remembered, or a power cut takes the store back behind its anchor: over
 /// [`SqliteStore`](crate::SqliteStore) use any durability but `Process`. Over other stores, which cannot compare and swap,
 /// let one process at a time open or change the vault.
@@ -199,15 +203,14 @@ impl Freshness {
         }
     }
 
-    /// Checks that the store is the one that was opened under this context before, and remembers it if there was none.
+    /// Checks that the store is the one that was opened under this context, or at this place, before, and remembers it if
+    /// there was none.
     ///
     /// # Errors
     /// [`Error::WrongStore`], [`Error::Anchor`]; [`Error::HeaderConflict`] if another process remembers one at this moment.
     pub(super) async fn check_store(&self, context: Option<&[u8]>, store: &StoreId, access: Access) -> Result<()> {
         let (Some(anchor), Some(context)) = (&self.0, context) else { return Ok(()) };
-        let hash = Sha256::new().chain_update(b"wastore/v1/anchor-context\0").chain_update(context).finalize();
-        let mut place = StoreId::default();
-        place.copy_from_slice(&hash[..16]);
+        let place = address_of(context);
         let known = self.load(&place).await?;
         let this = Anchor { generation: 0, checksum: *store };
         match known {
@@ -219,6 +222,15 @@ impl Freshness {
                 Ok(false) => Err(Error::HeaderConflict),
                 Err(error) => Err(Error::Anchor(error)),
             },
+        }
+    }
+
+    /// # Errors
+    /// [`Error::StoreVanished`] if there was a store at this place.
+    pub(super) async fn refuse_vanished(&self, place: Option<&[u8]>) -> Result<()> {
+        match place {
+            Some(place) if self.load(&address_of(place)).await?.is_some() => Err(Error::StoreVanished),
+            _ => Ok(()),
         }
     }
 
@@ -236,6 +248,14 @@ impl Freshness {
     pub(super) fn known(&self, header: &Header, bytes: &[u8]) -> Result<Option<Anchor>> {
         self.0.as_ref().map(|_| Anchor::of(header, bytes)).transpose()
     }
+}
+
+/// Under which id an anchor keeps the store of a context or a place.
+fn address_of(context: &[u8]) -> StoreId {
+    let hash = Sha256::new().chain_update(b"wastore/v1/anchor-context\0").chain_update(context).finalize();
+    let mut address = StoreId::default();
+    address.copy_from_slice(&hash[..16]);
+    address
 }
 
 #[cfg(not(target_arch = "wasm32"))]

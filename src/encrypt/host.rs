@@ -42,6 +42,26 @@ impl Host {
         None
     }
 
+    /// Where the store is, if that can be told.
+    pub(super) fn place(&self) -> Option<Vec<u8>> {
+        #[cfg(feature = "sqlite")]
+        return self.own.as_ref().and_then(SqliteStore::place);
+        #[cfg(not(feature = "sqlite"))]
+        None
+    }
+
+    /// Refuses a store without a vault that is not the one that the caller can mean.
+    ///
+    /// # Errors
+    /// [`Error::OtherAccounts`](crate::Error::OtherAccounts), and those of the store.
+    pub(super) async fn refuse_account_of_chance(&self) -> Result<()> {
+        #[cfg(feature = "sqlite")]
+        if let Some(own) = &self.own {
+            own.refuse_account_of_chance().await?;
+        }
+        Ok(())
+    }
+
     /// `false` if the two are not the same store, but one may be a copy of the other. Of stores that are not this crate's own
     /// that cannot be told: there may be layers between.
     #[cfg(feature = "sqlite")]

@@ -50,6 +50,7 @@ pub struct Vault {
     /// The slot that opened the vault, which `change_passphrase` replaces.
     pub(super) slot: u8,
     pub(super) options: VaultOptions,
+    created: bool,
 }
 
 /// What a layer does with a stored record that does not verify.
@@ -122,7 +123,7 @@ impl VaultOptions {
     /// and opens if no context is given here.
     ///
     /// With a [`VaultOptions::freshness_anchor`], the anchor also remembers which store opened under the context that is
-    /// given here, and another one is refused with [`Error::WrongStore`].
+    /// given here, and which was at its path, and another one is refused with [`Error::WrongStore`].
     pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
         self.context = Some(context.into());
         self
@@ -207,7 +208,7 @@ impl VaultOptions {
     pub async fn open(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
         match self.find(&store).await? {
             Some(copies) => self.unlock(store, copies, secret.into(), Access::ReadWrite).await,
-            None => Err(Error::NoVault),
+            None => Err(no_vault(store).await),
         }
     }
 
@@ -219,7 +220,7 @@ impl VaultOptions {
     pub async fn open_read_only(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
         match self.find(&store).await? {
             Some(copies) => self.unlock(store, copies, secret.into(), Access::ReadOnly).await,
-            None => Err(Error::NoVault),
+            None => Err(no_vault(store).await),
         }
     }
 
@@ -230,6 +231,9 @@ impl VaultOptions {
     pub async fn open_or_create(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
         let secret = secret.into();
         let Some(copies) = self.find(&store).await? else {
+            let host = Host::of(store.clone()).await?;
+            host.refuse_account_of_chance().await?;
+            self.freshness.refuse_vanished(host.place().as_deref()).await?;
             return match self.create_vault(store.clone(), secret.duplicate()).await {
                 // Somebody else created one at the same moment.
                 Err(error @ (Error::VaultExists | Error::HeaderConflict)) => {
@@ -257,7 +261,7 @@ impl VaultOptions {
         }
         match self.find(&store).await? {
             Some(copies) => self.unlock(store, copies, secret.into(), Access::AcceptRollback).await,
-            None => Err(Error::NoVault),
+            None => Err(no_vault(store).await),
         }
     }
 
@@ -318,13 +322,14 @@ impl VaultOptions {
         // So that as a rule nothing is written if it cannot be used.
         self.freshness.load(&store_id).await?;
         self.freshness.check_store(self.context.as_deref(), &store_id, Access::ReadWrite).await?;
+        self.freshness.check_store(host.place().as_deref(), &store_id, Access::AcceptRollback).await?;
 
         // The key derivation took a while: look again, so that only a true tie is left to the reading back.
         refuse_existing(&*headers).await?;
         write_header(&*headers, &bytes).await?;
         match self.freshness.advance(None, &opened.header, &bytes).await {
             // Somebody has opened the vault since, and did it.
-            Ok(()) | Err(Error::HeaderConflict) => Ok(self.vault(headers, host, opened, false)),
+            Ok(()) | Err(Error::HeaderConflict) => Ok(Vault { created: true, ..self.vault(headers, host, opened, false) }),
             Err(error) => Err(error),
         }
     }
@@ -342,7 +347,9 @@ impl VaultOptions {
         if opened.header.flags & ROTATING != 0 {
             log::warn!("a change of the data key has not finished: some records may still be under the old one");
         }
-        self.freshness.check_store(self.context.as_deref(), &opened.header.store_id, access).await?;
+        for place in [self.context.clone(), host.place()] {
+            self.freshness.check_store(place.as_deref(), &opened.header.store_id, access).await?;
+        }
         let vault = self.vault(self.headers(&store), host, opened, access == Access::ReadOnly);
         match access {
             // Nothing is written that would ask the anchor.
@@ -422,8 +429,14 @@ impl VaultOptions {
         let mut open = open_vaults();
         open.retain(|(_, vault)| vault.strong_count() > 0);
         open.push((store_id, Arc::downgrade(&shared)));
-        Vault { shared, slot, options: self.clone() }
+        Vault { shared, slot, options: self.clone(), created: false }
     }
+}
+
+/// What there is to say of a store without a vault.
+async fn no_vault(store: Arc<dyn Backend>) -> Error {
+    let looked = async { Host::of(store).await?.refuse_account_of_chance().await };
+    looked.await.err().unwrap_or(Error::NoVault)
 }
 
 /// What a vault is opened for.
@@ -505,11 +518,13 @@ impl Vault {
         VaultOptions::new().open(store, secret).await
     }
 
-    /// Opens the vault of a store, or creates it if the store has no header, nothing sealed and no paired device. If somebody
-    /// else creates it at the same moment, opens theirs.
+    /// Opens the vault of a store, or creates it if the store has no header, nothing sealed and no paired device;
+    /// [`Vault::was_created`] tells which of the two. If somebody else creates it at the same moment, opens theirs.
     ///
     /// # Errors
-    /// As [`Vault::open`] without [`Error::NoVault`], or as [`Vault::create`].
+    /// As [`Vault::open`] without [`Error::NoVault`], or as [`Vault::create`]. [`Error::OtherAccounts`] if this is the account of
+    /// [`SqliteStore::open`](crate::SqliteStore::open), without another one having been chosen, and the file only holds others;
+    /// [`Error::StoreVanished`] if a freshness anchor remembers a store at this place.
     pub async fn open_or_create(store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Self> {
         VaultOptions::new().open_or_create(store, secret).await
     }
@@ -532,6 +547,11 @@ impl Vault {
     /// the header was written.
     pub async fn restore_header(store: Arc<dyn Backend>, saved: &[u8], secret: impl Into<Secret>) -> Result<Self> {
         VaultOptions::new().restore_header(store, saved, secret).await
+    }
+
+    /// `true` if the store had no vault, and this one was created: there is nothing in it, and the account is to be paired.
+    pub fn was_created(&self) -> bool {
+        self.created
     }
 
     /// The layer that encrypts what goes down and decrypts what comes up.

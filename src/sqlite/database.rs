@@ -162,7 +162,9 @@ impl Database {
             thread::sleep(patience.next().ok_or_else(contended)?);
         }
         let _no_checkpoint = Checkpointing(self.clone());
-        self.readers.close(&mut patience).ok_or_else(contended)?.for_good();
+        if !self.readers.close_for_good(&mut patience) {
+            return Err(contended());
+        }
         self.close_writer(&mut patience)
     }
 

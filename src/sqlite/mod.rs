@@ -104,6 +104,8 @@ use writer::Plan;
 pub struct SqliteStore {
     database: Arc<Database>,
     account: i32,
+    /// The caller has said which account, and does not just have the one that comes first.
+    chosen: bool,
     /// Ends when the account is deleted.
     life: Life,
 }
@@ -159,11 +161,11 @@ impl SqliteStore {
     /// Another account in the same database: any number, also one that has no records yet. It costs no connection and no
     /// thread. The number is what upstream calls the device id, and what `create` returns.
     pub fn account(&self, number: i32) -> Self {
-        Self::new(self.database.clone(), number)
+        Self { chosen: true, ..Self::new(self.database.clone(), number) }
     }
 
     fn new(database: Arc<Database>, account: i32) -> Self {
-        Self { life: database.life(account), database, account }
+        Self { life: database.life(account), database, account, chosen: false }
     }
 
     /// The number of this account.
@@ -312,6 +314,26 @@ impl SqliteStore {
     /// The path of the database, absolute and without symbolic links, or `None` if it is in memory.
     pub fn path(&self) -> Option<&Path> {
         self.database.path()
+    }
+
+    /// Where it is, for a freshness anchor to remember which store that was; `None` if it is on its way to its place, or has none.
+    pub(crate) fn place(&self) -> Option<Vec<u8>> {
+        let path = self.path().filter(|_| self.database.config.unfinished.is_none())?;
+        let account = self.account.to_le_bytes();
+        Some([b"sqlite\0", path.as_os_str().as_encoded_bytes(), b"\0", &account].concat())
+    }
+
+    /// # Errors
+    /// [`Error::OtherAccounts`] if this is just the account that comes first, and the file is that of others.
+    pub(crate) async fn refuse_account_of_chance(&self) -> Result<()> {
+        if self.chosen {
+            return Ok(());
+        }
+        let others = self.accounts_in_use().await?;
+        if others.is_empty() || others.contains(&self.account) {
+            return Ok(());
+        }
+        Err(Error::OtherAccounts { account: self.account, others })
     }
 
     /// Runs a short query of a storage method.

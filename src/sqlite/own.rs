@@ -24,7 +24,7 @@ static PROCESS: LazyLock<Option<[u8; 16]>> = LazyLock::new(|| {
     getrandom::fill(&mut random).ok().map(|()| random)
 });
 
-const ANSWER_BYTES: usize = 16 + 8 + 4;
+const ANSWER_BYTES: usize = 16 + 8 + 4 + 1;
 
 impl SqliteStore {
     /// The answer of this store.
@@ -37,7 +37,7 @@ impl SqliteStore {
         if !answered.iter().any(|database| number_of_weak(database) == number) {
             answered.push(Arc::downgrade(&self.database));
         }
-        Some([&process[..], &number.to_le_bytes(), &self.account.to_le_bytes()].concat())
+        Some([&process[..], &number.to_le_bytes(), &self.account.to_le_bytes(), &[self.chosen.into()]].concat())
     }
 
     /// The store that a backend leads to, if it is one of these.
@@ -48,7 +48,8 @@ impl SqliteStore {
         let Some(answer) = backend.get_sender_key(ADDRESS).await? else { return Ok(None) };
         let Ok(answer) = <[u8; ANSWER_BYTES]>::try_from(answer) else { return Ok(None) };
         let (process, rest) = answer.split_at(16);
-        let (number, account) = rest.split_at(8);
+        let (number, rest) = rest.split_at(8);
+        let (account, chosen) = rest.split_at(4);
         if (*PROCESS).is_none_or(|own| own != *process) {
             return Ok(None);
         }
@@ -56,7 +57,7 @@ impl SqliteStore {
         let mut databases = answered.iter().filter(|database| number_of_weak(database).to_le_bytes() == number);
         let database = databases.find_map(Weak::upgrade);
         let Ok(account) = account.try_into().map(i32::from_le_bytes) else { return Ok(None) };
-        Ok(database.map(|database| Self::new(database, account)))
+        Ok(database.map(|database| Self { chosen: chosen != [0], ..Self::new(database, account) }))
     }
 
     /// `true` if both are the same account in the same database, opened once.

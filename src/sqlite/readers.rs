@@ -22,6 +22,8 @@ pub(super) struct Readers {
     long: Mutex<LongQueries>,
     /// Connections that are open, in slots or on loan.
     open: AtomicUsize,
+    /// How many calls have a connection on loan, or are about to open one.
+    lent: AtomicUsize,
     /// No connection may be opened.
     closed: AtomicBool,
 }
@@ -43,12 +45,25 @@ type LongQuery = Box<dyn FnOnce(Result<&Connection>) -> Box<dyn FnOnce() + Send>
 impl Readers {
     pub(super) fn new(count: usize) -> Self {
         let slots = (0..count).map(|_| Mutex::new(Slot::Free(None))).collect();
-        Self { slots, long: Mutex::default(), open: AtomicUsize::new(0), closed: AtomicBool::new(false) }
+        Self { slots, long: Mutex::default(), open: AtomicUsize::new(0), lent: AtomicUsize::new(0), closed: AtomicBool::new(false) }
     }
 
     /// How many connections there are.
     pub(super) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// Closes the connections for good. Nothing may open another one any more. `false` if there is no more patience.
+    pub(super) fn close_for_good(&self, patience: &mut Patience) -> bool {
+        loop {
+            let Some(closed) = self.close(patience) else { return false };
+            mem::forget(closed);
+            if self.lent.load(Ordering::SeqCst) == 0 && self.open() == 0 {
+                return true;
+            }
+            let Some(pause) = patience.next() else { return false };
+            thread::sleep(pause);
+        }
     }
 
     pub(super) fn are_closed(&self) -> bool {
@@ -103,12 +118,6 @@ impl Readers {
 /// The readers are closed as long as this lives.
 pub(super) struct ReadersClosed<'a>(&'a Readers);
 
-impl ReadersClosed<'_> {
-    pub(super) fn for_good(self) {
-        mem::forget(self);
-    }
-}
-
 impl Drop for ReadersClosed<'_> {
     fn drop(&mut self) {
         self.0.closed.store(false, Ordering::Release);
@@ -132,6 +141,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn take(readers: &'a Readers) -> Self {
+        readers.lent.fetch_add(1, Ordering::SeqCst);
         let (slot, connection) = readers.take();
         Self { readers, slot, connection }
     }
@@ -155,6 +165,9 @@ impl<'a> Reader<'a> {
 
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
+        if self.readers.are_closed() {
+            self.close();
+        }
         let connection = self.connection.take();
         match self.slot.and_then(|number| self.readers.slot(number)) {
             Some(mut slot) => *slot = Slot::Free(connection),
@@ -163,6 +176,7 @@ impl Drop for Reader<'_> {
             }
             None => {}
         }
+        self.readers.lent.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

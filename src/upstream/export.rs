@@ -88,22 +88,57 @@ impl Export {
     /// be written; [`Error::Tampered`] and the like if a record does not verify; [`Error::RowsMissed`] if a table has rows
     /// that cannot be found in it; [`Error::Sqlite`].
     pub async fn run(&self, store: &SqliteStore, vault: &Vault, target: impl AsRef<Path>) -> Result<ExportReport> {
+        let mut reports = self.run_all(&[(store, vault)], target).await?;
+        Ok(reports.pop().unwrap_or_default())
+    }
+
+    /// Exports several accounts with their vaults into one new file, and gives a report for each.
+    ///
+    /// # Errors
+    /// As [`Export::run`].
+    pub async fn run_all(
+        &self,
+        accounts: &[(&SqliteStore, &Vault)],
+        target: impl AsRef<Path>,
+    ) -> Result<Vec<ExportReport>> {
         let target = target.as_ref().to_owned();
         refuse_taken(&target)?;
-        let account = store.account_number();
         let unfinished = private::unfinished_folder(&target, ".wastore-export-").map_err(cannot_write)?;
-        let mut writer = background::unblock(move || Writer::create(unfinished, account)).await?;
+        let mut writer = background::unblock(move || Writer::create(unfinished)).await?;
+        let mut progress = ExportProgress { done: 0, total: 0 };
+        for (store, _) in accounts {
+            progress.total += Snapshot::open(store).await?.count_rows().await?;
+        }
+        let mut reports = Vec::with_capacity(accounts.len());
+        for (store, vault) in accounts {
+            writer.account = store.account_number();
+            writer.collections.clear();
+            let report;
+            (writer, report) = self.export(store, vault, writer, &mut progress).await?;
+            reports.push(report);
+        }
+        let folder = background::unblock(move || writer.finish()).await?;
+        let file = folder.path().join(FILE);
+        publish((), Arc::new(folder), file, target).await?;
+        Ok(reports)
+    }
 
+    /// Exports one account.
+    async fn export(
+        &self,
+        store: &SqliteStore,
+        vault: &Vault,
+        mut writer: Writer,
+        progress: &mut ExportProgress,
+    ) -> Result<(Writer, ExportReport)> {
         let held = vault.state();
         let mut snapshot = Snapshot::open(store).await?;
-        let total = snapshot.count_rows().await?;
-        let (mut report, mut done) = (ExportReport::default(), 0);
+        let mut report = ExportReport::default();
         for table in &TABLES {
             let mut pages = Pages::of(table);
-            loop {
-                let Some(page) = snapshot.next(&mut pages).await? else { break };
+            while let Some(page) = snapshot.next(&mut pages).await? {
                 let mut opened = Vec::with_capacity(page.len());
-                done += page.len() as u64;
+                progress.done += page.len() as u64;
                 for (id, row) in page {
                     if let Some(row) = row? {
                         opened.push((id, vault.open_stored(&held, row).await?));
@@ -112,7 +147,8 @@ impl Export {
                 let outcome;
                 (writer, outcome) = background::unblock(move || writer.write(opened)).await?;
                 outcome.into_iter().for_each(|(record, given_back)| report.add(record, given_back));
-                (self.progress)(ExportProgress { done, total: total.max(done) });
+                progress.total = progress.total.max(progress.done);
+                (self.progress)(*progress);
             }
         }
         drop(snapshot);
@@ -121,10 +157,7 @@ impl Export {
         if vault.device_is_sealed() && report.exported(Record::Device) == 0 {
             return Err(Error::DeviceMissing);
         }
-        let folder = background::unblock(move || writer.finish()).await?;
-        let file = folder.path().join(FILE);
-        publish((), Arc::new(folder), file, target).await?;
-        Ok(report)
+        Ok((writer, report))
     }
 }
 
@@ -198,13 +231,14 @@ struct Writer {
     connection: Connection,
     /// Goes with the writer, whichever thread has it when nobody waits for it any more.
     folder: TempDir,
+    /// Whose rows are written.
     account: i32,
-    /// The names of collections by the tokens of their rows.
+    /// The names of its collections by the tokens of their rows.
     collections: HashMap<Vec<u8>, String>,
 }
 
 impl Writer {
-    fn create(folder: TempDir, account: i32) -> Result<Self> {
+    fn create(folder: TempDir) -> Result<Self> {
         let path = &folder.path().join(FILE);
         // SQLite would create it with a mode that others can read.
         private::create(path).map_err(|source| Error::File { what: "target", source })?;
@@ -219,7 +253,7 @@ impl Writer {
         for (version, _) in MIGRATIONS {
             connection.execute("INSERT INTO __diesel_schema_migrations (version) VALUES (?1)", (version,))?;
         }
-        Ok(Self { connection, folder, account, collections: HashMap::new() })
+        Ok(Self { connection, folder, account: 0, collections: HashMap::new() })
     }
 
     /// Writes rows in one transaction, and says of each whether it was given back. Blocks its thread.

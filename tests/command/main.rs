@@ -195,6 +195,28 @@ fn the_way_back_is_open() {
 }
 
 #[test]
+fn every_account_is_given_back() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1, 7]);
+    desk.ok("import whatsapp.db wa.db --all-accounts --new-key-file key");
+    let (code, error) = desk.fails("export wa.db back.db --key-file key --plaintext");
+    assert!(code == 2 && error.contains("several accounts"), "{error}");
+    let printed = desk.ok("export wa.db back.db --key-file key --plaintext --all-accounts");
+    assert!(printed.contains("account 1\n") && printed.contains("account 7\n"), "{printed}");
+    for account in [1, 7] {
+        let session = wait(async {
+            let path = desk.path("back.db");
+            let store = UpstreamStore::new_for_device(path.to_str().unwrap(), account).await.unwrap();
+            store.get_session(ADDRESS).await.unwrap().unwrap()
+        });
+        assert_eq!(session, format!("account {account}").as_bytes());
+    }
+    // And in again.
+    desk.ok("import back.db again.db --all-accounts --new-key-file key");
+    desk.ok("verify again.db --key-file key");
+}
+
+#[test]
 fn keys_are_changed() {
     let desk = Desk::new();
     let printed = desk.ok("init wa.db --new-passphrase-file old");

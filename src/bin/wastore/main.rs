@@ -114,6 +114,9 @@ enum Command {
         secret: CurrentSecret,
         /// The new database; it appears when it is complete
         target: PathBuf,
+        /// Write every account; the secret opens the lowest, and the others with it
+        #[arg(long, conflicts_with = "account")]
+        all_accounts: bool,
         /// The keys of the account are to be readable in the new file
         #[arg(long, required = true)]
         plaintext: bool,
@@ -535,12 +538,19 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
                 }
             }
         }
-        Command::Export { store, secret, target, plaintext: _ } => {
+        Command::Export { store, secret, target, all_accounts, plaintext: _ } => {
             if target.symlink_metadata().is_ok() {
                 return Err(Error::TargetExists { path: target }.into());
             }
-            let store = store.open_read_only().await?;
-            let vault = secret.open_read_only(&store, options).await?;
+            let opened = in_use(open_read_only(&store.store).await?).await?;
+            let stores: Vec<_> = match all_accounts {
+                true => accounts(&opened).await?.into_iter().map(|number| opened.account(number)).collect(),
+                false => vec![store.choose(opened).await?],
+            };
+            let (secret, mut vaults) = (secret.read().await?, vec![]);
+            for account in &stores {
+                vaults.push(account.open_vault_read_only(options, secret.duplicate()).await?);
+            }
             let bar = progress_bar();
             let shown = bar.clone();
             let export = Export::new().on_progress(move |progress| {
@@ -548,12 +558,13 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
                 shown.set_length(progress.total);
                 shown.set_position(progress.done);
             });
-            let report = export.run(&store, &vault, &target).await;
+            let reports = export.run_all(&stores.iter().zip(&vaults).collect::<Vec<_>>(), &target).await;
             bar.finish_and_clear();
+            for (account, report) in stores.iter().zip(reports?) {
+                say(format_args!("account {}\n{report}\n", account.account_number()))?;
+            }
             say(format_args!(
-                "account {}\n{}\n{} holds everything in plaintext: whoever reads it can take the account over.\n",
-                store.account_number(),
-                report?,
+                "{} holds everything in plaintext: whoever reads it can take the account over.\n",
                 printable_path(&target)
             ))?;
         }
@@ -1037,6 +1048,8 @@ impl From<Error> for Failure {
             | Error::UnsupportedVersion { .. }
             | Error::VaultExists
             | Error::NoVault
+            | Error::OtherAccounts { .. }
+            | Error::StoreVanished
             | Error::AnchorMissing
             | Error::WrongContext
             | Error::WrongStore

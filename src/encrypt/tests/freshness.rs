@@ -490,3 +490,45 @@ async fn a_folder_of_anchors_follows_nothing_that_was_planted() {
     }
     options.open(store.clone(), raw_key()).await.unwrap();
 }
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_store_that_vanished_is_not_begun_from_nothing() {
+    use crate::SqliteStore;
+    let folder = tempfile::tempdir().unwrap();
+    let anchors = folder.path().join("anchors");
+    std::fs::create_dir(&anchors).unwrap();
+    let options = options().freshness_anchor(Arc::new(crate::FileAnchor::new(&anchors)));
+    let path = folder.path().join("wa.db");
+    let open = async || {
+        let store = Arc::new(SqliteStore::open(&path).await.unwrap());
+        options.open_or_create(store, raw_key()).await
+    };
+    assert!(open().await.unwrap().was_created());
+    assert!(!open().await.unwrap().was_created());
+    let kept = std::fs::read(&path).unwrap();
+
+    std::fs::remove_file(&path).unwrap();
+    for _ in 0..2 {
+        let error = open().await.unwrap_err();
+        assert!(matches!(error, Error::StoreVanished), "{error:?}");
+    }
+    // Another one in its place.
+    let other = folder.path().join("other.db");
+    Vault::create(Arc::new(SqliteStore::open(&other).await.unwrap()), raw_key()).await.unwrap();
+    std::fs::rename(&other, &path).unwrap();
+    let error = open().await.unwrap_err();
+    assert!(matches!(error, Error::WrongStore), "{error:?}");
+    // It is put back.
+    std::fs::write(&path, kept).unwrap();
+    assert!(!open().await.unwrap().was_created());
+    // At another path it is the same store, and its old path stays known.
+    let moved = folder.path().join("moved.db");
+    std::fs::rename(&path, &moved).unwrap();
+    options.open_or_create(Arc::new(SqliteStore::open(&moved).await.unwrap()), raw_key()).await.unwrap();
+    assert!(matches!(open().await, Err(Error::StoreVanished)));
+    // Unless it is asked for.
+    let store = Arc::new(SqliteStore::open(&path).await.unwrap());
+    assert!(options.create(store, raw_key()).await.unwrap().was_created());
+    assert!(!open().await.unwrap().was_created());
+}

@@ -4,7 +4,7 @@ use wacore::store::traits::{Backend, DeviceStore, MsgSecretStore, ProtocolStore,
 
 use super::*;
 use crate::method::{Access, Method};
-use crate::sample;
+use crate::{Key, Stack, Vault, VaultOptions, sample};
 
 /// Every row of every table, without the account's number.
 async fn rows(store: &SqliteStore) -> Vec<String> {
@@ -56,7 +56,7 @@ async fn no_method_touches_another_account() {
     assert_eq!(first.accounts().await.unwrap(), [-7, 1]);
 
     second.delete_account().await.unwrap();
-    assert_eq!(rows(&second).await, [] as [String; 0]);
+    assert_eq!(rows(&scratch.store.account(-7)).await, [] as [String; 0]);
     assert_eq!(rows(&first).await, before);
     assert_eq!(first.accounts().await.unwrap(), [1]);
 }
@@ -74,4 +74,30 @@ async fn five_hundred_accounts_share_the_connections() {
     assert_eq!(scratch.store.account(77).create().await.unwrap(), 77);
     let backend: Arc<dyn Backend> = Arc::new(scratch.store.account(500));
     assert!(backend.has_session("a").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_file_of_other_accounts_is_not_begun_with_the_account_that_comes_first() {
+    let scratch = Scratch::new().await;
+    let key = || Key::from_bytes(&mut [0x5a; 32]);
+    let seventh = Arc::new(scratch.store.account(7));
+    assert!(Vault::open_or_create(seventh.clone(), key()).await.unwrap().was_created());
+    assert!(!Vault::open_or_create(seventh, key()).await.unwrap().was_created());
+
+    let first: Arc<dyn Backend> = Arc::new(scratch.store.clone());
+    for opened in [
+        Vault::open_or_create(first.clone(), key()).await,
+        Vault::open(first.clone(), key()).await,
+        VaultOptions::new().open_read_only(Stack::new(first).named("a layer between").into_backend(), key()).await,
+    ] {
+        let error = opened.unwrap_err();
+        assert!(matches!(&error, Error::OtherAccounts { account: 1, others } if *others == [7]), "{error:?}");
+        assert!(error.to_string().contains("no account 1, but [7]"), "{error}");
+    }
+    assert_eq!(scratch.store.accounts_in_use().await.unwrap(), [7]);
+    // One that was chosen is begun.
+    let chosen = Arc::new(scratch.store.account(1));
+    assert!(matches!(Vault::open(chosen.clone(), key()).await, Err(Error::NoVault)));
+    assert!(Vault::open_or_create(chosen, key()).await.unwrap().was_created());
+    assert!(!Vault::open_or_create(Arc::new(scratch.store.clone()), key()).await.unwrap().was_created());
 }

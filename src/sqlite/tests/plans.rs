@@ -31,6 +31,7 @@ async fn every_statement_searches_an_index() {
         sample::call(store, *method).await.unwrap();
     }
     store.delete_account().await.unwrap();
+    let store = &store.account(1);
     let sealed = Scratch::new().await;
     let inner = Arc::new(sealed.store.clone());
     let vault = Vault::create(inner.clone(), Key::generate().unwrap()).await.unwrap();
