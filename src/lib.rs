@@ -57,7 +57,7 @@ pub use printable::printable_path;
 pub use secret::{Key, KeyProvider, Passphrase, RecoveryKey, Secret};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{
-    DamagedRow, Durability, InspectedAccount, Inspection, RevokeReport, Rotate, RotateProgress, RotateReport,
+    DamagedRow, Durability, ForgetReport, InspectedAccount, Inspection, Repair, RepairProgress, RepairReport, RevokeReport, Rotate, RotateProgress, RotateReport,
     SqliteConfig, SqliteStore, Verify, VerifyProgress, VerifyReport,
 };
 #[cfg(feature = "upstream")]

@@ -153,7 +153,7 @@ pub(crate) fn device() -> Device {
 }
 
 /// The sample as the arguments of any call.
-fn arguments() -> Arguments {
+pub(crate) fn arguments() -> Arguments {
     Arguments {
         session_address: SESSION_ADDRESS.to_owned(),
         identity_address: IDENTITY_ADDRESS.to_owned(),

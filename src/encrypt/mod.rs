@@ -152,7 +152,18 @@ impl EncryptStore {
     /// Applies [`OnDamage`] to a record that the client can fetch again.
     fn or_absent<T>(&self, result: Result<T>) -> Result<Option<T>> {
         match result {
-            Err(error) if error.is_damage() && self.vault.on_damage == OnDamage::TreatAsAbsent => {
+            Err(error) if error.is_damage() && self.vault.on_damage != OnDamage::Error => {
+                self.vault.damaged.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
+    }
+
+    /// Applies [`OnDamage`] to a record that the protocol renegotiates.
+    fn or_renegotiated<T>(&self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Err(Error::Tampered { .. }) if self.vault.on_damage == OnDamage::Renegotiate => {
                 self.vault.damaged.fetch_add(1, Ordering::Relaxed);
                 Ok(None)
             }

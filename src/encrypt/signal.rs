@@ -17,7 +17,7 @@ use wacore::store::traits::SignalStore;
 use super::envelope::{Nonce, Place};
 use super::token::{Domain, Token, user_of};
 use super::vault::State;
-use super::{EncryptStore, nonce, nonces};
+use super::{EncryptStore, OnDamage, nonce, nonces};
 use crate::error::{self, Error};
 use crate::method::{Record, forward};
 
@@ -45,9 +45,9 @@ impl SignalStore for EncryptStore {
         let token = state.ring.lookup.address(Record::Identity, address)?;
         let Some(value) = self.inner.get_session(&token).await? else { return Ok(None) };
         let place = Place::new(Record::Identity, [token.as_bytes()], [address.as_bytes()]);
-        let key = self.open_bytes(&state, place, value).await?;
-        let key = key[..].try_into().map_err(|_| Error::Tampered { record: Record::Identity })?;
-        Ok(Some(key))
+        let opened = self.open_bytes(&state, place, value).await;
+        let key = opened.and_then(|key| key[..].try_into().map_err(|_| Error::Tampered { record: Record::Identity }));
+        Ok(self.or_renegotiated(key)?)
     }
 
     async fn delete_identity(&self, address: &str) -> Result<()> {
@@ -60,7 +60,7 @@ impl SignalStore for EncryptStore {
         let token = state.ring.lookup.address(Record::Session, address)?;
         let Some(value) = self.inner.get_session(&token).await? else { return Ok(None) };
         let place = Place::new(Record::Session, [token.as_bytes()], [address.as_bytes()]);
-        Ok(Some(self.open_bytes(&state, place, value).await?))
+        Ok(self.or_renegotiated(self.open_bytes(&state, place, value).await)?)
     }
 
     async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
@@ -81,6 +81,10 @@ impl SignalStore for EncryptStore {
     }
 
     async fn has_session(&self, address: &str) -> Result<bool> {
+        if self.vault.on_damage == OnDamage::Renegotiate {
+            // One that is altered is none.
+            return Ok(self.get_session(address).await?.is_some());
+        }
         let token = self.address_token(Record::Session, address)?;
         self.inner.has_session(&token).await
     }
@@ -114,14 +118,17 @@ impl SignalStore for EncryptStore {
     async fn load_prekey(&self, id: u32) -> Result<Option<Bytes>> {
         let state = self.state();
         let Some(value) = self.inner.load_prekey(id).await? else { return Ok(None) };
-        Ok(Some(self.open_bytes(&state, prekey(Record::Prekey, &id.to_le_bytes()), value).await?))
+        let opened = self.open_bytes(&state, prekey(Record::Prekey, &id.to_le_bytes()), value).await;
+        Ok(self.or_renegotiated(opened)?)
     }
 
     async fn load_prekeys_batch(&self, ids: &[u32]) -> Result<Vec<(u32, Bytes)>> {
         let state = self.state();
-        let mut prekeys = self.inner.load_prekeys_batch(ids).await?;
-        for (id, value) in &mut prekeys {
-            *value = self.open_bytes(&state, prekey(Record::Prekey, &id.to_le_bytes()), std::mem::take(value)).await?;
+        let sealed = self.inner.load_prekeys_batch(ids).await?;
+        let mut prekeys = Vec::with_capacity(sealed.len());
+        for (id, value) in sealed {
+            let opened = self.open_bytes(&state, prekey(Record::Prekey, &id.to_le_bytes()), value).await;
+            prekeys.extend(self.or_renegotiated(opened)?.map(|record| (id, record)));
         }
         Ok(prekeys)
     }
@@ -167,7 +174,7 @@ impl SignalStore for EncryptStore {
         let token = state.ring.lookup.address(Record::SenderKey, address)?;
         let Some(value) = self.inner.get_sender_key(&token).await? else { return Ok(None) };
         let place = Place::new(Record::SenderKey, [token.as_bytes()], [address.as_bytes()]);
-        Ok(Some(self.open(&state, place, value).await?))
+        Ok(self.or_renegotiated(self.open(&state, place, value).await)?)
     }
 
     async fn delete_sender_key(&self, address: &str) -> Result<()> {
@@ -182,7 +189,25 @@ impl EncryptStore {
     }
 }
 
+/// How the sessions and identities of a user are found.
+#[cfg(feature = "sqlite")]
+pub(crate) struct UserTokens {
+    /// What comes before the `@` of their addresses.
+    pub(crate) prefix: Token,
+    /// Those of addresses that are just the user.
+    pub(crate) bare: [Token; 2],
+}
+
 impl State {
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn tokens_of_user(&self, user: &str) -> error::Result<UserTokens> {
+        let lookup = &self.ring.lookup;
+        Ok(UserTokens {
+            prefix: lookup.token(Record::SignalState, Domain::User, &[user])?,
+            bare: [lookup.address(Record::Session, user)?, lookup.address(Record::Identity, user)?],
+        })
+    }
+
     /// The stored address and the sealed value of an identity, a session or a sender key.
     fn seal_addressed(
         &self,

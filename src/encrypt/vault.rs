@@ -17,10 +17,8 @@ use super::host::Host;
 use super::kdf::{Argon2Cost, KdfLimits};
 use super::keys::{DataKeys, KeyRing, LookupKeys, StoreId, VaultKey};
 use super::slot::{self, NewSlot, SlotInfo, Unlocked};
-#[cfg(feature = "upstream")]
-use super::stored::OpenedRow;
 #[cfg(feature = "sqlite")]
-use super::stored::{Checked, StoredRow};
+use super::stored::{Checked, OpenedRow, StoredRow};
 use super::{EncryptLayer, Padding, device, residue};
 use crate::ended;
 use crate::error::{Error, Result};
@@ -64,6 +62,11 @@ pub enum OnDamage {
     /// listings of them and of sender-key devices leave the record out. [`Vault::damaged_records`] counts them. Key
     /// material, messages and the device are errors all the same.
     TreatAsAbsent,
+    /// The same, and sessions, identities, sender keys and one-time prekeys that were altered count as absent as well: the client
+    /// negotiates or learns them anew, and the messages that needed them come again. Whoever can write to the store can bring
+    /// that about, which he could also by deleting them. Records under a data key that the header does not have are errors all
+    /// the same: they are not damaged, the header is an older one.
+    Renegotiate,
 }
 
 /// Settings for creating and opening vaults. The defaults suit one bot on one machine.
@@ -800,7 +803,7 @@ impl Vault {
     }
 
     /// Opens a row that was read from a table.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "sqlite")]
     pub(crate) async fn open_stored(&self, held: &Arc<State>, row: StoredRow) -> Result<OpenedRow> {
         self.shared.open_stored(held, row).await
     }
@@ -821,7 +824,8 @@ impl Vault {
         self.shared.change(1, |_, _| Ok(())).await
     }
 
-    /// How many damaged records were treated as absent so far, under [`OnDamage::TreatAsAbsent`].
+    /// How many damaged records were treated as absent so far, under [`OnDamage::TreatAsAbsent`] and
+    /// [`OnDamage::Renegotiate`].
     pub fn damaged_records(&self) -> u64 {
         self.shared.damaged.load(Ordering::Relaxed)
     }

@@ -10,7 +10,7 @@
 //! | `snapshot.rs` | backups, snapshots, rewrites and upkeep |
 //! | `restore.rs` | putting a backup in the place of a store, and keeping backups in a folder |
 //! | `own.rs` | finding this store below any layers |
-//! | `rows.rs`, `verify.rs`, `rotate.rs` | reading every row as it lies in its table; checking it; sealing it anew |
+//! | `rows.rs`, `verify.rs`, `repair.rs`, `rotate.rs` | reading every row as it lies in its table; checking it; dropping it; sealing it anew |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |
 
 mod app_sync;
@@ -23,6 +23,7 @@ mod own;
 mod protocol;
 mod read_only;
 mod readers;
+mod repair;
 mod restore;
 mod rotate;
 mod rows;
@@ -35,6 +36,7 @@ mod verify;
 mod writer;
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +55,7 @@ pub(crate) use database::folder_of;
 pub(crate) use database::{COMPANIONS, beside, cannot_write, publish, refuse_pipes, refuse_taken, sync_folder};
 #[cfg(feature = "upstream")]
 pub(crate) use read_only::{Quiet, connect_immutable};
+pub use repair::{ForgetReport, Repair, RepairProgress, RepairReport};
 pub use rotate::{RevokeReport, Rotate, RotateProgress, RotateReport};
 #[cfg(feature = "upstream")]
 pub(crate) use snapshot::STEPS_BETWEEN_LOOKS;
@@ -523,6 +526,7 @@ pub struct SqliteConfig {
     base_key_retention: Option<Duration>,
     unfinished: Option<Arc<TempDir>>,
     must_exist: bool,
+    snapshots_kept: Option<NonZeroUsize>,
 }
 
 impl SqliteConfig {
@@ -537,7 +541,15 @@ impl SqliteConfig {
             base_key_retention: Some(Duration::from_secs(30 * 24 * 3600)),
             unfinished: None,
             must_exist: false,
+            snapshots_kept: None,
         }
+    }
+
+    /// How many snapshots are kept beside the database when the client makes another one, as
+    /// [`prune_snapshots`](SqliteStore::prune_snapshots) does it. Default: all.
+    pub fn snapshots_kept(mut self, count: NonZeroUsize) -> Self {
+        self.snapshots_kept = Some(count);
+        self
     }
 
     /// Opens only a database that is there, and never creates one. Default: creates one.

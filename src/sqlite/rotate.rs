@@ -132,7 +132,7 @@ impl Rotate {
             store.database.refuse_others().await?;
             let (epoch, is_new) = vault.begin_rotation(self.leave_damaged).await?;
             store.database.refuse_others().await?;
-            let keeps_header = self.keeps_header(store, vault).await?;
+            let keeps_header = keeps_header(store, vault).await?;
             while !vault.is_settled() {
                 blocking::unblock(|| thread::sleep(Duration::from_millis(1))).await;
             }
@@ -307,25 +307,6 @@ impl Rotate {
         if self.leave_damaged { Ok(()) } else { store.refuse_damage().await }
     }
 
-    /// `true` if the store has the header of this vault, `false` if the vault keeps it elsewhere.
-    ///
-    /// # Errors
-    /// [`Error::InvalidInput`] if the store has another header, be it an older one of this vault, as in a copy.
-    async fn keeps_header(&self, store: &SqliteStore, vault: &Vault) -> Result<bool> {
-        /// Others may be opening the vault at this moment.
-        const TRIES: usize = 8;
-        for _ in 0..TRIES {
-            let header = vault.current_header().await?;
-            match store.get_sender_key(HeaderCopy::A.address()).await? {
-                Some(stored) if stored == header => return Ok(true),
-                Some(_) => {}
-                None if vault.keeps_header_elsewhere() => return Ok(false),
-                None => break,
-            }
-        }
-        Err(Error::InvalidInput { what: "the vault", problem: "was opened on another store" })
-    }
-
     /// Seals rows anew until a look at one moment of the store finds every row open under the active data key, and counts those
     /// that are not.
     async fn reseal(&self, store: &SqliteStore, vault: &Vault, report: &mut RotateReport) -> Result<()> {
@@ -356,6 +337,25 @@ impl Rotate {
         }
         Ok(())
     }
+}
+
+/// `true` if the store has the header of this vault, `false` if the vault keeps it elsewhere.
+///
+/// # Errors
+/// [`Error::InvalidInput`] if the store has another header, be it an older one of this vault, as in a copy.
+pub(super) async fn keeps_header(store: &SqliteStore, vault: &Vault) -> Result<bool> {
+    /// Others may be opening the vault at this moment.
+    const TRIES: usize = 8;
+    for _ in 0..TRIES {
+        let header = vault.current_header().await?;
+        match store.get_sender_key(HeaderCopy::A.address()).await? {
+            Some(stored) if stored == header => return Ok(true),
+            Some(_) => {}
+            None if vault.keeps_header_elsewhere() => return Ok(false),
+            None => break,
+        }
+    }
+    Err(Error::InvalidInput { what: "the vault", problem: "was opened on another store" })
 }
 
 /// How all rows of an account open at one moment.

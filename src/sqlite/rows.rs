@@ -504,7 +504,7 @@ impl Table {
         }
         let is_last = read.is_ok() && (ids.len() as i64) < limit;
         let next = ids.last().and_then(|last| Position::RowId(*last).after()).filter(|_| !is_last);
-        let one = format!("SELECT rowid, {} FROM {} WHERE rowid = ?1 AND +account = ?2", self.columns, self.name);
+        let one = self.one();
         let mut rows = vec![];
         for id in ids {
             match all(c, &one, (id, account), |row| Ok(self.stored(row))) {
@@ -578,6 +578,15 @@ impl Table {
 
     fn damaged(&self) -> Error {
         Error::Malformed { record: self.record }
+    }
+
+    /// The row with this id, if the account has it.
+    pub(super) fn row_by_id(&self, c: &Connection, id: i64, account: i32) -> Result<Option<Result<Option<StoredRow>>>> {
+        Ok(all(c, &self.one(), (id, account), |row| Ok(self.stored(row)))?.pop())
+    }
+
+    fn one(&self) -> String {
+        format!("SELECT rowid, {} FROM {} WHERE rowid = ?1 AND +account = ?2", self.columns, self.name)
     }
 
     /// Row ids of all accounts, which are read without the rows.

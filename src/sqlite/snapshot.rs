@@ -1,7 +1,9 @@
 //! Copies of the database, and its upkeep.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -196,7 +198,43 @@ impl SqliteStore {
             time += 1;
         }
         let extra = extra.map(|content| (path_at(time, ".extra"), content));
-        self.copy_to(path_at(time, ""), extra).await
+        self.copy_to(path_at(time, ""), extra).await?;
+        if let Some(keep) = self.database.config.snapshots_kept {
+            self.prune_snapshots(keep).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the oldest of the snapshots that lie beside the database, with what goes with them, but `keep`, and gives what was
+    /// deleted. The client makes one at each [`snapshot_db`](wacore::store::traits::DeviceStore::snapshot_db), of the whole
+    /// database, and deletes none.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the folder cannot be read, or a file in it cannot be deleted.
+    pub async fn prune_snapshots(&self, keep: NonZeroUsize) -> Result<Vec<PathBuf>> {
+        let Some(database) = self.path().map(Path::to_owned) else { return Err(NO_FILE) };
+        let prune = move || {
+            let prefix = format!("{}.snapshot-", database.file_name().unwrap_or_default().to_string_lossy());
+            let mut snapshots: BTreeMap<(i64, String), Vec<PathBuf>> = BTreeMap::new();
+            for entry in fs::read_dir(folder_of(&database))? {
+                let entry = entry?;
+                let name = entry.file_name();
+                let rest = name.to_str().and_then(|name| name.strip_prefix(&prefix)).and_then(|rest| rest.split_once('-'));
+                let Some((time, name)) = rest else { continue };
+                // Names have no dots.
+                let name = name.strip_suffix(".extra").unwrap_or(name);
+                if let Ok(time) = time.parse()
+                    && !name.contains('.')
+                {
+                    snapshots.entry((time, name.to_owned())).or_default().push(entry.path());
+                }
+            }
+            let old = snapshots.len().saturating_sub(keep.get());
+            let old: Vec<_> = snapshots.into_values().take(old).flatten().collect();
+            old.iter().try_for_each(fs::remove_file)?;
+            Ok(old)
+        };
+        background::unblock(prune).await.map_err(|source| Error::File { what: "old snapshot", source })
     }
 }
 

@@ -187,3 +187,48 @@ fn a_passphrase_keeps_its_cost_unless_another_one_is_asked_for() {
     assert_eq!(cost(), 48 * 1024, "opening with a higher one raises it");
     assert_eq!(desk.fails("init new.db --new-passphrase-file old --kdf-memory 1").0, 2);
 }
+
+#[test]
+fn damaged_records_are_dropped_and_a_contact_is_forgotten() {
+    let desk = Desk::new();
+    desk.upstream("whatsapp.db", &[1]);
+    desk.ok("import whatsapp.db wa.db --new-key-file key");
+    assert!(desk.ok("repair wa.db --key-file key --backup before.db").contains("every record is as it should be"));
+    assert!(!desk.path("before.db").exists());
+
+    let damage = "UPDATE sessions SET record = CAST(substr(record, 1, length(record) - 1) || x'00' AS BLOB)";
+    rusqlite::Connection::open(desk.path("wa.db")).unwrap().execute(damage, ()).unwrap();
+    assert_eq!(desk.fails("verify wa.db --key-file key").0, 4);
+    assert_eq!(desk.fails("repair wa.db --key-file key").0, 2, "not without a copy");
+    assert_eq!(desk.fails("repair wa.db --key-file key --backup old").0, 5, "not over another file");
+    let printed = desk.ok("repair wa.db --key-file key --backup before.db");
+    for line in ["of session: negotiated anew", "before.db is a copy from before"] {
+        assert!(printed.contains(line), "{printed}");
+    }
+    desk.ok("verify wa.db --key-file key");
+    assert_eq!(desk.fails("verify before.db --key-file key").0, 4, "as it was");
+    assert_eq!(desk.fails("repair wa.db --passphrase-file old --backup other.db").0, 3);
+
+    desk.ok("restore before.db wa.db");
+    let (code, error) = desk.fails("forget wa.db @lid --key-file key");
+    assert!(code == 1 && error.contains("no name before the @"), "{error}");
+    let user = ADDRESS.split(['@', ':']).next().unwrap();
+    let printed = desk.ok(&format!("forget wa.db {user} --key-file key"));
+    assert!(printed.starts_with("deleted: sessions 2") && !printed.contains(user), "{printed}");
+    assert_eq!(desk.session("wa.db", 1, key()), None);
+}
+
+#[test]
+fn old_snapshots_are_deleted() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    for number in 1..=4 {
+        for end in ["", ".extra"] {
+            std::fs::write(desk.path(&format!("wa.db.snapshot-{number}-reason{end}")), "x").unwrap();
+        }
+    }
+    let printed = desk.ok("prune-snapshots wa.db --keep 1");
+    assert_eq!(printed.lines().count(), 6, "{printed}");
+    assert_eq!(desk.files(|name| name.contains("snapshot")).len(), 2);
+    assert_eq!(desk.fails("prune-snapshots wa.db --keep 0").0, 2);
+}

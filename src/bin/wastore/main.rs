@@ -13,7 +13,7 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use wastore::{
-    Argon2Cost, Error, Export, FileAnchor, HeaderInfo, Import, ImportPhase, Key, RecoveryKey, RemovedSource, Rotate,
+    Argon2Cost, Error, Export, FileAnchor, HeaderInfo, Import, ImportPhase, Key, RecoveryKey, RemovedSource, Repair, Rotate,
     SlotInfo, SlotKind, SqliteConfig, SqliteProblem, SqliteStore, VaultOptions, Verify, VerifyReport, printable,
     printable_path,
 };
@@ -188,6 +188,42 @@ enum Command {
         /// Print the report as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Drop the records that `verify` names as damaged, so that the client negotiates or fetches them anew
+    ///
+    /// The whole store is copied before. What each kind means for the account is printed: most come again by themselves, a few
+    /// are lost. Nothing is done to a sound store. Stop the bot before.
+    Repair {
+        #[command(flatten)]
+        store: Store,
+        #[command(flatten)]
+        secret: CurrentSecret,
+        /// The new file for the copy from before
+        #[arg(long, value_name = "FILE")]
+        backup: PathBuf,
+        /// Also drop records under a data key that the header does not have; first make sure that no newer header is left, which
+        /// would open them
+        #[arg(long)]
+        unknown_keys: bool,
+    },
+    /// Delete the sessions, identities and sender keys of a contact, so that they are negotiated anew
+    ///
+    /// All devices of the contact, under its phone number and its LID. Stop the bot before: it keeps sessions itself.
+    Forget {
+        #[command(flatten)]
+        store: Store,
+        #[command(flatten)]
+        secret: CurrentSecret,
+        /// The contact's JID, or what comes before its `@`
+        jid: String,
+    },
+    /// Delete the oldest of the snapshots that the client had made beside the store
+    PruneSnapshots {
+        /// The store
+        store: PathBuf,
+        /// How many stay
+        #[arg(long, value_name = "NUMBER")]
+        keep: NonZeroUsize,
     },
     /// Take the store as it is, although the freshness anchor remembers a newer or another one, or nothing
     ///
@@ -429,6 +465,7 @@ impl Makes {
             Command::Import { store, source, remove_source, .. } => (Some(store), remove_source.then_some(source)),
             Command::Export { target, .. } => (Some(target), None),
             Command::Backup { file, .. } => (file.as_ref(), None),
+            Command::Repair { backup, .. } => (Some(backup), None),
             Command::Keygen { file } | Command::Header { command: Header::Save { file, .. } } => (Some(file), None),
             _ => (None, None),
         };
@@ -588,6 +625,38 @@ async fn run(command: Command, options: &VaultOptions) -> Result<ExitCode, Failu
             say("the file was rewritten\n")?;
         }
         Command::Verify { store, secret, quick, json } => return verify(store, secret, quick, json, options).await,
+        Command::Repair { store, secret, backup, unknown_keys } => {
+            if backup.symlink_metadata().is_ok() {
+                return Err(Error::TargetExists { path: backup }.into());
+            }
+            let store = store.open().await?;
+            let vault = secret.open(&store, options).await?;
+            let bar = progress_bar();
+            let shown = bar.clone();
+            let repair = if unknown_keys { Repair::new().unknown_keys() } else { Repair::new() };
+            let repair = repair.on_progress(move |progress| {
+                shown.set_message("checking");
+                shown.set_length(progress.total);
+                shown.set_position(progress.done);
+            });
+            let report = repair.run(&store, &vault, backup).await;
+            bar.finish_and_clear();
+            let report = report?;
+            say(format_args!("account {}\n{report}\n", store.account_number()))?;
+            if let Some(backup) = report.backup() {
+                say(format_args!("{} is a copy from before\n", printable_path(backup)))?;
+            }
+        }
+        Command::Forget { store, secret, jid } => {
+            let store = store.open().await?;
+            let vault = secret.open(&store, options).await?;
+            say(format_args!("deleted: {}\n", store.forget(&vault, &jid).await?))?;
+        }
+        Command::PruneSnapshots { store, keep } => {
+            for old in in_use(open_read_only(&store).await?).await?.prune_snapshots(keep).await? {
+                say(format_args!("{} was deleted\n", printable_path(&old)))?;
+            }
+        }
         Command::AcceptRollback { store, secret } => {
             let (opened, secret) = (in_use(open(&store.store).await?).await?, secret.read().await?);
             for number in store.accounts(&opened).await? {

@@ -14,6 +14,7 @@ mod hostile_files;
 mod key_model;
 mod plans;
 mod put_back;
+mod repair;
 mod rotate;
 mod schema;
 mod semantics;

@@ -100,6 +100,33 @@ async fn snapshots_have_tame_names_and_are_private() {
 }
 
 #[tokio::test]
+async fn old_snapshots_are_deleted_and_nothing_else() {
+    let keep = |count| std::num::NonZeroUsize::new(count).unwrap();
+    let scratch = Scratch::with(config().snapshots_kept(keep(3))).await;
+    for number in 0..5u8 {
+        scratch.store.snapshot_db(&format!("reason {number}"), Some(&[number])).await.unwrap();
+    }
+    let others = ["wa.db.snapshot-x-y", "wa.db.snapshot-1-a.b", "other.db.snapshot-1-a", "wa.db.snapshot-1", "wa.db.snapshot-1-a.extra2"];
+    for other in others {
+        fs::write(scratch.path.with_file_name(other), "another's").unwrap();
+    }
+    let ours = || {
+        let mut names: Vec<_> = names(&scratch).into_iter().filter(|name| name.contains("-reason_")).collect();
+        names.sort();
+        names
+    };
+    let kept = ours();
+    assert_eq!(kept.len(), 6, "{kept:?}");
+    assert!(kept[0].ends_with("-reason_2") && kept[1].ends_with("-reason_2.extra"), "{kept:?}");
+    assert_eq!(scratch.store.prune_snapshots(keep(3)).await.unwrap(), [] as [PathBuf; 0]);
+    assert_eq!(scratch.store.prune_snapshots(keep(1)).await.unwrap().len(), 4);
+    assert!(ours()[0].ends_with("-reason_4"));
+    for other in others {
+        assert!(scratch.path.with_file_name(other).exists(), "{other}");
+    }
+}
+
+#[tokio::test]
 async fn checkpoints_empty_the_log_and_shrinking_the_file() {
     let scratch = Scratch::new().await;
     let log = PathBuf::from(format!("{}-wal", scratch.path.display()));

@@ -8,13 +8,13 @@ use crate::encrypt::{Vault, VaultOptions};
 use crate::secret::Key;
 use crate::{Layer, Record, Verify, VerifyReport, sample};
 
-struct Sealed {
-    scratch: Scratch,
-    vault: Vault,
+pub(super) struct Sealed {
+    pub(super) scratch: Scratch,
+    pub(super) vault: Vault,
 }
 
 /// A store with two rows in every table that can have them, all through the encrypting layer.
-async fn sealed() -> Sealed {
+pub(super) async fn sealed() -> Sealed {
     let scratch = Scratch::new().await;
     let store: Arc<dyn Backend> = Arc::new(scratch.store.clone());
     let vault = VaultOptions::new().create(store.clone(), Key::from_bytes(&mut [7; 32])).await.unwrap();
@@ -58,30 +58,8 @@ impl Sealed {
     }
 }
 
-#[tokio::test]
-async fn a_sound_store_is_sound_and_every_row_is_counted() {
-    let sealed = sealed().await;
-    let report = sealed.verify().await;
-    assert!(report.is_sound(), "{report}");
-    let inspection = sealed.scratch.store.inspect().await.unwrap();
-    let rows: u64 = inspection.tables.iter().map(|(_, rows, _)| rows).sum();
-    let checked: u64 = Record::ALL.iter().map(|record| report.checked(*record)).sum();
-    // Two rows are the header.
-    assert_eq!(checked, rows - 2, "{report}\n{inspection}");
-    let everything = Record::ALL
-        .iter()
-        .filter(|record| !matches!(record, Record::SignalState | Record::SnapshotExtra | Record::Store));
-    for record in everything {
-        assert!(report.checked(*record) > 0, "{record} was not looked at");
-    }
-    let quick = Verify::new().quick().run(&sealed.scratch.store, &sealed.vault).await.unwrap();
-    assert!(quick.is_sound(), "{quick}");
-    assert!(report.to_string().ends_with("sound\n") && !report.to_string().contains("damaged"), "{report}");
-}
-
-#[tokio::test]
-async fn damage_is_found_in_every_table_and_named() {
-    let sealed = sealed().await;
+/// Changes of a sealed store, each with the table that is damaged by it.
+pub(super) fn damages() -> Vec<(&'static str, String)> {
     // A flipped bit, a truncation, plaintext, an empty value; where a table has two rows, one value in the place of another.
     let values = [
         ("sessions", "record"),
@@ -131,7 +109,34 @@ async fn damage_is_found_in_every_table_and_named() {
         ("identities", "INSERT INTO identities (account, address, key) VALUES (1, 'a', x'00')".to_owned()),
         ("devices", "DELETE FROM devices".to_owned()),
     ]);
-    for (table, sql) in changes {
+    changes
+}
+
+#[tokio::test]
+async fn a_sound_store_is_sound_and_every_row_is_counted() {
+    let sealed = sealed().await;
+    let report = sealed.verify().await;
+    assert!(report.is_sound(), "{report}");
+    let inspection = sealed.scratch.store.inspect().await.unwrap();
+    let rows: u64 = inspection.tables.iter().map(|(_, rows, _)| rows).sum();
+    let checked: u64 = Record::ALL.iter().map(|record| report.checked(*record)).sum();
+    // Two rows are the header.
+    assert_eq!(checked, rows - 2, "{report}\n{inspection}");
+    let everything = Record::ALL
+        .iter()
+        .filter(|record| !matches!(record, Record::SignalState | Record::SnapshotExtra | Record::Store));
+    for record in everything {
+        assert!(report.checked(*record) > 0, "{record} was not looked at");
+    }
+    let quick = Verify::new().quick().run(&sealed.scratch.store, &sealed.vault).await.unwrap();
+    assert!(quick.is_sound(), "{quick}");
+    assert!(report.to_string().ends_with("sound\n") && !report.to_string().contains("damaged"), "{report}");
+}
+
+#[tokio::test]
+async fn damage_is_found_in_every_table_and_named() {
+    let sealed = sealed().await;
+    for (table, sql) in damages() {
         let report = sealed.after(&sql).await;
         assert!(!report.is_sound(), "{sql}: not noticed");
         let tables: Vec<_> = report.damaged_rows().iter().map(|damaged| damaged.table).collect();
