@@ -495,6 +495,14 @@ pub enum ForeignFile {
     /// No SQLite database, or one that is encrypted as a whole.
     #[error("is not an SQLite database, or is encrypted as a whole: choose another file")]
     NotSqlite,
+    /// Put in the place of a store whose log still lies there: SQLite would mix the two.
+    #[error(
+        "was put in the place of another database, whose log (-wal) still lies beside it: put backups in place with `wastore restore`, which also mends this"
+    )]
+    ForeignLog,
+    /// A file with a hard link: under its other name, SQLite would not find its log.
+    #[error("has another name as well (hard link), under which it would be used without its log: remove one of the two")]
+    SecondName,
     /// The database of upstream's own store.
     #[error("is a database of whatsapp-rust's own SQLite store: import it into a new file with `wastore import`")]
     Upstream,

@@ -42,6 +42,14 @@ impl Host {
         None
     }
 
+    /// Makes the main file of this crate's own store hold everything, if nobody is in the way.
+    pub(super) async fn settle(&self) {
+        #[cfg(feature = "sqlite")]
+        if let Some(own) = &self.own {
+            own.settle().await;
+        }
+    }
+
     /// Where the store is, if that can be told.
     pub(super) fn place(&self) -> Option<Vec<u8>> {
         #[cfg(feature = "sqlite")]

@@ -330,6 +330,8 @@ impl VaultOptions {
         // The key derivation took a while: look again, so that only a true tie is left to the reading back.
         refuse_existing(&*headers).await?;
         write_header(&*headers, &bytes).await?;
+        // So that a copy of the main file alone is one of this vault.
+        host.settle().await;
         match self.freshness.advance(None, &opened.header, &bytes).await {
             // Somebody has opened the vault since, and did it.
             Ok(()) | Err(Error::HeaderConflict) => Ok(Vault { created: true, ..self.vault(headers, host, opened, false) }),

@@ -17,6 +17,8 @@ use tempfile::TempDir;
 use super::SqliteConfig;
 use super::connection::{Location, Patience, Role, configure, contended, patiently, run_checked, sync_for_good};
 use super::fairness;
+use super::idle::Activity;
+use super::open_files::{self, OpenFile};
 use super::read_only::ReadOnlyFile;
 use super::readers::Readers;
 use super::schema;
@@ -35,6 +37,9 @@ pub(super) struct Database {
     pub(super) readers: Readers,
     pub(super) writer: Writer,
     files: Option<Files>,
+    // Goes after the connections.
+    open: Mutex<Option<OpenFile>>,
+    activity: Arc<Activity>,
     checkpointing: AtomicBool,
     /// From how many pages of the write-ahead log on the next checkpoint is due.
     checkpoint_at: AtomicU32,
@@ -58,10 +63,12 @@ impl Database {
         }
         let path = existing(path)?;
         warn_if_readable_by_others(&path);
+        open_files::refuse_second_name(&path)?;
+        let open = OpenFile::of(&path)?;
         let location = Location::File(path.clone());
         let connection = patiently_prepared(&config, || prepare(&location, &path, &config))?;
-        let files = Files::look(&path).map_err(|source| Error::File { what: "database", source })?;
-        Ok(Arc::new(Self::new(config, location, connection, Some(files))))
+        let files = Files::look(&path).map_err(cannot_open)?;
+        Ok(Arc::new(Self::new(config, location, connection, Some((files, open)))))
     }
 
     /// Opens a database and changes nothing. Blocks its thread.
@@ -69,6 +76,7 @@ impl Database {
         check_library()?;
         let path = existing(path)?;
         warn_if_readable_by_others(&path);
+        let open_file = OpenFile::of(&path)?;
         let open = |location: &Location| {
             let connection = location.connect()?;
             let version = schema::identify(&connection, &path)?;
@@ -88,8 +96,8 @@ impl Database {
             }
             opened => opened?,
         };
-        let files = Files::look(&path).map_err(|source| Error::File { what: "database", source })?;
-        Ok(Arc::new(Self::new(config, location, connection, Some(files))))
+        let files = Files::look(&path).map_err(cannot_open)?;
+        Ok(Arc::new(Self::new(config, location, connection, Some((files, open_file)))))
     }
 
     /// Creates a database in memory.
@@ -104,7 +112,8 @@ impl Database {
         Ok(Arc::new(Self::new(config, location, connection, None)))
     }
 
-    fn new(config: SqliteConfig, location: Location, connection: Connection, files: Option<Files>) -> Self {
+    fn new(config: SqliteConfig, location: Location, connection: Connection, files: Option<(Files, OpenFile)>) -> Self {
+        let (files, open) = files.unzip();
         Self {
             readers: Readers::new(config.readers),
             _folder: match &location {
@@ -115,6 +124,8 @@ impl Database {
             location,
             writer: Writer::new(connection),
             files,
+            open: Mutex::new(open),
+            activity: Arc::default(),
             checkpointing: AtomicBool::new(false),
             checkpoint_at: AtomicU32::new(CHECKPOINT_PAGES),
             log_starts_over: AtomicBool::new(true),
@@ -165,7 +176,9 @@ impl Database {
         if !self.readers.close_for_good(&mut patience) {
             return Err(contended());
         }
-        self.close_writer(&mut patience)
+        self.close_writer(&mut patience)?;
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(())
     }
 
     /// The path of the database file, or `None` in memory.
@@ -323,12 +336,21 @@ impl Database {
         if self.log_starts_over() {
             self.log_starts_over.store(false, Ordering::Relaxed);
         }
-        if wal_pages >= self.checkpoint_at.load(Ordering::Relaxed) && !self.checkpointing.swap(true, Ordering::Relaxed)
-        {
+        if self.files.is_some() {
+            self.activity.note(|| Arc::downgrade(self));
+        }
+        if wal_pages >= self.checkpoint_at.load(Ordering::Relaxed) {
+            self.checkpoint_in_background();
+        }
+        Ok(())
+    }
+
+    /// Copies the write-ahead log into the database, unless that is under way.
+    pub(super) fn checkpoint_in_background(self: &Arc<Self>) {
+        if !self.checkpointing.swap(true, Ordering::Relaxed) {
             let checkpointing = Checkpointing(self.clone());
             background::detached(move || checkpointing.run());
         }
-        Ok(())
     }
 
     /// Copies what it can of the write-ahead log into the database. `true` if that was everything.
@@ -484,7 +506,6 @@ fn is_absent(path: &Path) -> bool {
 /// # Errors
 /// [`Error::File`] if there is none, [`Error::ForeignFile`] if it is empty or too short to be one.
 fn existing(path: &Path) -> Result<PathBuf> {
-    let cannot_open = |source| Error::File { what: "database", source };
     let path = fs::canonicalize(path).map_err(cannot_open)?;
     schema::check_length(&path)?;
     refuse_pipes(&path).map_err(cannot_open)?;
@@ -601,6 +622,11 @@ pub(crate) async fn publish(
     .await
 }
 
+/// The error of a database that is there and cannot be looked at.
+pub(super) fn cannot_open(source: io::Error) -> Error {
+    Error::File { what: "database", source }
+}
+
 /// The error of a new database that cannot be written.
 pub(crate) fn cannot_write(source: io::Error) -> Error {
     Error::File { what: "target", source }
@@ -683,7 +709,7 @@ impl Files {
 }
 
 #[cfg(unix)]
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
+pub(super) fn identity(path: &Path) -> io::Result<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }

@@ -4,6 +4,8 @@
 //! |--|--|
 //! | `database.rs` | one open database: readers, the write-ahead log, what lies at its path |
 //! | `writer.rs` | the writing connection, and how calls share it and its commits |
+//! | `open_files.rs` | which files are open here, and what is looked at before |
+//! | `idle.rs` | emptying the log of a database that nobody writes to |
 //! | `read_only.rs` | opening a database without changing anything |
 //! | `connection.rs` | settings of a connection; running statements |
 //! | `schema.rs`, `migrations/` | the schema, telling our files from others, and noticing that the schema was altered |
@@ -18,7 +20,9 @@ mod connection;
 mod database;
 mod device;
 mod fairness;
+mod idle;
 mod msg_secret;
+mod open_files;
 mod own;
 mod protocol;
 mod read_only;

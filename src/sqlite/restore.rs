@@ -9,7 +9,8 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::SqliteStore;
-use super::database::{COMPANIONS, beside, cannot_write, folder_of, publish, sync_folder};
+use super::open_files;
+use super::database::{COMPANIONS, beside, cannot_open, cannot_write, folder_of, publish, sync_folder};
 use crate::background;
 use crate::error::{Error, Result};
 use crate::private;
@@ -25,7 +26,7 @@ impl SqliteStore {
     ///
     /// # Errors
     /// Those of [`SqliteStore::open_read_only`] about the backup, and [`Error::Sqlite`] as damaged; [`Error::NoVault`] if it has no
-    /// account. [`Error::NotAlone`] if another process has the store open; in this one it must be closed. [`Error::File`].
+    /// account. [`Error::NotAlone`] if this or another process has the store open. [`Error::File`].
     pub async fn restore(backup: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<Option<PathBuf>> {
         let target = target.as_ref().to_owned();
         let backup = Self::open_read_only(backup).await?;
@@ -116,7 +117,10 @@ fn refuse_in_use(path: &Path) -> Result<()> {
     #[cfg(unix)]
     {
         use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
-        let cannot_open = |source| Error::File { what: "database", source };
+        // Opening it here would take its locks away.
+        if open_files::is_open_here(path) {
+            return Err(Error::NotAlone);
+        }
         let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             file => file.map_err(cannot_open)?,

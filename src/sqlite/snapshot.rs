@@ -110,6 +110,13 @@ impl SqliteStore {
         self.empty_log(self.database.config.busy_timeout).await
     }
 
+    /// The same, if nobody is in the way.
+    pub(crate) async fn settle(&self) {
+        if let Err(error) = self.empty_log(Duration::from_millis(100)).await {
+            log::debug!("the write-ahead log is not empty yet: {error}");
+        }
+    }
+
     pub(super) async fn empty_log(&self, timeout: Duration) -> Result<()> {
         let mut patience = Patience::new(self.database.config.busy_timeout.min(timeout));
         // Each attempt by itself, so that others may write while somebody still reads.

@@ -73,6 +73,94 @@ fn a_backup_is_put_back_whatever_lies_beside_the_store() {
     assert_private(desk.path("wa.db"));
 }
 
+/// A backup that was copied over the store by hand, while the log of a killed bot was there.
+#[test]
+fn a_log_of_another_database_is_found_before_it_is_read() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    put(&desk, 0, 100);
+    desk.ok("backup wa.db copy.db");
+    for frames in [1, 7, 60] {
+        kill_a_bot_that_puts(&desk, 1000, frames);
+        std::fs::copy(desk.path("copy.db"), desk.path("wa.db")).unwrap();
+        let before = ["wa.db", "wa.db-wal"].map(|name| std::fs::read(desk.path(name)).unwrap());
+        for arguments in [
+            "verify wa.db --key-file key",
+            "inspect wa.db",
+            "keys list wa.db",
+            "backup wa.db new.db",
+            "rotate wa.db --key-file key",
+            "vacuum wa.db",
+            "restore wa.db new.db",
+        ] {
+            let (code, error) = desk.fails(arguments);
+            assert!(code == 5 && error.contains("log (-wal)") && error.contains("restore"), "{arguments}: {code}: {error}");
+        }
+        let opened = wait(SqliteStore::open(desk.path("wa.db")));
+        assert!(opened.is_err());
+        assert!(before == ["wa.db", "wa.db-wal"].map(|name| std::fs::read(desk.path(name)).unwrap()), "it was touched");
+        desk.ok("restore copy.db wa.db");
+        assert_eq!(sessions(&desk, "wa.db"), 100);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_store_with_two_names_is_not_used() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    std::fs::hard_link(desk.path("wa.db"), desk.path("second.db")).unwrap();
+    for name in ["wa.db", "second.db"] {
+        let (code, error) = desk.fails(&format!("rotate {name} --key-file key"));
+        assert!(code == 5 && error.contains("another name as well (hard link)"), "{code}: {error}");
+        assert!(wait(SqliteStore::open(desk.path(name))).is_err());
+        // Reading does no harm.
+        desk.ok(&format!("verify {name} --key-file key"));
+        desk.ok(&format!("backup {name} {name}.copy"));
+    }
+    std::fs::remove_file(desk.path("second.db")).unwrap();
+    put(&desk, 0, 10);
+}
+
+#[test]
+fn soon_after_the_last_write_the_main_file_holds_everything() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    wait(async {
+        let layered = bot(&desk).await;
+        for round in 0..3 {
+            for number in 0..200 {
+                layered.put_session(&format!("{round}-{number}@s"), &[7; 500]).await.unwrap();
+            }
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            loop {
+                std::fs::copy(desk.path("wa.db"), desk.path("copy.db")).unwrap();
+                // A copy that was made in the middle of writing may be none.
+                let output = desk.run("verify copy.db --key-file key");
+                let all = String::from_utf8_lossy(&output.stdout).lines().any(|line| {
+                    line.starts_with("session ") && line.split_whitespace().nth(1) == Some(&((round + 1) * 200).to_string())
+                });
+                if output.status.success() && all {
+                    break;
+                }
+                assert!(std::time::Instant::now() < deadline, "{output:?}");
+                std::thread::sleep(std::time::Duration::from_millis(200));
+            }
+        }
+    });
+}
+
+#[test]
+fn the_main_file_of_a_new_vault_is_one_of_this_vault() {
+    let desk = Desk::new();
+    wait(async {
+        let store = Arc::new(SqliteStore::open(desk.path("wa.db")).await.unwrap());
+        let _vault = wastore::Vault::create(store.clone(), key()).await.unwrap();
+        std::fs::copy(desk.path("wa.db"), desk.path("copy.db")).unwrap();
+        desk.ok("verify copy.db --key-file key");
+    });
+}
+
 #[test]
 fn what_is_no_backup_is_not_put_back_and_a_store_in_use_stays() {
     let desk = Desk::new();

@@ -1,0 +1,100 @@
+//! Copying the write-ahead log into databases that are no longer written to, so that soon the main file alone holds everything.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use super::database::Database;
+
+/// How long nothing was committed, in ticks, when a database counts as idle.
+const IDLE_TICKS: u32 = 2;
+const TICK: Duration = Duration::from_secs(1);
+
+/// How much is committed to a database.
+#[derive(Default)]
+pub(super) struct Activity {
+    commits: AtomicU64,
+    watched: AtomicBool,
+}
+
+impl Activity {
+    /// Notes a commit. If nothing watches for the end of them, something does from now on.
+    pub(super) fn note(self: &Arc<Self>, database: impl FnOnce() -> Weak<Database>) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        if !self.watched.load(Ordering::Relaxed) && !self.watched.swap(true, Ordering::SeqCst) {
+            watch(Watched { activity: self.clone(), database: database(), commits: 0, idle: 0 });
+        }
+    }
+}
+
+struct Watched {
+    activity: Arc<Activity>,
+    database: Weak<Database>,
+    /// How many commits there were when it was looked at last, and for how many ticks there have been no more.
+    commits: u64,
+    idle: u32,
+}
+
+impl Watched {
+    /// The database, if it has become idle.
+    fn tick(&mut self) -> Option<Weak<Database>> {
+        let commits = self.activity.commits.load(Ordering::Relaxed);
+        self.idle = if commits == self.commits { self.idle + 1 } else { 0 };
+        self.commits = commits;
+        if self.idle < IDLE_TICKS {
+            return None;
+        }
+        // Before the checkpoint, which sees every commit until now; a later one is watched again.
+        self.activity.watched.store(false, Ordering::SeqCst);
+        Some(self.database.clone())
+    }
+}
+
+#[derive(Default)]
+struct Watch {
+    databases: Vec<Watched>,
+    has_thread: bool,
+}
+
+static WATCH: Mutex<Watch> = Mutex::new(Watch { databases: Vec::new(), has_thread: false });
+static CAME: Condvar = Condvar::new();
+
+fn lock() -> MutexGuard<'static, Watch> {
+    // Nothing panics while holding the guard.
+    WATCH.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn watch(watched: Watched) {
+    let mut watch = lock();
+    watch.databases.push(watched);
+    if !watch.has_thread {
+        let builder = thread::Builder::new().name("wastore-idle".to_owned());
+        // Without a thread the log is copied when it is long, and when the store is closed.
+        watch.has_thread = builder.spawn(run).is_ok();
+    }
+    CAME.notify_one();
+}
+
+/// One thread for all databases of the process.
+fn run() {
+    loop {
+        let mut watch = lock();
+        while watch.databases.is_empty() {
+            watch = CAME.wait(watch).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(watch);
+        thread::sleep(TICK);
+        let mut idle = vec![];
+        lock().databases.retain_mut(|watched| match watched.tick() {
+            Some(database) => {
+                idle.push(database);
+                false
+            }
+            None => watched.database.strong_count() > 0,
+        });
+        for database in idle.iter().filter_map(Weak::upgrade) {
+            database.checkpoint_in_background();
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Which database files this process has open, and what is looked at before one is opened.
+//!
+//! Closing a descriptor of a file takes away every lock that the process has on it, also those of SQLite
+//! (<https://www.sqlite.org/howtocorrupt.html>, section 2.2). So a file is read by other means only as long as nothing here has it
+//! open.
+
+#[cfg(unix)]
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+#[cfg(unix)]
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use super::database::{beside, cannot_open};
+use crate::error::{Error, ForeignFile, Result};
+
+#[cfg(unix)]
+type Identity = (u64, u64);
+
+/// How often each file is open.
+#[cfg(unix)]
+static OPEN: LazyLock<Mutex<HashMap<Identity, usize>>> = LazyLock::new(Mutex::default);
+
+#[cfg(unix)]
+fn open_files() -> MutexGuard<'static, HashMap<Identity, usize>> {
+    // Nothing panics while holding the guard.
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A database file that is open as long as this exists.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    #[cfg(unix)]
+    identity: Identity,
+}
+
+impl OpenFile {
+    /// Notes that a database is about to be opened. If nothing here has it open yet, looks before SQLite does whether a log lies
+    /// beside it that cannot be its own.
+    ///
+    /// # Errors
+    /// [`Error::ForeignFile`], [`Error::File`].
+    pub(super) fn of(path: &Path) -> Result<Self> {
+        #[cfg(unix)]
+        {
+            let identity = super::database::identity(path).map_err(cannot_open)?;
+            let mut open = open_files();
+            if !open.contains_key(&identity) {
+                refuse_foreign_log(path)?;
+            }
+            *open.entry(identity).or_default() += 1;
+            Ok(Self { identity })
+        }
+        #[cfg(not(unix))]
+        {
+            refuse_foreign_log(path)?;
+            Ok(Self {})
+        }
+    }
+}
+
+#[cfg(unix)]
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        let mut open = open_files();
+        if let Some(count) = open.get_mut(&self.identity) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.identity);
+            }
+        }
+    }
+}
+
+/// `true` if this process has the file open.
+#[cfg(unix)]
+pub(super) fn is_open_here(path: &Path) -> bool {
+    super::database::identity(path).is_ok_and(|identity| open_files().contains_key(&identity))
+}
+
+/// A store is in WAL mode as soon as it has a log, and its file says so. A backup says that it is not
+/// (<https://www.sqlite.org/fileformat2.html>, section 1.3.3), so a log beside it is that of what was there before.
+fn refuse_foreign_log(path: &Path) -> Result<()> {
+    let log = beside(path, "-wal").metadata();
+    if !log.is_ok_and(|log| log.len() > 0) {
+        return Ok(());
+    }
+    const VERSIONS_AT: usize = 18;
+    let mut header = [0; VERSIONS_AT + 2];
+    match File::open(path).and_then(|mut file| file.read_exact(&mut header)) {
+        // Too short to be a database, which is found out later.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+        read => read.map_err(cannot_open)?,
+    }
+    if header[VERSIONS_AT..] == [1, 1] {
+        return Err(Error::ForeignFile { path: path.to_owned(), found: ForeignFile::ForeignLog });
+    }
+    Ok(())
+}
+
+/// Refuses a file with two names: under the other one, its log would not be found.
+///
+/// # Errors
+/// [`Error::ForeignFile`], [`Error::File`].
+pub(super) fn refuse_second_name(path: &Path) -> Result<()> {
+    #[cfg(unix)]
+    if std::os::unix::fs::MetadataExt::nlink(&path.metadata().map_err(cannot_open)?) > 1 {
+        return Err(Error::ForeignFile { path: path.to_owned(), found: ForeignFile::SecondName });
+    }
+    let _ = path;
+    Ok(())
+}
