@@ -8,6 +8,8 @@ mod cache;
 mod encrypt;
 mod ended;
 mod error;
+#[cfg(not(target_arch = "wasm32"))]
+mod filesystem;
 #[cfg(test)]
 mod gate;
 mod json;
@@ -51,6 +53,9 @@ pub use method::{Access, Method, Record};
 pub use metrics::{Metrics, MetricsLayer};
 #[doc(hidden)]
 pub use printable::printable;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use private::write_new;
 #[cfg(not(target_arch = "wasm32"))]
 #[doc(hidden)]
 pub use printable::printable_path;

@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::path::Path;
 
+use crate::filesystem;
+
 /// A new folder for unfinished files beside `target`, mode 0700. It goes with what is returned.
 #[cfg(feature = "sqlite")]
 pub(crate) fn unfinished_folder(target: &Path, prefix: &str) -> io::Result<tempfile::TempDir> {
@@ -11,7 +13,47 @@ pub(crate) fn unfinished_folder(target: &Path, prefix: &str) -> io::Result<tempf
     builder.prefix(prefix);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
-    builder.tempdir_in(crate::sqlite::folder_of(target))
+    let folder = filesystem::folder_of(target);
+    builder.tempdir_in(folder).map_err(|error| filesystem::named(folder, error))
+}
+
+/// A file in the folder of `path` with a name of its own, mode 0600, deleted unless it is [finished](finish).
+#[cfg(feature = "sqlite")]
+pub(crate) fn unfinished_file(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".wastore-").suffix(".partial");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
+    let folder = filesystem::folder_of(path);
+    let file = builder.tempfile_in(folder).map_err(|error| filesystem::named(folder, error))?;
+    check(file.as_file(), file.path())?;
+    Ok(file)
+}
+
+/// Gives a file its name once its content is on the disk.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] if something else has the name. It has it all the same if only waiting for the folder fails.
+#[cfg(feature = "sqlite")]
+pub(crate) fn finish(file: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
+    filesystem::sync(file.as_file(), path)?;
+    let (_, unnamed) = file.into_parts();
+    filesystem::rename_new(&unnamed, path).map_err(|error| filesystem::named(path, error))?;
+    // It has another name now, under which it stays.
+    unnamed.keep().ok();
+    filesystem::warn_of_root(path);
+    filesystem::sync_folder_of(path).map_err(|error| filesystem::complete(path, error))
+}
+
+/// Writes a new file that only its owner may read, and all of it or nothing.
+///
+/// # Errors
+/// As [`finish`].
+#[cfg(feature = "cli")]
+pub fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = unfinished_file(path)?;
+    io::Write::write_all(&mut file, content)?;
+    finish(file, path)
 }
 
 /// Creates a file, mode 0600, and opens it for writing.
@@ -38,30 +80,6 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     let file = open_with(path, OpenOptions::new().write(true))?;
     check_owner(&file, path)?;
     Ok(file)
-}
-
-/// Gives a file a name that nothing else has.
-///
-/// # Errors
-/// [`io::ErrorKind::AlreadyExists`] if something has.
-#[cfg(feature = "sqlite")]
-pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        use rustix::io::Errno;
-        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
-            renamed => return Ok(renamed?),
-        }
-    }
-    match std::fs::hard_link(from, to) {
-        Ok(()) => std::fs::remove_file(from),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
-        // A file system without links.
-        Err(_) if to.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
-        Err(_) => std::fs::rename(from, to),
-    }
 }
 
 /// Reads a regular file of at most `max` bytes.
@@ -92,7 +110,7 @@ pub(crate) fn open_with(path: &Path, options: &mut OpenOptions) -> io::Result<Fi
         if is_link && error.kind() != io::ErrorKind::AlreadyExists {
             refused(path, "is a symbolic link: remove it")
         } else {
-            error
+            filesystem::named(path, error)
         }
     })?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(refused(path, "is not a regular file: remove it")) }

@@ -521,7 +521,11 @@ fn open(path: &Path, what: &'static str) -> Result<std::fs::File> {
         crate::private::check_readers(&file, path)?;
         Ok(file)
     };
-    open().map_err(|source| Error::File { what, source })
+    open().map_err(|error| {
+        #[cfg(not(target_arch = "wasm32"))]
+        let error = crate::filesystem::named(path, error);
+        Error::File { what, source: error }
+    })
 }
 
 /// Reads a secret into memory that is wiped, and refuses one of more than `limit` bytes.

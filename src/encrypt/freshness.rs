@@ -269,6 +269,7 @@ mod file {
 
     use super::{Anchor, AnchorError, FreshnessAnchor};
     use crate::background::Running;
+    use crate::filesystem;
     use crate::private;
 
     /// Remembers headers in a folder, in one small text file for each store.
@@ -322,7 +323,7 @@ mod file {
                 wait_for(&lock)?;
                 let same = read(&path, &store)? == from;
                 if same {
-                    write(&folder, &path, &store, to)?;
+                    write(&path, &store, to)?;
                 }
                 Ok(same)
             })
@@ -341,7 +342,7 @@ mod file {
         anchor.map(Some).ok_or_else(|| private::refused(path, "is no anchor of this store"))
     }
 
-    fn write(folder: &Path, path: &Path, store: &[u8; 16], anchor: Anchor) -> io::Result<()> {
+    fn write(path: &Path, store: &[u8; 16], anchor: Anchor) -> io::Result<()> {
         // Nothing else writes while the lock is held, so this is left by a crash, or was planted.
         let new = path.with_extension("anchor.new");
         match fs::remove_file(&new) {
@@ -350,23 +351,9 @@ mod file {
         }
         let mut file = private::create(&new)?;
         file.write_all(text(store, anchor).as_bytes())?;
-        file.sync_all()?;
+        filesystem::sync(&file, &new)?;
         fs::rename(&new, path)?;
-        sync_folder(folder)
-    }
-
-    /// Makes the name as durable as the content, where the file system has a way to.
-    #[cfg(unix)]
-    fn sync_folder(folder: &Path) -> io::Result<()> {
-        match File::open(folder)?.sync_all() {
-            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
-            synced => synced,
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn sync_folder(_: &Path) -> io::Result<()> {
-        Ok(())
+        filesystem::sync_folder_of(path)
     }
 
     /// Nobody holds it for longer than it takes to write a small file, unless he was stopped in the middle.

@@ -50,6 +50,8 @@ impl Location {
                 Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI)?
             }
         };
+        // Waiting blocks the thread, so it is done where that is allowed: see `patiently`.
+        connection.busy_timeout(Duration::ZERO)?;
         guard(&connection)?;
         Ok(connection)
     }
@@ -117,8 +119,6 @@ pub(super) fn with_attachment<T>(connection: &Connection, run: impl FnOnce() -> 
 /// Settings that hold as long as the connection does.
 pub(super) fn configure(connection: &Connection, config: &SqliteConfig, role: Role) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    // Waiting blocks the thread, so it is done where that is allowed: see `patiently`.
-    connection.busy_timeout(Duration::ZERO)?;
     let set = |name, value: i64| connection.pragma_update(None, name, value);
     // Negative: KiB instead of pages.
     set("cache_size", -i64::try_from(config.page_cache / 1024).unwrap_or(i64::MAX))?;

@@ -1,7 +1,7 @@
 //! One open database: its writing connection, its readers, and its write-ahead log.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +26,7 @@ use super::writer::{Plan, Writer};
 use crate::background::{self, Caller};
 use crate::ended;
 use crate::error::{Error, ForeignFile, Result, SqliteProblem};
+use crate::filesystem::{self, folder_of};
 use crate::printable::printable_path;
 use crate::private;
 
@@ -66,7 +67,8 @@ impl Database {
         open_files::refuse_second_name(&path)?;
         let open = OpenFile::of(&path)?;
         let location = Location::File(path.clone());
-        let connection = patiently_prepared(&config, || prepare(&location, &path, &config))?;
+        let prepared = patiently_prepared(&path, &config, || prepare(&location, &path, &config));
+        let connection = prepared.map_err(|error| explained(&path, error))?;
         let files = Files::look(&path).map_err(cannot_open)?;
         Ok(Arc::new(Self::new(config, location, connection, Some((files, open)))))
     }
@@ -88,7 +90,7 @@ impl Database {
             Ok(connection)
         };
         let mut location = Location::ReadOnly(ReadOnlyFile::look(path.clone())?);
-        let connection = match patiently_prepared(&config, || open(&location)) {
+        let connection = match patiently_prepared(&path, &config, || open(&location)) {
             // As on media that cannot be written, beside a log.
             Err(Error::Sqlite { problem: SqliteProblem::CannotOpen | SqliteProblem::ReadOnly, .. }) => {
                 location = Location::ReadOnly(ReadOnlyFile::copy(path.clone())?);
@@ -497,6 +499,25 @@ fn check_library() -> Result<()> {
     Ok(())
 }
 
+/// Why SQLite could not open a database, if its file system or its rights tell more than SQLite does.
+pub(crate) fn explained(path: &Path, error: Error) -> Error {
+    let Error::Sqlite { problem, .. } = &error else { return error };
+    match problem {
+        SqliteProblem::CannotOpen | SqliteProblem::ReadOnly => {
+            let paths = [path.to_owned(), beside(path, "-wal"), beside(path, "-shm")];
+            filesystem::what_forbids(&paths, folder_of(path)).map_or(error, cannot_open)
+        }
+        SqliteProblem::Contended | SqliteProblem::Disk | SqliteProblem::Other
+            if filesystem::has_no_locks(folder_of(path)) =>
+        {
+            NO_LOCKS
+        }
+        _ => error,
+    }
+}
+
+const NO_LOCKS: Error = Error::InvalidInput { what: "the file system", problem: "has no file locks: use a local disk" };
+
 fn is_absent(path: &Path) -> bool {
     path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
@@ -506,14 +527,26 @@ fn is_absent(path: &Path) -> bool {
 /// # Errors
 /// [`Error::File`] if there is none, [`Error::ForeignFile`] if it is empty or too short to be one.
 fn existing(path: &Path) -> Result<PathBuf> {
-    let path = fs::canonicalize(path).map_err(cannot_open)?;
+    let path = fs::canonicalize(path).map_err(|error| cannot_open(filesystem::named(path, error)))?;
     schema::check_length(&path)?;
     refuse_pipes(&path).map_err(cannot_open)?;
     Ok(path)
 }
 
 /// Tries again while another process is in the way, or closes the database at this moment and deletes the write-ahead log.
-fn patiently_prepared<T>(config: &SqliteConfig, mut prepare: impl FnMut() -> Result<T>) -> Result<T> {
+fn patiently_prepared<T>(
+    path: &Path,
+    config: &SqliteConfig,
+    mut prepare: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let mut looked = false;
+    let mut prepare = || {
+        prepare().map_err(|error| {
+            // Where there are no locks, waiting for one does not help.
+            let first = error.is_contention() && !std::mem::replace(&mut looked, true);
+            if first && filesystem::has_no_locks(folder_of(path)) { NO_LOCKS } else { error }
+        })
+    };
     let mut patience = Patience::new(config.busy_timeout);
     let mut gone = Patience::new(config.busy_timeout.min(Duration::from_millis(500)));
     loop {
@@ -544,12 +577,20 @@ fn create(path: &Path, config: &SqliteConfig) -> Result<()> {
     let file = folder.path().join("store.db");
     drop(private::create(&file).map_err(cannot_create)?);
     // Closing it empties the log.
-    drop(prepare(&Location::File(file.clone()), &file, config)?);
-    File::open(&file).and_then(|file| file.sync_all()).map_err(cannot_create)?;
-    match private::rename(&file, path).and_then(|()| sync_folder(path)) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        named => named.map_err(cannot_create),
+    drop(prepare(&Location::File(file.clone()), &file, config).map_err(|error| explained(&file, error))?);
+    let is_finished = config.unfinished.is_none();
+    if is_finished {
+        filesystem::sync_file(&file).map_err(cannot_create)?;
     }
+    match filesystem::rename_new(&file, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        named => named.map_err(|error| cannot_create(filesystem::named(path, error)))?,
+    }
+    if !is_finished {
+        return Ok(());
+    }
+    filesystem::warn_of_root(path);
+    filesystem::sync_folder_of(path).map_err(|error| filesystem::complete(path, error)).map_err(cannot_create)
 }
 
 /// Looks whether a database and what SQLite keeps beside it are regular files: of a pipe it would wait for the other end.
@@ -602,17 +643,18 @@ pub(crate) async fn publish(
     let waits = caller.waits();
     background::unblock(move || {
         drop(open);
-        File::open(&file).and_then(|file| file.sync_all()).map_err(cannot_write)?;
+        filesystem::sync_file(&file).map_err(cannot_write)?;
         if !waits() {
             return Err(Error::Stopped);
         }
         refuse_taken(&target)?;
-        private::rename(&file, &target).map_err(|error| match error.kind() {
+        filesystem::rename_new(&file, &target).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Error::TargetExists { path: target.clone() },
-            _ => cannot_write(error),
+            _ => cannot_write(filesystem::named(&target, error)),
         })?;
         drop(unfinished);
-        let synced = sync_folder(&target).map_err(cannot_write);
+        filesystem::warn_of_root(&target);
+        let synced = filesystem::sync_folder_of(&target).map_err(|error| cannot_write(filesystem::complete(&target, error)));
         if !waits() {
             fs::remove_file(&target).map_err(cannot_write)?;
             return Err(Error::Stopped);
@@ -632,14 +674,6 @@ pub(crate) fn cannot_write(source: io::Error) -> Error {
     Error::File { what: "target", source }
 }
 
-/// Makes the name of a new file survive a power cut.
-pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(folder_of(path))?.sync_all()?;
-    }
-    Ok(())
-}
-
 fn warn_if_readable_by_others(path: &Path) {
     #[cfg(unix)]
     if let Ok(metadata) = fs::metadata(path)
@@ -655,11 +689,6 @@ fn warn_if_readable_by_others(path: &Path) {
 /// Where SQLite keeps the write-ahead log of a database.
 fn log_path(database: &Path) -> PathBuf {
     beside(database, "-wal")
-}
-
-/// The folder a file is in.
-pub(crate) fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The path with something appended to the file's name.

@@ -54,9 +54,8 @@ use crate::encrypt::{HeaderInfo, Vault, VaultOptions};
 use crate::error::{Error, Result};
 use crate::private;
 use crate::secret::Secret;
-pub(crate) use database::folder_of;
 #[cfg(feature = "upstream")]
-pub(crate) use database::{COMPANIONS, beside, cannot_write, publish, refuse_pipes, refuse_taken, sync_folder};
+pub(crate) use database::{COMPANIONS, beside, cannot_write, explained, publish, refuse_pipes, refuse_taken};
 #[cfg(feature = "upstream")]
 pub(crate) use read_only::{Quiet, connect_immutable};
 pub use repair::{ForgetReport, Repair, RepairProgress, RepairReport};

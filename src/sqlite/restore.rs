@@ -10,9 +10,10 @@ use rusqlite::Connection;
 
 use super::SqliteStore;
 use super::open_files;
-use super::database::{COMPANIONS, beside, cannot_open, cannot_write, folder_of, publish, sync_folder};
+use super::database::{COMPANIONS, beside, cannot_open, cannot_write, publish};
 use crate::background;
 use crate::error::{Error, Result};
+use crate::filesystem::{self, folder_of};
 use crate::private;
 
 impl SqliteStore {
@@ -161,12 +162,12 @@ fn put_aside(path: &Path) -> io::Result<Option<PathBuf>> {
 /// Renames a database and what lies beside it, and replaces nothing.
 fn move_all(from: &Path, to: &Path) -> io::Result<()> {
     for ending in [""].into_iter().chain(COMPANIONS) {
-        match private::rename(&beside(from, ending), &beside(to, ending)) {
+        match filesystem::rename_new(&beside(from, ending), &beside(to, ending)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             renamed => renamed?,
         }
     }
-    sync_folder(from)
+    filesystem::sync_folder_of(from)
 }
 
 /// What follows the name of a store that made place for a backup, before a number.

@@ -12,6 +12,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::connection::{Loaded, Stored, permitted_on_schema, watch};
 use crate::error::{Error, ForeignFile, Result};
+use crate::filesystem;
 use crate::printable::printable;
 
 /// `WAST` in ASCII.
@@ -26,7 +27,7 @@ pub(super) const NEWEST: u32 = MIGRATIONS.len() as u32;
 /// # Errors
 /// [`Error::ForeignFile`] if it is too short to be a database, [`Error::File`] if there is none.
 pub(super) fn check_length(path: &Path) -> Result<()> {
-    let metadata = fs::metadata(path).map_err(|source| Error::File { what: "database", source })?;
+    let metadata = fs::metadata(path).map_err(|error| Error::File { what: "database", source: filesystem::named(path, error) })?;
     if metadata.is_dir() {
         return Err(Error::InvalidInput { what: "the database path", problem: "is a folder" });
     }

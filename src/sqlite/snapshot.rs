@@ -14,12 +14,13 @@ use tempfile::NamedTempFile;
 
 use super::SqliteStore;
 use super::connection::{Location, Patience, Statements, contended, damaged, patiently, permitted, with_attachment};
-use super::database::{CheckpointMode, Database, beside, folder_of, refuse_taken, sync_folder};
+use super::database::{CheckpointMode, Database, beside, explained, refuse_taken};
 use super::rows::TABLES;
 use super::schema;
 use super::writer::Plan;
 use crate::background::{self, Caller};
 use crate::error::{Error, Result, SqliteProblem};
+use crate::filesystem::folder_of;
 use crate::printable::printable;
 use crate::private;
 
@@ -57,7 +58,8 @@ impl SqliteStore {
                 file.write_all(content).map_err(cannot_write)?;
                 finish(file, path)?;
             }
-            patiently(&mut patience, || copy(&database, &path, &waits)).inspect_err(|_| {
+            let copy = || copy(&database, &path, &waits).map_err(|error| explained(&path, error));
+            patiently(&mut patience, copy).inspect_err(|_| {
                 if let Some((path, _)) = &beside {
                     fs::remove_file(path).ok();
                 }
@@ -285,24 +287,16 @@ fn copy(database: &Database, path: &Path, caller_waits: &(impl Fn() -> bool + Cl
 /// How many steps of SQLite's machine go by before it is asked whether to go on.
 pub(crate) const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 
-/// A file with a name of its own in the folder of `path`, mode 0600, deleted unless finished.
+/// A file that gets its name when it is finished.
 fn unfinished(path: &Path) -> Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".wastore-").suffix(".partial");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
-    let file = builder.tempfile_in(folder_of(path)).map_err(cannot_write)?;
-    private::check(file.as_file(), file.path()).map_err(cannot_write)?;
-    Ok(file)
+    private::unfinished_file(path).map_err(cannot_write)
 }
 
 /// Gives a file its name once its content is on the disk; never replaces another file.
 fn finish(file: NamedTempFile, path: &Path) -> Result<()> {
-    file.as_file().sync_all().map_err(cannot_write)?;
-    file.persist_noclobber(path).map_err(|error| cannot_write(error.error))?;
-    sync_folder(path).map_err(|error| {
-        fs::remove_file(path).ok();
-        cannot_write(error)
+    private::finish(file, path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Error::TargetExists { path: path.to_owned() },
+        _ => cannot_write(error),
     })
 }
 

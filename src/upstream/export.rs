@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, params};
 use serde::de::DeserializeOwned;
@@ -18,7 +19,7 @@ use crate::encrypt::stored::OpenedRow;
 use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::private;
-use crate::sqlite::{Pages, Snapshot, SqliteStore, TABLES, cannot_write, publish, refuse_taken};
+use crate::sqlite::{Pages, Snapshot, SqliteStore, TABLES, cannot_write, explained, publish, refuse_taken};
 
 /// Writes an account of an encrypted [`SqliteStore`] into a new database that whatsapp-rust 0.7's own SQLite store opens,
 /// **in plaintext**, so that nobody is locked in.
@@ -104,7 +105,8 @@ impl Export {
         let target = target.as_ref().to_owned();
         refuse_taken(&target)?;
         let unfinished = private::unfinished_folder(&target, ".wastore-export-").map_err(cannot_write)?;
-        let mut writer = background::unblock(move || Writer::create(unfinished)).await?;
+        let created = background::unblock(move || Writer::create(unfinished)).await;
+        let mut writer = created.map_err(|error| explained(&target, error))?;
         let mut progress = ExportProgress { done: 0, total: 0 };
         for (store, _) in accounts {
             progress.total += Snapshot::open(store).await?.count_rows().await?;
@@ -244,6 +246,8 @@ impl Writer {
         private::create(path).map_err(|source| Error::File { what: "target", source })?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
+        // Nobody else has it.
+        connection.busy_timeout(Duration::ZERO)?;
         // It has its name only when it is on the disk.
         connection.pragma_update(None, "journal_mode", "OFF")?;
         connection.pragma_update(None, "synchronous", "OFF")?;

@@ -8,8 +8,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Result};
+use crate::filesystem::{self, folder_of};
 use crate::private;
-use crate::sqlite::{COMPANIONS, beside, folder_of, guard, sync_folder};
+use crate::sqlite::{COMPANIONS, beside, guard};
 
 /// What [`Import::remove_source`](super::Import::remove_source) did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +109,7 @@ fn remove_files(path: &Path, file: &Path, store_id: &[u8; 16], alone: Connection
     let companions = companions(file, &database)?;
     // Others who come now find nothing, instead of something that is about to go.
     let removing = removing(file, store_id);
-    private::rename(file, &removing).map_err(|error| match error.kind() {
+    filesystem::rename_new(file, &removing).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => private::refused(
             &removing,
             "is there already, left by an interrupted removal: delete it, it is in plaintext",
@@ -128,7 +129,7 @@ fn tidy(path: &Path, file: &Path) -> io::Result<RemovedSource> {
     if path.is_symlink() {
         fs::remove_file(path)?;
     }
-    sync_folder(file)?;
+    filesystem::sync_folder_of(file)?;
     let mut left = vec![];
     let snapshots = format!("{}.snapshot-", file.file_name().unwrap_or_default().to_string_lossy());
     for entry in fs::read_dir(folder_of(file))? {

@@ -1,11 +1,16 @@
 //! The real command, on databases that upstream's own code wrote.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a failure is a failed test")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a failure is a failed test")]
 #![allow(clippy::print_stdout, reason = "long campaigns print their figures")]
 
 #[cfg(unix)]
 mod backups;
 mod hostile;
+#[cfg(target_os = "linux")]
+mod less;
+#[cfg(target_os = "linux")]
+#[path = "../preload/mod.rs"]
+mod preload;
 #[cfg(target_os = "linux")]
 mod reading;
 mod secrets;

@@ -1002,19 +1002,12 @@ fn progress_bar() -> ProgressBar {
     bar
 }
 
-/// Writes a new file that only its owner may read, and all of it or nothing.
+/// Writes a new file that only its owner may read.
 fn write_private(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || {
-        let mut file = tempfile::Builder::new().prefix(".wastore-").suffix(".partial").tempfile_in(folder)?;
-        file.write_all(content)?;
-        file.as_file().sync_all()?;
-        file.persist_noclobber(path)?;
-        #[cfg(unix)]
-        fs::File::open(folder)?.sync_all()?;
-        Ok(())
-    };
-    write().map_err(|error| Failure::file("the file cannot be written", path, &error))
+    wastore::write_new(path, content).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => Error::TargetExists { path: path.to_owned() }.into(),
+        _ => Error::File { what: "new", source }.into(),
+    })
 }
 
 fn as_json(inspection: &wastore::Inspection) -> serde_json::Value {

@@ -1,0 +1,218 @@
+//! Making files durable and giving them their names, also where a file system can less than others, and errors that say which
+//! file and why.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::printable::printable_path;
+
+/// Waits until the content of a file is on the disk.
+pub(crate) fn sync(file: &File, path: &Path) -> io::Result<()> {
+    tolerated(file.sync_all(), path)
+}
+
+/// The same for a closed file.
+#[cfg(feature = "sqlite")]
+pub(crate) fn sync_file(path: &Path) -> io::Result<()> {
+    sync(&File::open(path)?, path)
+}
+
+/// Makes the name of a file survive a power cut.
+pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        let folder = folder_of(path);
+        tolerated(File::open(folder)?.sync_all(), folder)?;
+    }
+    Ok(())
+}
+
+/// A file system that has no way to wait for the disk, as some network and FUSE file systems have none, is no reason to do
+/// without a file that is complete.
+fn tolerated(synced: io::Result<()>, path: &Path) -> io::Result<()> {
+    match synced {
+        Err(error) if cannot(&error) => {
+            log::warn!(
+                "the file system of {} cannot wait for the disk ({error}): a power cut may take back what was written",
+                printable_path(path)
+            );
+            Ok(())
+        }
+        synced => synced,
+    }
+}
+
+/// `true` if the file system says that it cannot do something at all.
+fn cannot(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+}
+
+/// Gives a file a name that nothing else has.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] if something has.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // Of a file system, an old kernel, or a sandbox.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::PERM) => {}
+            renamed => return Ok(renamed?),
+        }
+    }
+    match fs::hard_link(from, to) {
+        Ok(()) => return fs::remove_file(from),
+        Err(error) if [io::ErrorKind::AlreadyExists, io::ErrorKind::NotFound].contains(&error.kind()) => return Err(error),
+        // A file system without links.
+        Err(_) => {}
+    }
+    // A file of our own takes the name, and is what is replaced then.
+    from.symlink_metadata()?;
+    let place = OpenOptions::new().write(true).create_new(true).open(to)?;
+    drop(place);
+    fs::rename(from, to).inspect_err(|_| {
+        fs::remove_file(to).ok();
+    })
+}
+
+/// A disk that fails after a file has its name is no reason to take the file away.
+#[cfg(feature = "sqlite")]
+pub(crate) fn complete(path: &Path, error: io::Error) -> io::Error {
+    io::Error::other(format!("{} is complete, but may not survive a power cut: {error}", printable_path(path)))
+}
+
+/// The folder a file is in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// An error of the operating system, with the path that it is about, and who may do what with it if that is the reason.
+pub(crate) fn named(path: &Path, error: io::Error) -> io::Error {
+    // One that says so itself.
+    if error.raw_os_error().is_none() {
+        return error;
+    }
+    let shown = printable_path(path);
+    let text = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("{shown}: {error}{}", rights(path).map(|rights| format!(": {rights}")).unwrap_or_default())
+        }
+        io::ErrorKind::ReadOnlyFilesystem => format!("{shown}: it is on a file system that is mounted read-only"),
+        _ => format!("{shown}: {error}"),
+    };
+    io::Error::new(error.kind(), text)
+}
+
+/// Who owns a file, or the nearest folder of it that can be seen, and for whom it is.
+fn rights(path: &Path) -> Option<String> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let (seen, metadata) = path.ancestors().find_map(|path| {
+            let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+            Some((PathBuf::from(path), path.metadata().ok()?))
+        })?;
+        let (owner, mode, user) = (metadata.uid(), metadata.mode() & 0o7777, rustix::process::geteuid().as_raw());
+        Some(format!("{} belongs to user {owner} with mode {mode:o}, and this runs as user {user}", printable_path(&seen)))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        None
+    }
+}
+
+/// Why a database that SQLite cannot open or write cannot be: the first of the file, its log and its folder that may not be used.
+#[cfg(feature = "sqlite")]
+pub(crate) fn what_forbids(paths: &[PathBuf], folder: &Path) -> Option<io::Error> {
+    #[cfg(unix)]
+    {
+        use rustix::fs::{Access, AtFlags, CWD, accessat};
+        let check = |path: &Path, access| {
+            // Without opening it, which would take SQLite's locks away.
+            let forbidden = accessat(CWD, path, access, AtFlags::EACCESS).err()?;
+            (forbidden != rustix::io::Errno::NOENT).then(|| named(path, forbidden.into()))
+        };
+        let file = Access::READ_OK | Access::WRITE_OK;
+        let forbidden = paths.iter().find_map(|path| check(path, file));
+        forbidden.or_else(|| check(folder, file | Access::EXEC_OK))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (paths, folder);
+        None
+    }
+}
+
+/// `true` if the file system of a folder has no locks, of which SQLite says that somebody else holds them.
+#[cfg(feature = "sqlite")]
+pub(crate) fn has_no_locks(folder: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use rustix::fs::{FlockOperation, fcntl_lock};
+        use rustix::io::Errno;
+        let Ok(file) = tempfile::tempfile_in(folder) else { return false };
+        matches!(
+            fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive),
+            Err(Errno::NOLCK | Errno::NOSYS | Errno::NOTSUP | Errno::INVAL)
+        )
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = folder;
+        false
+    }
+}
+
+/// Says that what root has made is not for the user whose folder it is in.
+#[cfg(feature = "sqlite")]
+pub(crate) fn warn_of_root(path: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let owner = |path: &Path| path.metadata().map(|metadata| metadata.uid());
+        if let (Ok(0), Ok(folder)) = (owner(path), owner(folder_of(path)))
+            && folder != 0
+        {
+            log::warn!(
+                "{} belongs to root, and its folder to user {folder}: change its owner if that user's bot is to open it",
+                printable_path(path)
+            );
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_given_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("one"), "one").unwrap();
+        fs::write(path("other"), "other").unwrap();
+        assert_eq!(rename_new(&path("one"), &path("other")).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(path("other")).unwrap(), b"other");
+        rename_new(&path("one"), &path("new")).unwrap();
+        assert_eq!(fs::read(path("new")).unwrap(), b"one");
+        assert_eq!(rename_new(&path("nothing"), &path("newer")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(!path("newer").exists());
+    }
+
+    #[test]
+    fn errors_name_the_file_and_who_may_use_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let denied = named(&folder.path().join("a/b"), io::Error::from_raw_os_error(rustix::io::Errno::ACCESS.raw_os_error()));
+        let text = denied.to_string();
+        assert!(text.contains("/a/b: Permission denied") && text.contains("with mode 700, and this runs as user "), "{text}");
+        assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
+        let read_only = named(Path::new("wa.db"), io::Error::from_raw_os_error(rustix::io::Errno::ROFS.raw_os_error()));
+        assert!(read_only.to_string().contains("wa.db: it is on a file system that is mounted read-only"));
+        assert_eq!(named(Path::new("x"), io::Error::other("said")).to_string(), "said");
+    }
+}
