@@ -501,7 +501,9 @@ pub enum ForeignFile {
     )]
     ForeignLog,
     /// A file with a hard link: under its other name, SQLite would not find its log.
-    #[error("has another name as well (hard link), under which it would be used without its log: remove one of the two")]
+    #[error(
+        "has another name as well (hard link), under which it would be used without its log: remove one of the two"
+    )]
     SecondName,
     /// The database of upstream's own store.
     #[error("is a database of whatsapp-rust's own SQLite store: import it into a new file with `wastore import`")]

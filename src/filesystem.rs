@@ -64,7 +64,9 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
     match fs::hard_link(from, to) {
         Ok(()) => return fs::remove_file(from),
-        Err(error) if [io::ErrorKind::AlreadyExists, io::ErrorKind::NotFound].contains(&error.kind()) => return Err(error),
+        Err(error) if [io::ErrorKind::AlreadyExists, io::ErrorKind::NotFound].contains(&error.kind()) => {
+            return Err(error);
+        }
         // A file system without links.
         Err(_) => {}
     }
@@ -115,7 +117,10 @@ fn rights(path: &Path) -> Option<String> {
             Some((PathBuf::from(path), path.metadata().ok()?))
         })?;
         let (owner, mode, user) = (metadata.uid(), metadata.mode() & 0o7777, rustix::process::geteuid().as_raw());
-        Some(format!("{} belongs to user {owner} with mode {mode:o}, and this runs as user {user}", printable_path(&seen)))
+        Some(format!(
+            "{} belongs to user {owner} with mode {mode:o}, and this runs as user {user}",
+            printable_path(&seen)
+        ))
     }
     #[cfg(not(unix))]
     {
@@ -207,9 +212,13 @@ mod tests {
     #[test]
     fn errors_name_the_file_and_who_may_use_it() {
         let folder = tempfile::tempdir().unwrap();
-        let denied = named(&folder.path().join("a/b"), io::Error::from_raw_os_error(rustix::io::Errno::ACCESS.raw_os_error()));
+        let denied =
+            named(&folder.path().join("a/b"), io::Error::from_raw_os_error(rustix::io::Errno::ACCESS.raw_os_error()));
         let text = denied.to_string();
-        assert!(text.contains("/a/b: Permission denied") && text.contains("with mode 700, and this runs as user "), "{text}");
+        assert!(
+            text.contains("/a/b: Permission denied") && text.contains("with mode 700, and this runs as user "),
+            "{text}"
+        );
         assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
         let read_only = named(Path::new("wa.db"), io::Error::from_raw_os_error(rustix::io::Errno::ROFS.raw_os_error()));
         assert!(read_only.to_string().contains("wa.db: it is on a file system that is mounted read-only"));

@@ -5,6 +5,7 @@
 mod background;
 #[cfg(not(target_arch = "wasm32"))]
 mod cache;
+mod clock;
 mod encrypt;
 mod ended;
 mod error;
@@ -53,17 +54,18 @@ pub use method::{Access, Method, Record};
 pub use metrics::{Metrics, MetricsLayer};
 #[doc(hidden)]
 pub use printable::printable;
-#[cfg(feature = "cli")]
-#[doc(hidden)]
-pub use private::write_new;
 #[cfg(not(target_arch = "wasm32"))]
 #[doc(hidden)]
 pub use printable::printable_path;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use private::write_new;
 pub use secret::{Key, KeyProvider, Passphrase, RecoveryKey, Secret};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{
-    DamagedRow, Durability, ForgetReport, InspectedAccount, Inspection, Repair, RepairProgress, RepairReport, RevokeReport, Rotate, RotateProgress, RotateReport,
-    SqliteConfig, SqliteStore, Verify, VerifyProgress, VerifyReport,
+    DamagedRow, Durability, ForgetReport, InspectedAccount, Inspection, Repair, RepairProgress, RepairReport,
+    RevokeReport, Rotate, RotateProgress, RotateReport, SqliteConfig, SqliteStore, Verify, VerifyProgress,
+    VerifyReport,
 };
 #[cfg(feature = "upstream")]
 pub use upstream::{

@@ -189,7 +189,8 @@ impl Key {
         } else {
             let text = normalized(&bytes).unwrap_or(bytes);
             let digits = text.trim_ascii();
-            if digits.len() != 64 || data_encoding::HEXLOWER_PERMISSIVE.decode_mut(digits, &mut key.bytes[..]) != Ok(32) {
+            if digits.len() != 64 || data_encoding::HEXLOWER_PERMISSIVE.decode_mut(digits, &mut key.bytes[..]) != Ok(32)
+            {
                 return Err(invalid("key file", "must hold 32 bytes or 64 hexadecimal digits"));
             }
         }

@@ -36,9 +36,9 @@ mod device;
 mod envelope;
 mod evidence;
 mod freshness;
-mod guard;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
+mod guard;
 mod header;
 mod host;
 mod inspect;

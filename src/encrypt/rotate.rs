@@ -16,6 +16,7 @@ use super::header::{Header, MAX_DATA_KEYS, ROTATING, WrappedDataKey};
 use super::keys::VaultKey;
 use super::slot::{self, NewSlot};
 use super::vault::{Root, SLOT_STEP, Vault, data_key_aad, lookup_key_aad, wrap_key};
+use crate::clock;
 use crate::error::{Error, Result};
 use crate::secret::{Key, Secret};
 
@@ -255,7 +256,7 @@ impl NewDataKey {
         for key in &mut header.data_keys {
             key.active = false;
         }
-        let created = wacore::time::now_secs_u64();
+        let created = clock::now_secs();
         header.data_keys.push(WrappedDataKey { epoch, active: true, created, wrapped });
         Ok(())
     }

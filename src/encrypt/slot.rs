@@ -199,7 +199,8 @@ pub(crate) async fn unlock(header: &Header, secret: Secret, limits: &KdfLimits) 
             let costs: Vec<_> = slots.iter().map(|(_, cost)| *cost).collect();
             let work = |readings| limits.check((0..readings).flat_map(|_| costs.iter().copied()));
             work(1)?;
-            let readings = (1..=passphrase.readings().len()).rev().find(|readings| work(*readings).is_ok()).unwrap_or(1);
+            let readings =
+                (1..=passphrase.readings().len()).rev().find(|readings| work(*readings).is_ok()).unwrap_or(1);
             let jobs = slots.iter().map(|(slot, cost)| Job { salt: slot.salt, cost: *cost }).collect();
             let accept = move |position: usize, prk: &Key| {
                 let (slot, _): &(Slot, _) = slots.get(position)?;

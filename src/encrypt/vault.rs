@@ -20,6 +20,7 @@ use super::slot::{self, NewSlot, SlotInfo, Unlocked};
 #[cfg(feature = "sqlite")]
 use super::stored::{Checked, OpenedRow, StoredRow};
 use super::{EncryptLayer, Padding, device, residue};
+use crate::clock;
 use crate::ended;
 use crate::error::{Error, Result};
 use crate::method::Record;
@@ -296,7 +297,7 @@ impl VaultOptions {
         let root = Root::generate(&store_id)?;
         let (lookup_key, data_key) = (Key::generate()?, Key::generate()?);
         let key_wrap = root.vault_key.key_wrap(&store_id);
-        let created = wacore::time::now_secs_u64();
+        let created = clock::now_secs();
         let (padding_policy, padding_parameter) = padding.to_header();
         let mut header = Header {
             store_id,
@@ -334,7 +335,9 @@ impl VaultOptions {
         host.settle().await;
         match self.freshness.advance(None, &opened.header, &bytes).await {
             // Somebody has opened the vault since, and did it.
-            Ok(()) | Err(Error::HeaderConflict) => Ok(Vault { created: true, ..self.vault(headers, host, opened, false) }),
+            Ok(()) | Err(Error::HeaderConflict) => {
+                Ok(Vault { created: true, ..self.vault(headers, host, opened, false) })
+            }
             Err(error) => Err(error),
         }
     }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -534,11 +534,7 @@ fn existing(path: &Path) -> Result<PathBuf> {
 }
 
 /// Tries again while another process is in the way, or closes the database at this moment and deletes the write-ahead log.
-fn patiently_prepared<T>(
-    path: &Path,
-    config: &SqliteConfig,
-    mut prepare: impl FnMut() -> Result<T>,
-) -> Result<T> {
+fn patiently_prepared<T>(path: &Path, config: &SqliteConfig, mut prepare: impl FnMut() -> Result<T>) -> Result<T> {
     let mut looked = false;
     let mut prepare = || {
         prepare().map_err(|error| {
@@ -654,7 +650,8 @@ pub(crate) async fn publish(
         })?;
         drop(unfinished);
         filesystem::warn_of_root(&target);
-        let synced = filesystem::sync_folder_of(&target).map_err(|error| cannot_write(filesystem::complete(&target, error)));
+        let synced =
+            filesystem::sync_folder_of(&target).map_err(|error| cannot_write(filesystem::complete(&target, error)));
         if !waits() {
             fs::remove_file(&target).map_err(cannot_write)?;
             return Err(Error::Stopped);

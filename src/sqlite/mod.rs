@@ -98,7 +98,8 @@ use writer::Plan;
 /// # What survives
 /// With the default [`Durability::SignalState`], a call that has returned `Ok` survives the process being killed, and, if
 /// it stored Signal state, the device, app-state keys or pending messages, a power cut. A call whose future is dropped may
-/// still be carried out.
+/// still be carried out. Other tasks may see what a call stored shortly before it returns: it is committed then, and its caller
+/// yet to be told.
 ///
 /// # Errors
 /// Methods of the storage traits fail with [`StoreError::Database`] or [`StoreError::Connection`], from which

@@ -10,6 +10,7 @@ use wacore::store::traits::{
 use super::connection::Statements;
 use super::writer::Plan;
 use super::{SWEEP_ROWS, SqliteStore};
+use crate::clock;
 use crate::error::{self, Error};
 use crate::method::Record;
 
@@ -128,7 +129,7 @@ impl ProtocolStore for SqliteStore {
             SET base_key = excluded.base_key";
         const RETIRE: &str = "DELETE FROM base_keys WHERE rowid IN
             (SELECT rowid FROM base_keys WHERE account = ?1 AND created_at < ?2 LIMIT ?3)";
-        let (account, now) = (self.account, wacore::time::now_secs());
+        let (account, now) = (self.account, clock::now_secs().cast_signed());
         let (address, message_id, base_key) = (address.to_owned(), message_id.to_owned(), base_key.to_vec());
         let retention = self.database.config.base_key_retention;
         let cutoff = retention.map(|kept| now.saturating_sub_unsigned(kept.as_secs()));
@@ -293,7 +294,7 @@ impl ProtocolStore for SqliteStore {
         const SQL: &str = "INSERT INTO sent_messages (account, chat_jid, message_id, payload, created_at)
             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (account, chat_jid, message_id) DO UPDATE
             SET payload = excluded.payload, created_at = excluded.created_at";
-        let (account, now) = (self.account, wacore::time::now_secs());
+        let (account, now) = (self.account, clock::now_secs().cast_signed());
         let (chat, id, payload) = (chat_jid.to_owned(), message_id.to_owned(), payload.to_vec());
         let plan = Plan::CACHE.batch(1, payload.len());
         self.write(plan, move |c| c.run(SQL, (account, &chat, &id, &payload, now)).map(drop)).await
@@ -383,7 +384,7 @@ impl PendingRow {
 
 impl SqliteStore {
     async fn write_pending(&self, rows: Vec<PendingRow>) -> Result<()> {
-        let (account, now) = (self.account, wacore::time::now_secs());
+        let (account, now) = (self.account, clock::now_secs().cast_signed());
         self.write_rows(
             Plan::SIGNAL,
             STORE_PENDING_INBOUND,

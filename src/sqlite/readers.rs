@@ -45,7 +45,13 @@ type LongQuery = Box<dyn FnOnce(Result<&Connection>) -> Box<dyn FnOnce() + Send>
 impl Readers {
     pub(super) fn new(count: usize) -> Self {
         let slots = (0..count).map(|_| Mutex::new(Slot::Free(None))).collect();
-        Self { slots, long: Mutex::default(), open: AtomicUsize::new(0), lent: AtomicUsize::new(0), closed: AtomicBool::new(false) }
+        Self {
+            slots,
+            long: Mutex::default(),
+            open: AtomicUsize::new(0),
+            lent: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+        }
     }
 
     /// How many connections there are.

@@ -11,9 +11,9 @@ use super::connection::{Statements, permitted};
 use super::rows::{Found, Pages, Snapshot, TABLES, Table};
 use super::writer::Plan;
 use super::{SqliteStore, rotate};
-use crate::ended;
 use crate::encrypt::Vault;
 use crate::encrypt::stored::{StoredRow, session_or_identity};
+use crate::ended;
 use crate::error::{Error, Result};
 use crate::method::Record;
 
@@ -260,7 +260,9 @@ fn loss_of(record: Record) -> &'static str {
         Record::Session => "negotiated anew; a message that needs it comes again, as a retry",
         Record::Identity => "learned anew with the next message; a change in between is not noticed",
         Record::Prekey => "a message that was encrypted to it comes again, as a retry",
-        Record::SignedPrekey => "messages that were encrypted to it come again, as retries, if the client makes a new one",
+        Record::SignedPrekey => {
+            "messages that were encrypted to it come again, as retries, if the client makes a new one"
+        }
         Record::SenderKey => "its sender distributes it anew; a group message that needs it comes again, as a retry",
         Record::SyncKey => "the client asks the phone for it",
         Record::CollectionVersion | Record::MutationMac => "the client fetches the app state anew",

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::SqliteStore;
-use super::open_files;
 use super::database::{COMPANIONS, beside, cannot_open, cannot_write, publish};
+use super::open_files;
 use crate::background;
 use crate::error::{Error, Result};
 use crate::filesystem::{self, folder_of};

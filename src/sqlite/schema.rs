@@ -27,7 +27,8 @@ pub(super) const NEWEST: u32 = MIGRATIONS.len() as u32;
 /// # Errors
 /// [`Error::ForeignFile`] if it is too short to be a database, [`Error::File`] if there is none.
 pub(super) fn check_length(path: &Path) -> Result<()> {
-    let metadata = fs::metadata(path).map_err(|error| Error::File { what: "database", source: filesystem::named(path, error) })?;
+    let metadata =
+        fs::metadata(path).map_err(|error| Error::File { what: "database", source: filesystem::named(path, error) })?;
     if metadata.is_dir() {
         return Err(Error::InvalidInput { what: "the database path", problem: "is a folder" });
     }

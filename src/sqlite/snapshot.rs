@@ -19,6 +19,7 @@ use super::rows::TABLES;
 use super::schema;
 use super::writer::Plan;
 use crate::background::{self, Caller};
+use crate::clock;
 use crate::error::{Error, Result, SqliteProblem};
 use crate::filesystem::folder_of;
 use crate::printable::printable;
@@ -196,7 +197,7 @@ impl SqliteStore {
     /// See [`snapshot_db`](wacore::store::traits::DeviceStore::snapshot_db).
     pub(super) async fn snapshot(&self, name: &str, extra: Option<Vec<u8>>) -> Result<()> {
         let Some(database) = self.path() else { return Err(NO_FILE) };
-        let mut time = wacore::time::now_millis();
+        let mut time = clock::now_millis();
         let name: String = name
             .chars()
             .map(|character| if character.is_ascii_alphanumeric() || character == '-' { character } else { '_' })
@@ -228,7 +229,8 @@ impl SqliteStore {
             for entry in fs::read_dir(folder_of(&database))? {
                 let entry = entry?;
                 let name = entry.file_name();
-                let rest = name.to_str().and_then(|name| name.strip_prefix(&prefix)).and_then(|rest| rest.split_once('-'));
+                let rest =
+                    name.to_str().and_then(|name| name.strip_prefix(&prefix)).and_then(|rest| rest.split_once('-'));
                 let Some((time, name)) = rest else { continue };
                 // Names have no dots.
                 let name = name.strip_suffix(".extra").unwrap_or(name);

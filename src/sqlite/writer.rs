@@ -17,7 +17,7 @@ use futures_channel::oneshot;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::connection::{Patience, contended, SCHEMA_CHANGES, Statements, patiently, run_checked};
+use super::connection::{Patience, SCHEMA_CHANGES, Statements, contended, patiently, run_checked};
 use super::database::Database;
 use super::{fairness, schema};
 use crate::background;

@@ -94,7 +94,10 @@ fn a_log_of_another_database_is_found_before_it_is_read() {
             "restore wa.db new.db",
         ] {
             let (code, error) = desk.fails(arguments);
-            assert!(code == 5 && error.contains("log (-wal)") && error.contains("restore"), "{arguments}: {code}: {error}");
+            assert!(
+                code == 5 && error.contains("log (-wal)") && error.contains("restore"),
+                "{arguments}: {code}: {error}"
+            );
         }
         let opened = wait(SqliteStore::open(desk.path("wa.db")));
         assert!(opened.is_err());
@@ -138,7 +141,8 @@ fn soon_after_the_last_write_the_main_file_holds_everything() {
                 // A copy that was made in the middle of writing may be none.
                 let output = desk.run("verify copy.db --key-file key");
                 let all = String::from_utf8_lossy(&output.stdout).lines().any(|line| {
-                    line.starts_with("session ") && line.split_whitespace().nth(1) == Some(&((round + 1) * 200).to_string())
+                    line.starts_with("session ")
+                        && line.split_whitespace().nth(1) == Some(&((round + 1) * 200).to_string())
                 });
                 if output.status.success() && all {
                     break;

@@ -43,7 +43,8 @@ fn desk() -> Desk {
     static TEMPLATE: std::sync::LazyLock<Desk> = std::sync::LazyLock::new(template);
     let desk = Desk::new();
     for entry in std::fs::read_dir(TEMPLATE.folder.path()).unwrap() {
-        let (from, to) = (entry.as_ref().unwrap().path(), desk.path(entry.as_ref().unwrap().file_name().to_str().unwrap()));
+        let (from, to) =
+            (entry.as_ref().unwrap().path(), desk.path(entry.as_ref().unwrap().file_name().to_str().unwrap()));
         match from.is_dir() {
             true => std::fs::create_dir(to).unwrap(),
             false => drop(std::fs::copy(from, to).unwrap()),

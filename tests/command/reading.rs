@@ -28,6 +28,47 @@ const CHANGING: [&str; 6] = [
 ];
 const SESSIONS: usize = 200;
 
+/// Where a store lies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Medium {
+    Folder,
+    SealedFolder,
+    ReadOnlyMount,
+}
+
+impl Medium {
+    /// Without the mount where nobody may mount anything, as in most containers.
+    fn all() -> impl Iterator<Item = Self> {
+        static CAN_MOUNT: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut command = Command::new(mounting()[0]);
+            command
+                .args(&mounting()[1..])
+                .args(["sh", "-c", MOUNT_READ_ONLY])
+                .arg(folder.path())
+                .args(["touch", "file"]);
+            // It has to fail, and for that reason.
+            command
+                .output()
+                .is_ok_and(|output| String::from_utf8_lossy(&output.stderr).contains("Read-only file system"))
+        });
+        [Self::Folder, Self::SealedFolder, Self::ReadOnlyMount]
+            .into_iter()
+            .filter(|medium| *medium != Self::ReadOnlyMount || *CAN_MOUNT)
+    }
+}
+
+/// What gives a command mounts of its own.
+fn mounting() -> &'static [&'static str] {
+    match rustix::process::geteuid().is_root() {
+        true => &["unshare", "--mount"],
+        false => &["unshare", "--map-root-user", "--mount"],
+    }
+}
+
+const MOUNT_READ_ONLY: &str =
+    "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && cd \"$0\" && exec \"$@\"";
+
 /// A folder with a store, and another one for what is made of it.
 struct Shelf {
     folder: tempfile::TempDir,
@@ -61,6 +102,10 @@ impl Shelf {
 
     /// Runs a command as somebody who may read and nothing else, from where everybody may run it.
     fn run(&self, arguments: &str) -> Output {
+        self.run_on(Medium::Folder, arguments)
+    }
+
+    fn run_on(&self, medium: Medium, arguments: &str) -> Output {
         static BINARY: std::sync::LazyLock<(tempfile::TempDir, PathBuf)> = std::sync::LazyLock::new(|| {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("wastore");
@@ -74,15 +119,18 @@ impl Shelf {
             std::fs::remove_file(entry.unwrap().path()).unwrap();
         }
         let arguments = arguments.replace('@', made.to_str().unwrap());
-        let is_root = rustix::process::geteuid().is_root();
-        let mut command = match is_root {
-            true => Command::new("setpriv"),
-            false => Command::new(binary),
-        };
-        if is_root {
-            command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(binary);
+        let mut words: Vec<&str> = vec![];
+        if medium == Medium::ReadOnlyMount {
+            words.extend(mounting());
+            words.extend(["sh", "-c", MOUNT_READ_ONLY, self.folder.path().to_str().unwrap()]);
         }
-        command.args(arguments.split_whitespace()).current_dir(self.folder.path()).stdin(Stdio::null());
+        if rustix::process::geteuid().is_root() {
+            words.extend(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        }
+        words.push(binary.to_str().unwrap());
+        words.extend(arguments.split_whitespace());
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).current_dir(self.folder.path()).stdin(Stdio::null());
         command.env("SECRET", "correct horse battery staple").env("OTHER", "quite another passphrase");
         command.output().unwrap()
     }
@@ -90,7 +138,8 @@ impl Shelf {
     /// Runs every command, and looks that it answers so and leaves the folder as it was.
     fn sweep(&self, what: &str, commands: &[&str], is_fine: impl Fn(&str, i32) -> bool) {
         std::fs::set_permissions(self.made.path(), PermissionsExt::from_mode(0o777)).unwrap();
-        for writable in [true, false] {
+        for medium in Medium::all() {
+            let writable = medium != Medium::SealedFolder;
             let mode = if writable { 0o777 } else { 0o555 };
             std::fs::set_permissions(self.folder.path(), PermissionsExt::from_mode(mode)).unwrap();
             for entry in self.folder.path().read_dir().unwrap() {
@@ -99,9 +148,9 @@ impl Shelf {
             }
             let before = self.state();
             for arguments in commands {
-                let output = self.run(arguments);
+                let output = self.run_on(medium, arguments);
                 let told = format!(
-                    "{what}, writable: {writable}: wastore {arguments}: {:?}\n{}{}",
+                    "{what}, {medium:?}: wastore {arguments}: {:?}\n{}{}",
                     output.status,
                     String::from_utf8_lossy(&output.stdout),
                     String::from_utf8_lossy(&output.stderr)

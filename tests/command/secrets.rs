@@ -99,8 +99,14 @@ fn weak_secrets_are_refused_or_warned_of() {
     let desk = Desk::new();
     let sequence: String = (0..32).map(|byte| format!("{byte:02x}")).collect();
     desk.ok("init other.db --new-key-file key");
-    for weak in ["0123456789abcdef0123456789abcdef", &"\0".repeat(32), &"00".repeat(32), "correct horse battery staple, 32", &sequence, &"5aa5".repeat(16)]
-    {
+    for weak in [
+        "0123456789abcdef0123456789abcdef",
+        &"\0".repeat(32),
+        &"00".repeat(32),
+        "correct horse battery staple, 32",
+        &sequence,
+        &"5aa5".repeat(16),
+    ] {
         desk.write("weak", weak);
         let (code, error) = desk.fails("init wa.db --new-key-file weak");
         assert!(code == 1 && error.contains("key file holds"), "{weak:?}: {code}: {error}");
@@ -197,7 +203,9 @@ impl Channel {
         match self {
             Self::Variable => !bytes.contains(&0),
             // A keyboard has no byte order mark, and ends the line.
-            Self::Terminal => bytes.ends_with(b"\n") && !bytes.ends_with(b"\r\n") && !bytes.starts_with(b"\xef\xbb\xbf"),
+            Self::Terminal => {
+                bytes.ends_with(b"\n") && !bytes.ends_with(b"\r\n") && !bytes.starts_with(b"\xef\xbb\xbf")
+            }
             _ => true,
         }
     }
@@ -217,7 +225,8 @@ fn a_passphrase_is_the_same_by_every_channel() {
         wide(&format!("\u{feff}{text}"), u16::to_be_bytes),
     ];
     let accents = ["Schlüssel der horse\n".as_bytes().to_vec(), "Schlu\u{308}ssel der horse\n".as_bytes().to_vec()];
-    let secrets = [plain, accents.to_vec(), vec![b"a\thorse a tab\n".to_vec()], vec![b" horse and spaces  \n".to_vec()]];
+    let secrets =
+        [plain, accents.to_vec(), vec![b"a\thorse a tab\n".to_vec()], vec![b" horse and spaces  \n".to_vec()]];
     let desk = Desk::new();
     for ways in &secrets {
         for creates in Channel::ALL {
@@ -287,7 +296,9 @@ fn the_terminal_is_asked_if_standard_input_is_redirected() {
 fn a_new_passphrase_can_be_typed() {
     let desk = Desk::new();
     let wide: Vec<u8> = "correct horse battery staple\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
-    for bytes in [&b"correct horse\nbattery staple"[..], b"correct horse battery \xe4", b"correct horse\x1bbattery", &wide] {
+    for bytes in
+        [&b"correct horse\nbattery staple"[..], b"correct horse battery \xe4", b"correct horse\x1bbattery", &wide]
+    {
         desk.write_bytes("bytes", bytes);
         let (code, error) = desk.fails("init wa.db --new-passphrase-file bytes");
         assert!(code == 2 && error.contains("could never be typed"), "{bytes:?}: {code}: {error}");

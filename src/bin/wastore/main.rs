@@ -13,9 +13,9 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use wastore::{
-    Argon2Cost, Error, Export, FileAnchor, HeaderInfo, Import, ImportPhase, Key, RecoveryKey, RemovedSource, Repair, Rotate,
-    SlotInfo, SlotKind, SqliteConfig, SqliteProblem, SqliteStore, VaultOptions, Verify, VerifyReport, printable,
-    printable_path,
+    Argon2Cost, Error, Export, FileAnchor, HeaderInfo, Import, ImportPhase, Key, RecoveryKey, RemovedSource, Repair,
+    Rotate, SlotInfo, SlotKind, SqliteConfig, SqliteProblem, SqliteStore, VaultOptions, Verify, VerifyReport,
+    printable, printable_path,
 };
 
 use zeroize::Zeroizing;

@@ -80,7 +80,11 @@ impl CurrentSecret {
             return Ok(key(path)?.into());
         }
         if let Some(path) = self.recovery_key_file {
-            let key = if is_stdin(&path) { RecoveryKey::from_reader(standard_input()?)? } else { RecoveryKey::from_file(path)? };
+            let key = if is_stdin(&path) {
+                RecoveryKey::from_reader(standard_input()?)?
+            } else {
+                RecoveryKey::from_file(path)?
+            };
             return Ok(key.into());
         }
         if self.recovery_key {

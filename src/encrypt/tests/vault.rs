@@ -13,8 +13,8 @@ use crate::encrypt::envelope::Prefix;
 use crate::encrypt::header::Header;
 use crate::sample;
 use crate::{
-    Argon2Cost, Error, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, Key, KeyProvider, Layer, Padding, Passphrase, Record,
-    RecoveryKey, Revocation, SlotKind, Vault,
+    Argon2Cost, Error, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, Key, KeyProvider, Layer, Padding, Passphrase,
+    Record, RecoveryKey, Revocation, SlotKind, Vault,
 };
 
 fn word(word: &str) -> Passphrase {

@@ -50,7 +50,10 @@ async fn a_late_write_after_the_deletion_of_an_account_is_an_error() {
         sample::call(&other, method).await.unwrap();
     }
     let error = vault.add_slot("late", Key::generate().unwrap()).await.unwrap_err();
-    assert!(matches!(&error, Error::Store(inner) if matches!(Error::of(inner), Some(Error::AccountDeleted))), "{error:?}");
+    assert!(
+        matches!(&error, Error::Store(inner) if matches!(Error::of(inner), Some(Error::AccountDeleted))),
+        "{error:?}"
+    );
     let error = scratch.store.delete_account().await.unwrap_err();
     assert!(matches!(error, Error::AccountDeleted), "{error:?}");
 
@@ -121,7 +124,8 @@ async fn a_closed_store_lets_go_of_its_file() {
     assert!(matches!(scratch.store.backup(scratch.path.with_extension("copy")).await, Err(Error::Closed { .. })));
     assert!(vault.renew_anchor().await.is_err());
     second.close().await.unwrap();
-    let beside: Vec<_> = std::fs::read_dir(scratch.path.parent().unwrap()).unwrap().map(|it| it.unwrap().file_name()).collect();
+    let beside: Vec<_> =
+        std::fs::read_dir(scratch.path.parent().unwrap()).unwrap().map(|it| it.unwrap().file_name()).collect();
     assert_eq!(beside, ["wa.db"], "no log, no copy");
 
     let moved = scratch.path.with_file_name("moved.db");

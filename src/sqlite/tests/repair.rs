@@ -65,7 +65,9 @@ async fn every_damage_that_is_named_is_dropped_and_nothing_else() {
         for ((name, before), (_, after)) in before.iter().zip(damaged.rows().await) {
             let of_app_state = ["mutation_macs", "collection_versions"];
             match () {
-                () if of_app_state.contains(name) && of_app_state.contains(&table) => assert_eq!(after, 0, "{sql}: {name}"),
+                () if of_app_state.contains(name) && of_app_state.contains(&table) => {
+                    assert_eq!(after, 0, "{sql}: {name}")
+                }
                 () if *name == table && *name == "sender_key_devices" => assert_eq!(after, 0),
                 () if *name == table => assert_eq!(before - after, named.damaged_count(), "{sql}"),
                 () => assert_eq!(after, *before, "{sql}: {name}"),
@@ -92,13 +94,12 @@ async fn what_only_a_backup_helps_against_is_not_repaired() {
     crate::Rotate::new().run(&damaged.store, &damaged.vault).await.unwrap();
     let connection = Connection::open(&damaged.path).unwrap();
     for copy in HeaderCopy::BOTH {
-        connection
-            .execute("UPDATE sender_keys SET record = ?1 WHERE address = ?2", (&saved, copy.address()))
-            .unwrap();
+        connection.execute("UPDATE sender_keys SET record = ?1 WHERE address = ?2", (&saved, copy.address())).unwrap();
     }
     drop(connection);
     let before = damaged.rows().await;
-    let vault = VaultOptions::new().open_read_only(Arc::new(damaged.store.clone()), Key::from_bytes(&mut [7; 32])).await;
+    let vault =
+        VaultOptions::new().open_read_only(Arc::new(damaged.store.clone()), Key::from_bytes(&mut [7; 32])).await;
     let error = Repair::new().run(&damaged.store, &vault.unwrap(), damaged.backup()).await.unwrap_err();
     assert!(matches!(error, Error::UnknownEpoch { .. } | Error::HeaderRolledBack), "{error:?}");
     assert_eq!(damaged.rows().await, before);
@@ -195,7 +196,10 @@ async fn what_the_protocol_renegotiates_may_count_as_absent() {
             WHERE address NOT LIKE 'wastore%'",
         ),
         ("signed prekey", "UPDATE signed_prekeys SET record = x'e757'"),
-        ("unknown key", "UPDATE sessions SET record = CAST(substr(record, 1, 6) || x'ffffff00' || substr(record, 11) AS BLOB)"),
+        (
+            "unknown key",
+            "UPDATE sessions SET record = CAST(substr(record, 1, 6) || x'ffffff00' || substr(record, 11) AS BLOB)",
+        ),
     ];
     for (what, sql) in reads {
         let damaged = Damaged::copy_of(&sealed, sql).await;
@@ -207,8 +211,10 @@ async fn what_the_protocol_renegotiates_may_count_as_absent() {
             let renegotiates = on_damage == OnDamage::Renegotiate;
             match what {
                 "session" => {
-                    let (session, identity) =
-                        (layered.get_session(sample::SESSION_ADDRESS).await, layered.load_identity(sample::IDENTITY_ADDRESS).await);
+                    let (session, identity) = (
+                        layered.get_session(sample::SESSION_ADDRESS).await,
+                        layered.load_identity(sample::IDENTITY_ADDRESS).await,
+                    );
                     assert_eq!(session.is_ok_and(|session| session.is_none()), renegotiates);
                     assert_eq!(identity.is_ok_and(|identity| identity.is_none()), renegotiates);
                     assert_eq!(layered.has_session(sample::SESSION_ADDRESS).await.unwrap(), !renegotiates);

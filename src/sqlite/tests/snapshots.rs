@@ -106,7 +106,13 @@ async fn old_snapshots_are_deleted_and_nothing_else() {
     for number in 0..5u8 {
         scratch.store.snapshot_db(&format!("reason {number}"), Some(&[number])).await.unwrap();
     }
-    let others = ["wa.db.snapshot-x-y", "wa.db.snapshot-1-a.b", "other.db.snapshot-1-a", "wa.db.snapshot-1", "wa.db.snapshot-1-a.extra2"];
+    let others = [
+        "wa.db.snapshot-x-y",
+        "wa.db.snapshot-1-a.b",
+        "other.db.snapshot-1-a",
+        "wa.db.snapshot-1",
+        "wa.db.snapshot-1-a.extra2",
+    ];
     for other in others {
         fs::write(scratch.path.with_file_name(other), "another's").unwrap();
     }

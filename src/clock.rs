@@ -1,0 +1,21 @@
+//! The time of day, as stores and headers note it. Not `wacore::time`, whose readings belong to the client: its tests count them.
+
+/// Seconds since 1970; 0 before.
+pub(crate) fn now_secs() -> u64 {
+    #[cfg(target_arch = "wasm32")]
+    // The standard library has no clock there.
+    return wacore::time::now_secs_u64();
+    #[cfg(not(target_arch = "wasm32"))]
+    since_1970().as_secs()
+}
+
+/// Milliseconds since 1970; 0 before.
+#[cfg(feature = "sqlite")]
+pub(crate) fn now_millis() -> i64 {
+    i64::try_from(since_1970().as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn since_1970() -> std::time::Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
