@@ -142,11 +142,12 @@ impl Closer {
     /// [`SqliteStore::close`](crate::SqliteStore::close). Other stores stay as they are.
     ///
     /// # Errors
-    /// As [`SqliteStore::close`](crate::SqliteStore::close).
+    /// As [`SqliteStore::close`](crate::SqliteStore::close), and those of the store that the stack began with, which is asked whether
+    /// it is this crate's. The layers are ended in any case.
     pub async fn close(&self) -> Result<()> {
         self.layers.iter().rev().for_each(|layer| layer.close());
         #[cfg(feature = "sqlite")]
-        if let Ok(Some(store)) = crate::SqliteStore::below(&*self.base).await {
+        if let Some(store) = crate::SqliteStore::below(&*self.base).await? {
             store.close().await?;
         }
         Ok(())

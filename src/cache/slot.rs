@@ -244,7 +244,7 @@ impl<V: Content> Slot<V> {
         if self.ended.load(Ordering::Relaxed) != ended && self.ended.swap(ended, Ordering::SeqCst) != ended {
             self.forget();
         }
-        // Neither goes back, so that the sum is the same only if both are.
+        // Neither goes back, so that after an end the sum is above every one from before it.
         self.generation.load(Ordering::SeqCst) + ended
     }
 

@@ -30,9 +30,10 @@ pub use file::FileAnchor;
 /// single row that was put back, nor anything of the store if the header is kept elsewhere
 /// ([`VaultOptions::header_store`](crate::VaultOptions::header_store)).
 ///
-/// It also remembers which store was at a path. If the file is gone, [`Vault::open_or_create`](crate::Vault::open_or_create) does
-/// not begin from nothing, which would pair the account again, but fails with [`Error::StoreVanished`]; another store in its place
-/// is [`Error::WrongStore`].
+/// It also remembers that there was a store at a path. If the file is gone,
+/// [`Vault::open_or_create`](crate::Vault::open_or_create) does not begin from nothing, which would pair the account again, but
+/// fails with [`Error::StoreVanished`]. Machines that share an anchor therefore need different paths, or a
+/// [`VaultOptions::context`](crate::VaultOptions::context) each, which takes the place of the path.
 ///
 /// A header has to be on the disk before it is remembered, or a power cut takes the store back behind its anchor: over
 /// [`SqliteStore`](crate::SqliteStore) use any durability but `Process`. Over other stores, which cannot compare and swap,
@@ -203,25 +204,35 @@ impl Freshness {
         }
     }
 
-    /// Checks that the store is the one that was opened under this context, or at this place, before, and remembers it if
-    /// there was none.
+    /// Checks that the store is the one that was opened under this context before, if there was one.
     ///
     /// # Errors
-    /// [`Error::WrongStore`], [`Error::Anchor`]; [`Error::HeaderConflict`] if another process remembers one at this moment.
+    /// [`Error::WrongStore`], [`Error::Anchor`].
     pub(super) async fn check_store(&self, context: Option<&[u8]>, store: &StoreId, access: Access) -> Result<()> {
+        let Some(context) = context else { return Ok(()) };
+        match self.load(&address_of(context)).await? {
+            Some(known) if known != anchor_of(store) && access != Access::AcceptRollback => Err(Error::WrongStore),
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers which store was opened under a context, or at a place.
+    ///
+    /// # Errors
+    /// [`Error::Anchor`]; [`Error::HeaderConflict`] if another process remembers another one at this moment.
+    pub(super) async fn remember_store(&self, context: Option<&[u8]>, store: &StoreId) -> Result<()> {
         let (Some(anchor), Some(context)) = (&self.0, context) else { return Ok(()) };
-        let place = address_of(context);
-        let known = self.load(&place).await?;
-        let this = Anchor { generation: 0, checksum: *store };
-        match known {
-            Some(known) if known == this => Ok(()),
-            Some(_) if access != Access::AcceptRollback => Err(Error::WrongStore),
-            _ if access == Access::ReadOnly => Ok(()),
-            known => match anchor.advance(&place, known, this).await {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(Error::HeaderConflict),
-                Err(error) => Err(Error::Anchor(error)),
-            },
+        let (address, this) = (address_of(context), anchor_of(store));
+        let known = self.load(&address).await?;
+        if known == Some(this) {
+            return Ok(());
+        }
+        match anchor.advance(&address, known, this).await {
+            Ok(true) => Ok(()),
+            // Another process has opened the same store.
+            Ok(false) if self.load(&address).await? == Some(this) => Ok(()),
+            Ok(false) => Err(Error::HeaderConflict),
+            Err(error) => Err(Error::Anchor(error)),
         }
     }
 
@@ -248,6 +259,11 @@ impl Freshness {
     pub(super) fn known(&self, header: &Header, bytes: &[u8]) -> Result<Option<Anchor>> {
         self.0.as_ref().map(|_| Anchor::of(header, bytes)).transpose()
     }
+}
+
+/// How an anchor keeps which store it was.
+fn anchor_of(store: &StoreId) -> Anchor {
+    Anchor { generation: 0, checksum: *store }
 }
 
 /// Under which id an anchor keeps the store of a context or a place.

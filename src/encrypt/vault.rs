@@ -127,7 +127,7 @@ impl VaultOptions {
     /// and opens if no context is given here.
     ///
     /// With a [`VaultOptions::freshness_anchor`], the anchor also remembers which store opened under the context that is
-    /// given here, and which was at its path, and another one is refused with [`Error::WrongStore`].
+    /// given here, and another one is refused with [`Error::WrongStore`].
     pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
         self.context = Some(context.into());
         self
@@ -237,7 +237,7 @@ impl VaultOptions {
         let Some(copies) = self.find(&store).await? else {
             let host = Host::of(store.clone()).await?;
             host.refuse_account_of_chance().await?;
-            self.freshness.refuse_vanished(host.place().as_deref()).await?;
+            self.freshness.refuse_vanished(self.place(&host).as_deref()).await?;
             return match self.create_vault(store.clone(), secret.duplicate()).await {
                 // Somebody else created one at the same moment.
                 Err(error @ (Error::VaultExists | Error::HeaderConflict)) => {
@@ -326,7 +326,6 @@ impl VaultOptions {
         // So that as a rule nothing is written if it cannot be used.
         self.freshness.load(&store_id).await?;
         self.freshness.check_store(self.context.as_deref(), &store_id, Access::ReadWrite).await?;
-        self.freshness.check_store(host.place().as_deref(), &store_id, Access::AcceptRollback).await?;
 
         // The key derivation took a while: look again, so that only a true tie is left to the reading back.
         refuse_existing(&*headers).await?;
@@ -335,11 +334,22 @@ impl VaultOptions {
         host.settle().await;
         match self.freshness.advance(None, &opened.header, &bytes).await {
             // Somebody has opened the vault since, and did it.
-            Ok(()) | Err(Error::HeaderConflict) => {
-                Ok(Vault { created: true, ..self.vault(headers, host, opened, false) })
-            }
-            Err(error) => Err(error),
+            Ok(()) | Err(Error::HeaderConflict) => {}
+            Err(error) => return Err(error),
         }
+        // Only now there is such a store.
+        self.freshness.remember_store(self.context.as_deref(), &store_id).await?;
+        self.remember_place(&host, &store_id).await?;
+        Ok(Vault { created: true, ..self.vault(headers, host, opened, false) })
+    }
+
+    /// Where the store is, unless the caller names it by a context.
+    fn place(&self, host: &Host) -> Option<Vec<u8>> {
+        if self.context.is_some() { None } else { host.place() }
+    }
+
+    async fn remember_place(&self, host: &Host, store: &StoreId) -> Result<()> {
+        self.freshness.remember_store(self.place(host).as_deref(), store).await
     }
 
     async fn unlock(&self, store: Arc<dyn Backend>, copies: Copies, secret: Secret, access: Access) -> Result<Vault> {
@@ -355,8 +365,11 @@ impl VaultOptions {
         if opened.header.flags & ROTATING != 0 {
             log::warn!("a change of the data key has not finished: some records may still be under the old one");
         }
-        for place in [self.context.clone(), host.place()] {
-            self.freshness.check_store(place.as_deref(), &opened.header.store_id, access).await?;
+        let store_id = opened.header.store_id;
+        self.freshness.check_store(self.context.as_deref(), &store_id, access).await?;
+        if access != Access::ReadOnly {
+            self.freshness.remember_store(self.context.as_deref(), &store_id).await?;
+            self.remember_place(&host, &store_id).await?;
         }
         let vault = self.vault(self.headers(&store), host, opened, access == Access::ReadOnly);
         match access {
@@ -1149,7 +1162,9 @@ impl Shared {
         step: u64,
         mut change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
     ) -> Result<T> {
-        self.refuse_change("header update")?;
+        if self.read_only {
+            return Err(Error::ReadOnly { method: "header update" });
+        }
         let _header_io = self.header_io.lock().await;
         if let Some(next) = next {
             // Before it is written, so that whoever reads it knows it.

@@ -39,7 +39,7 @@ pub(super) struct Database {
     pub(super) writer: Writer,
     files: Option<Files>,
     // Goes after the connections.
-    open: Mutex<Option<OpenFile>>,
+    open: Mutex<Option<Arc<OpenFile>>>,
     activity: Arc<Activity>,
     checkpointing: AtomicBool,
     /// From how many pages of the write-ahead log on the next checkpoint is due.
@@ -126,7 +126,7 @@ impl Database {
             location,
             writer: Writer::new(connection),
             files,
-            open: Mutex::new(open),
+            open: Mutex::new(open.map(Arc::new)),
             activity: Arc::default(),
             checkpointing: AtomicBool::new(false),
             checkpoint_at: AtomicU32::new(CHECKPOINT_PAGES),
@@ -150,18 +150,29 @@ impl Database {
     /// # Errors
     /// [`Error::Closed`] once the database is closed.
     pub(super) fn connect(&self) -> Result<Connection> {
-        if self.closed.load(Ordering::SeqCst) {
+        if self.is_closed() {
             return Err(Error::Closed { what: "store" });
         }
         Ok(self.location.connect()?)
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Keeps others from reading the file by other means as long as it exists.
+    pub(super) fn pin(&self) -> Option<Arc<OpenFile>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Closes every connection but those of walks and backups under way; later calls fail.
     ///
     /// # Errors
-    /// Contention if a call does not end until the timeout.
+    /// Contention if a call does not end until the timeout, [`Error::NotAlone`] if the log is not empty afterwards, and what
+    /// emptying it fails with.
     pub(super) async fn close(self: &Arc<Self>) -> Result<()> {
         self.closed.store(true, Ordering::SeqCst);
+        self.refuse_writes();
         ended::note();
         let database = self.clone();
         background::unblock(move || database.close_connections()).await
@@ -170,17 +181,33 @@ impl Database {
     /// Blocks its thread.
     fn close_connections(self: &Arc<Self>) -> Result<()> {
         let mut patience = Patience::new(self.config.busy_timeout);
-        // No checkpoint begins after this.
-        while self.checkpointing.swap(true, Ordering::Relaxed) && !self.writer.is_closed() {
+        while self.checkpointing.swap(true, Ordering::Relaxed) {
             thread::sleep(patience.next().ok_or_else(contended)?);
         }
         let _no_checkpoint = Checkpointing(self.clone());
         if !self.readers.close_for_good(&mut patience) {
             return Err(contended());
         }
-        self.close_writer(&mut patience)?;
+        let Location::File(path) = &self.location else {
+            drop(self.take_writer(&mut patience)?);
+            ended::note();
+            return Ok(());
+        };
+        let emptied = match self.take_writer(&mut patience)? {
+            // Closing it would do it as well, and not say whether it failed.
+            Some(writer) => match self.checkpoint(&writer, CheckpointMode::Truncate) {
+                Err(error) if error.is_contention() => Ok(false),
+                emptied => emptied,
+            },
+            None => Ok(true),
+        };
+        // What was read while calls under way ended must not be given out either.
+        ended::note();
         self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Ok(())
+        emptied?;
+        // Somebody else has it, and what is in the log is not in the file.
+        let is_left = log_path(path).metadata().is_ok_and(|log| log.len() > 0);
+        if is_left { Err(Error::NotAlone) } else { Ok(()) }
     }
 
     /// The path of the database file, or `None` in memory.
@@ -338,7 +365,8 @@ impl Database {
         if self.log_starts_over() {
             self.log_starts_over.store(false, Ordering::Relaxed);
         }
-        if self.files.is_some() {
+        // One that is on its way to its place is closed soon.
+        if self.files.is_some() && self.config.unfinished.is_none() {
             self.activity.note(|| Arc::downgrade(self));
         }
         if wal_pages >= self.checkpoint_at.load(Ordering::Relaxed) {
@@ -349,7 +377,7 @@ impl Database {
 
     /// Copies the write-ahead log into the database, unless that is under way.
     pub(super) fn checkpoint_in_background(self: &Arc<Self>) {
-        if !self.checkpointing.swap(true, Ordering::Relaxed) {
+        if !self.is_closed() && !self.checkpointing.swap(true, Ordering::Relaxed) {
             let checkpointing = Checkpointing(self.clone());
             background::detached(move || checkpointing.run());
         }
@@ -416,7 +444,14 @@ impl Checkpointing {
             log::warn!("the write-ahead log could not be copied into the database: {error}");
         }
         let database = self.0.clone();
-        let finish = move |connection: &Connection| self.0.checkpoint(connection, CheckpointMode::Passive);
+        let finish = move |connection: &Connection| {
+            let complete = self.0.checkpoint(connection, CheckpointMode::Passive)?;
+            if !complete {
+                // Somebody reads an older state. When the database is idle, it is tried again.
+                self.0.activity.note(|| Arc::downgrade(&self.0));
+            }
+            Ok(complete)
+        };
         database.enqueue_detached(Plan::UPKEEP, finish);
     }
 

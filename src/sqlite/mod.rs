@@ -195,15 +195,19 @@ impl SqliteStore {
     ///
     /// It is the end of everything that has the account open through this store: calls on this handle and its clones, on vaults
     /// and layers above, fail from then on with [`Error::AccountDeleted`](crate::Error::AccountDeleted), so that a client which
-    /// is still shutting down leaves nothing behind. [`SqliteStore::account`] gives a handle to begin from nothing with. Other processes,
+    /// is still shutting down leaves nothing behind. [`SqliteStore::account`] gives a handle to begin from nothing with, by
+    /// [`Vault::create`](crate::Vault::create) if there is a freshness anchor. Other processes,
     /// and stores that were opened by themselves on the same file, are not told: stop them before.
     ///
     /// # Errors
-    /// [`Error::Sqlite`](crate::Error::Sqlite) and [`Error::FileMoved`](crate::Error::FileMoved); nothing is deleted then.
+    /// [`Error::Sqlite`](crate::Error::Sqlite) and [`Error::FileMoved`](crate::Error::FileMoved); nothing is deleted then, unless the
+    /// file was moved at the very moment.
     pub async fn delete_account(&self) -> Result<()> {
         let (account, life) = (self.account, self.life.clone());
+        let database = Arc::downgrade(&self.database);
         let delete = move |connection: &Connection| {
             life.check()?;
+            database.upgrade().map_or(Ok(()), |database| database.check_files())?;
             for sql in DELETE_ACCOUNT {
                 connection.run(sql, (account,))?;
             }
@@ -219,12 +223,14 @@ impl SqliteStore {
     }
 
     /// Closes the database: every handle on any of its accounts, and vaults and layers above, fail from now on with
-    /// [`Error::Closed`](crate::Error::Closed), and caches give nothing out any more. Then nothing holds the file, its `-wal` and
-    /// `-shm` are gone unless another process has it open, and it may be moved. Calls under way end before. A backup, or a walk
-    /// through all rows such as [`Verify`]'s or [`Rotate`]'s, keeps a connection of its own until it ends. Closing twice is no error.
+    /// [`Error::Closed`](crate::Error::Closed), and caches give nothing out any more. Calls under way end before. Then the main file
+    /// holds everything, and may be moved. Closing twice is no error.
     ///
     /// # Errors
-    /// [`Error::Sqlite`](crate::Error::Sqlite) as contended if a call does not end until the timeout: close again then.
+    /// [`Error::Sqlite`](crate::Error::Sqlite) as contended if a call does not end until the timeout: close again then. As anything
+    /// else if the log cannot be emptied, and [`Error::NotAlone`](crate::Error::NotAlone) if it is not empty afterwards, because
+    /// another process, another store of this process, a backup, or a walk through all rows such as [`Verify`]'s has the file open:
+    /// everything is closed here then, but the file must not be moved without its `-wal`.
     pub async fn close(&self) -> Result<()> {
         self.database.close().await
     }

@@ -73,10 +73,17 @@ impl Drop for OpenFile {
     }
 }
 
-/// `true` if this process has the file open.
+/// Looks at a file by other means than SQLite while nothing here opens it.
+///
+/// # Errors
+/// [`Error::NotAlone`] if this process has it open.
 #[cfg(unix)]
-pub(super) fn is_open_here(path: &Path) -> bool {
-    super::database::identity(path).is_ok_and(|identity| open_files().contains_key(&identity))
+pub(super) fn unless_open<T>(path: &Path, look: impl FnOnce() -> Result<T>) -> Result<T> {
+    let open = open_files();
+    if super::database::identity(path).is_ok_and(|identity| open.contains_key(&identity)) {
+        return Err(Error::NotAlone);
+    }
+    look()
 }
 
 /// A store is in WAL mode as soon as it has a log, and its file says so. A backup says that it is not

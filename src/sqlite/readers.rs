@@ -186,6 +186,22 @@ impl Drop for Reader<'_> {
     }
 }
 
+/// Counts a connection that is being opened on another thread.
+struct Opening(Arc<Database>);
+
+impl Opening {
+    fn of(database: &Arc<Database>) -> Self {
+        database.readers.lent.fetch_add(1, Ordering::SeqCst);
+        Self(database.clone())
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.readers.lent.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Database {
     /// A reader for a short query.
     pub(super) async fn reader(self: &Arc<Self>) -> Result<Reader<'_>> {
@@ -193,8 +209,10 @@ impl Database {
         if reader.connection.is_none() {
             let database = self.clone();
             // The connection is closed before the database if nobody waits for it any more.
-            let (connection, _database) =
-                background::unblock(move || Ok::<_, Error>((database.open_reader()?, database))).await?;
+            // Counted also if nobody waits for it any more.
+            let opening = Opening::of(self);
+            let open = move || Ok::<_, Error>((database.open_reader()?, opening, database));
+            let (connection, _opening, _database) = background::unblock(open).await?;
             reader.fill(connection);
         }
         Ok(reader)

@@ -113,18 +113,14 @@ fn is_copy(name: &str, stem: &str) -> bool {
 }
 
 /// # Errors
-/// [`Error::NotAlone`] if another process has the database open, [`Error::File`].
+/// [`Error::NotAlone`] if this or another process has the database open, [`Error::File`].
 fn refuse_in_use(path: &Path) -> Result<()> {
     #[cfg(unix)]
-    {
+    return open_files::unless_open(path, || {
         use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
-        // Opening it here would take its locks away.
-        if open_files::is_open_here(path) {
-            return Err(Error::NotAlone);
-        }
         let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            file => file.map_err(cannot_open)?,
+            file => file.map_err(|error| cannot_open(filesystem::named(path, error)))?,
         };
         // Every connection holds a lock in this range (https://www.sqlite.org/src/file/src/os.h, PENDING_BYTE).
         let lock = Flock {
@@ -134,13 +130,14 @@ fn refuse_in_use(path: &Path) -> Result<()> {
             typ: FlockType::WriteLock,
             offset_type: FlockOffsetType::Set,
         };
-        if fcntl_getlk(&file, &lock).map_err(|error| cannot_open(error.into()))?.is_some() {
-            return Err(Error::NotAlone);
-        }
-    }
+        let held = fcntl_getlk(&file, &lock).map_err(|error| cannot_open(error.into()))?;
+        if held.is_some() { Err(Error::NotAlone) } else { Ok(()) }
+    });
     #[cfg(not(unix))]
-    let _ = path;
-    Ok(())
+    {
+        let _ = path;
+        Ok(())
+    }
 }
 
 /// Gives a database and what lies beside it another name. The main file goes first, so that nothing that is killed in between

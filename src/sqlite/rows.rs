@@ -10,6 +10,7 @@ use rusqlite::{Connection, Params, Row, ffi};
 use super::SqliteStore;
 use super::connection::{Statements, Stored, patiently, permitted};
 use super::database::Database;
+use super::open_files::OpenFile;
 use crate::background;
 use crate::encrypt::HeaderCopy;
 use crate::encrypt::stored::{CARRIER, StoredRow, decode_text, encode_text, session_or_identity};
@@ -698,7 +699,7 @@ fn all<T>(
 /// The database as it is at one moment, on a connection of its own, for reading every row of an account.
 pub(crate) struct Snapshot {
     /// `None` while a thread reads with it. The connection is closed before the database, whose last one empties the log.
-    connection: Option<(Connection, Arc<Database>)>,
+    connection: Option<(Connection, Arc<Database>, Option<Arc<OpenFile>>)>,
     account: i32,
 }
 
@@ -708,7 +709,10 @@ impl Snapshot {
     pub(crate) async fn open(store: &SqliteStore) -> Result<Self> {
         let (database, account) = (store.database.clone(), store.account);
         let mut patience = database.patience_of_readers();
-        let open = move || Ok::<_, Error>((patiently(&mut patience, || database.open_snapshot())?, database));
+        let open = move || {
+            let pin = database.pin();
+            Ok::<_, Error>((patiently(&mut patience, || database.open_snapshot())?, database, pin))
+        };
         Ok(Self { connection: Some(background::unblock(open).await?), account })
     }
 

@@ -257,6 +257,7 @@ fn copy(database: &Database, path: &Path, caller_waits: &(impl Fn() -> bool + Cl
     // SQLite takes an empty file as a target; its path goes in as a parameter.
     let target = file.path().to_str().ok_or(Error::InvalidInput { what: "the path", problem: "is not valid UTF-8" })?;
     // On a connection of its own, so that no reader is missing for as long as it takes.
+    let _pin = database.pin();
     let connection = database.connect()?;
     let waits = caller_waits.clone();
     connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || !waits()))?;

@@ -96,8 +96,8 @@ struct State {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Closed {
     No,
-    /// As soon as nobody has it and nobody waits.
-    Soon,
+    /// Those who come are refused; those who wait are served.
+    Closing,
     Yes,
 }
 
@@ -123,15 +123,11 @@ impl Writer {
     /// Takes the connection for a call that need not wait for others, because there are none.
     fn lead_at_once(&self, database: &Arc<Database>) -> Option<Lease> {
         let mut state = self.state();
-        if !state.waiting.is_empty() || state.sociable > 0 {
+        if !state.waiting.is_empty() || state.sociable > 0 || state.closed != Closed::No {
             return None;
         }
         let connection = state.connection.take()?;
         Some(Lease { database: database.clone(), connection: Some(connection) })
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.state().closed == Closed::Yes
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -215,24 +211,33 @@ impl Database {
         Ok(done)
     }
 
-    /// Closes the connection once all calls that wait have run; those that come later fail. Blocks its thread.
+    /// Refuses calls that come from now on.
+    pub(super) fn refuse_writes(&self) {
+        let mut state = self.writer.state();
+        if state.closed == Closed::No {
+            state.closed = Closed::Closing;
+        }
+    }
+
+    /// Takes the connection away for good once all calls that wait have run; `None` if that was done before. Blocks its thread.
     ///
     /// # Errors
-    /// Contention if there is no more patience. It is closed later then.
-    pub(super) fn close_writer(self: &Arc<Self>, patience: &mut Patience) -> Result<()> {
-        {
+    /// Contention if there is no more patience.
+    pub(super) fn take_writer(self: &Arc<Self>, patience: &mut Patience) -> Result<Option<Connection>> {
+        loop {
             let mut state = self.writer.state();
-            if state.closed == Closed::No {
-                state.closed = Closed::Soon;
+            if state.closed == Closed::Yes {
+                return Ok(None);
             }
-        }
-        while !self.writer.is_closed() {
-            // Giving it back closes it.
-            if Lease::take(self).is_none() {
-                thread::sleep(patience.next().ok_or_else(contended)?);
+            if state.waiting.is_empty()
+                && let Some(holder) = state.connection.take()
+            {
+                state.closed = Closed::Yes;
+                return Ok(Some(holder.connection));
             }
+            drop(state);
+            thread::sleep(patience.next().ok_or_else(contended)?);
         }
-        Ok(())
     }
 
     /// Runs a short query on the writing connection, if nobody has it: unlike a reader's, its page cache outlives commits.
@@ -240,6 +245,9 @@ impl Database {
         self: &Arc<Self>,
         query: &mut impl FnMut(&Connection) -> Result<T>,
     ) -> Option<Result<T>> {
+        if self.is_closed() {
+            return None;
+        }
         let lease = Lease::take(self)?;
         let result = lease.connection().and_then(|connection| run_checked(connection, || query(connection)));
         lease.run_waiting_inline();
@@ -527,13 +535,7 @@ impl Drop for Lease {
         rollback(&holder.connection);
         let mut state = self.database.writer.state();
         if state.waiting.is_empty() {
-            if state.closed == Closed::No {
-                state.connection = Some(holder);
-            } else {
-                state.closed = Closed::Yes;
-                // While nobody can think that it is closed already.
-                drop(holder);
-            }
+            state.connection = Some(holder);
         } else {
             drop(state);
             Lease { database: self.database.clone(), connection: Some(holder) }.lead_on_blocking_thread();
