@@ -64,7 +64,7 @@ pub use secret::{Key, KeyProvider, Passphrase, RecoveryKey, Secret};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{
     DamagedRow, Durability, ForgetReport, InspectedAccount, Inspection, Repair, RepairProgress, RepairReport,
-    RevokeReport, Rotate, RotateProgress, RotateReport, SqliteConfig, SqliteStore, Verify, VerifyProgress,
+    RevokeReport, Rotate, RotateProgress, RotateReport, SqliteConfig, SqliteStore, TableSize, Verify, VerifyProgress,
     VerifyReport,
 };
 #[cfg(feature = "upstream")]

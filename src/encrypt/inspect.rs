@@ -1,5 +1,6 @@
 //! What can be said of a vault without any key.
 
+use serde::{Serialize, Serializer};
 use wacore::store::traits::Backend;
 
 use super::header::{DEVICE_SEALED, Header, IMPORTING, ROTATING};
@@ -7,17 +8,21 @@ use super::vault::HeaderCopy;
 use super::{Padding, SlotInfo};
 use crate::error::{Error, Result};
 
-/// What the header of a vault says without any key. Nothing of it is authenticated.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the header of a vault says without any key. Nothing of it is authenticated. As JSON, ids are in hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HeaderInfo {
     /// The version of the format.
+    #[serde(rename = "format")]
     pub version: u16,
     /// The vault's random id, for [`VaultOptions::expect_store`](crate::VaultOptions::expect_store).
+    #[serde(serialize_with = "hex")]
     pub store_id: [u8; 16],
     /// The id of the vault whose [`Vault::account_key`](crate::Vault::account_key) opens this one, if it was noted.
+    #[serde(serialize_with = "hex_if_any")]
     pub parent: Option<[u8; 16]>,
     /// `true` if the vault is bound to a context; see [`VaultOptions::context`](crate::VaultOptions::context).
+    #[serde(rename = "bound_to_context")]
     pub bound: bool,
     /// Rises with every change and every start.
     pub generation: u64,
@@ -26,8 +31,10 @@ pub struct HeaderInfo {
     /// The key slots.
     pub slots: Vec<SlotInfo>,
     /// How the length of values is hidden.
+    #[serde(serialize_with = "padding")]
     pub padding: Padding,
     /// The epochs of the data keys; the active one is the last.
+    #[serde(rename = "data_key_epochs")]
     pub epochs: Vec<u32>,
     /// `true` if a device was sealed, so that its absence is an error.
     pub device_sealed: bool,
@@ -36,6 +43,7 @@ pub struct HeaderInfo {
     /// `true` if a change of the data key did not finish, so that records of the older epochs may be left.
     pub rotating: bool,
     /// How many of the two copies are intact.
+    #[serde(rename = "intact_header_copies")]
     pub intact_copies: u8,
 }
 
@@ -90,4 +98,16 @@ impl HeaderInfo {
             intact_copies: intact,
         }
     }
+}
+
+fn hex<S: Serializer>(id: &[u8; 16], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&data_encoding::HEXLOWER.encode(id))
+}
+
+fn hex_if_any<S: Serializer>(id: &Option<[u8; 16]>, serializer: S) -> Result<S::Ok, S::Error> {
+    id.map(|id| data_encoding::HEXLOWER.encode(&id)).serialize(serializer)
+}
+
+fn padding<S: Serializer>(padding: &Padding, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{padding:?}"))
 }

@@ -14,6 +14,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -51,7 +53,7 @@ impl fmt::Display for SlotKind {
     }
 }
 
-/// A key slot as it is listed; holds no secret.
+/// A key slot as it is listed; holds no secret. As JSON, the cost of a passphrase stands beside its kind, as `argon2id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SlotInfo {
@@ -61,6 +63,29 @@ pub struct SlotInfo {
     pub label: String,
     /// What opens the slot.
     pub kind: SlotKind,
+}
+
+impl Serialize for SlotInfo {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Cost {
+            memory_kib: u32,
+            passes: u32,
+            lanes: u32,
+        }
+        let cost = match self.kind {
+            SlotKind::Passphrase(cost) => {
+                Some(Cost { memory_kib: cost.memory_kib(), passes: cost.passes(), lanes: cost.lanes() })
+            }
+            _ => None,
+        };
+        let mut fields = serializer.serialize_struct("SlotInfo", 4)?;
+        fields.serialize_field("id", &self.id)?;
+        fields.serialize_field("label", &self.label)?;
+        fields.serialize_field("kind", &self.kind.to_string())?;
+        fields.serialize_field("argon2id", &cost)?;
+        fields.end()
+    }
 }
 
 impl Slot {

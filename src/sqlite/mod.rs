@@ -62,7 +62,7 @@ pub use repair::{ForgetReport, Repair, RepairProgress, RepairReport};
 pub use rotate::{RevokeReport, Rotate, RotateProgress, RotateReport};
 #[cfg(feature = "upstream")]
 pub(crate) use snapshot::STEPS_BETWEEN_LOOKS;
-pub use verify::{DamagedRow, InspectedAccount, Inspection, Verify, VerifyProgress, VerifyReport};
+pub use verify::{DamagedRow, InspectedAccount, Inspection, TableSize, Verify, VerifyProgress, VerifyReport};
 #[cfg(feature = "upstream")]
 pub(crate) use {connection::guard, schema::APPLICATION_ID};
 pub(crate) use {rows::Pages, rows::Snapshot, rows::TABLES};

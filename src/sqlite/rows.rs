@@ -11,6 +11,7 @@ use super::SqliteStore;
 use super::connection::{Statements, Stored, patiently, permitted};
 use super::database::Database;
 use super::open_files::OpenFile;
+use super::verify::TableSize;
 use crate::background;
 use crate::encrypt::HeaderCopy;
 use crate::encrypt::stored::{CARRIER, StoredRow, decode_text, encode_text, session_or_identity};
@@ -356,10 +357,10 @@ impl Table {
         self.replace.is_some()
     }
 
-    pub(super) fn size(&self, connection: &Connection) -> Result<(&'static str, u64, u64)> {
+    pub(super) fn size(&self, connection: &Connection) -> Result<TableSize> {
         let counted = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
         let (rows, bytes) = connection.first(self.size, (), counted)?.unwrap_or_default();
-        Ok((self.name, rows.unsigned_abs(), bytes.unsigned_abs()))
+        Ok(TableSize { name: self.name, rows: rows.unsigned_abs(), bytes: bytes.unsigned_abs() })
     }
 }
 

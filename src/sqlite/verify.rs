@@ -266,22 +266,37 @@ fn label<S: serde::Serializer>(record: &Record, serializer: S) -> Result<S::Ok, 
 }
 
 /// What a database holds, as far as anybody can see who has the file. `Display` prints it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Inspection {
     /// The accounts.
     pub accounts: Vec<InspectedAccount>,
-    /// The tables, their rows, and the bytes of their contents, all accounts together.
-    pub tables: Vec<(&'static str, u64, u64)>,
+    /// The tables, all accounts together.
+    pub tables: Vec<TableSize>,
+}
+
+/// How much is in a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct TableSize {
+    /// Its name.
+    #[serde(rename = "table")]
+    pub name: &'static str,
+    /// How many rows it has.
+    pub rows: u64,
+    /// The bytes of their contents.
+    pub bytes: u64,
 }
 
 /// An account in an [`Inspection`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct InspectedAccount {
     /// Its number.
+    #[serde(rename = "account")]
     pub number: i32,
     /// What the header of its vault says; `None` if it has no vault, or one whose header cannot be read.
+    #[serde(rename = "vault")]
     pub header: Option<HeaderInfo>,
     /// Why the header cannot be read.
     pub problem: Option<String>,
@@ -344,8 +359,8 @@ impl fmt::Display for Inspection {
             }
         }
         writeln!(f, "\n{:<20} {:>10} {:>14}", "table", "rows", "bytes")?;
-        for (table, rows, bytes) in &self.tables {
-            writeln!(f, "{table:<20} {rows:>10} {bytes:>14}")?;
+        for TableSize { name, rows, bytes } in &self.tables {
+            writeln!(f, "{name:<20} {rows:>10} {bytes:>14}")?;
         }
         Ok(())
     }

@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use clap::Args;
 use wastore::{Key, Passphrase, RecoveryKey, Secret, SqliteStore, Vault, VaultOptions};
 
-use super::Failure;
-use super::terminal::Terminal;
+use crate::failure::Failure;
+use crate::terminal::Terminal;
 
 /// What opens the store; a prompt if nothing is given.
 #[derive(Args, Clone)]
-pub(super) struct CurrentSecret {
+pub(crate) struct CurrentSecret {
     /// Read the passphrase from a file, or from standard input if it is `-`
     #[arg(long, value_name = "FILE", group = "current")]
     passphrase_file: Option<PathBuf>,
@@ -39,7 +39,7 @@ pub(super) struct CurrentSecret {
 
 /// The passphrase that is to open the store; a prompt if nothing is given.
 #[derive(Args, Clone)]
-pub(super) struct NewPassphrase {
+pub(crate) struct NewPassphrase {
     /// Read the new passphrase from a file, or from standard input if it is `-`
     #[arg(long, value_name = "FILE", group = "new")]
     new_passphrase_file: Option<PathBuf>,
@@ -53,7 +53,7 @@ pub(super) struct NewPassphrase {
 
 /// What is to open the store; a prompt if nothing is given.
 #[derive(Args, Clone)]
-pub(super) struct NewSecret {
+pub(crate) struct NewSecret {
     #[command(flatten)]
     passphrase: NewPassphrase,
     /// Open with a key file of 32 random bytes, or 64 hexadecimal digits; `-` is standard input
@@ -62,15 +62,15 @@ pub(super) struct NewSecret {
 }
 
 impl CurrentSecret {
-    pub(super) async fn open(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
+    pub(crate) async fn open(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
         Ok(store.open_vault(options, self.read().await?).await?)
     }
 
-    pub(super) async fn open_read_only(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
+    pub(crate) async fn open_read_only(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
         Ok(store.open_vault_read_only(options, self.read().await?).await?)
     }
 
-    pub(super) async fn read(&self) -> Result<Secret, Failure> {
+    pub(crate) async fn read(&self) -> Result<Secret, Failure> {
         let given = self.clone();
         on_a_thread(move || given.read_blocking()).await
     }
@@ -99,18 +99,18 @@ impl CurrentSecret {
 
 impl NewSecret {
     /// `true` if it is a key, `false` if it is a passphrase.
-    pub(super) fn is_key(&self) -> bool {
+    pub(crate) fn is_key(&self) -> bool {
         self.new_key_file.is_some()
     }
 
-    pub(super) async fn read(&self) -> Result<Secret, Failure> {
+    pub(crate) async fn read(&self) -> Result<Secret, Failure> {
         let Some(path) = self.new_key_file.clone() else { return Ok(self.passphrase.read().await?.into()) };
         on_a_thread(|| Ok(key(path)?.into())).await
     }
 }
 
 impl NewPassphrase {
-    pub(super) async fn read(&self) -> Result<Passphrase, Failure> {
+    pub(crate) async fn read(&self) -> Result<Passphrase, Failure> {
         let given = self.clone();
         on_a_thread(move || given.read_blocking()).await
     }
@@ -241,7 +241,7 @@ impl Descriptor {
 }
 
 /// Reads a saved header, and no more than one can have.
-pub(super) async fn saved_header(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(crate) async fn saved_header(path: &Path) -> Result<Vec<u8>, Failure> {
     let path = path.to_owned();
     on_a_thread(move || {
         let mut content = Vec::new();

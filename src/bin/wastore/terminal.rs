@@ -1,26 +1,32 @@
-//! Asking for secrets on the terminal.
+//! What is asked and told: secrets on the terminal, standard output, warnings, progress.
 
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use wastore::{Error, printable};
 use zeroize::Zeroizing;
 
-use super::Failure;
+use crate::failure::Failure;
 
 /// The terminal of whoever runs the command, which does not show what is typed as long as this exists.
-pub(super) struct Terminal(system::Hidden);
+pub(crate) struct Terminal(system::Hidden);
 
 impl Terminal {
     /// Asks the user and not standard input, which may be redirected.
-    pub(super) fn open() -> Result<Self, Failure> {
+    pub(crate) fn open() -> Result<Self, Failure> {
         system::Hidden::begin().map(Self)
     }
 
     /// Reads a line.
-    pub(super) fn ask(&mut self, prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    pub(crate) fn ask(&mut self, prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
         self.0.ask(prompt)
     }
 }
 
 /// Makes the terminal show what is typed again, if a prompt was interrupted.
-pub(super) fn restore_terminal() {
+pub(crate) fn restore_terminal() {
     system::end();
 }
 
@@ -28,6 +34,70 @@ fn no_terminal() -> Failure {
     Failure::usage(
         "no terminal to ask for a passphrase on: give one of the options for files, descriptors and variables",
     )
+}
+
+/// Writes to standard output. Who no longer reads is no failure.
+pub(crate) fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match write!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::other(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a secret to standard output, where somebody has to read it.
+pub(crate) fn show_secret(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        // Also the place of a closed standard output.
+        let is_null = |out: rustix::fs::Stat| fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == out.st_rdev);
+        if rustix::fs::fstat(&out).is_ok_and(is_null) {
+            return Err(Failure::usage("standard output goes nowhere: the recovery key would be lost"));
+        }
+    }
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Failure::other)
+}
+
+/// Shows what the library warns of from now on.
+pub(crate) fn show_warnings() {
+    if log::set_logger(&Warnings).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+}
+
+struct Warnings;
+
+impl log::Log for Warnings {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn && metadata.target().split("::").next() == Some("wastore")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            tell!("wastore: warning: {}", printable(&record.args().to_string()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// On a terminal only.
+pub(crate) fn progress_bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{msg:>9} {bar:40} {human_pos}/{human_len} {per_sec} {eta}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Writes a new file that only its owner may read.
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    wastore::write_new(path, content).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => Error::TargetExists { path: path.to_owned() }.into(),
+        _ => Error::File { what: "new", source }.into(),
+    })
 }
 
 #[cfg(unix)]
@@ -40,7 +110,7 @@ mod system {
     use zeroize::Zeroizing;
 
     use super::no_terminal;
-    use crate::{Failure, INTERRUPTED};
+    use crate::failure::{Failure, INTERRUPTED};
 
     /// How the shell left the terminal, as long as it is not so.
     struct Before {
@@ -55,10 +125,10 @@ mod system {
         BEFORE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) struct Hidden(File);
+    pub(crate) struct Hidden(File);
 
     impl Hidden {
-        pub(super) fn begin() -> Result<Self, Failure> {
+        pub(crate) fn begin() -> Result<Self, Failure> {
             let terminal = File::options().read(true).write(true).open("/dev/tty").map_err(|_| no_terminal())?;
             let mut before = before();
             if before.is_over {
@@ -74,7 +144,7 @@ mod system {
             Ok(Self(terminal))
         }
 
-        pub(super) fn ask(&mut self, prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        pub(crate) fn ask(&mut self, prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
             self.0.write_all(prompt.as_bytes()).map_err(Failure::other)?;
             // More than a terminal takes as a line.
             let mut line = Zeroizing::new(vec![0; LINE_BYTES]);
@@ -100,7 +170,7 @@ mod system {
         tcsetattr(&terminal, OptionalActions::Now, &settings).is_ok()
     }
 
-    pub(super) fn end() {
+    pub(crate) fn end() {
         let mut before = before();
         before.is_over = true;
         if restore(&mut before) {
@@ -120,19 +190,19 @@ mod system {
     use zeroize::Zeroizing;
 
     use super::no_terminal;
-    use crate::Failure;
+    use crate::failure::Failure;
 
-    pub(super) struct Hidden;
+    pub(crate) struct Hidden;
 
     impl Hidden {
-        pub(super) fn begin() -> Result<Self, Failure> {
+        pub(crate) fn begin() -> Result<Self, Failure> {
             if io::stdin().is_terminal() { Ok(Self) } else { Err(no_terminal()) }
         }
 
-        pub(super) fn ask(&mut self, prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        pub(crate) fn ask(&mut self, prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
             rpassword::prompt_password(prompt).map(|line| Zeroizing::new(line.into_bytes())).map_err(Failure::other)
         }
     }
 
-    pub(super) fn end() {}
+    pub(crate) fn end() {}
 }

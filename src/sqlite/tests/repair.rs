@@ -37,7 +37,7 @@ impl Damaged {
 
     async fn rows(&self) -> Vec<(&'static str, u64)> {
         let tables = self.store.inspect().await.unwrap().tables;
-        tables.into_iter().map(|(table, rows, _)| (table, rows)).collect()
+        tables.into_iter().map(|table| (table.name, table.rows)).collect()
     }
 }
 

@@ -118,7 +118,7 @@ async fn a_sound_store_is_sound_and_every_row_is_counted() {
     let report = sealed.verify().await;
     assert!(report.is_sound(), "{report}");
     let inspection = sealed.scratch.store.inspect().await.unwrap();
-    let rows: u64 = inspection.tables.iter().map(|(_, rows, _)| rows).sum();
+    let rows: u64 = inspection.tables.iter().map(|table| table.rows).sum();
     let checked: u64 = Record::ALL.iter().map(|record| report.checked(*record)).sum();
     // Two rows are the header.
     assert_eq!(checked, rows - 2, "{report}\n{inspection}");

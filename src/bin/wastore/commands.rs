@@ -1,0 +1,438 @@
+//! One function for each command. Everything that they do is a function of the library.
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use indicatif::ProgressBar;
+use wastore::{
+    Error, Export, HeaderInfo, Import, ImportPhase, Key, RecoveryKey, RemovedSource, Repair, Rotate, SlotInfo,
+    SqliteStore, VaultOptions, Verify, VerifyReport, printable, printable_path,
+};
+use zeroize::Zeroizing;
+
+use crate::cli::{Accounts, Command, Header, ImportArgs, Keys, Store};
+use crate::failure::{DAMAGED, Failure, REFUSED};
+use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret, saved_header};
+use crate::stores::{accounts, each_account, in_use, open, open_read_only};
+use crate::terminal::{progress_bar, say, show_secret, write_private};
+
+type Done = Result<ExitCode, Failure>;
+const DONE: Done = Ok(ExitCode::SUCCESS);
+
+pub(crate) async fn run(command: Command, options: &VaultOptions) -> Done {
+    match command {
+        Command::Init { store, new } => init(&store, new, options).await,
+        Command::Import(arguments) => import(arguments, options).await,
+        Command::Export { store, secret, target, all_accounts, plaintext: _ } => {
+            export(&store, secret, &target, all_accounts, options).await
+        }
+        Command::Passwd { store, secret, new } => passwd(&store, secret, new, options).await,
+        Command::Keys { command } => keys(command, options).await,
+        Command::Rotate { store, secret, leave_damaged } => rotate(&store, secret, leave_damaged, options).await,
+        Command::Revoke { store, secret, new, leave_damaged, except } => {
+            let rotate = |bar: &ProgressBar| except.into_iter().fold(rotation(leave_damaged, bar), Rotate::except);
+            revoke(&store, secret, new, rotate, options).await
+        }
+        Command::Vacuum { store } => vacuum(&store).await,
+        Command::Verify { store, secret, quick, json } => verify(&store, secret, quick, json, options).await,
+        Command::Repair { store, secret, backup, unknown_keys } => {
+            repair(&store, secret, backup, unknown_keys, options).await
+        }
+        Command::Forget { store, secret, jid } => forget(&store, secret, &jid, options).await,
+        Command::PruneSnapshots { store, keep } => prune_snapshots(&store, keep).await,
+        Command::AcceptRollback { store, secret } => accept_rollback(&store, secret, options).await,
+        Command::Inspect { store, json } => inspect(&store, json).await,
+        Command::Backup { store, file, to_folder, keep } => backup(&store, file, to_folder.zip(keep)).await,
+        Command::Restore { backup, store } => restore(&backup, &store).await,
+        Command::Keygen { file } => keygen(&file),
+        Command::Accounts { command: Accounts::List { store } } => list_accounts(&store).await,
+        Command::Accounts { command: Accounts::Delete { store, number, for_good: _ } } => {
+            delete_account(&store, number).await
+        }
+        Command::Shrink { store } => shrink(&store).await,
+        Command::Header { command: Header::Save { store, secret, file } } => {
+            save_header(&store, secret, &file, options).await
+        }
+        Command::Header { command: Header::Restore { store, secret, file } } => {
+            restore_header(&store, secret, &file, options).await
+        }
+    }
+}
+
+/// Before a passphrase is asked for.
+fn refuse_taken(target: &Path) -> Result<(), Failure> {
+    match target.symlink_metadata() {
+        Ok(_) => Err(Error::TargetExists { path: target.to_owned() }.into()),
+        Err(_) => Ok(()),
+    }
+}
+
+async fn init(store: &Path, new: NewSecret, options: &VaultOptions) -> Done {
+    refuse_taken(store)?;
+    SqliteStore::create_encrypted(store, options, new.read().await?).await?;
+    say("an empty encrypted store was created\n")?;
+    DONE
+}
+
+async fn import(arguments: ImportArgs, options: &VaultOptions) -> Done {
+    let ImportArgs { source, store, account, all_accounts, remove_source, new } = arguments;
+    let resumes = remove_source && source.metadata().is_err();
+    if !resumes {
+        refuse_taken(&store)?;
+    }
+    let bar = progress_bar();
+    let shown = bar.clone();
+    let mut import = Import::new().vault_options(options.clone()).on_progress(move |progress| {
+        let phase = if progress.phase == ImportPhase::Copying { "copying" } else { "comparing" };
+        show(&shown, phase, progress.done, progress.total);
+    });
+    if let Some(account) = account {
+        import = import.account(account);
+    }
+    if all_accounts {
+        import = import.all_accounts();
+    }
+    if remove_source {
+        import = import.remove_source();
+    }
+    let report = import.run(&source, &store, new.read().await?).await;
+    bar.finish_and_clear();
+    let report = report?;
+    say(format_args!(
+        "{report}\n{} is complete, and was compared with the source record by record.\n",
+        printable_path(&store)
+    ))?;
+    for number in report.accounts() {
+        say(format_args!("account {number} opens with SqliteStore::open(..).await?.account({number})\n"))?;
+    }
+    let Some(removed) = report.removed_source() else {
+        say(format_args!(
+            "{} is as it was, and readable: remove it when the bot runs on the new store.\n",
+            printable_path(&source)
+        ))?;
+        return DONE;
+    };
+    say(format_args!("{}\n", RemovedSource::LIMITS))?;
+    for left in removed.left() {
+        say(format_args!("{} is still there, and readable\n", printable_path(left)))?;
+    }
+    DONE
+}
+
+async fn export(
+    store: &Store,
+    secret: CurrentSecret,
+    target: &Path,
+    all_accounts: bool,
+    options: &VaultOptions,
+) -> Done {
+    refuse_taken(target)?;
+    let opened = in_use(open_read_only(&store.store).await?).await?;
+    let stores: Vec<_> = match all_accounts {
+        true => accounts(&opened).await?.into_iter().map(|number| opened.account(number)).collect(),
+        false => vec![store.choose(opened).await?],
+    };
+    let (secret, mut vaults) = (secret.read().await?, vec![]);
+    for account in &stores {
+        vaults.push(account.open_vault_read_only(options, secret.duplicate()).await?);
+    }
+    let bar = progress_bar();
+    let shown = bar.clone();
+    let export = Export::new().on_progress(move |progress| show(&shown, "exporting", progress.done, progress.total));
+    let reports = export.run_all(&stores.iter().zip(&vaults).collect::<Vec<_>>(), target).await;
+    bar.finish_and_clear();
+    for (account, report) in stores.iter().zip(reports?) {
+        say(format_args!("account {}\n{report}\n", account.account_number()))?;
+    }
+    say(format_args!(
+        "{} holds everything in plaintext: whoever reads it can take the account over.\n",
+        printable_path(target)
+    ))?;
+    DONE
+}
+
+async fn passwd(store: &Store, secret: CurrentSecret, new: NewPassphrase, options: &VaultOptions) -> Done {
+    let vault = secret.open(&store.open().await?, options).await?;
+    vault.change_passphrase(new.read().await?).await?;
+    say("the passphrase was changed\n")?;
+    DONE
+}
+
+async fn keys(command: Keys, options: &VaultOptions) -> Done {
+    match command {
+        Keys::List { store } => {
+            let store = store.open_read_only().await?;
+            let header = HeaderInfo::read(&store).await?.ok_or(Error::NoVault)?;
+            say(format_args!("{:<5} {:<32} opens with\n", "slot", "label"))?;
+            say_slots(header.slots)?;
+        }
+        Keys::Add { store, secret, new, recovery, label } => {
+            let vault = secret.open(&store.open().await?, options).await?;
+            if recovery {
+                let key = RecoveryKey::generate()?;
+                // Before it opens anything: a key that was never seen must not.
+                show_secret(&key.expose())?;
+                vault.add_slot(label.as_deref().unwrap_or("recovery"), key).await?;
+                tell!("this recovery key opens the store and is not shown again: print it and keep it in a safe");
+                return DONE;
+            }
+            let secret = new.read().await?;
+            let usual = if new.is_key() { "key" } else { "passphrase" };
+            let slot = vault.add_slot(label.as_deref().unwrap_or(usual), secret).await?;
+            say(format_args!("slot {slot} was added\n"))?;
+        }
+        Keys::Remove { store, secret, slot } => {
+            secret.open(&store.open().await?, options).await?.remove_slot(slot).await?;
+            say(format_args!("slot {slot} was removed; older copies of the store still open with it\n"))?;
+        }
+    }
+    DONE
+}
+
+fn say_slots(slots: Vec<SlotInfo>) -> Result<(), Failure> {
+    slots.into_iter().try_for_each(|slot| {
+        say(format_args!("{:<5} {:<32} {}\n", slot.id, printable(&slot.label).to_string(), slot.kind))
+    })
+}
+
+fn rotation(leave_damaged: bool, bar: &ProgressBar) -> Rotate {
+    let bar = bar.clone();
+    let rotate = Rotate::new().on_progress(move |progress| show(&bar, "sealing", progress.done, progress.total));
+    if leave_damaged { rotate.leave_damaged() } else { rotate }
+}
+
+fn show(bar: &ProgressBar, what: &'static str, done: u64, total: u64) {
+    bar.set_message(what);
+    bar.set_length(total);
+    bar.set_position(done);
+}
+
+/// Changes the data key of one account, or of all of them.
+async fn rotate(store: &Store, secret: CurrentSecret, leave_damaged: bool, options: &VaultOptions) -> Done {
+    let opened = open(&store.store).await?;
+    let (bar, secret) = (progress_bar(), secret.read().await?);
+    let change = async |account: SqliteStore| {
+        let report = async {
+            let vault = account.open_vault(options, secret.duplicate()).await?;
+            rotation(leave_damaged, &bar).run(&account, &vault).await
+        };
+        let report = report.await;
+        bar.finish_and_clear();
+        report
+    };
+    let mut is_changed = false;
+    let tell = |number, report| match report {
+        Ok(report) => {
+            is_changed = true;
+            say(format_args!("account {number}: {report}\n"))
+        }
+        Err(_) => Ok(()),
+    };
+    let code = each_account(store, &opened, change, tell).await?;
+    if is_changed {
+        say("save the headers again, if you keep copies of them: those from before open nothing in this store\n")?;
+    }
+    Ok(ExitCode::from(code))
+}
+
+async fn revoke(
+    store: &Path,
+    secret: CurrentSecret,
+    new: NewSecret,
+    rotate: impl FnOnce(&ProgressBar) -> Rotate,
+    options: &VaultOptions,
+) -> Done {
+    let opened = in_use(open(store).await?).await?;
+    let bar = progress_bar();
+    let report = rotate(&bar).revoke(&opened, options, secret.read().await?, new.read().await?).await;
+    bar.finish_and_clear();
+    say(format_args!("{}\n", report?))?;
+    DONE
+}
+
+async fn vacuum(store: &Path) -> Done {
+    in_use(open(store).await?).await?.vacuum().await?;
+    say("the file was rewritten\n")?;
+    DONE
+}
+
+/// Checks one account, or all of them.
+async fn verify(store: &Store, secret: CurrentSecret, quick: bool, json: bool, options: &VaultOptions) -> Done {
+    let opened = open_read_only(&store.store).await?;
+    let (bar, secret) = (progress_bar(), secret.read().await?);
+    let check = async |account: SqliteStore| {
+        let shown = bar.clone();
+        let verify = Verify::new();
+        let verify = verify.on_progress(move |progress| show(&shown, "checking", progress.done, progress.total));
+        let vault = account.open_vault_read_only(options, secret.duplicate()).await?;
+        if quick { verify.quick() } else { verify }.run(&account, &vault).await
+    };
+    let (mut reports, mut sound) = (vec![], true);
+    let tell = |number, report: Result<VerifyReport, String>| {
+        reports.push(match report {
+            Ok(report) => {
+                sound &= report.is_sound();
+                if !json {
+                    say(format_args!("account {number}\n{report}"))?;
+                }
+                serde_json::json!({ "account": number, "report": report })
+            }
+            Err(problem) => serde_json::json!({ "account": number, "problem": problem }),
+        });
+        Ok(())
+    };
+    let code = each_account(store, &opened, check, tell).await?;
+    bar.finish_and_clear();
+    if json {
+        say(format_args!("{:#}\n", serde_json::Value::from(reports)))?;
+    }
+    Ok(ExitCode::from(if sound { code } else { DAMAGED }))
+}
+
+async fn repair(
+    store: &Store,
+    secret: CurrentSecret,
+    backup: PathBuf,
+    unknown_keys: bool,
+    options: &VaultOptions,
+) -> Done {
+    refuse_taken(&backup)?;
+    let store = store.open().await?;
+    let vault = secret.open(&store, options).await?;
+    let bar = progress_bar();
+    let shown = bar.clone();
+    let repair = if unknown_keys { Repair::new().unknown_keys() } else { Repair::new() };
+    let repair = repair.on_progress(move |progress| show(&shown, "checking", progress.done, progress.total));
+    let report = repair.run(&store, &vault, backup).await;
+    bar.finish_and_clear();
+    let report = report?;
+    say(format_args!("account {}\n{report}\n", store.account_number()))?;
+    if let Some(backup) = report.backup() {
+        say(format_args!("{} is a copy from before\n", printable_path(backup)))?;
+    }
+    DONE
+}
+
+async fn forget(store: &Store, secret: CurrentSecret, jid: &str, options: &VaultOptions) -> Done {
+    let store = store.open().await?;
+    let vault = secret.open(&store, options).await?;
+    say(format_args!("deleted: {}\n", store.forget(&vault, jid).await?))?;
+    DONE
+}
+
+async fn prune_snapshots(store: &Path, keep: NonZeroUsize) -> Done {
+    for old in in_use(open_read_only(store).await?).await?.prune_snapshots(keep).await? {
+        say(format_args!("{} was deleted\n", printable_path(&old)))?;
+    }
+    DONE
+}
+
+async fn accept_rollback(store: &Store, secret: CurrentSecret, options: &VaultOptions) -> Done {
+    let (opened, secret) = (in_use(open(&store.store).await?).await?, secret.read().await?);
+    for number in store.accounts(&opened).await? {
+        opened.account(number).accept_rollback(options, secret.duplicate()).await?;
+        say(format_args!("account {number} is taken as it is: link it again, and save its header again\n"))?;
+    }
+    DONE
+}
+
+async fn inspect(store: &Path, json: bool) -> Done {
+    let inspection = open_read_only(store).await?.inspect().await?;
+    if json {
+        let inspection = serde_json::to_value(&inspection).map_err(Failure::other)?;
+        say(format_args!("{inspection:#}\n"))?;
+    } else {
+        say(&inspection)?;
+    }
+    if inspection.accounts.is_empty() { Err(Error::NoVault.into()) } else { DONE }
+}
+
+async fn backup(store: &Path, file: Option<PathBuf>, to_folder: Option<(PathBuf, NonZeroUsize)>) -> Done {
+    let store = in_use(open_read_only(store).await?).await?;
+    if let Some(file) = file {
+        store.backup(&file).await?;
+        say(format_args!("{} is a copy of the store\n", printable_path(&file)))?;
+    }
+    if let Some((folder, keep)) = to_folder {
+        let (copy, removed) = store.backup_to_folder(folder, keep).await?;
+        say(format_args!("{} is a copy of the store, and sound\n", printable_path(&copy)))?;
+        for old in removed {
+            say(format_args!("{} was deleted\n", printable_path(&old)))?;
+        }
+    }
+    DONE
+}
+
+async fn restore(backup: &Path, store: &Path) -> Done {
+    fs::metadata(backup).map_err(|error| Failure::file("the backup cannot be opened", backup, &error))?;
+    let aside = SqliteStore::restore(backup, store).await?;
+    say(format_args!("{} is as the backup was\n", printable_path(store)))?;
+    if let Some(aside) = aside {
+        say(format_args!("the store that was there is {} now\n", printable_path(&aside)))?;
+    }
+    DONE
+}
+
+fn keygen(file: &Path) -> Done {
+    let mut digits = Zeroizing::new([0; 64]);
+    data_encoding::HEXLOWER.encode_mut(Key::generate()?.expose(), &mut *digits);
+    write_private(file, &*digits)?;
+    say(format_args!("{} is a key: keep a copy of it where the store is not\n", printable_path(file)))?;
+    DONE
+}
+
+async fn list_accounts(store: &Path) -> Done {
+    for account in in_use(open_read_only(store).await?).await?.inspect().await?.accounts {
+        let vault = match (account.header, account.problem) {
+            (Some(_), _) => "has a vault".to_owned(),
+            (None, problem) => problem.unwrap_or_else(|| "has no vault".to_owned()),
+        };
+        say(format_args!("account {}: {}\n", account.number, printable(&vault)))?;
+    }
+    DONE
+}
+
+async fn delete_account(store: &Path, number: i32) -> Done {
+    let store = open(store).await?;
+    let accounts = store.inspect().await?.accounts;
+    let Some(deleted) = accounts.iter().find(|account| account.number == number) else {
+        return Err(Error::NoSuchAccount(number).into());
+    };
+    if let Some(id) = deleted.header.as_ref().map(|header| header.store_id) {
+        let opens_with_it = |header: &HeaderInfo| header.parent == Some(id) && header.slots.len() == 1;
+        let mut others = accounts.iter().filter(|account| account.header.as_ref().is_some_and(opens_with_it));
+        if let Some(other) = others.next().map(|account| account.number) {
+            let text = format!(
+                "account {other} opens with a key of account {number}: give it one of its own first, with `keys add --account {other}`"
+            );
+            return Err(Failure { text, code: REFUSED });
+        }
+    }
+    store.account(number).delete_account().await?;
+    say(format_args!("account {number} was deleted; older copies of the store still have it\n"))?;
+    DONE
+}
+
+async fn shrink(store: &Path) -> Done {
+    let left = in_use(open(store).await?).await?.shrink(None).await?;
+    say(format_args!("{left} free pages are left\n"))?;
+    DONE
+}
+
+async fn save_header(store: &Store, secret: CurrentSecret, file: &Path, options: &VaultOptions) -> Done {
+    let header = secret.open_read_only(&store.open_read_only().await?, options).await?.save_header();
+    write_private(file, &header)?;
+    say(format_args!("the header was saved: keep {} like a key\n", printable_path(file)))?;
+    DONE
+}
+
+async fn restore_header(store: &Store, secret: CurrentSecret, file: &Path, options: &VaultOptions) -> Done {
+    let store = store.open().await?;
+    let saved = saved_header(file).await?;
+    let vault = store.restore_vault_header(options, &saved, secret.read().await?).await?;
+    say("the header was restored; save it again. These slots open the store, also those that were removed since:\n")?;
+    say_slots(vault.slots())?;
+    DONE
+}

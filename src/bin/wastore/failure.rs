@@ -1,0 +1,94 @@
+//! What went wrong, in words and as an exit code.
+
+use std::io;
+use std::path::Path;
+
+use wastore::{Error, SqliteProblem, printable_path};
+
+pub(crate) const INTERRUPTED: u8 = 130;
+pub(crate) const OTHER: u8 = 1;
+pub(crate) const USAGE: u8 = 2;
+pub(crate) const WRONG_SECRET: u8 = 3;
+pub(crate) const DAMAGED: u8 = 4;
+pub(crate) const REFUSED: u8 = 5;
+
+/// What went wrong, and the exit code that says so.
+pub(crate) struct Failure {
+    pub(crate) text: String,
+    pub(crate) code: u8,
+}
+
+impl Failure {
+    pub(crate) fn usage(text: &str) -> Self {
+        Self { text: text.to_owned(), code: USAGE }
+    }
+
+    pub(crate) fn other(error: impl std::error::Error) -> Self {
+        Self { text: error.to_string(), code: OTHER }
+    }
+
+    pub(crate) fn file(what: &str, path: &Path, error: &io::Error) -> Self {
+        Self { text: format!("{what}: {}: {error}", printable_path(path)), code: REFUSED }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let own = match &error {
+            Error::Store(inner) => Error::of(inner).unwrap_or(&error),
+            error => error,
+        };
+        let code = match own {
+            Error::WrongSecret => WRONG_SECRET,
+            Error::HeaderDamaged(_)
+            | Error::HeaderMissing
+            | Error::HeaderTampered
+            | Error::HeaderRolledBack
+            | Error::RollbackDetected
+            | Error::ForkDetected
+            | Error::DeviceMissing
+            | Error::Tampered { .. }
+            | Error::Plaintext { .. }
+            | Error::PlaintextDevice
+            | Error::UnknownEpoch { .. }
+            | Error::NotResealed { .. }
+            | Error::SchemaAltered { .. }
+            | Error::RowsMissed { .. }
+            | Error::Malformed { .. }
+            | Error::Sqlite { problem: SqliteProblem::Damaged, .. } => DAMAGED,
+            Error::NotUpstream { .. }
+            | Error::UpstreamTooOld { .. }
+            | Error::UpstreamTooNew { .. }
+            | Error::NoSuchAccount(_)
+            | Error::SeveralAccounts(_)
+            | Error::SourceDamaged
+            | Error::SourceHoldsMore { .. }
+            | Error::TargetExists { .. }
+            | Error::ForeignFile { .. }
+            | Error::UnsupportedVersion { .. }
+            | Error::VaultExists
+            | Error::NoVault
+            | Error::OtherAccounts { .. }
+            | Error::StoreVanished
+            | Error::AnchorMissing
+            | Error::WrongContext
+            | Error::WrongStore
+            | Error::AccountsNotCovered { .. }
+            | Error::ImportIncomplete
+            | Error::File { .. } => REFUSED,
+            _ => OTHER,
+        };
+        // Sources say what the operating system or SQLite said.
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(inner) = source {
+            // Some say all of it themselves.
+            let inner_text = inner.to_string();
+            if !text.ends_with(&inner_text) {
+                text = format!("{text}: {inner_text}");
+            }
+            source = inner.source();
+        }
+        Self { text, code }
+    }
+}

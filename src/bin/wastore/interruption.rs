@@ -1,0 +1,102 @@
+//! Signals, and what there is to say and to clean up when one ends the command.
+
+use std::fs;
+use std::path::PathBuf;
+
+use wastore::printable_path;
+
+use crate::cli::{Command, Header, ImportArgs};
+
+/// Lets other threads end what they are in the middle of, and take their files along. A second signal ends the program at once.
+pub(crate) fn end_background_work() {
+    let (ended, wait) = std::sync::mpsc::channel::<&str>();
+    let second = ended.clone();
+    let on_a_thread = |work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().spawn(work).is_ok();
+    on_a_thread(Box::new(move || {
+        if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            runtime.block_on(async { interrupted().await });
+            second.send("a second signal came: files that begin with .wastore- may be left, delete them").ok();
+        }
+    }));
+    let finishes = on_a_thread(Box::new(move || {
+        wastore::finish_background_work();
+        ended.send("").ok();
+    }));
+    if !finishes {
+        return wastore::finish_background_work();
+    }
+    if let Ok(text) = wait.recv()
+        && !text.is_empty()
+    {
+        tell!("wastore: {text}");
+    }
+}
+
+/// What a command makes, and what it may take away, to say after an interruption what it had done by then.
+pub(crate) struct Makes {
+    target: Option<PathBuf>,
+    source: Option<PathBuf>,
+}
+
+impl Makes {
+    pub(crate) fn of(command: &Command) -> Self {
+        let (target, source) = match command {
+            Command::Init { store, .. } => (Some(store), None),
+            Command::Import(ImportArgs { store, source, remove_source, .. }) => {
+                (Some(store), remove_source.then_some(source))
+            }
+            Command::Export { target, .. } => (Some(target), None),
+            Command::Backup { file, .. } => (file.as_ref(), None),
+            Command::Repair { backup, .. } => (Some(backup), None),
+            Command::Keygen { file } | Command::Header { command: Header::Save { file, .. } } => (Some(file), None),
+            _ => (None, None),
+        };
+        Self {
+            target: target.filter(|path| path.symlink_metadata().is_err()).cloned(),
+            source: source.filter(|path| path.symlink_metadata().is_ok()).cloned(),
+        }
+    }
+
+    pub(crate) fn tell_what_is_done(self) {
+        if let Some(path) = self.target.filter(|path| path.symlink_metadata().is_ok()) {
+            tell!("wastore: {} is complete", printable_path(&path));
+        }
+        if let Some(path) = self.source.filter(|path| path.symlink_metadata().is_err()) {
+            tell!("wastore: {} was removed", printable_path(&path));
+        }
+    }
+}
+
+/// A future that ends when a signal, from now on, asks the program to end.
+pub(crate) fn interrupted() -> impl Future<Output = ()> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
+        let heeded = kinds.into_iter().filter(|kind| !is_ignored(kind.as_raw_value()));
+        let mut signals: Vec<_> = heeded.filter_map(|kind| signal(kind).ok()).collect();
+        std::future::poll_fn(move |context| {
+            let came = signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+            if came { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+    }
+    #[cfg(not(unix))]
+    async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // Without signals there is nothing to wait for.
+            std::future::pending().await
+        }
+    }
+}
+
+/// `true` if the caller of the program has switched a signal off, as `nohup` does.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    static IGNORED: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| {
+        // Only Linux says so without a call that this program would need unsafe code for.
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    });
+    *IGNORED >> (signal - 1) & 1 == 1
+}
