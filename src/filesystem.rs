@@ -82,7 +82,8 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 /// A disk that fails after a file has its name is no reason to take the file away.
 #[cfg(feature = "sqlite")]
 pub(crate) fn complete(path: &Path, error: io::Error) -> io::Error {
-    io::Error::other(format!("{} is complete, but may not survive a power cut: {error}", printable_path(path)))
+    let text = format!("{} is complete, but may not survive a power cut: {error}", printable_path(path));
+    said(io::ErrorKind::Other, text)
 }
 
 /// The folder a file is in.
@@ -93,19 +94,31 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 /// An error of the operating system, with the path that it is about, and who may do what with it if that is the reason.
 pub(crate) fn named(path: &Path, error: io::Error) -> io::Error {
     // One that says so itself.
-    if error.raw_os_error().is_none() {
+    if error.get_ref().is_some_and(|inner| inner.is::<Said>()) {
         return error;
     }
     let shown = printable_path(path);
+    // Libraries name files of their own making.
+    let cause =
+        if error.raw_os_error().is_some() { error.to_string() } else { io::Error::from(error.kind()).to_string() };
     let text = match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            format!("{shown}: {error}{}", rights(path).map(|rights| format!(": {rights}")).unwrap_or_default())
+            format!("{shown}: {cause}{}", rights(path).map(|rights| format!(": {rights}")).unwrap_or_default())
         }
         io::ErrorKind::ReadOnlyFilesystem => format!("{shown}: it is on a file system that is mounted read-only"),
-        _ => format!("{shown}: {error}"),
+        _ => format!("{shown}: {cause}"),
     };
-    io::Error::new(error.kind(), text)
+    said(error.kind(), text)
 }
+
+/// An error whose text names the file.
+pub(crate) fn said(kind: io::ErrorKind, text: String) -> io::Error {
+    io::Error::new(kind, Said(text))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Said(String);
 
 /// Who owns a file, or the nearest folder of it that can be seen, and for whom it is.
 fn rights(path: &Path) -> Option<String> {
@@ -222,6 +235,7 @@ mod tests {
         assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
         let read_only = named(Path::new("wa.db"), io::Error::from_raw_os_error(rustix::io::Errno::ROFS.raw_os_error()));
         assert!(read_only.to_string().contains("wa.db: it is on a file system that is mounted read-only"));
-        assert_eq!(named(Path::new("x"), io::Error::other("said")).to_string(), "said");
+        let named_twice = named(Path::new("x"), said(io::ErrorKind::Other, "said".to_owned()));
+        assert_eq!(named_twice.to_string(), "said");
     }
 }

@@ -37,12 +37,19 @@ pub(crate) fn unfinished_file(path: &Path) -> io::Result<tempfile::NamedTempFile
 #[cfg(feature = "sqlite")]
 pub(crate) fn finish(file: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
     filesystem::sync(file.as_file(), path)?;
+    name(file, path)?;
+    filesystem::warn_of_root(path);
+    filesystem::sync_folder_of(path).map_err(|error| filesystem::complete(path, error))
+}
+
+/// The same for a file that need not survive a power cut.
+#[cfg(feature = "sqlite")]
+pub(crate) fn name(file: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
     let (_, unnamed) = file.into_parts();
     filesystem::rename_new(&unnamed, path).map_err(|error| filesystem::named(path, error))?;
     // It has another name now, under which it stays.
     unnamed.keep().ok();
-    filesystem::warn_of_root(path);
-    filesystem::sync_folder_of(path).map_err(|error| filesystem::complete(path, error))
+    Ok(())
 }
 
 /// Writes a new file that only its owner may read, and all of it or nothing.
@@ -138,6 +145,9 @@ pub(crate) fn check_readers(file: &File, path: &Path) -> io::Result<()> {
     {
         use std::os::unix::fs::MetadataExt;
         let (metadata, user) = (file.metadata()?, rustix::process::geteuid().as_raw());
+        if metadata.is_dir() {
+            return Err(refused(path, "is a folder: name the file in it"));
+        }
         let others = match metadata.uid() {
             _ if !metadata.is_file() => 0,
             owner if owner == user => 0o077,
@@ -170,5 +180,5 @@ fn check_owner(file: &File, path: &Path) -> io::Result<()> {
 
 /// An error that names a file and says what is wrong with it.
 pub(crate) fn refused(path: &Path, problem: &str) -> io::Error {
-    io::Error::other(format!("{} {problem}", crate::printable::printable_path(path)))
+    filesystem::said(io::ErrorKind::Other, format!("{} {problem}", crate::printable::printable_path(path)))
 }

@@ -253,7 +253,7 @@ const MAX_KEY_TEXT: usize = 256;
 ///
 /// Its text is Crockford base32 (<https://www.crockford.com/base32.html>) in groups of four, ending in two check
 /// characters: letters in any case, `O` reads as `0`, `I` and `L` as `1`. Anything else does not matter, be it spaces, dashes
-/// or quotes of any kind, nor does a label before it.
+/// or quotes of any kind, nor does a label before or after it, or text on other lines.
 pub struct RecoveryKey(Key);
 
 /// 256 bits in characters of five bits each.
@@ -276,18 +276,31 @@ impl RecoveryKey {
     /// # Errors
     /// [`Error::InvalidInput`] if a character is missing or mistyped; the check characters find almost all of these.
     pub fn parse(text: &str) -> Result<Self> {
-        const PROBLEM: Error =
-            invalid("recovery key", "is mistyped: 54 letters and digits, of which the last two are a check");
+        // Few enough that the check characters tell.
+        let places = [text].into_iter().chain(text.lines());
+        let mut found = places.filter_map(|text| {
+            let symbols = || text.chars().filter(|character| character.is_alphanumeric());
+            Self::of_symbols(symbols().rev(), true).or_else(|| Self::of_symbols(symbols(), false))
+        });
+        found
+            .next()
+            .ok_or(invalid("recovery key", "is mistyped: 54 letters and digits, of which the last two are a check"))
+    }
+
+    /// The key in the first characters, or, backwards, in the last ones.
+    fn of_symbols(mut typed: impl Iterator<Item = char>, backwards: bool) -> Option<Self> {
         let mut symbols = Zeroizing::new([0; RECOVERY_CHARS + CHECK_CHARS]);
-        let mut typed = text.chars().rev().filter(|character| character.is_alphanumeric());
-        for symbol in symbols.iter_mut().rev() {
-            *symbol = typed.next().and_then(|character| u8::try_from(character).ok()).ok_or(PROBLEM)?;
+        for symbol in symbols.iter_mut() {
+            *symbol = u8::try_from(typed.next()?).ok()?;
+        }
+        if backwards {
+            symbols.reverse();
         }
         let (key_chars, check_chars) = symbols.split_at(RECOVERY_CHARS);
         // 52 characters hold 260 bits; the decoder insists that the last four are zero.
         let mut decoded = Zeroizing::new([0; 32]);
         if CROCKFORD.decode_mut(key_chars, &mut decoded[..]) != Ok(32) {
-            return Err(PROBLEM);
+            return None;
         }
         let key = Key::from_bytes(&mut decoded);
         let normal = |byte: &u8| match byte.to_ascii_uppercase() {
@@ -295,7 +308,7 @@ impl RecoveryKey {
             b'I' | b'L' => b'1',
             other => other,
         };
-        if check_chars.iter().map(normal).eq(check_characters(&key)) { Ok(Self(key)) } else { Err(PROBLEM) }
+        check_chars.iter().map(normal).eq(check_characters(&key)).then(|| Self(key))
     }
 
     /// Reads a recovery key from a file that holds nothing else but a label before it.
@@ -562,6 +575,8 @@ mod tests {
             text.replace('0', "o").replace('1', "L"),
             format!("  {}\n", text.replace('-', "")),
             format!("recovery key: \"{}\"", text.replace('-', "\u{2013}")),
+            format!("{} (bot 1)", *text),
+            format!("wastore: a warning\n{}\nthis recovery key opens the store and is not shown again\n", *text),
             text.replace('-', "\u{a0}"),
         ];
         for text in typed {

@@ -163,7 +163,7 @@ impl EncryptStore {
     /// Applies [`OnDamage`] to a record that the protocol renegotiates.
     fn or_renegotiated<T>(&self, result: Result<T>) -> Result<Option<T>> {
         match result {
-            Err(Error::Tampered { .. }) if self.vault.on_damage == OnDamage::Renegotiate => {
+            Err(Error::Tampered { .. } | Error::Plaintext { .. }) if self.vault.on_damage == OnDamage::Renegotiate => {
                 self.vault.damaged.fetch_add(1, Ordering::Relaxed);
                 Ok(None)
             }

@@ -63,7 +63,7 @@ pub enum OnDamage {
     /// listings of them and of sender-key devices leave the record out. [`Vault::damaged_records`] counts them. Key
     /// material, messages and the device are errors all the same.
     TreatAsAbsent,
-    /// The same, and sessions, identities, sender keys and one-time prekeys that were altered count as absent as well: the client
+    /// The same, and sessions, identities, sender keys and one-time prekeys that were altered or overwritten count as absent as well: the client
     /// negotiates or learns them anew, and the messages that needed them come again. Whoever can write to the store can bring
     /// that about, which he could also by deleting them. Records under a data key that the header does not have are errors all
     /// the same: they are not damaged, the header is an older one.

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::database::{COMPANIONS, beside};
 use crate::error::{Error, Result};
+use crate::filesystem;
 
 /// How a database is read that must stay as it is.
 #[derive(Clone, Debug)]
@@ -41,14 +42,18 @@ impl ReadOnlyFile {
     /// # Errors
     /// [`Error::File`] if it cannot be copied.
     pub(super) fn copy(path: PathBuf) -> Result<Self> {
-        let cannot_copy = |source| Error::File { what: "copy for reading", source };
-        let folder = tempfile::Builder::new().prefix(".wastore-read-").tempdir().map_err(cannot_copy)?;
+        let cannot_copy =
+            |path: &Path, error| Error::File { what: "copy for reading", source: filesystem::named(path, error) };
+        let temporary = std::env::temp_dir();
+        let folder = tempfile::Builder::new().prefix(".wastore-read-").tempdir_in(&temporary);
+        let folder = folder.map_err(|error| cannot_copy(&temporary, error))?;
         let copy = folder.path().join("store.db");
         // What is shared between processes is made again from the log.
         for ending in ["", "-wal", "-journal"] {
-            match fs::copy(beside(&path, ending), beside(&copy, ending)) {
+            let from = beside(&path, ending);
+            match fs::copy(&from, beside(&copy, ending)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !ending.is_empty() => {}
-                copied => drop(copied.map_err(cannot_copy)?),
+                copied => drop(copied.map_err(|error| cannot_copy(&from, error))?),
             }
         }
         Ok(Self::Copied { path, copy, folder: Arc::new(folder) })

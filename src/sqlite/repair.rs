@@ -79,7 +79,7 @@ impl Repair {
     ///
     /// # Errors
     /// Nothing was dropped then, unless it is [`Error::Sqlite`]. [`Error::NotAlone`] if another process has the database open;
-    /// [`Error::Tampered`] and the like of the device, [`Error::UnknownEpoch`], [`Error::HeaderRolledBack`], [`Error::RowsMissed`] and
+    /// [`Error::Tampered`] and the like of the device, [`Error::DeviceMissing`], [`Error::UnknownEpoch`], [`Error::HeaderRolledBack`], [`Error::RowsMissed`] and
     /// [`Error::Sqlite`] as damaged, of what only a backup helps against; those of [`SqliteStore::backup`].
     pub async fn run(&self, store: &SqliteStore, vault: &Vault, backup: impl AsRef<Path>) -> Result<RepairReport> {
         rotate::keeps_header(store, vault).await?;
@@ -100,13 +100,14 @@ impl Repair {
         let held = vault.state();
         let mut snapshot = Snapshot::open(store).await?;
         let (mut done, total) = (0, snapshot.count_rows().await?);
-        let mut damaged = vec![];
+        let (mut damaged, mut has_device) = (vec![], false);
         for table in &TABLES {
             let mut pages = Pages::of(table);
             while let Some(page) = snapshot.next(&mut pages).await? {
                 done += page.len() as u64;
                 for (id, found) in page {
                     let row = Row::of(table, id, &found);
+                    has_device |= table.record == Record::Device && row.hash.is_some();
                     let checked = match found {
                         Ok(None) => Ok(()),
                         Ok(Some(found)) => vault.check_stored(&held, found).await.map(drop),
@@ -127,6 +128,9 @@ impl Repair {
                 }
                 (self.progress)(RepairProgress { done, total: total.max(done) });
             }
+        }
+        if vault.device_is_sealed() && !has_device {
+            return Err(Error::DeviceMissing);
         }
         Ok(damaged)
     }
@@ -287,14 +291,22 @@ impl SqliteStore {
     /// Stop the client before: it keeps sessions itself, and would write them again.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] if there is no name before the `@`; [`Error::Sqlite`]. Nothing was deleted then.
+    /// [`Error::InvalidInput`] if there is no name before the `@`; [`Error::NotAlone`] if another process has the database open;
+    /// [`Error::Sqlite`]. Nothing was deleted then.
     pub async fn forget(&self, vault: &Vault, jid: &str) -> Result<ForgetReport> {
         rotate::keeps_header(self, vault).await?;
-        let user = user_of(jid.trim_start_matches('+'));
+        self.database.refuse_others().await?;
+        // A phone number as people write it, too.
+        let jid: String = jid.chars().filter(|c| !c.is_whitespace() && !matches!(c, '+' | '(' | ')')).collect();
+        let whole = user_of(&jid);
+        let digits: String = whole.chars().filter(|c| *c != '-').collect();
+        let whole = if digits.bytes().all(|byte| byte.is_ascii_digit()) { &digits } else { whole };
+        // An agent may follow the name.
+        let user = whole.split(['.', '_']).next().unwrap_or(whole);
         if user.is_empty() {
             return Err(Error::InvalidInput { what: "the JID", problem: "has no name before the @" });
         }
-        let mut users = HashSet::from([user.to_owned()]);
+        let mut users = HashSet::from([user.to_owned(), whole.to_owned()]);
         let mut other_names = vec![];
         self.each_key(vault, Record::LidMapping, |_, key| {
             if let [lid, phone_number] = key {
@@ -392,6 +404,13 @@ pub struct ForgetReport {
     pub identities: u64,
     /// Its sender keys in groups.
     pub sender_keys: u64,
+}
+
+impl ForgetReport {
+    /// `true` if nothing was stored of the contact.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl fmt::Display for ForgetReport {

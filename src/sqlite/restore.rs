@@ -4,16 +4,18 @@ use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
 use super::SqliteStore;
-use super::database::{COMPANIONS, beside, cannot_open, cannot_write, publish};
+use super::database::{COMPANIONS, beside, cannot_open, cannot_write};
 use super::open_files;
-use crate::background;
+use crate::background::{self, Caller};
 use crate::error::{Error, Result};
 use crate::filesystem::{self, folder_of};
+use crate::printable::printable_path;
 use crate::private;
 
 impl SqliteStore {
@@ -31,33 +33,54 @@ impl SqliteStore {
     pub async fn restore(backup: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<Option<PathBuf>> {
         let target = target.as_ref().to_owned();
         let backup = Self::open_read_only(backup).await?;
+        // A link stays one.
+        let target = fs::canonicalize(&target).unwrap_or(target);
+        if backup.path() == Some(&*target) {
+            return Err(Error::InvalidInput { what: "the backup", problem: "is the store itself: name another file" });
+        }
+        if target.is_dir() {
+            return Err(cannot_write(private::refused(&target, "is a folder: name the file in it")));
+        }
         backup.refuse_damage().await?;
         if backup.accounts_in_use().await?.is_empty() {
             return Err(Error::NoVault);
         }
-        // A link stays one.
-        let target = fs::canonicalize(&target).unwrap_or(target);
         refuse_in_use(&target)?;
-        let folder = Arc::new(private::unfinished_folder(&target, ".wastore-restore-").map_err(cannot_write)?);
+        let folder = private::unfinished_folder(&target, ".wastore-restore-").map_err(cannot_write)?;
         let file = folder.path().join("store.db");
-        backup.backup(&file).await?;
-        let to = target.clone();
-        let aside = background::unblock(move || {
-            refuse_in_use(&to)?;
-            put_aside(&to).map_err(cannot_write)
-        })
-        .await?;
-        let published = publish(backup, folder, file, target.clone()).await;
-        if let (Err(_), Some(aside)) = (&published, aside.clone()) {
-            // As it was before. If even that fails, the error is the first one, and running it again goes on.
-            background::unblock(move || move_all(&aside, &target)).await.ok();
-        }
-        published.map(|()| aside)
+        backup.copy_unfinished(&file).await?;
+        let caller = Caller::new();
+        let waits = caller.waits();
+        let job = background::unblock(move || {
+            drop(backup);
+            refuse_in_use(&target)?;
+            filesystem::sync_file(&file).map_err(cannot_write)?;
+            if !waits() {
+                return Err(Error::Stopped);
+            }
+            // From here on to its end, also if the caller is gone: a store has to be there.
+            let aside = put_aside(&target).map_err(cannot_write)?;
+            if let Err(error) = filesystem::rename_new(&file, &target) {
+                if let Some(aside) = &aside {
+                    move_all(aside, &target).ok();
+                }
+                return Err(cannot_write(filesystem::named(&target, error)));
+            }
+            drop(folder);
+            filesystem::warn_of_root(&target);
+            let synced = filesystem::sync_folder_of(&target);
+            synced.map_err(|error| cannot_write(filesystem::complete(&target, error)))?;
+            Ok(aside)
+        });
+        job.await
     }
 
     /// Copies the database into a folder, as [`backup`](Self::backup) does, under its name and the time in UTC, as in
-    /// `wa-20260131T040000Z.db`, looks at the copy, and then deletes the oldest of such copies but `keep`. Gives the copy, and
-    /// those that were deleted.
+    /// `wa-20260131T040000Z.db`, looks at the database of the copy, and then deletes the oldest of such copies of this store but
+    /// `keep`. Gives the copy, and those that were deleted.
+    ///
+    /// Copies of other stores in the folder stay, also under the same name: they have other vaults. So do those that cannot be
+    /// opened, and those from a time to come, of a clock that was wrong. Records are not opened: see [`Verify`](crate::Verify).
     ///
     /// # Errors
     /// As [`backup`](Self::backup) and [`SqliteStore::open_read_only`]; nothing was deleted then. [`Error::File`] if an old copy
@@ -67,35 +90,75 @@ impl SqliteStore {
         folder: impl AsRef<Path>,
         keep: NonZeroUsize,
     ) -> Result<(PathBuf, Vec<PathBuf>)> {
+        /// Another store may make a copy of the same name in the same second.
+        const TRIES: u32 = 5;
         let Some(path) = self.path() else {
             return Err(Error::InvalidInput { what: "a store in memory", problem: "has no file to copy" });
         };
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let folder = folder.as_ref().to_owned();
-        let time: String =
-            Connection::open_in_memory()?
-                .query_row("SELECT strftime('%Y%m%dT%H%M%SZ', 'now')", (), |row| row.get(0))?;
-        let copy = folder.join(format!("{stem}-{time}.db"));
-        self.backup(&copy).await?;
-        Self::open_read_only(&copy).await?.refuse_damage().await?;
-        let prune = move || {
-            let mut copies = vec![];
-            for entry in fs::read_dir(&folder)? {
-                let entry = entry?;
-                if entry.file_name().to_str().is_some_and(|name| is_copy(name, &stem)) {
-                    copies.push(entry.path());
+        let mut tries = 0;
+        let copy = loop {
+            let copy = folder.join(format!("{stem}-{}.db", utc_now()?));
+            match self.backup(&copy).await {
+                Err(Error::TargetExists { .. }) if tries < TRIES => {
+                    tries += 1;
+                    background::unblock(|| thread::sleep(Duration::from_secs(1))).await;
+                }
+                copied => break copied.map(|()| copy)?,
+            }
+        };
+        let ids = vaults_in(&copy).await?;
+        let mut copies = vec![];
+        for path in names_in(&folder, &stem).map_err(|source| Error::File { what: "old backup", source })? {
+            if path > copy {
+                log::warn!("{} is from a time to come, and is not counted", printable_path(&path));
+            } else if path == copy {
+                copies.push(path);
+            } else {
+                match vaults_in(&path).await {
+                    Ok(others) if others.is_empty() == ids.is_empty() && others.iter().all(|id| ids.contains(id)) => {
+                        copies.push(path);
+                    }
+                    Ok(_) => {}
+                    Err(error) => log::warn!("{} is not counted: {error}", printable_path(&path)),
                 }
             }
-            // The time is at the same place in all of them.
-            copies.sort();
-            let old = copies.len().saturating_sub(keep.get());
-            copies.truncate(old);
-            copies.iter().try_for_each(fs::remove_file)?;
-            Ok(copies)
-        };
-        let removed = background::unblock(prune).await.map_err(|source| Error::File { what: "old backup", source })?;
-        Ok((copy, removed))
+        }
+        let old = copies.len().saturating_sub(keep.get());
+        copies.truncate(old);
+        for path in &copies {
+            fs::remove_file(path)
+                .map_err(|error| Error::File { what: "old backup", source: filesystem::named(path, error) })?;
+        }
+        Ok((copy, copies))
     }
+}
+
+fn utc_now() -> Result<String> {
+    let time = "SELECT strftime('%Y%m%dT%H%M%SZ', 'now')";
+    Ok(Connection::open_in_memory()?.query_row(time, (), |row| row.get(0))?)
+}
+
+/// The ids of the vaults in a database whose file is sound.
+async fn vaults_in(path: &Path) -> Result<Vec<[u8; 16]>> {
+    let store = SqliteStore::open_read_only(path).await?;
+    store.refuse_damage().await?;
+    let accounts = store.inspect().await?.accounts;
+    Ok(accounts.into_iter().filter_map(|account| Some(account.header?.store_id)).collect())
+}
+
+/// The copies in a folder that are named after a store. The time is at the same place in all of them, so the oldest comes first.
+fn names_in(folder: &Path, stem: &str) -> io::Result<Vec<PathBuf>> {
+    let mut copies = vec![];
+    for entry in fs::read_dir(folder).map_err(|error| filesystem::named(folder, error))? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| is_copy(name, stem)) {
+            copies.push(folder.join(entry.file_name()));
+        }
+    }
+    copies.sort();
+    Ok(copies)
 }
 
 /// `true` for the names that [`SqliteStore::backup_to_folder`] gives.
@@ -141,32 +204,78 @@ fn refuse_in_use(path: &Path) -> Result<()> {
 }
 
 /// Gives a database and what lies beside it another name. The main file goes first, so that nothing that is killed in between
-/// leaves one without its log where a bot would open it.
+/// leaves one without its log where a bot would open it. A note says which log is on its way, so that the next restoration takes
+/// no other one for it.
 fn put_aside(path: &Path) -> io::Result<Option<PathBuf>> {
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
-    let has_log = COMPANIONS.iter().any(|ending| is_there(&beside(path, ending)));
-    if !is_there(path) && !has_log {
+    let companions: Vec<_> = COMPANIONS.into_iter().filter(|ending| is_there(&beside(path, ending))).collect();
+    if !is_there(path) && companions.is_empty() {
         return Ok(None);
     }
-    let newest = newest_aside(path)?;
-    // A log alone was left by a restoration that was interrupted, and belongs to what that has moved last.
-    let number = if is_there(path) { newest + 1 } else { newest.max(1) };
+    let note = beside(path, NOTE);
+    let next = newest_aside(path)? + 1;
+    let number = match is_there(path) {
+        true => next,
+        false => noted(&note, path, &companions).unwrap_or(next),
+    };
     let aside = beside(path, &format!("{ASIDE}{number}"));
-    move_all(path, &aside)?;
+    fs::remove_file(&note).ok();
+    if is_there(path) && !companions.is_empty() {
+        let identities = companions.iter().map(|ending| format!("{ending} {}\n", identity_of(&beside(path, ending))));
+        let text = [format!("{number}\n")].into_iter().chain(identities).collect::<String>();
+        io::Write::write_all(&mut private::create(&note)?, text.as_bytes())?;
+    }
+    move_all(path, &aside).inspect_err(|_| {
+        fs::remove_file(&note).ok();
+    })?;
+    fs::remove_file(&note).ok();
     Ok(Some(aside))
 }
 
-/// Renames a database and what lies beside it, and replaces nothing.
-fn move_all(from: &Path, to: &Path) -> io::Result<()> {
-    for ending in [""].into_iter().chain(COMPANIONS) {
-        match filesystem::rename_new(&beside(from, ending), &beside(to, ending)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            renamed => renamed?,
-        }
-    }
-    filesystem::sync_folder_of(from)
+/// The number of the store whose log was on its way when a restoration was killed, if that is the log that is there.
+fn noted(note: &Path, path: &Path, companions: &[&str]) -> Option<u64> {
+    let text = String::from_utf8(private::read(note, 1024).ok()?).ok()?;
+    let (number, identities) = text.split_once('\n')?;
+    let is_noted = |ending: &&str| {
+        let identity = format!("{ending} {}", identity_of(&beside(path, ending)));
+        identities.lines().any(|line| line == identity)
+    };
+    if companions.iter().all(is_noted) { number.parse().ok() } else { None }
 }
 
+/// Which file it is, whatever its name.
+fn identity_of(path: &Path) -> String {
+    #[cfg(unix)]
+    return super::database::identity(path).map(|(device, inode)| format!("{device} {inode}")).unwrap_or_default();
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        String::new()
+    }
+}
+
+/// Renames a database and what lies beside it, all of it or nothing, and replaces nothing.
+fn move_all(from: &Path, to: &Path) -> io::Result<()> {
+    let mut moved: Vec<(PathBuf, PathBuf)> = vec![];
+    for ending in [""].into_iter().chain(COMPANIONS) {
+        let (here, there) = (beside(from, ending), beside(to, ending));
+        match filesystem::rename_new(&here, &there) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                moved.iter().rev().for_each(|(here, there)| drop(filesystem::rename_new(there, here)));
+                return Err(filesystem::named(&there, error));
+            }
+            Ok(()) => moved.push((here, there)),
+        }
+    }
+    if let Err(error) = filesystem::sync_folder_of(from) {
+        log::warn!("the names of the files may not survive a power cut: {error}");
+    }
+    Ok(())
+}
+
+/// What follows the name of a store in that of the note.
+const NOTE: &str = ".before-restore-moving";
 /// What follows the name of a store that made place for a backup, before a number.
 const ASIDE: &str = ".before-restore-";
 
@@ -174,7 +283,8 @@ const ASIDE: &str = ".before-restore-";
 fn newest_aside(path: &Path) -> io::Result<u64> {
     let prefix = format!("{}{ASIDE}", path.file_name().unwrap_or_default().to_string_lossy());
     let mut newest = 0;
-    for entry in fs::read_dir(folder_of(path))? {
+    let folder = folder_of(path);
+    for entry in fs::read_dir(folder).map_err(|error| filesystem::named(folder, error))? {
         let name = entry?.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix(&prefix)).map(|rest| {
             COMPANIONS.iter().find_map(|ending| rest.strip_suffix(ending)).unwrap_or(rest).parse().unwrap_or(0)

@@ -14,14 +14,14 @@ use tempfile::NamedTempFile;
 
 use super::SqliteStore;
 use super::connection::{Location, Patience, Statements, contended, damaged, patiently, permitted, with_attachment};
-use super::database::{CheckpointMode, Database, beside, explained, refuse_taken};
+use super::database::{COMPANIONS, CheckpointMode, Database, beside, explained, refuse_taken};
 use super::rows::TABLES;
 use super::schema;
 use super::writer::Plan;
 use crate::background::{self, Caller};
 use crate::clock;
 use crate::error::{Error, Result, SqliteProblem};
-use crate::filesystem::folder_of;
+use crate::filesystem::{self, folder_of};
 use crate::printable::printable;
 use crate::private;
 
@@ -44,12 +44,17 @@ impl SqliteStore {
             return Err(NO_FILE);
         }
         refuse_taken(path.as_ref())?;
-        self.copy_to(path.as_ref().to_owned(), None).await
+        self.copy_to(path.as_ref().to_owned(), None, Lasting::Yes).await
+    }
+
+    /// The same to a place where the copy does not stay.
+    pub(super) async fn copy_unfinished(&self, path: &Path) -> Result<()> {
+        self.copy_to(path.to_owned(), None, Lasting::No).await
     }
 
     /// Copies the database, and writes a file that goes with the copy. One job, which ends without a copy when nobody waits any
     /// more. The file comes first, so that there is no copy that lacks it.
-    async fn copy_to(&self, path: PathBuf, beside: Option<(PathBuf, Vec<u8>)>) -> Result<()> {
+    async fn copy_to(&self, path: PathBuf, beside: Option<(PathBuf, Vec<u8>)>, lasting: Lasting) -> Result<()> {
         let (database, mut patience) = (self.database.clone(), Patience::new(self.database.config.busy_timeout));
         let caller = Caller::new();
         let waits = caller.waits();
@@ -57,9 +62,9 @@ impl SqliteStore {
             if let Some((path, content)) = &beside {
                 let mut file = unfinished(path)?;
                 file.write_all(content).map_err(cannot_write)?;
-                finish(file, path)?;
+                finish(file, path, lasting)?;
             }
-            let copy = || copy(&database, &path, &waits).map_err(|error| explained(&path, error));
+            let copy = || copy(&database, &path, lasting, &waits).map_err(|error| explained(&path, error));
             patiently(&mut patience, copy).inspect_err(|_| {
                 if let Some((path, _)) = &beside {
                     fs::remove_file(path).ok();
@@ -208,7 +213,7 @@ impl SqliteStore {
             time += 1;
         }
         let extra = extra.map(|content| (path_at(time, ".extra"), content));
-        self.copy_to(path_at(time, ""), extra).await?;
+        self.copy_to(path_at(time, ""), extra, Lasting::Yes).await?;
         if let Some(keep) = self.database.config.snapshots_kept {
             self.prune_snapshots(keep).await?;
         }
@@ -225,25 +230,39 @@ impl SqliteStore {
         let Some(database) = self.path().map(Path::to_owned) else { return Err(NO_FILE) };
         let prune = move || {
             let prefix = format!("{}.snapshot-", database.file_name().unwrap_or_default().to_string_lossy());
-            let mut snapshots: BTreeMap<(i64, String), Vec<PathBuf>> = BTreeMap::new();
-            for entry in fs::read_dir(folder_of(&database))? {
+            let mut found: BTreeMap<(i64, String), PathBuf> = BTreeMap::new();
+            let folder = folder_of(&database);
+            for entry in fs::read_dir(folder).map_err(|error| filesystem::named(folder, error))? {
                 let entry = entry?;
                 let name = entry.file_name();
-                let rest =
-                    name.to_str().and_then(|name| name.strip_prefix(&prefix)).and_then(|rest| rest.split_once('-'));
-                let Some((time, name)) = rest else { continue };
-                // Names have no dots.
-                let name = name.strip_suffix(".extra").unwrap_or(name);
-                if let Ok(time) = time.parse()
-                    && !name.contains('.')
+                let rest = name.to_str().and_then(|name| name.strip_prefix(&prefix));
+                if let Some((time, name)) = rest.and_then(|rest| rest.split_once('-'))
+                    && let Ok(time) = time.parse()
                 {
-                    snapshots.entry((time, name.to_owned())).or_default().push(entry.path());
+                    found.insert((time, name.to_owned()), entry.path());
                 }
             }
-            let old = snapshots.len().saturating_sub(keep.get());
-            let old: Vec<_> = snapshots.into_values().take(old).flatten().collect();
-            old.iter().try_for_each(fs::remove_file)?;
-            Ok(old)
+            // What goes with a snapshot, or SQLite made beside it. Names have no dots, but may end as SQLite's do.
+            let endings = || [".extra"].into_iter().chain(COMPANIONS);
+            let is_own = |(time, name): &(i64, String)| {
+                let whole = endings().filter_map(|ending| name.strip_suffix(ending));
+                !name.contains('.') && whole.into_iter().all(|whole| !found.contains_key(&(*time, whole.to_owned())))
+            };
+            let snapshots: Vec<_> = found.iter().filter(|(key, _)| is_own(key)).map(|(_, path)| path).collect();
+            let mut deleted = vec![];
+            for old in &snapshots[..snapshots.len().saturating_sub(keep.get())] {
+                // The snapshot last, so that what goes with it is found again if this is interrupted.
+                for path in endings().map(|ending| beside(old, ending)).chain([old.to_path_buf()]) {
+                    match fs::remove_file(&path) {
+                        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                        removed => {
+                            removed.map_err(|error| filesystem::named(&path, error))?;
+                            deleted.push(path);
+                        }
+                    }
+                }
+            }
+            Ok(deleted)
         };
         background::unblock(prune).await.map_err(|source| Error::File { what: "old snapshot", source })
     }
@@ -252,7 +271,12 @@ impl SqliteStore {
 const NO_FILE: Error = Error::InvalidInput { what: "a store in memory", problem: "has no file to copy" };
 
 /// Writes a copy of the database to a new file.
-fn copy(database: &Database, path: &Path, caller_waits: &(impl Fn() -> bool + Clone + Send + 'static)) -> Result<()> {
+fn copy(
+    database: &Database,
+    path: &Path,
+    lasting: Lasting,
+    caller_waits: &(impl Fn() -> bool + Clone + Send + 'static),
+) -> Result<()> {
     let file = unfinished(path)?;
     // SQLite takes an empty file as a target; its path goes in as a parameter.
     let target = file.path().to_str().ok_or(Error::InvalidInput { what: "the path", problem: "is not valid UTF-8" })?;
@@ -279,12 +303,20 @@ fn copy(database: &Database, path: &Path, caller_waits: &(impl Fn() -> bool + Cl
         return Err(Error::Stopped);
     }
     refuse_taken(path)?;
-    finish(file, path)?;
+    finish(file, path, lasting)?;
     if !caller_waits() {
         fs::remove_file(path).map_err(cannot_write)?;
         return Err(Error::Stopped);
     }
     Ok(())
+}
+
+/// Whether a copy has to survive a power cut.
+#[derive(Clone, Copy)]
+enum Lasting {
+    Yes,
+    /// It is on its way to its place.
+    No,
 }
 
 /// How many steps of SQLite's machine go by before it is asked whether to go on.
@@ -296,8 +328,12 @@ fn unfinished(path: &Path) -> Result<NamedTempFile> {
 }
 
 /// Gives a file its name once its content is on the disk; never replaces another file.
-fn finish(file: NamedTempFile, path: &Path) -> Result<()> {
-    private::finish(file, path).map_err(|error| match error.kind() {
+fn finish(file: NamedTempFile, path: &Path, lasting: Lasting) -> Result<()> {
+    let finished = match lasting {
+        Lasting::Yes => private::finish(file, path),
+        Lasting::No => private::name(file, path),
+    };
+    finished.map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => Error::TargetExists { path: path.to_owned() },
         _ => cannot_write(error),
     })

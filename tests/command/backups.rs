@@ -235,7 +235,7 @@ fn backups_in_a_folder_are_counted() {
         desk.write(&format!("backups/{name}"), "precious");
     }
     for year in 2021..2025 {
-        desk.write(&format!("backups/wa-{year}0101T000000Z.db"), "old");
+        desk.ok(&format!("backup wa.db backups/wa-{year}0101T000000Z.db"));
     }
     let printed = desk.ok("backup wa.db --to-folder backups --keep 3");
     assert_eq!(printed.matches(" was deleted").count(), 2, "{printed}");
@@ -256,6 +256,90 @@ fn backups_in_a_folder_are_counted() {
     assert_eq!(desk.fails("backup wa.db --to-folder nowhere --keep 3").0, 5);
     assert_eq!(desk.fails("backup wa.db --to-folder backups").0, 2);
     assert_eq!(desk.fails("backup wa.db --to-folder backups --keep 0").0, 2);
+}
+
+/// A clock that was wrong, another store of the same name, and what is no store.
+#[test]
+fn backups_of_others_are_neither_counted_nor_deleted() {
+    let desk = Desk::new();
+    for folder in ["one", "two", "backups"] {
+        std::fs::create_dir(desk.path(folder)).unwrap();
+    }
+    desk.ok("init one/wa.db --new-key-file key");
+    desk.ok("init two/wa.db --new-key-file key");
+    let copies = || desk.path("backups").read_dir().unwrap().count();
+    // In the same second, and more of the one than are kept.
+    for round in 1..=3 {
+        for store in ["one", "two"] {
+            desk.ok(&format!("backup {store}/wa.db --to-folder backups --keep 2"));
+        }
+        assert_eq!(copies(), 2 * round.min(2));
+    }
+    let of_a_time_to_come = desk.path("backups/wa-20990101T000000Z.db");
+    desk.ok("backup one/wa.db copy.db");
+    for name in ["wa-20990101T000000Z.db", "wa-20980101T000000Z.db"] {
+        std::fs::copy(desk.path("copy.db"), desk.path(&format!("backups/{name}"))).unwrap();
+    }
+    desk.write("backups/wa-20200101T000000Z.db", "");
+    let output = desk.run("backup one/wa.db --to-folder backups --keep 2");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.success() && told.contains("from a time to come") && told.contains("is not counted"),
+        "{told}"
+    );
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let new = printed.split_whitespace().next().unwrap();
+    assert!(desk.path(new).exists() && of_a_time_to_come.exists(), "{printed}");
+    assert!(desk.path("backups/wa-20200101T000000Z.db").exists());
+    assert_eq!(copies(), 4 + 3);
+}
+
+/// A log that a later bot left belongs to no store that was put aside before.
+#[test]
+fn a_log_alone_is_not_put_beside_another_store() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    put(&desk, 0, 100);
+    desk.ok("backup wa.db copy.db");
+    desk.ok("restore copy.db wa.db");
+    kill_a_bot_that_puts(&desk, 1000, 40);
+    std::fs::remove_file(desk.path("wa.db")).unwrap();
+    let printed = desk.ok("restore copy.db wa.db");
+    assert!(printed.contains("wa.db.before-restore-2"), "{printed}");
+    assert_eq!(sessions(&desk, "wa.db.before-restore-1"), 100);
+    assert!(desk.path("wa.db.before-restore-2-wal").exists());
+    assert_eq!(sessions(&desk, "wa.db"), 100);
+    let (code, error) = desk.fails("restore wa.db wa.db");
+    assert!(code == 1 && error.contains("is the store itself"), "{error}");
+    std::fs::create_dir(desk.path("folder")).unwrap();
+    let (code, error) = desk.fails("restore copy.db folder");
+    assert!(code == 5 && error.contains("is a folder"), "{error}");
+}
+
+/// Whenever it is told to end, there is a store: the one from before, or the backup.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_restoration_that_is_told_to_end_leaves_a_store() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    put(&desk, 0, 50);
+    desk.ok("backup wa.db copy.db");
+    let folder = tempfile::tempdir().unwrap();
+    let library = preload::compile("less", folder.path());
+    let rounds = if std::env::var_os("WASTORE_LONG").is_some() { 400 } else { 40 };
+    for _ in 0..rounds {
+        // Waiting for the disk takes a while, so that there is time to be told.
+        let mut command = desk.command("restore copy.db wa.db");
+        command.env("LD_PRELOAD", &library).env("WASTORE_SLOW", "fsync").stdout(Stdio::null()).stderr(Stdio::null());
+        let mut running = command.spawn().unwrap();
+        wait_until_it_listens(running.id());
+        std::thread::sleep(std::time::Duration::from_millis(rand::random_range(0..200)));
+        Command::new("kill").args(["-TERM", &running.id().to_string()]).status().unwrap();
+        let code = running.wait().unwrap().code();
+        assert!(matches!(code, Some(0 | 130)), "{code:?}");
+        assert_eq!(sessions(&desk, "wa.db"), 50);
+        assert_eq!(desk.files(|name| name.starts_with('.')), Vec::<String>::new());
+    }
 }
 
 #[test]
@@ -305,8 +389,18 @@ fn damaged_records_are_dropped_and_a_contact_is_forgotten() {
     let (code, error) = desk.fails("forget wa.db @lid --key-file key");
     assert!(code == 1 && error.contains("no name before the @"), "{error}");
     let user = ADDRESS.split(['@', ':']).next().unwrap();
-    let printed = desk.ok(&format!("forget wa.db {user} --key-file key"));
+    let bot = rusqlite::Connection::open(desk.path("wa.db")).unwrap();
+    bot.query_row("SELECT count(*) FROM sessions", (), |_| Ok(())).unwrap();
+    let (code, error) = desk.fails(&format!("forget wa.db {user} --key-file key"));
+    assert!(code == 1 && error.contains("has the store open"), "{error}");
+    drop(bot);
+    let printed = desk.ok(&format!("forget wa.db +{user} --key-file key"));
     assert!(printed.starts_with("deleted: sessions 2") && !printed.contains(user), "{printed}");
+    let (code, error) = desk.fails(&format!("forget wa.db {user}.0:5@lid --key-file key"));
+    assert!(code == 5 && error.contains("nothing is stored of such a contact") && !error.contains(user), "{error}");
+    rusqlite::Connection::open(desk.path("wa.db")).unwrap().execute("DELETE FROM devices", ()).unwrap();
+    let (code, error) = desk.fails("repair wa.db --key-file key --backup other.db");
+    assert!(code == 4 && error.contains("device record is missing"), "{error}");
     assert_eq!(desk.session("wa.db", 1, key()), None);
 }
 
@@ -319,8 +413,15 @@ fn old_snapshots_are_deleted() {
             std::fs::write(desk.path(&format!("wa.db.snapshot-{number}-reason{end}")), "x").unwrap();
         }
     }
-    let printed = desk.ok("prune-snapshots wa.db --keep 1");
-    assert_eq!(printed.lines().count(), 6, "{printed}");
-    assert_eq!(desk.files(|name| name.contains("snapshot")).len(), 2);
+    // One that somebody opened, and one whose name ends as SQLite's files do.
+    for name in ["4-reason-wal", "4-reason-shm", "3-reason-wal", "5-a-wal"] {
+        std::fs::write(desk.path(&format!("wa.db.snapshot-{name}")), "x").unwrap();
+    }
+    let printed = desk.ok("prune-snapshots wa.db --keep 2");
+    assert_eq!(printed.lines().count(), 7, "{printed}");
+    let mut left = desk.files(|name| name.contains("snapshot"));
+    left.sort();
+    let kept = ["4-reason", "4-reason-shm", "4-reason-wal", "4-reason.extra", "5-a-wal"];
+    assert_eq!(left, kept.map(|name| format!("wa.db.snapshot-{name}")));
     assert_eq!(desk.fails("prune-snapshots wa.db --keep 0").0, 2);
 }

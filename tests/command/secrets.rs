@@ -292,6 +292,50 @@ fn the_terminal_is_asked_if_standard_input_is_redirected() {
     assert_eq!(terminal.end(), Some(0));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_line_that_is_cut_is_no_passphrase() {
+    let desk = Desk::new();
+    for typed in ["x".repeat(5000) + "\n", "half a passphrase\u{4}".to_owned()] {
+        let mut terminal = Terminal::run(&desk, "init wa.db");
+        terminal.until("new passphrase: ");
+        terminal.type_in(&typed);
+        let shown = terminal.rest();
+        assert!(shown.contains("the line is not complete"), "{shown}");
+        assert_eq!(terminal.end(), Some(2));
+        assert!(!desk.path("wa.db").exists());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_prompt_cannot_be_left_for_a_shell_that_shows_what_is_typed() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-passphrase-file old");
+    let mut terminal = Terminal::run(&desk, "verify wa.db --quick");
+    terminal.until("passphrase: ");
+    terminal.type_in("\u{1a}");
+    assert!(!terminal.shows_what_is_typed());
+    terminal.type_in("\u{15}correct horse battery staple\n");
+    terminal.rest();
+    assert_eq!(terminal.end(), Some(0));
+}
+
+#[test]
+fn two_secrets_do_not_come_from_one_stream() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-passphrase-file old");
+    for arguments in [
+        "passwd wa.db --passphrase-file - --new-passphrase-file -",
+        "passwd wa.db --passphrase-fd 0 --new-passphrase-file -",
+        "keys add wa.db --passphrase-file - --new-key-file -",
+        "revoke wa.db --passphrase-file - --new-passphrase-fd 0",
+    ] {
+        let (code, error) = desk.fails(arguments);
+        assert!(code == 2 && error.contains("cannot come from the same stream"), "{arguments}: {code}: {error}");
+    }
+}
+
 #[test]
 fn a_new_passphrase_can_be_typed() {
     let desk = Desk::new();
@@ -365,7 +409,11 @@ impl Terminal {
     /// Waits for the end of the command and reads the rest of what it shows.
     fn rest(&mut self) -> String {
         use std::io::Read;
-        self.running.wait().unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while self.running.try_wait().unwrap().is_none() {
+            assert!(std::time::Instant::now() < deadline, "it waits for something");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
         // The command shows little, and a terminal has room for it.
         std::io::Write::write_all(&mut self.terminal, b"\nend of the screen").unwrap();
         let mut shown = vec![];

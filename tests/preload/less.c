@@ -3,6 +3,7 @@
  *
  * WASTORE_WITHOUT  what is missing, any of: folder-fsync, renameat2, link, locks
  * WASTORE_FAILING  what fails although it is there: folder-fsync
+ * WASTORE_SLOW     what takes 50 ms: fsync
  *
  * What is called through the C library is answered here. Renames, links and locks are also asked of the kernel directly, so a filter
  * of system calls (seccomp) answers those.
@@ -34,6 +35,9 @@ static int named_in(const char *variable, const char *ability)
 static int synced(int fd, int (*real)(int))
 {
     struct stat status;
+    if (named_in("WASTORE_SLOW", "fsync")) {
+        usleep(50000);
+    }
     int folder = fstat(fd, &status) == 0 && S_ISDIR(status.st_mode);
     if (folder && named_in("WASTORE_FAILING", "folder-fsync")) {
         errno = EIO;
@@ -47,6 +51,7 @@ static int synced(int fd, int (*real)(int))
 }
 
 int fsync(int fd) { return synced(fd, REAL(fsync)); }
+int fdatasync(int fd) { return synced(fd, REAL(fdatasync)); }
 
 /* Answers one system call with an error. */
 #define REFUSE(number, error) \

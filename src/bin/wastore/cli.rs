@@ -149,7 +149,7 @@ pub(crate) enum Command {
         #[arg(long)]
         leave_damaged: bool,
         /// Leave this account as it is; without it nothing is changed if the leaked secret does not open every account
-        #[arg(long, value_name = "NUMBER")]
+        #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
         except: Vec<i32>,
     },
     /// Rewrite the whole file, so that nothing of deleted or replaced records stays in unused parts of it
@@ -233,7 +233,7 @@ pub(crate) enum Command {
         /// The new file
         #[arg(required_unless_present = "to_folder", conflicts_with = "to_folder")]
         file: Option<PathBuf>,
-        /// Copy it into this folder, under its name and the time, and look at the copy
+        /// Copy it into this folder, under its name and the time, and look at its database
         #[arg(long, value_name = "FOLDER", requires = "keep")]
         to_folder: Option<PathBuf>,
         /// Delete the oldest of such copies in the folder, but so many
@@ -280,7 +280,7 @@ pub(crate) struct ImportArgs {
     /// The new store; it appears when it is complete
     pub(crate) store: PathBuf,
     /// Import this account of several
-    #[arg(long, value_name = "NUMBER", conflicts_with = "all_accounts")]
+    #[arg(long, value_name = "NUMBER", conflicts_with = "all_accounts", allow_negative_numbers = true)]
     pub(crate) account: Option<i32>,
     /// Import every account; the secret opens the lowest, and the others with it
     #[arg(long)]
@@ -340,6 +340,7 @@ pub(crate) enum Accounts {
         /// The store
         store: PathBuf,
         /// The account
+        #[arg(allow_negative_numbers = true)]
         number: i32,
         /// The account is to be deleted for good
         #[arg(long, required = true)]
@@ -375,6 +376,6 @@ pub(crate) struct Store {
     /// The store
     pub(crate) store: PathBuf,
     /// The account, if the store has several
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub(crate) account: Option<i32>,
 }

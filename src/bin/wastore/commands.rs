@@ -154,6 +154,7 @@ async fn export(
 }
 
 async fn passwd(store: &Store, secret: CurrentSecret, new: NewPassphrase, options: &VaultOptions) -> Done {
+    secret.refuse_stream_of(&new, &None)?;
     let vault = secret.open(&store.open().await?, options).await?;
     vault.change_passphrase(new.read().await?).await?;
     say("the passphrase was changed\n")?;
@@ -169,6 +170,7 @@ async fn keys(command: Keys, options: &VaultOptions) -> Done {
             say_slots(header.slots)?;
         }
         Keys::Add { store, secret, new, recovery, label } => {
+            new.refuse_stream_of(&secret)?;
             let vault = secret.open(&store.open().await?, options).await?;
             if recovery {
                 let key = RecoveryKey::generate()?;
@@ -244,6 +246,7 @@ async fn revoke(
     rotate: impl FnOnce(&ProgressBar) -> Rotate,
     options: &VaultOptions,
 ) -> Done {
+    new.refuse_stream_of(&secret)?;
     let opened = in_use(open(store).await?).await?;
     let bar = progress_bar();
     let report = rotate(&bar).revoke(&opened, options, secret.read().await?, new.read().await?).await;
@@ -318,7 +321,12 @@ async fn repair(
 async fn forget(store: &Store, secret: CurrentSecret, jid: &str, options: &VaultOptions) -> Done {
     let store = store.open().await?;
     let vault = secret.open(&store, options).await?;
-    say(format_args!("deleted: {}\n", store.forget(&vault, jid).await?))?;
+    let report = store.forget(&vault, jid).await?;
+    say(format_args!("deleted: {report}\n"))?;
+    if report.is_empty() {
+        let text = "nothing is stored of such a contact: give its JID as the client shows it".to_owned();
+        return Err(Failure { text, code: REFUSED });
+    }
     DONE
 }
 
@@ -357,7 +365,10 @@ async fn backup(store: &Path, file: Option<PathBuf>, to_folder: Option<(PathBuf,
     }
     if let Some((folder, keep)) = to_folder {
         let (copy, removed) = store.backup_to_folder(folder, keep).await?;
-        say(format_args!("{} is a copy of the store, and sound\n", printable_path(&copy)))?;
+        say(format_args!(
+            "{} is a copy of the store; its database is sound, its records were not opened\n",
+            printable_path(&copy)
+        ))?;
         for old in removed {
             say(format_args!("{} was deleted\n", printable_path(&old)))?;
         }
@@ -398,7 +409,8 @@ async fn delete_account(store: &Path, number: i32) -> Done {
     let store = open(store).await?;
     let accounts = store.inspect().await?.accounts;
     let Some(deleted) = accounts.iter().find(|account| account.number == number) else {
-        return Err(Error::NoSuchAccount(number).into());
+        let text = format!("the store has no account {number}: `accounts list` shows those that it has");
+        return Err(Failure { text, code: REFUSED });
     };
     if let Some(id) = deleted.header.as_ref().map(|header| header.store_id) {
         let opens_with_it = |header: &HeaderInfo| header.parent == Some(id) && header.slots.len() == 1;

@@ -36,6 +36,8 @@ pub(crate) fn end_background_work() {
 pub(crate) struct Makes {
     target: Option<PathBuf>,
     source: Option<PathBuf>,
+    /// What is replaced, and which file it was.
+    replaced: Option<(PathBuf, Option<u64>)>,
 }
 
 impl Makes {
@@ -51,7 +53,12 @@ impl Makes {
             Command::Keygen { file } | Command::Header { command: Header::Save { file, .. } } => (Some(file), None),
             _ => (None, None),
         };
+        let replaced = match command {
+            Command::Restore { store, .. } => Some((store.clone(), file_number(store))),
+            _ => None,
+        };
         Self {
+            replaced,
             target: target.filter(|path| path.symlink_metadata().is_err()).cloned(),
             source: source.filter(|path| path.symlink_metadata().is_ok()).cloned(),
         }
@@ -61,10 +68,23 @@ impl Makes {
         if let Some(path) = self.target.filter(|path| path.symlink_metadata().is_ok()) {
             tell!("wastore: {} is complete", printable_path(&path));
         }
+        if let Some((path, number)) = self.replaced
+            && file_number(&path) != number
+        {
+            tell!("wastore: {} is as the backup was", printable_path(&path));
+        }
         if let Some(path) = self.source.filter(|path| path.symlink_metadata().is_err()) {
             tell!("wastore: {} was removed", printable_path(&path));
         }
     }
+}
+
+/// Tells a file from another one of the same name.
+fn file_number(path: &std::path::Path) -> Option<u64> {
+    #[cfg(unix)]
+    return path.metadata().ok().map(|metadata| std::os::unix::fs::MetadataExt::ino(&metadata));
+    #[cfg(not(unix))]
+    return path.metadata().ok().map(|metadata| metadata.len());
 }
 
 /// A future that ends when a signal, from now on, asks the program to end.
@@ -75,7 +95,10 @@ pub(crate) fn interrupted() -> impl Future<Output = ()> {
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
         let heeded = kinds.into_iter().filter(|kind| !is_ignored(kind.as_raw_value()));
         let mut signals: Vec<_> = heeded.filter_map(|kind| signal(kind).ok()).collect();
+        // A file that grows beyond its limit is an error of writing then, after which what is unfinished is removed.
+        let limit = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).ok();
         std::future::poll_fn(move |context| {
+            let _kept = &limit;
             let came = signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
             if came { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
         })

@@ -61,7 +61,46 @@ pub(crate) struct NewSecret {
     new_key_file: Option<PathBuf>,
 }
 
+/// Where a secret is read from that can be read only once.
+#[derive(PartialEq)]
+enum Stream {
+    StandardInput,
+    #[cfg(unix)]
+    Descriptor(RawFd),
+}
+
+impl Stream {
+    fn of(files: &[&Option<PathBuf>], descriptor: &Option<Descriptor>) -> Option<Self> {
+        #[cfg(unix)]
+        if let Some(descriptor) = descriptor {
+            return Some(if descriptor.number == 0 {
+                Self::StandardInput
+            } else {
+                Self::Descriptor(descriptor.number)
+            });
+        }
+        #[cfg(not(unix))]
+        let _ = descriptor;
+        files.iter().any(|file| file.as_deref().is_some_and(is_stdin)).then_some(Self::StandardInput)
+    }
+}
+
 impl CurrentSecret {
+    /// Two secrets in a row would be read as one.
+    ///
+    /// # Errors
+    /// If both come from the same stream.
+    pub(crate) fn refuse_stream_of(&self, new: &NewPassphrase, key: &Option<PathBuf>) -> Result<(), Failure> {
+        let files = [&self.passphrase_file, &self.key_file, &self.recovery_key_file];
+        let current = Stream::of(&files, &self.passphrase_fd);
+        if current.is_some() && current == Stream::of(&[&new.new_passphrase_file, key], &new.new_passphrase_fd) {
+            return Err(Failure::usage(
+                "two secrets cannot come from the same stream: give one of them in another way",
+            ));
+        }
+        Ok(())
+    }
+
     pub(crate) async fn open(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
         Ok(store.open_vault(options, self.read().await?).await?)
     }
@@ -98,6 +137,11 @@ impl CurrentSecret {
 }
 
 impl NewSecret {
+    /// As [`CurrentSecret::refuse_stream_of`].
+    pub(crate) fn refuse_stream_of(&self, current: &CurrentSecret) -> Result<(), Failure> {
+        current.refuse_stream_of(&self.passphrase, &self.new_key_file)
+    }
+
     /// `true` if it is a key, `false` if it is a passphrase.
     pub(crate) fn is_key(&self) -> bool {
         self.new_key_file.is_some()
@@ -183,7 +227,10 @@ fn is_stdin(path: &Path) -> bool {
 /// An open file of the caller's. It is read where it is, as opening it by its name in `/dev/fd` would not do.
 #[cfg(unix)]
 #[derive(Clone)]
-struct Descriptor(Arc<filedescriptor::FileDescriptor>);
+struct Descriptor {
+    number: RawFd,
+    open: Arc<filedescriptor::FileDescriptor>,
+}
 
 #[cfg(unix)]
 impl Descriptor {
@@ -197,11 +244,11 @@ impl Descriptor {
         let open = open.and_then(|number| filedescriptor::FileDescriptor::dup(&number).ok());
         let open = open.ok_or_else(|| "no such descriptor is open".to_owned())?;
         own.push(open.as_raw_fd());
-        Ok(Self(Arc::new(open)))
+        Ok(Self { number, open: Arc::new(open) })
     }
 
     fn read(&self) -> Result<Passphrase, Failure> {
-        let file = self.0.as_file().map_err(Failure::other)?;
+        let file = self.open.as_file().map_err(Failure::other)?;
         Ok(Passphrase::from_reader(Waiting(file))?)
     }
 }

@@ -106,7 +106,7 @@ mod system {
     use std::io::{Read, Write};
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
-    use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+    use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
     use zeroize::Zeroizing;
 
     use super::no_terminal;
@@ -139,6 +139,8 @@ mod system {
             // The end of the line is shown, and Ctrl-C is a signal.
             hiding.local_modes.remove(LocalModes::ECHO);
             hiding.local_modes.insert(LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG);
+            // Who comes back from Ctrl-Z finds the terminal as the shell has it, and what is typed would be shown.
+            hiding.special_codes[SpecialCodeIndex::VSUSP] = DISABLED;
             tcsetattr(&terminal, OptionalActions::Now, &hiding).map_err(Failure::other)?;
             before.settings = Some((terminal.try_clone().map_err(Failure::other)?, settings));
             Ok(Self(terminal))
@@ -149,15 +151,23 @@ mod system {
             // More than a terminal takes as a line.
             let mut line = Zeroizing::new(vec![0; LINE_BYTES]);
             let length = self.0.read(&mut line).map_err(Failure::other)?;
-            if length == 0 {
-                return Err(interrupted());
-            }
             line.truncate(length);
-            Ok(line)
+            match line.last() {
+                // The end of a longer line is lost.
+                Some(b'\n') if length < LONGEST_LINE => Ok(line),
+                None => Err(interrupted()),
+                Some(_) => Err(Failure::usage(
+                    "the line is not complete: a terminal takes some thousand bytes at most, so put a longer secret into a file",
+                )),
+            }
         }
     }
 
     const LINE_BYTES: usize = 64 << 10;
+    /// With its end (`MAX_CANON`, and what Linux has in its place).
+    const LONGEST_LINE: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 4096 } else { 1024 };
+    /// What switches a special character off (`_POSIX_VDISABLE`).
+    const DISABLED: u8 = if cfg!(any(target_os = "linux", target_os = "android")) { 0 } else { 0xff };
 
     impl Drop for Hidden {
         fn drop(&mut self) {

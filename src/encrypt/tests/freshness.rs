@@ -533,3 +533,32 @@ async fn a_store_that_vanished_is_not_begun_from_nothing() {
     assert!(options.create(store, raw_key()).await.unwrap().was_created());
     assert!(!open().await.unwrap().was_created());
 }
+
+/// Of two that create a vault at the same moment, the one that comes second leaves nothing in the anchor.
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_loses_the_race_of_creating_leaves_nothing_in_the_anchor() {
+    use crate::SqliteStore;
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let anchors = folder.path().join("anchors");
+        std::fs::create_dir(&anchors).unwrap();
+        let options = options().freshness_anchor(Arc::new(crate::FileAnchor::new(&anchors)));
+        let store = Arc::new(SqliteStore::open(folder.path().join("wa.db")).await.unwrap());
+        let tasks: Vec<_> = (0..4)
+            .map(|_| {
+                let (options, store) = (options.clone(), store.clone());
+                tokio::spawn(async move {
+                    options.open_or_create(store, crate::encrypt::tests::passphrase()).await.map(drop)
+                })
+            })
+            .collect();
+        for task in tasks {
+            match task.await.unwrap() {
+                Ok(()) | Err(Error::HeaderConflict) => {}
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        assert!(!options.open_or_create(store, crate::encrypt::tests::passphrase()).await.unwrap().was_created());
+    }
+}

@@ -208,3 +208,46 @@ async fn a_closed_vault_gives_nothing_out() {
     // The store is as it was.
     assert!(scratch.store.exists().await.unwrap());
 }
+
+/// A walk, or another store, keeps the file open and its log: whoever moves the file alone would lose what is in it.
+#[tokio::test]
+async fn a_store_that_somebody_else_has_open_is_closed_and_not_to_be_moved() {
+    let scratch = Scratch::new().await;
+    scratch.store.put_session("before", b"before").await.unwrap();
+    let walk = crate::sqlite::rows::Snapshot::open(&scratch.store).await.unwrap();
+    scratch.store.put_session("after", b"after").await.unwrap();
+    let error = scratch.store.close().await.unwrap_err();
+    assert!(matches!(error, Error::NotAlone), "{error:?}");
+    assert!(matches!(failure(&scratch.store, Method::HasSession).await, Error::Closed { .. }));
+    // The locks of the walk are not taken away by looking at the file.
+    assert!(matches!(SqliteStore::restore(&scratch.path, scratch.path.with_file_name("other.db")).await, Ok(None)));
+    let copy = scratch.path.with_file_name("other.db");
+    assert!(matches!(SqliteStore::restore(&copy, &scratch.path).await, Err(Error::NotAlone)));
+    drop(walk);
+    let again = config().open(&scratch.path).await.unwrap();
+    assert!(again.has_session("after").await.unwrap());
+    again.close().await.unwrap();
+    assert!(SqliteStore::restore(&copy, &scratch.path).await.unwrap().is_some());
+}
+
+/// What is read while the store closes is not kept for later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_cache_gives_nothing_out_after_the_store_has_closed() {
+    for _ in 0..50 {
+        let scratch = Scratch::new().await;
+        scratch.store.put_session("a", b"b").await.unwrap();
+        let cache = CacheLayer::bytes(1 << 20).with(Record::Session);
+        let backend = Stack::new(Arc::new(scratch.store.clone())).layer(cache).into_backend();
+        let readers: Vec<_> = (0..4)
+            .map(|_| {
+                let backend = backend.clone();
+                tokio::spawn(async move { while backend.get_session("a").await.is_ok() {} })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        scratch.store.close().await.unwrap();
+        for reader in readers {
+            tokio::time::timeout(Duration::from_secs(20), reader).await.expect("it goes on reading").unwrap();
+        }
+    }
+}
