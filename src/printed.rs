@@ -221,6 +221,7 @@ async fn everything(folder: &Path, printed: &mut Printed) {
     printed.debug("HeaderInfo", &HeaderInfo::read(&sqlite).await.unwrap());
     let inspection = sqlite.inspect().await.unwrap();
     printed.both("Inspection", &inspection);
+    printed.debug("TableSize", &inspection.tables);
     printed.debug("InspectedAccount", &inspection.accounts);
     let header = vault.save_header();
     let bytes: [u8; Anchor::BYTES] = [&header[32..40], &header[header.len() - 48..][..16]].concat().try_into().unwrap();
@@ -266,6 +267,16 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         let source = std::error::Error::source(&error).map(|source| format!("{source:?} {source}"));
         let own = format!("{error:?} {error} {source:?}");
         printed.0.push(("Error", format!("{own} {:?}", StoreError::from(error))));
+    }
+    {
+        let (progress, told) = teller();
+        let repair = Repair::new().on_progress(move |now| progress(format!("{now:?}")));
+        printed.debug("Repair", &repair);
+        let report = repair.run(&sqlite, &vault, folder.join("before.db")).await.unwrap();
+        assert!(!report.is_empty());
+        printed.both("RepairReport", &report);
+        printed.both("ForgetReport", &sqlite.forget(&vault, sample::PHONE).await.unwrap());
+        printed.0.extend(told().into_iter().map(|text| ("RepairProgress", text)));
     }
     {
         let (progress, told) = teller();

@@ -515,14 +515,15 @@ async fn a_store_that_vanished_is_not_begun_from_nothing() {
     }
     // Another one in its place.
     let other = folder.path().join("other.db");
-    Vault::create(Arc::new(SqliteStore::open(&other).await.unwrap()), raw_key()).await.unwrap();
+    for _ in 0..2 {
+        Vault::open_or_create(Arc::new(SqliteStore::open(&other).await.unwrap()), raw_key()).await.unwrap();
+    }
     std::fs::rename(&other, &path).unwrap();
     let error = open().await.unwrap_err();
     assert!(matches!(error, Error::AnchorMissing), "{error:?}");
     // It is put back.
     std::fs::write(&path, kept).unwrap();
     assert!(!open().await.unwrap().was_created());
-    // One that was being created and has no header leaves nothing behind.
     // At another path it is the same store, and its old path stays known.
     let moved = folder.path().join("moved.db");
     std::fs::rename(&path, &moved).unwrap();
