@@ -1,7 +1,9 @@
 //! Making files durable and giving them their names, also where a file system can less than others, and errors that say which
 //! file and why.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
+#[cfg(feature = "sqlite")]
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -51,6 +53,7 @@ fn cannot(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] if something has.
+#[cfg(feature = "sqlite")]
 pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {

@@ -69,7 +69,7 @@ impl Stack {
     /// Starts a stack at `backend`: an `Arc` of any concrete store, or an `Arc<dyn Backend>`.
     pub fn new(backend: impl IntoBackend) -> Self {
         let (backend, name) = backend.into_backend();
-        Self { backend: backend.clone(), names: vec![name], closer: Closer { base: backend, layers: vec![] } }
+        Self { backend: backend.clone(), names: vec![name], closer: Closer::of(backend) }
     }
 
     /// Sets the text that `Debug` prints for the innermost backend. The default is the store's type name, `sqlite(wa.db)`
@@ -133,11 +133,22 @@ impl fmt::Debug for Stack {
 /// ```
 #[derive(Clone)]
 pub struct Closer {
+    #[cfg(feature = "sqlite")]
     base: Arc<dyn Backend>,
     layers: Vec<Arc<dyn Layer>>,
 }
 
 impl Closer {
+    fn of(base: Arc<dyn Backend>) -> Self {
+        #[cfg(not(feature = "sqlite"))]
+        drop(base);
+        Self {
+            #[cfg(feature = "sqlite")]
+            base,
+            layers: vec![],
+        }
+    }
+
     /// Ends every layer from the outermost on, and then the store, if it is this crate's own: see
     /// [`SqliteStore::close`](crate::SqliteStore::close). Other stores stay as they are.
     ///

@@ -55,7 +55,7 @@ pub(crate) fn name(file: tempfile::NamedTempFile, path: &Path) -> io::Result<()>
 /// Writes a new file that only its owner may read, and all of it or nothing.
 ///
 /// # Errors
-/// As [`finish`].
+/// [`io::ErrorKind::AlreadyExists`] if something else has the name. It has it all the same if only waiting for the folder fails.
 #[cfg(feature = "cli")]
 pub fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = unfinished_file(path)?;

@@ -16,10 +16,10 @@ use wacore::store::error::Result;
 use wacore::store::traits::{AppStateSyncKey, AppSyncStore};
 use zeroize::Zeroize;
 
-use super::envelope::Place;
-use super::keys::LookupKeys;
-use super::token::{Domain, Token};
-use super::{EncryptStore, nonce, nonces};
+use super::format::envelope::Place;
+use super::format::keys::LookupKeys;
+use super::format::token::{Domain, Token};
+use super::layer::{EncryptStore, nonce, nonces};
 use crate::error::{self, Error};
 use crate::json;
 use crate::method::{Record, forward};

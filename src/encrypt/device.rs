@@ -14,9 +14,9 @@ use wacore::store::Device;
 use wacore::store::error::Result;
 use wacore::store::traits::{Backend, DeviceStore};
 
-use super::envelope::{Place, Prefix};
-use super::token::Domain;
-use super::{EncryptStore, nonce};
+use super::format::envelope::{Place, Prefix};
+use super::format::token::Domain;
+use super::layer::{EncryptStore, nonce};
 use crate::error::{self, Error};
 use crate::json;
 use crate::method::{Record, forward};

@@ -10,11 +10,11 @@ use wacore::appstate::hash::HashState;
 use wacore::store::Device;
 use wacore::store::traits::{AppStateSyncKey, DeviceListRecord};
 
-use super::envelope::{self, KINDS, Place, Prefix, kind_number};
-use super::header::Header;
-use super::keys::{DataKeys, LookupKeys, VaultKey};
+use super::format::envelope::{self, KINDS, Place, Prefix, kind_number};
+use super::format::keys::{DataKeys, LookupKeys, VaultKey};
+use super::format::token::Domain;
 use super::protocol::{decode_text, encode_text};
-use super::token::Domain;
+use super::vault::header::Header;
 use super::{HeaderInfo, Padding};
 use crate::method::Record;
 use crate::secret::Key;
@@ -123,5 +123,5 @@ pub fn carriers(data: &[u8]) {
 
 /// The cipher of records by itself, for benchmarks.
 pub fn seal(key: &[u8; 32], nonce: &[u8; 24], aad: &[u8], buffer: &mut [u8]) -> Option<[u8; 16]> {
-    super::aead::seal(key, nonce, aad, buffer)
+    super::format::aead::seal(key, nonce, aad, buffer)
 }

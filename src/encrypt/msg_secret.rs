@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use wacore::store::error::Result;
 use wacore::store::traits::{MessageSecret, MsgSecretEntry, MsgSecretStore};
 
-use super::EncryptStore;
-use super::keys::LookupKeys;
-use super::token::{Domain, Token, UNUSED};
+use super::format::keys::LookupKeys;
+use super::format::token::{Domain, Token, UNUSED};
+use super::layer::EncryptStore;
 use crate::error::{self, Error};
 use crate::method::{Record, forward};
 

@@ -22,11 +22,11 @@ use wacore::store::traits::{
 };
 use zeroize::Zeroizing;
 
-use super::envelope::{Nonce, Place};
-use super::keys::LookupKeys;
-use super::token::{Domain, Token, UNUSED};
+use super::format::envelope::{Nonce, Place};
+use super::format::keys::LookupKeys;
+use super::format::token::{Domain, Token, UNUSED};
+use super::layer::{EncryptStore, nonce, nonces};
 use super::vault::State;
-use super::{EncryptStore, nonce, nonces};
 use crate::error::{self, Error};
 use crate::json;
 use crate::method::{Record, forward};

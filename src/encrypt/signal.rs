@@ -14,10 +14,11 @@ use bytes::Bytes;
 use wacore::store::error::Result;
 use wacore::store::traits::SignalStore;
 
-use super::envelope::{Nonce, Place};
-use super::token::{Domain, Token, user_of};
+use super::OnDamage;
+use super::format::envelope::{Nonce, Place};
+use super::format::token::{Domain, Token, user_of};
+use super::layer::{EncryptStore, nonce, nonces};
 use super::vault::State;
-use super::{EncryptStore, OnDamage, nonce, nonces};
 use crate::error::{self, Error};
 use crate::method::{Record, forward};
 

@@ -12,7 +12,7 @@ use super::rows::{Found, Pages, Snapshot, TABLES, Table};
 use super::writer::Plan;
 use super::{SqliteStore, rotate};
 use crate::encrypt::Vault;
-use crate::encrypt::stored::{StoredRow, session_or_identity};
+use crate::encrypt::sealed_row::{StoredRow, session_or_identity};
 use crate::ended;
 use crate::error::{Error, Result};
 use crate::method::Record;

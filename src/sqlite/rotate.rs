@@ -15,7 +15,7 @@ use super::SqliteStore;
 use super::connection::Statements;
 use super::rows::{Found, Pages, Replace, Snapshot, TABLES, Table};
 use super::writer::Plan;
-use crate::encrypt::stored::{Resealed, StoredRow};
+use crate::encrypt::sealed_row::{Resealed, StoredRow};
 use crate::encrypt::{HeaderCopy, Revocation, State, Vault, VaultOptions, nonces};
 use crate::error::{Error, Result};
 use crate::layer::Layer;

@@ -14,7 +14,7 @@ use super::open_files::OpenFile;
 use super::verify::TableSize;
 use crate::background;
 use crate::encrypt::HeaderCopy;
-use crate::encrypt::stored::{CARRIER, StoredRow, decode_text, encode_text, session_or_identity};
+use crate::encrypt::sealed_row::{CARRIER, StoredRow, decode_text, encode_text, session_or_identity};
 use crate::error::{Error, Result};
 use crate::method::Record;
 

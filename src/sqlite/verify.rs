@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::rows::{Pages, Snapshot, TABLES, Table};
 use super::{SqliteStore, numbers};
-use crate::encrypt::stored::{Checked, StoredRow};
+use crate::encrypt::sealed_row::{Checked, StoredRow};
 use crate::encrypt::{HeaderCopy, HeaderInfo, State, Vault};
 use crate::error::{Error, Result, SqliteProblem};
 use crate::method::Record;

@@ -15,7 +15,7 @@ use super::schema::MIGRATIONS;
 use super::wire;
 use crate::background;
 use crate::encrypt::Vault;
-use crate::encrypt::stored::OpenedRow;
+use crate::encrypt::sealed_row::OpenedRow;
 use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::private;

@@ -8,10 +8,10 @@ use wacore::store::traits::{Backend, MsgSecretEntry};
 
 use super::{Sqlite, encrypted};
 use crate::encrypt::app_sync::join_carrier;
-use crate::encrypt::envelope::Prefix;
-use crate::encrypt::keys::LookupKeys;
+use crate::encrypt::format::envelope::Prefix;
+use crate::encrypt::format::keys::LookupKeys;
+use crate::encrypt::format::token::Domain;
 use crate::encrypt::protocol::decode_text;
-use crate::encrypt::token::Domain;
 use crate::encrypt::vault::HeaderCopy;
 use crate::method::{Method, Record};
 use crate::sample;

@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 use wacore::store::traits::Backend;
 
 use super::{Scratch, headers, memory, options, passphrase, put_headers, raw_key};
-use crate::encrypt::header::Header;
 use crate::encrypt::vault::HeaderCopy;
+use crate::encrypt::vault::header::Header;
 use crate::sample;
 use crate::{Error, KdfLimits, Key, Layer, Passphrase, Secret, Vault};
 
@@ -223,7 +223,7 @@ async fn settings_of_a_later_version_are_refused() {
 async fn an_unfinished_import_is_refused() {
     let store = memory();
     let vault = options().create(store.clone(), raw_key()).await.unwrap();
-    vault.shared().rewrite_header(|header| header.flags |= crate::encrypt::header::IMPORTING).await.unwrap();
+    vault.shared().rewrite_header(|header| header.flags |= crate::encrypt::vault::header::IMPORTING).await.unwrap();
     assert!(matches!(options().open(store, raw_key()).await, Err(Error::ImportIncomplete)));
 }
 

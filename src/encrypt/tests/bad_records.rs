@@ -9,8 +9,8 @@ use wacore::store::traits::{AppStateSyncKey, Backend, DeviceListRecord, LidPnMap
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
 
 use super::{Scratch, encrypted, options, own_error, passphrase, put_headers, raw_key};
-use crate::encrypt::keys::LookupKeys;
-use crate::encrypt::token::Domain;
+use crate::encrypt::format::keys::LookupKeys;
+use crate::encrypt::format::token::Domain;
 use crate::encrypt::vault::State;
 use crate::method::{Method, Record};
 use crate::sample::*;

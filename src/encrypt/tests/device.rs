@@ -3,7 +3,7 @@
 use wacore::store::Device;
 
 use super::{Scratch, encrypted, memory, options, own_error, raw_key};
-use crate::encrypt::header::{DEVICE_SEALED, Header};
+use crate::encrypt::vault::header::{DEVICE_SEALED, Header};
 use crate::sample;
 use crate::{Error, Layer, Vault};
 

@@ -10,7 +10,7 @@ use wacore::store::traits::{Backend, LidPnMappingEntry, TcTokenEntry};
 
 use super::bad_records::{Both, SLOTS, read, replace, stored, tampered};
 use super::own_error;
-use crate::encrypt::token::Domain;
+use crate::encrypt::format::token::Domain;
 use crate::method::{Method, Record};
 use crate::sample::*;
 use crate::testing::{Effect, Evil, Fault, When};

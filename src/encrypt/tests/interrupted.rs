@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use wacore::store::traits::Backend;
 
 use super::{encrypted, memory, options, passphrase, raw_key};
-use crate::encrypt::envelope::Prefix;
+use crate::encrypt::format::envelope::Prefix;
 use crate::gate::{Pauses, polled};
 use crate::method::Record;
 use crate::sample::{self, SESSION, SESSION_ADDRESS};

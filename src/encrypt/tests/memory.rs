@@ -12,8 +12,8 @@ use wacore::store::traits::{AppStateSyncKey, Backend};
 use zeroize::Zeroize;
 
 use super::options;
-use crate::encrypt::envelope::KINDS;
-use crate::encrypt::slot;
+use crate::encrypt::format::envelope::KINDS;
+use crate::encrypt::vault::slot;
 use crate::encrypt::vault::{data_key_aad, lookup_key_aad};
 use crate::{Layer, Passphrase, Revocation, Rotate, Secret, SqliteStore, Vault, sample};
 

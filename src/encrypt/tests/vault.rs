@@ -9,8 +9,8 @@ use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 
 use super::{Sqlite, encrypted, memory, options, passphrase, raw_key};
-use crate::encrypt::envelope::Prefix;
-use crate::encrypt::header::Header;
+use crate::encrypt::format::envelope::Prefix;
+use crate::encrypt::vault::header::Header;
 use crate::sample;
 use crate::{
     Argon2Cost, Error, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, Key, KeyProvider, Layer, Padding, Passphrase,

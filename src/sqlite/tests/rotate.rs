@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use wacore::store::traits::{Backend, SignalStore};
 
 use super::*;
-use crate::encrypt::stored::epoch_of;
+use crate::encrypt::sealed_row::epoch_of;
 use crate::encrypt::{Vault, VaultOptions};
 use crate::gate::{Gate, Side};
 use crate::method::{Access, Method};
@@ -151,7 +151,7 @@ async fn what_was_there_is_gone_from_the_files() {
         let page = Pages::of(table).next(&sealed.scratch.store).await.unwrap().unwrap();
         for row in page.into_iter().filter_map(|(_, row)| row.unwrap()) {
             let text = matches!(row.record, Record::LidMapping | Record::DeviceList);
-            let value = if text { crate::encrypt::stored::encode_text(&row.value).into_bytes() } else { row.value };
+            let value = if text { crate::encrypt::sealed_row::encode_text(&row.value).into_bytes() } else { row.value };
             gone.push(value[value.len() - 20..].to_vec());
         }
     }

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use wacore::store::traits::{Backend, DeviceStore, SignalStore};
 
 use super::*;
-use crate::encrypt::stored::epoch_of;
+use crate::encrypt::sealed_row::epoch_of;
 use crate::encrypt::{Vault, VaultOptions};
 use crate::secret::Key;
 use crate::sqlite::rows::{Pages, RowPrefix, Snapshot, TABLES};

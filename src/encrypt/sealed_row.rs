@@ -6,12 +6,12 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 #[cfg(feature = "sqlite")]
-use super::envelope::Nonce;
-use super::envelope::{self, Place, Prefix};
+use super::format::envelope::Nonce;
+use super::format::envelope::{self, Place, Prefix};
 #[cfg(feature = "sqlite")]
-use super::keys::LookupKeys;
+use super::format::keys::LookupKeys;
 #[cfg(feature = "sqlite")]
-use super::token::Domain;
+use super::format::token::Domain;
 #[cfg(feature = "sqlite")]
 use super::vault::Shared;
 use super::vault::State;

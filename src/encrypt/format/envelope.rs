@@ -22,9 +22,9 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use zeroize::Zeroize;
 
-use super::Padding;
 use super::aead::{self, NONCE_BYTES, TAG_BYTES};
 use super::keys::DataKeys;
+use crate::encrypt::Padding;
 use crate::error::{Error, Result};
 use crate::method::Record;
 

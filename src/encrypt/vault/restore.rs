@@ -6,9 +6,10 @@ use wacore::store::traits::Backend;
 
 use super::header::{DEVICE_SEALED, Header, MAX_DATA_KEYS, ROTATING, WrappedDataKey};
 use super::host::Host;
-use super::stored::sealed_prefix;
-use super::vault::{HeaderCopy, OpenedHeader, RESTORE_STEP, State, Vault, VaultOptions, write_header};
-use super::{device, residue};
+use super::residue;
+use super::{HeaderCopy, OpenedHeader, RESTORE_STEP, State, Vault, VaultOptions, write_header};
+use crate::encrypt::device;
+use crate::encrypt::sealed_row::sealed_prefix;
 use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::secret::Secret;

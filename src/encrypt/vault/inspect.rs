@@ -3,9 +3,9 @@
 use serde::{Serialize, Serializer};
 use wacore::store::traits::Backend;
 
+use super::HeaderCopy;
 use super::header::{DEVICE_SEALED, Header, IMPORTING, ROTATING};
-use super::vault::HeaderCopy;
-use super::{Padding, SlotInfo};
+use crate::encrypt::{Padding, SlotInfo};
 use crate::error::{Error, Result};
 
 /// What the header of a vault says without any key. Nothing of it is authenticated. As JSON, ids are in hexadecimal digits.

@@ -6,11 +6,11 @@ use std::sync::{Mutex, PoisonError};
 
 use wacore::store::traits::Backend;
 
-#[cfg(feature = "sqlite")]
-use super::envelope::Prefix;
 use super::evidence::Claims;
-use super::stored::{StoredRow, sealed_prefix};
-use super::{app_sync, device, protocol};
+#[cfg(feature = "sqlite")]
+use crate::encrypt::format::envelope::Prefix;
+use crate::encrypt::sealed_row::{StoredRow, sealed_prefix};
+use crate::encrypt::{app_sync, device, protocol};
 use crate::error::Result;
 use crate::method::Record;
 #[cfg(feature = "sqlite")]

@@ -55,7 +55,7 @@ pub(crate) enum Domain {
 /// The longest part of a key, in bytes.
 pub(crate) const MAX_PART_BYTES: usize = u16::MAX as usize;
 /// Stands in key columns whose part went into a merged token; some databases forbid empty keys.
-pub(super) const UNUSED: &str = "x";
+pub(in crate::encrypt) const UNUSED: &str = "x";
 const TOKEN_CHARS: usize = 24;
 const TOKEN_BYTES: usize = 15;
 const SIV_TAG_BYTES: usize = 16;
@@ -82,7 +82,7 @@ impl Token {
 
     /// [`UNUSED`].
     #[cfg(feature = "sqlite")]
-    pub(super) fn unused() -> Self {
+    pub(in crate::encrypt) fn unused() -> Self {
         let mut token = Self { text: [0; 2 * TOKEN_CHARS + 1], len: UNUSED.len() };
         token.text[..UNUSED.len()].copy_from_slice(UNUSED.as_bytes());
         token

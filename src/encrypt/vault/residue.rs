@@ -2,8 +2,8 @@
 
 use wacore::store::traits::Backend;
 
-use super::envelope::Prefix;
-use super::{app_sync, protocol};
+use crate::encrypt::format::envelope::Prefix;
+use crate::encrypt::{app_sync, protocol};
 use crate::error::{Error, Result};
 use crate::method::Record;
 

@@ -19,10 +19,10 @@ use serde::{Serialize, Serializer};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::aead;
 use super::header::{Header, Kdf, MAX_HINT_BYTES, MAX_LABEL_BYTES, Slot, Wrapped};
 use super::kdf::{self, Argon2Cost, Job, KdfLimits};
-use super::keys::{StoreId, VaultKey, derive};
+use crate::encrypt::format::aead;
+use crate::encrypt::format::keys::{StoreId, VaultKey, derive};
 use crate::error::{Error, Result};
 use crate::printable::is_printable;
 use crate::secret::{Key, KeyProvider, Passphrase, Secret};
@@ -109,10 +109,10 @@ impl Slot {
 
 /// A secret on its way into a new slot. Slow work is done; what is left is cheap and cannot be interrupted.
 pub(crate) struct NewSlot {
-    pub(super) label: String,
-    pub(super) kdf: Kdf,
-    pub(super) salt: [u8; 32],
-    pub(super) prk: Key,
+    pub(in crate::encrypt) label: String,
+    pub(in crate::encrypt) kdf: Kdf,
+    pub(in crate::encrypt) salt: [u8; 32],
+    pub(in crate::encrypt) prk: Key,
 }
 
 impl NewSlot {
@@ -179,7 +179,13 @@ impl NewSlot {
         self.seal_with(id, store_id, vault_key, nonce)
     }
 
-    pub(super) fn seal_with(&self, id: u8, store_id: &StoreId, vault_key: &VaultKey, nonce: [u8; 24]) -> Result<Slot> {
+    pub(in crate::encrypt) fn seal_with(
+        &self,
+        id: u8,
+        store_id: &StoreId,
+        vault_key: &VaultKey,
+        nonce: [u8; 24],
+    ) -> Result<Slot> {
         let mut slot = Slot {
             id,
             label: self.label.clone(),
@@ -268,7 +274,7 @@ async fn try_provider(header: &Header, provider: &Arc<dyn KeyProvider>) -> Resul
 }
 
 /// `None` if the slot does not commit to this key; an error if it does, but its content was exchanged.
-pub(super) fn try_slot(store_id: &StoreId, slot: &Slot, prk: &Key) -> Option<Result<VaultKey>> {
+pub(in crate::encrypt) fn try_slot(store_id: &StoreId, slot: &Slot, prk: &Key) -> Option<Result<VaultKey>> {
     let keys = SlotKeys::new(store_id, prk, slot);
     if !bool::from(keys.commitment().ct_eq(&slot.commitment)) {
         return None;

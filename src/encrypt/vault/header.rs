@@ -28,16 +28,16 @@
 //!            type 4, not critical: 16 store id of the vault whose `account_key` opens this one
 //! ```
 //!
-//! Integers are little-endian. This file only encodes and decodes; what the fields mean is decided in `vault.rs`. The
+//! Integers are little-endian. This file only encodes and decodes; what the fields mean is decided in the files around it. The
 //! first 16 and the last 48 bytes keep their place in every future version.
 
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::Padding;
 use super::kdf::Argon2Cost;
-use super::keys::StoreId;
+use crate::encrypt::Padding;
+use crate::encrypt::format::keys::StoreId;
 use crate::error::{Error, Result};
 use crate::printable::is_printable;
 

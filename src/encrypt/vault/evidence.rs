@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
-use super::envelope::Prefix;
-use super::vault::Shared;
+use super::Shared;
+use crate::encrypt::format::envelope::Prefix;
 use crate::error::Result;
 use crate::method::Record;
 

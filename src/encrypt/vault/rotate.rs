@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::evidence::Claims;
 use super::header::{Header, MAX_DATA_KEYS, ROTATING, WrappedDataKey};
-use super::keys::VaultKey;
 use super::slot::{self, NewSlot};
-use super::vault::{Root, SLOT_STEP, Vault, data_key_aad, lookup_key_aad, wrap_key};
+use super::{Root, SLOT_STEP, Vault, data_key_aad, lookup_key_aad, wrap_key};
 use crate::clock;
+use crate::encrypt::format::keys::VaultKey;
 use crate::error::{Error, Result};
 use crate::secret::{Key, Secret};
 

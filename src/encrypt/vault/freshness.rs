@@ -4,19 +4,19 @@
 //! first and remembered second, and names the one that it replaced, so what a crash in between leaves behind is one step
 //! ahead of the memory and recognised by that.
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use file::FileAnchor;
+
 use std::error::Error as StdError;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
+use super::Access;
 use super::header::Header;
-use super::keys::StoreId;
-use super::vault::Access;
+use crate::encrypt::format::keys::StoreId;
 use crate::error::{Error, Result};
-
-#[cfg(not(target_arch = "wasm32"))]
-pub use file::FileAnchor;
 
 /// Remembers the newest header of each store, in a place that is not copied or restored together with the store: another
 /// disk, another machine, a TPM's counter. Set with [`VaultOptions::freshness_anchor`](crate::VaultOptions::freshness_anchor);
@@ -151,7 +151,7 @@ impl Anchor {
 
 /// The anchor of a vault, if it has one.
 #[derive(Clone, Default)]
-pub(super) struct Freshness(pub(super) Option<Arc<dyn FreshnessAnchor>>);
+pub(super) struct Freshness(pub(in crate::encrypt) Option<Arc<dyn FreshnessAnchor>>);
 
 impl Freshness {
     /// What is remembered of a store. Also tells whether the anchor can be used at all.

@@ -1,0 +1,166 @@
+//! The layer over a store: what the files of the five traits have in common, and the guard in front of them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use wacore::store::traits::Backend;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::OnDamage;
+use super::format::envelope::{self, Nonce, Opened, Place, Prefix};
+use super::vault::{Shared, State};
+use crate::error::{Error, Result};
+use crate::layer::Layer;
+use crate::method::{BoxFuture, Method, Outcome, uniform_layer};
+
+/// The layer that encrypts with the keys of a [`Vault`](super::Vault). Everything below it holds ciphertext and blinded keys.
+///
+/// Every method makes exactly one call to the inner store, batches stay one batch, and errors of the inner store pass
+/// through unchanged. The exceptions: `exists`, `create` and the first `save` of a vault's life look at or note the sealed
+/// device with a few more calls, and a record written by another process under a newer header makes the header be read
+/// again, once.
+pub struct EncryptLayer {
+    vault: Arc<Shared>,
+}
+
+impl EncryptLayer {
+    pub(crate) fn new(vault: Arc<Shared>) -> Self {
+        Self { vault }
+    }
+}
+
+impl Layer for EncryptLayer {
+    fn layer(&self, inner: Arc<dyn Backend>) -> Arc<dyn Backend> {
+        let store = Arc::new(EncryptStore { inner, vault: self.vault.clone() });
+        Arc::new(Guard { inner: store, vault: self.vault.clone() })
+    }
+
+    fn close(&self) {
+        self.vault.close();
+    }
+}
+
+impl fmt::Debug for EncryptLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.vault.read_only { "encrypt(v1, read-only)" } else { "encrypt(v1)" })
+    }
+}
+
+/// The backend that [`EncryptLayer`] makes. The trait impls are in the files named after the upstream traits.
+pub(super) struct EncryptStore {
+    pub(super) inner: Arc<dyn Backend>,
+    pub(super) vault: Arc<Shared>,
+}
+
+impl EncryptStore {
+    pub(super) fn state(&self) -> Arc<State> {
+        self.vault.state()
+    }
+
+    // A state is taken before the call to the inner store and held until it has answered. So whoever puts a data key out
+    // of use can wait for those who still seal under it, and a value that was read just before stays readable.
+
+    /// Verifies and decrypts in place a value that was read while `held` was held.
+    pub(super) async fn open_in_place(&self, held: &Arc<State>, place: Place<'_>, value: &mut [u8]) -> Result<Opened> {
+        let prefix = Prefix::read(place.record, value)?;
+        let state = self.vault.state_for(held, place.record, prefix.epoch()).await?;
+        let opened = envelope::open(state.keys(&prefix, place.record)?, prefix, place, value)?;
+        if let Err(error) = self.vault.check_stamp(&state, prefix.stamp()).await {
+            value.zeroize();
+            return Err(error);
+        }
+        Ok(opened)
+    }
+
+    /// Returns the payload of a stored value.
+    pub(super) async fn open(&self, held: &Arc<State>, place: Place<'_>, mut value: Vec<u8>) -> Result<Vec<u8>> {
+        let opened = self.open_in_place(held, place, &mut value).await?;
+        Ok(opened.into_payload(value))
+    }
+
+    /// Returns the payload of a stored value that may be shared with the inner store.
+    pub(super) async fn open_bytes(&self, held: &Arc<State>, place: Place<'_>, value: Bytes) -> Result<Bytes> {
+        let prefix = Prefix::read(place.record, &value)?;
+        let state = self.vault.state_for(held, place.record, prefix.epoch()).await?;
+        let payload = envelope::open_bytes(state.keys(&prefix, place.record)?, prefix, place, value)?;
+        self.vault.check_stamp(&state, prefix.stamp()).await?;
+        Ok(payload)
+    }
+
+    /// Decodes the typed payload of a stored value and wipes the encoding.
+    pub(super) async fn open_typed<T: DeserializeOwned>(
+        &self,
+        held: &Arc<State>,
+        place: Place<'_>,
+        value: Vec<u8>,
+    ) -> Result<T> {
+        let mut value = Zeroizing::new(value);
+        let opened = self.open_in_place(held, place, &mut value).await?;
+        serde_json::from_slice(opened.payload(&value)).map_err(|_| Error::Tampered { record: place.record })
+    }
+
+    /// Applies [`OnDamage`] to a record that the client can fetch again.
+    pub(super) fn or_absent<T>(&self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Err(error) if error.is_damage() && self.vault.on_damage != OnDamage::Error => {
+                self.vault.damaged.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
+    }
+
+    /// Applies [`OnDamage`] to a record that the protocol renegotiates.
+    pub(super) fn or_renegotiated<T>(&self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Err(Error::Tampered { .. } | Error::Plaintext { .. }) if self.vault.on_damage == OnDamage::Renegotiate => {
+                self.vault.damaged.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
+    }
+}
+
+/// One nonce for one value.
+pub(super) fn nonce() -> Result<Nonce> {
+    let mut nonce = Nonce::default();
+    getrandom::fill(&mut nonce)?;
+    Ok(nonce)
+}
+
+/// Nonces for a batch, from one call to the operating system.
+pub(crate) fn nonces(count: usize) -> Result<Vec<Nonce>> {
+    let mut nonces = vec![Nonce::default(); count];
+    getrandom::fill(nonces.as_flattened_mut())?;
+    Ok(nonces)
+}
+
+/// Refuses every method of a closed vault, and every method that would change a row of a read-only one.
+struct Guard {
+    inner: Arc<dyn Backend>,
+    vault: Arc<Shared>,
+}
+
+impl Guard {
+    fn around<'a, A, T: Outcome + Send + 'a>(
+        &self,
+        method: Method,
+        arguments: A,
+        call: impl FnOnce(A) -> BoxFuture<'a, T>,
+    ) -> BoxFuture<'a, T> {
+        let allowed = match method.access().changes_rows() {
+            true => self.vault.refuse_change(method.name()),
+            false => self.vault.refuse_closed(),
+        };
+        match allowed {
+            Ok(()) => call(arguments),
+            Err(error) => Box::pin(async move { T::refused(error.into()) }),
+        }
+    }
+}
+
+uniform_layer!(Guard);

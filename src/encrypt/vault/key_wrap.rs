@@ -1,0 +1,64 @@
+//! Wrapping keys under the vault key.
+
+use std::sync::Arc;
+
+use hmac::Hmac;
+use sha2::Sha256;
+
+use super::header::{Header, Wrapped};
+use super::slot::{self};
+use crate::encrypt::format::keys::{DataKeys, KeyRing, LookupKeys, StoreId, VaultKey};
+use crate::error::{Error, Result};
+use crate::secret::Key;
+
+/// The vault key, and the key that authenticates the header.
+pub(crate) struct Root {
+    pub(crate) vault_key: VaultKey,
+    pub(super) mac_key: Hmac<Sha256>,
+}
+
+impl Root {
+    pub(super) fn new(vault_key: VaultKey, store_id: &StoreId) -> Arc<Self> {
+        let mac_key = vault_key.header_mac(store_id);
+        Arc::new(Self { vault_key, mac_key })
+    }
+
+    /// A new vault key.
+    pub(super) fn generate(store_id: &StoreId) -> Result<Arc<Self>> {
+        Ok(Self::new(VaultKey(Key::generate()?), store_id))
+    }
+}
+
+pub(in crate::encrypt) fn data_key_aad(store_id: &StoreId, epoch: u32) -> Vec<u8> {
+    [b"wastore/v1/dk\0", &store_id[..], &epoch.to_le_bytes()].concat()
+}
+
+pub(in crate::encrypt) fn lookup_key_aad(store_id: &StoreId) -> Vec<u8> {
+    [b"wastore/v1/lk\0", &store_id[..]].concat()
+}
+
+pub(super) fn wrap_key(key_wrap: &[u8; 32], key: &Key, aad: &[u8]) -> Result<Wrapped> {
+    let mut nonce = [0; 24];
+    getrandom::fill(&mut nonce)?;
+    slot::wrap(key_wrap, nonce, key, aad)
+}
+
+/// Unwraps and expands all keys of a verified header.
+pub(super) fn unwrap_ring(header: &Header, vault_key: &VaultKey) -> Result<KeyRing> {
+    let store_id = &header.store_id;
+    let key_wrap = vault_key.key_wrap(store_id);
+    let lookup_key = slot::unwrap(&key_wrap, &header.lookup_key, &lookup_key_aad(store_id))?;
+    let (mut active, mut older) = (None, Vec::new());
+    for wrapped in &header.data_keys {
+        let key = slot::unwrap(&key_wrap, &wrapped.wrapped, &data_key_aad(store_id, wrapped.epoch))?;
+        let keys = DataKeys::new(store_id, wrapped.epoch, &key);
+        if wrapped.active {
+            active = Some(keys);
+        } else {
+            older.push(keys);
+        }
+    }
+    // Parsing made sure of exactly one.
+    let active = active.ok_or(Error::HeaderTampered)?;
+    Ok(KeyRing::new(LookupKeys::new(store_id, &lookup_key), active, older))
+}

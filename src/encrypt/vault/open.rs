@@ -1,0 +1,372 @@
+//! Creating and opening vaults.
+
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, RwLock};
+
+use wacore::store::traits::Backend;
+
+use super::copies::InBackend;
+use super::header::{DEVICE_SEALED, Header, IMPORTING, ROTATING, WrappedDataKey};
+use super::host::Host;
+use super::residue;
+use super::slot::{self, NewSlot, Unlocked};
+use super::{
+    Candidate, Copies, HeaderStore, Holder, RESTORE_STEP, Root, Shared, Stale, State, Vault, VaultOptions,
+    data_key_aad, lookup_key_aad, open_vaults, refuse_existing, unwrap_ring, wrap_key, write_header,
+};
+use crate::clock;
+use crate::encrypt::device;
+use crate::encrypt::format::envelope::{self};
+use crate::encrypt::format::keys::{KeyRing, StoreId};
+use crate::error::{Error, Result};
+use crate::secret::{Key, Passphrase, Secret};
+
+impl VaultOptions {
+    /// As [`Vault::create`].
+    ///
+    /// # Errors
+    /// As [`Vault::create`].
+    pub async fn create(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
+        self.create_vault(store, secret.into()).await
+    }
+
+    /// As [`Vault::open`].
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    pub async fn open(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
+        match self.find(&store).await? {
+            Some(copies) => self.unlock(store, copies, secret.into(), Access::ReadWrite).await,
+            None => Err(no_vault(store).await),
+        }
+    }
+
+    /// As [`Vault::open`], but writes nothing: damaged header copies are not repaired, and the vault's layer refuses
+    /// every method that would change a row with [`Error::ReadOnly`].
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    pub async fn open_read_only(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
+        match self.find(&store).await? {
+            Some(copies) => self.unlock(store, copies, secret.into(), Access::ReadOnly).await,
+            None => Err(no_vault(store).await),
+        }
+    }
+
+    /// As [`Vault::open_or_create`].
+    ///
+    /// # Errors
+    /// As [`Vault::open_or_create`].
+    pub async fn open_or_create(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
+        let secret = secret.into();
+        let Some(copies) = self.find(&store).await? else {
+            let host = Host::of(store.clone()).await?;
+            host.refuse_account_of_chance().await?;
+            self.freshness.refuse_vanished(self.place(&host).as_deref()).await?;
+            return match self.create_vault(store.clone(), secret.duplicate()).await {
+                // Somebody else created one at the same moment.
+                Err(error @ (Error::VaultExists | Error::HeaderConflict)) => {
+                    let copies = self.find(&store).await?.ok_or(error)?;
+                    self.unlock(store, copies, secret, Access::ReadWrite).await
+                }
+                created => created,
+            };
+        };
+        self.unlock(store, copies, secret, Access::ReadWrite).await
+    }
+
+    /// Opens the vault of a store as it is, whatever the freshness anchor remembers, and makes the anchor remember this state
+    /// of it. Every other copy of the store is refused from then on.
+    ///
+    /// A store that was put back re-uses message keys, and its contacts have gone on without it. Accept it when nothing newer is
+    /// left, and then make the client build its sessions anew: log out and link the account again, or delete the
+    /// sessions and sender keys.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if there is no [`VaultOptions::freshness_anchor`], and those of [`Vault::open`].
+    pub async fn accept_rollback(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
+        if self.freshness.0.is_none() {
+            return Err(Error::InvalidInput { what: "freshness anchor", problem: "is not set" });
+        }
+        match self.find(&store).await? {
+            Some(copies) => self.unlock(store, copies, secret.into(), Access::AcceptRollback).await,
+            None => Err(no_vault(store).await),
+        }
+    }
+
+    /// Reads both header copies, or explains why there are none.
+    pub(super) async fn find(&self, store: &Arc<dyn Backend>) -> Result<Option<Copies>> {
+        let copies = Copies::read(&*self.headers(store)).await?;
+        if copies.is_absent() {
+            refuse_occupied(&**store).await?;
+            if residue::holds_sealed_records(&**store).await? {
+                return Err(Error::HeaderMissing);
+            }
+            return Ok(None);
+        }
+        Ok(Some(copies))
+    }
+
+    pub(super) async fn create_vault(&self, store: Arc<dyn Backend>, secret: Secret) -> Result<Vault> {
+        let headers = self.headers(&store);
+        let host = Host::of(store.clone()).await?;
+        let padding = self.padding.check()?;
+        refuse_existing(&*headers).await?;
+        refuse_occupied(&*store).await?;
+        // What an older vault left behind may stay, plaintext may not.
+        residue::holds_sealed_records(&*store).await?;
+
+        let new_slot = NewSlot::prepare(secret, self.label.as_deref(), self.cost(), &self.limits()).await?;
+        let mut store_id = [0; 16];
+        getrandom::fill(&mut store_id)?;
+        let root = Root::generate(&store_id)?;
+        let (lookup_key, data_key) = (Key::generate()?, Key::generate()?);
+        let key_wrap = root.vault_key.key_wrap(&store_id);
+        let created = clock::now_secs();
+        let (padding_policy, padding_parameter) = padding.to_header();
+        let mut header = Header {
+            store_id,
+            generation: 1,
+            created,
+            record_suite: envelope::SUITE,
+            token_suite: 1,
+            block_suite: 1,
+            padding: padding_policy,
+            padding_parameter,
+            flags: self.flags,
+            slots: vec![new_slot.seal(0, &store_id, &root.vault_key)?],
+            data_keys: vec![WrappedDataKey {
+                epoch: 1,
+                active: true,
+                created,
+                wrapped: wrap_key(&key_wrap, &data_key, &data_key_aad(&store_id, 1))?,
+            }],
+            lookup_key: wrap_key(&key_wrap, &lookup_key, &lookup_key_aad(&store_id))?,
+            extensions: Vec::new(),
+        };
+        header.set_context(self.context.clone().or_else(|| host.context()).as_deref());
+        header.set_parent(self.parent.as_ref());
+        let opened = OpenedHeader::new(header, root, 0)?;
+        let bytes = opened.header.serialize(&opened.root.mac_key);
+        // So that as a rule nothing is written if it cannot be used.
+        self.freshness.load(&store_id).await?;
+        self.freshness.check_store(self.context.as_deref(), &store_id, Access::ReadWrite).await?;
+
+        // The key derivation took a while: look again, so that only a true tie is left to the reading back.
+        refuse_existing(&*headers).await?;
+        write_header(&*headers, &bytes).await?;
+        // So that a copy of the main file alone is one of this vault.
+        host.settle().await;
+        match self.freshness.advance(None, &opened.header, &bytes).await {
+            // Somebody has opened the vault since, and did it.
+            Ok(()) | Err(Error::HeaderConflict) => {}
+            Err(error) => return Err(error),
+        }
+        // Only now there is such a store.
+        self.freshness.remember_store(self.context.as_deref(), &store_id).await?;
+        self.remember_place(&host, &store_id).await?;
+        Ok(Vault { created: true, ..self.vault(headers, host, opened, false) })
+    }
+
+    /// Where the store is, unless the caller names it by a context.
+    pub(super) fn place(&self, host: &Host) -> Option<Vec<u8>> {
+        if self.context.is_some() { None } else { host.place() }
+    }
+
+    pub(super) async fn remember_place(&self, host: &Host, store: &StoreId) -> Result<()> {
+        self.freshness.remember_store(self.place(host).as_deref(), store).await
+    }
+
+    pub(super) async fn unlock(
+        &self,
+        store: Arc<dyn Backend>,
+        copies: Copies,
+        secret: Secret,
+        access: Access,
+    ) -> Result<Vault> {
+        let Candidate { bytes, header, stale } = copies.candidate()?;
+        let host = Host::of(store.clone()).await?;
+        let (opened, passphrase) = self.open_header(header, &bytes, secret, &host).await?;
+        if stale == Stale::Fork {
+            return Err(Error::HeaderTampered);
+        }
+        if stale == Stale::Damaged {
+            log::warn!("one of the two vault header copies is damaged; the other one is intact");
+        }
+        if opened.header.flags & ROTATING != 0 {
+            log::warn!("a change of the data key has not finished: some records may still be under the old one");
+        }
+        let store_id = opened.header.store_id;
+        self.freshness.check_store(self.context.as_deref(), &store_id, access).await?;
+        if access != Access::ReadOnly {
+            self.freshness.remember_store(self.context.as_deref(), &store_id).await?;
+            self.remember_place(&host, &store_id).await?;
+        }
+        let vault = self.vault(self.headers(&store), host, opened, access == Access::ReadOnly);
+        match access {
+            // Nothing is written that would ask the anchor.
+            Access::ReadOnly if self.freshness.0.is_some() => {
+                vault.shared.reload(Holder::Opening).await?;
+            }
+            Access::ReadOnly => {}
+            Access::ReadWrite => vault.note_opening(&*store, passphrase).await?,
+            Access::AcceptRollback => {
+                vault.shared.update_as(Holder::Accepting, None, RESTORE_STEP, |_, _| Ok(())).await?;
+                vault.note_opening(&*store, passphrase).await?;
+            }
+        }
+        Ok(vault)
+    }
+
+    /// Opens a header with a secret and checks all of it. Gives a passphrase back.
+    pub(super) async fn open_header(
+        &self,
+        header: Header,
+        bytes: &[u8],
+        secret: Secret,
+        host: &Host,
+    ) -> Result<(OpenedHeader, Option<Passphrase>)> {
+        let Unlocked { vault_key, slot, passphrase } = slot::unlock(&header, secret, &self.limits()).await?;
+        let root = Root::new(vault_key, &header.store_id);
+        header.verify(bytes, &root.mac_key)?;
+        if self.expected.is_some_and(|expected| expected != header.store_id) {
+            return Err(Error::WrongStore);
+        }
+        let fits = self.any_context
+            || match (&self.context, host.context()) {
+                (Some(given), _) => header.is_bound_to(given),
+                (None, Some(usual)) => !header.is_bound() || header.is_bound_to(&usual),
+                (None, None) => !header.is_bound(),
+            };
+        if !fits {
+            return Err(Error::WrongContext);
+        }
+        if header.flags & IMPORTING != 0 {
+            return Err(Error::ImportIncomplete);
+        }
+        Ok((OpenedHeader::new(header, root, slot)?, passphrase))
+    }
+
+    /// Checks that a header with these slots would be opened again.
+    pub(super) fn check_costs(&self, header: &Header) -> Result<()> {
+        self.limits().check(header.slots.iter().filter_map(|slot| slot.cost()))
+    }
+
+    pub(super) fn headers(&self, store: &Arc<dyn Backend>) -> Arc<dyn HeaderStore> {
+        self.headers.clone().unwrap_or_else(|| Arc::new(InBackend(store.clone())))
+    }
+
+    pub(super) fn vault(
+        &self,
+        headers: Arc<dyn HeaderStore>,
+        host: Host,
+        opened: OpenedHeader,
+        read_only: bool,
+    ) -> Vault {
+        let OpenedHeader { header, root, ring, slot } = opened;
+        let store_id = header.store_id;
+        let shared = Arc::new(Shared {
+            headers,
+            host,
+            freshness: self.freshness.clone(),
+            state: RwLock::new(Arc::new(State::new(header, root, ring))),
+            superseded: Mutex::default(),
+            next_root: Mutex::default(),
+            header_io: async_lock::Mutex::new(()),
+            on_damage: self.on_damage,
+            damaged: AtomicU64::new(0),
+            read_only,
+            closed: AtomicBool::new(false),
+        });
+        let mut open = open_vaults();
+        open.retain(|(_, vault)| vault.strong_count() > 0);
+        open.push((store_id, Arc::downgrade(&shared)));
+        Vault { shared, slot, options: self.clone(), created: false }
+    }
+}
+
+/// What there is to say of a store without a vault.
+pub(super) async fn no_vault(store: Arc<dyn Backend>) -> Error {
+    let looked = async { Host::of(store).await?.refuse_account_of_chance().await };
+    looked.await.err().unwrap_or(Error::NoVault)
+}
+
+/// What a vault is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    ReadOnly,
+    ReadWrite,
+    /// Also to write, whatever the freshness anchor remembers.
+    AcceptRollback,
+}
+
+/// A header that a secret opened, and what came out.
+pub(super) struct OpenedHeader {
+    pub(super) header: Header,
+    pub(super) root: Arc<Root>,
+    pub(super) ring: Arc<KeyRing>,
+    /// The slot that opened.
+    pub(super) slot: u8,
+}
+
+impl OpenedHeader {
+    pub(super) fn new(header: Header, root: Arc<Root>, slot: u8) -> Result<Self> {
+        let ring = Arc::new(unwrap_ring(&header, &root.vault_key)?);
+        Ok(Self { header, root, ring, slot })
+    }
+}
+
+impl Vault {
+    /// What opening leaves in the header: the next generation, the mark of a sealed device that a crash kept from being
+    /// set, and a slot of the cost that is asked for now.
+    pub(super) async fn note_opening(&self, store: &dyn Backend, passphrase: Option<Passphrase>) -> Result<()> {
+        let opened = self.shared.state();
+        let by = opened.header.slots.iter().find(|slot| slot.id == self.slot).ok_or(Error::HeaderTampered)?;
+        let device = !self.shared.device_is_sealed() && device::holds_sealed_device(store).await?;
+        let options = &self.options;
+        let raised = match (passphrase, by.cost()) {
+            (Some(passphrase), Some(cost)) if options.asked_cost.is_some_and(|asked| cost.work() < asked.work()) => {
+                match NewSlot::prepare(passphrase.into(), Some(&by.label), options.cost(), &options.limits()).await {
+                    Ok(slot) => Some(slot),
+                    Err(error) => {
+                        log::warn!("the passphrase slot keeps its cost: {error}");
+                        None
+                    }
+                }
+            }
+            _ => None,
+        };
+        self.shared
+            .update_as(Holder::Opening, None, 1, |header, vault_key| {
+                if device {
+                    header.flags |= DEVICE_SEALED;
+                }
+                if raised.as_ref().is_some_and(|raised| raised.find(header).is_some()) {
+                    return Ok(());
+                }
+                // Somebody may have removed the secret while its key was being derived.
+                let at =
+                    header.slots.iter().position(|slot| slot.commitment == by.commitment).ok_or(Error::WrongSecret)?;
+                if let Some(raised) = &raised {
+                    let raised = raised.seal(header.slots[at].id, &header.store_id, vault_key)?;
+                    let kept = std::mem::replace(&mut header.slots[at], raised);
+                    if self.options.check_costs(header).is_err() {
+                        header.slots[at] = kept;
+                    }
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// Refuses a store without header whose device row says that it is in use.
+///
+/// # Errors
+/// [`Error::HeaderMissing`] if the device is sealed, [`Error::PlaintextDevice`] if it is paired and not sealed.
+pub(super) async fn refuse_occupied(store: &dyn Backend) -> Result<()> {
+    if store.exists().await? && device::holds_sealed_device(store).await? {
+        return Err(Error::HeaderMissing);
+    }
+    Ok(())
+}

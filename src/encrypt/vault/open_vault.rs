@@ -1,0 +1,388 @@
+//! The live vault: its keys and its header as they are now, and how the header is changed.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+
+use super::copies::write_copy;
+use super::freshness::Freshness;
+use super::header::{DEVICE_SEALED, Header};
+use super::host::Host;
+use super::{Candidate, Copies, HeaderCopy, HeaderStore, OnDamage, Root, Stale, unwrap_ring, write_header};
+use crate::encrypt::Padding;
+use crate::encrypt::format::envelope::{self, Place, Prefix};
+use crate::encrypt::format::keys::{DataKeys, KeyRing, StoreId, VaultKey};
+use crate::ended;
+use crate::error::{Error, Result};
+use crate::method::Record;
+
+/// What a vault and its layers have in common.
+pub(crate) struct Shared {
+    pub(super) headers: Arc<dyn HeaderStore>,
+    pub(super) host: Host,
+    pub(super) freshness: Freshness,
+    pub(super) state: RwLock<Arc<State>>,
+    /// Older states that calls may still hold.
+    pub(super) superseded: Mutex<Vec<Weak<State>>>,
+    /// The vault key that the header is being put under.
+    pub(super) next_root: Mutex<Option<Arc<Root>>>,
+    /// Held while header copies are read and written, never while records are.
+    pub(super) header_io: async_lock::Mutex<()>,
+    pub(crate) on_damage: OnDamage,
+    pub(crate) damaged: AtomicU64,
+    pub(crate) read_only: bool,
+    pub(super) closed: AtomicBool,
+}
+
+/// The vaults that this process has open, so that all of a store hear of a new data key.
+pub(super) static OPEN_VAULTS: Mutex<Vec<(StoreId, Weak<Shared>)>> = Mutex::new(Vec::new());
+
+pub(super) fn open_vaults() -> MutexGuard<'static, Vec<(StoreId, Weak<Shared>)>> {
+    // Nothing panics while holding the guard.
+    OPEN_VAULTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What records need to know of the header.
+pub(crate) struct State {
+    pub(crate) header: Header,
+    pub(crate) root: Arc<Root>,
+    pub(crate) ring: Arc<KeyRing>,
+    pub(crate) padding: Padding,
+    pub(crate) stamp: u32,
+}
+
+impl State {
+    pub(super) fn new(header: Header, root: Arc<Root>, ring: Arc<KeyRing>) -> Self {
+        let (padding, stamp) = (header.padding(), header.stamp());
+        Self { header, root, ring, padding, stamp }
+    }
+
+    pub(super) fn unwrapped(header: Header, root: Arc<Root>) -> Result<Self> {
+        let ring = Arc::new(unwrap_ring(&header, &root.vault_key)?);
+        Ok(Self::new(header, root, ring))
+    }
+
+    /// The keys that opened values of this epoch need.
+    pub(crate) fn keys(&self, prefix: &Prefix, record: Record) -> Result<&DataKeys> {
+        self.ring.epoch(prefix.epoch()).ok_or(Error::UnknownEpoch { record })
+    }
+
+    /// Seals a value with a nonce of its own.
+    pub(crate) fn seal(&self, nonce: &envelope::Nonce, place: Place<'_>, payload: &[u8]) -> Result<Vec<u8>> {
+        envelope::seal(self.ring.active(), self.stamp, self.padding, nonce, place, payload)
+    }
+}
+
+impl Shared {
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        ended::note();
+    }
+
+    /// # Errors
+    /// [`Error::Closed`] if the vault was closed.
+    pub(crate) fn refuse_closed(&self) -> Result<()> {
+        if self.closed.load(Ordering::SeqCst) { Err(Error::Closed { what: "vault" }) } else { Ok(()) }
+    }
+
+    pub(crate) fn state(&self) -> Arc<State> {
+        // Nothing panics while holding the guard, and the state is replaced as a whole.
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The state that knows an epoch: the one that was held while the record was read, the newest one, or the one after
+    /// reading the header again, because another process may have rotated keys.
+    ///
+    /// # Errors
+    /// [`Error::UnknownEpoch`] if the stored header does not know it either.
+    pub(crate) async fn state_for(&self, held: &Arc<State>, record: Record, epoch: u32) -> Result<Arc<State>> {
+        let knows = |state: &Arc<State>| state.ring.epoch(epoch).is_some();
+        if knows(held) {
+            return Ok(held.clone());
+        }
+        let mut state = self.state();
+        if !knows(&state) {
+            self.refresh().await?;
+            state = self.state();
+        }
+        if knows(&state) { Ok(state) } else { Err(Error::UnknownEpoch { record }) }
+    }
+
+    /// Checks the stamp of a record that verified against the state it was opened with, or, because another process may
+    /// have opened the vault since, against the stored header.
+    ///
+    /// # Errors
+    /// [`Error::HeaderRolledBack`] if the record is newer than the stored header.
+    pub(crate) async fn check_stamp(&self, state: &State, stamp: u32) -> Result<()> {
+        if stamp > state.stamp && stamp > self.state().stamp {
+            self.refresh().await?;
+            if stamp > self.state().stamp {
+                return Err(Error::HeaderRolledBack);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the header again.
+    pub(crate) async fn refresh(&self) -> Result<()> {
+        let _header_io = self.header_io.lock().await;
+        self.reload(Holder::Open).await?;
+        Ok(())
+    }
+
+    pub(super) fn next_root(&self) -> MutexGuard<'_, Option<Arc<Root>>> {
+        // Nothing panics while holding the guard.
+        self.next_root.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The vault key that a header is under, if one of the vaults of this process that are on the same store has it, or is
+    /// putting it in place. One that is on a copy of this crate's own store does not count: its header may have been planted.
+    pub(super) fn root_of(&self, header: &Header, bytes: &[u8]) -> Option<Arc<Root>> {
+        let here = self.siblings().into_iter().filter(|vault| self.host.may_be(&vault.host));
+        let roots = here.flat_map(|vault| [Some(vault.state().root.clone()), vault.next_root().clone()]);
+        roots.flatten().find(|root| header.verify(bytes, &root.mac_key).is_ok())
+    }
+
+    /// This and every other vault that this process has open on the same store, or on a copy of it.
+    pub(super) fn siblings(&self) -> Vec<Arc<Shared>> {
+        let store_id = self.state().header.store_id;
+        open_vaults().iter().filter(|(id, _)| *id == store_id).filter_map(|(_, vault)| vault.upgrade()).collect()
+    }
+
+    /// `true` if no call holds a state from before the last change of the header.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn is_settled(&self) -> bool {
+        let mut superseded = self.superseded.lock().unwrap_or_else(PoisonError::into_inner);
+        superseded.retain(|state| state.upgrade().is_some());
+        superseded.is_empty()
+    }
+
+    /// Notes that a sealed device was written, so that its absence is an error from now on.
+    pub(crate) async fn note_sealed_device(&self) -> Result<()> {
+        if self.state().header.flags & DEVICE_SEALED != 0 {
+            return Ok(());
+        }
+        self.update(1, |header, _| {
+            header.flags |= DEVICE_SEALED;
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) fn device_is_sealed(&self) -> bool {
+        self.state().header.flags & DEVICE_SEALED != 0
+    }
+
+    /// # Errors
+    /// [`Error::ReadOnly`], and [`Error::Closed`] once the vault is closed.
+    pub(in crate::encrypt) fn refuse_change(&self, method: &'static str) -> Result<()> {
+        self.refuse_closed()?;
+        if self.read_only { Err(Error::ReadOnly { method }) } else { Ok(()) }
+    }
+
+    /// Changes the header: reads the newest copy, applies `change`, and writes it with a generation higher by `step`. If
+    /// another process writes at the same time, starts again, so `change` must do no harm when it finds its work done.
+    /// If this future is dropped in between, the newer copy counts.
+    pub(super) async fn update<T>(
+        &self,
+        step: u64,
+        change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
+    ) -> Result<T> {
+        self.update_as(Holder::Open, None, step, change).await
+    }
+
+    /// The same for what somebody asks for, after a look at the rows: a header that was put back must not be washed by it.
+    ///
+    /// # Errors
+    /// Also [`Error::HeaderRolledBack`] and [`Error::UnknownEpoch`].
+    pub(super) async fn change<T>(
+        &self,
+        step: u64,
+        change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
+    ) -> Result<T> {
+        self.refuse_change("header update")?;
+        self.refuse_older_header(false).await?;
+        self.update(step, change).await
+    }
+
+    /// The same, after which the header is under another vault key. `change` gets the one it is under at that time, which
+    /// is the new one if its work is done.
+    pub(super) async fn update_root<T>(
+        &self,
+        root: &Arc<Root>,
+        change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
+    ) -> Result<T> {
+        self.update_as(Holder::Open, Some(root), SLOT_STEP, change).await
+    }
+
+    pub(super) async fn update_as<T>(
+        &self,
+        holder: Holder,
+        next: Option<&Arc<Root>>,
+        step: u64,
+        mut change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
+    ) -> Result<T> {
+        if self.read_only {
+            return Err(Error::ReadOnly { method: "header update" });
+        }
+        let _header_io = self.header_io.lock().await;
+        if let Some(next) = next {
+            // Before it is written, so that whoever reads it knows it.
+            *self.next_root() = Some(next.clone());
+        }
+        for _ in 0..UPDATE_TRIES {
+            match self.update_once(holder, next, step, &mut change).await {
+                Err(Error::HeaderConflict) => {}
+                result => return result,
+            }
+        }
+        Err(Error::HeaderConflict)
+    }
+
+    /// # Errors
+    /// [`Error::HeaderConflict`] if another process writes at the same time.
+    pub(super) async fn update_once<T>(
+        &self,
+        holder: Holder,
+        next: Option<&Arc<Root>>,
+        step: u64,
+        change: &mut impl FnMut(&mut Header, &VaultKey) -> Result<T>,
+    ) -> Result<T> {
+        let current = self.reload(holder).await?;
+        // Both copies hold the newest header before one of them is written, so that a torn write loses nothing.
+        for copy in HeaderCopy::BOTH {
+            if self.headers.read(copy).await?.as_ref() != Some(&current) {
+                write_copy(&*self.headers, copy, &current).await?;
+            }
+        }
+        let state = self.state();
+        let mut header = state.header.clone();
+        let result = change(&mut header, &state.root.vault_key)?;
+        let known = match holder {
+            Holder::Accepting => self.freshness.load(&header.store_id).await?,
+            _ => self.freshness.known(&header, &current)?,
+        };
+        // Above what is remembered, which is higher only if that is to be given up.
+        let newest = known.map_or(0, |known| known.generation()).max(header.generation);
+        header.generation = newest.saturating_add(step);
+        header.set_previous(Header::checksum(&current));
+        self.freshness.distinguish(&mut header)?;
+        let root = next.unwrap_or(&state.root);
+        let bytes = header.serialize(&root.mac_key);
+        // Two processes that only open write the same bytes, which is no conflict.
+        let found = self.headers.read(HeaderCopy::A).await?;
+        if found.as_ref() != Some(&current) && found.as_ref() != Some(&bytes) {
+            return Err(Error::HeaderConflict);
+        }
+        write_header(&*self.headers, &bytes).await?;
+        let remembered = self.freshness.advance(known, &header, &bytes).await;
+        self.install(header, root)?;
+        if next.is_some() {
+            *self.next_root() = None;
+        }
+        if matches!(remembered, Err(Error::HeaderConflict)) {
+            // Somebody has gone on from this header, which is as good, or from another one.
+            self.reload(Holder::Opening).await?;
+        } else {
+            remembered?;
+        }
+        Ok(result)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn root(&self) -> Arc<Root> {
+        self.state().root.clone()
+    }
+
+    /// Writes a header that the public functions would not write.
+    #[cfg(test)]
+    pub(crate) async fn rewrite_header(&self, change: impl Fn(&mut Header)) -> Result<()> {
+        self.update(1, |header, _| {
+            change(header);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Takes over the stored header if it is another one than that in use, and returns its bytes.
+    pub(super) async fn reload(&self, holder: Holder) -> Result<Vec<u8>> {
+        let mut doubted = None;
+        for _ in 0..UPDATE_TRIES {
+            let (bytes, header, root) = self.stored(holder).await?;
+            let fresh = match holder {
+                Holder::Accepting => Ok(()),
+                _ => self.freshness.check(&header, &bytes, self.read_only).await,
+            };
+            match fresh {
+                // Another process may have written and remembered a newer one meanwhile.
+                Err(Error::RollbackDetected | Error::ForkDetected) if doubted.as_ref() != Some(&bytes) => {
+                    doubted = Some(bytes);
+                    continue;
+                }
+                Err(Error::HeaderConflict) => continue,
+                fresh => fresh?,
+            }
+            // At the same generation it is what a process wrote that met this one; the stored header is the one that counts.
+            let state = self.state();
+            if bytes != state.header.serialize(&state.root.mac_key) {
+                self.install(header, &root)?;
+            }
+            return Ok(bytes);
+        }
+        Err(Error::HeaderConflict)
+    }
+
+    /// Reads and verifies the stored header.
+    pub(super) async fn stored(&self, holder: Holder) -> Result<(Vec<u8>, Header, Arc<Root>)> {
+        let Candidate { bytes, header, stale } = Copies::read(&*self.headers).await?.candidate()?;
+        let state = self.state();
+        let root = match header.verify(&bytes, &state.root.mac_key) {
+            Err(Error::HeaderTampered) => self.root_of(&header, &bytes).ok_or(Error::HeaderTampered)?,
+            verified => verified.map(|()| state.root.clone())?,
+        };
+        if stale == Stale::Fork || header.store_id != state.header.store_id {
+            return Err(Error::HeaderTampered);
+        }
+        // A vault that is being opened has no records yet that could be newer.
+        if header.generation < state.header.generation && holder == Holder::Open {
+            return Err(Error::HeaderRolledBack);
+        }
+        Ok((bytes, header, root))
+    }
+
+    pub(super) fn install(&self, header: Header, root: &Arc<Root>) -> Result<()> {
+        let state = self.state();
+        let same_keys = header.data_keys == state.header.data_keys && header.lookup_key == state.header.lookup_key;
+        let new = if same_keys {
+            State::new(header, root.clone(), state.ring.clone())
+        } else {
+            State::unwrapped(header, root.clone())?
+        };
+        // Noted before anybody can find out that it is over.
+        let mut superseded = self.superseded.lock().unwrap_or_else(PoisonError::into_inner);
+        superseded.retain(|state| state.strong_count() > 0);
+        superseded.push(Arc::downgrade(&state));
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        Ok(())
+    }
+}
+
+/// Who reads the header.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// A vault on its way to being opened.
+    Opening,
+    /// The same, whatever the freshness anchor remembers.
+    Accepting,
+    /// An open vault.
+    Open,
+}
+
+/// How far the generation jumps when slots change, so that a header from before the change, put back, is noticed at the
+/// first record written after it, however often (up to this number) the vault is opened in between.
+pub(super) const SLOT_STEP: u64 = 1 << 10;
+
+/// How often a change of the header is tried while other processes write it as well.
+pub(super) const UPDATE_TRIES: usize = 8;
+
+/// How far a restored header jumps ahead, to be above the generation of every record.
+pub(super) const RESTORE_STEP: u64 = 1 << 20;

@@ -1,0 +1,169 @@
+//! Settings for creating and opening vaults.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::freshness::{Freshness, FreshnessAnchor};
+#[cfg(feature = "upstream")]
+use super::header::IMPORTING;
+use super::kdf::{Argon2Cost, KdfLimits};
+use super::{HeaderStore, Vault};
+use crate::encrypt::Padding;
+use crate::encrypt::format::keys::StoreId;
+
+/// What a layer does with a stored record that does not verify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnDamage {
+    /// Every such record is an error.
+    #[default]
+    Error,
+    /// Records that the client can fetch again (LID mappings, device lists, group metadata, tc tokens) count as absent;
+    /// listings of them and of sender-key devices leave the record out. [`Vault::damaged_records`] counts them. Key
+    /// material, messages and the device are errors all the same.
+    TreatAsAbsent,
+    /// The same, and sessions, identities, sender keys and one-time prekeys that were altered or overwritten count as absent as well: the client
+    /// negotiates or learns them anew, and the messages that needed them come again. Whoever can write to the store can bring
+    /// that about, which he could also by deleting them. Records under a data key that the header does not have are errors all
+    /// the same: they are not damaged, the header is an older one.
+    Renegotiate,
+}
+
+/// Settings for creating and opening vaults. The defaults suit one bot on one machine.
+#[derive(Clone, Default)]
+pub struct VaultOptions {
+    /// What [`VaultOptions::kdf_cost`] asked for.
+    pub(super) asked_cost: Option<Argon2Cost>,
+    pub(super) limits: Option<KdfLimits>,
+    pub(super) padding: Padding,
+    pub(super) on_damage: OnDamage,
+    pub(super) label: Option<String>,
+    pub(super) headers: Option<Arc<dyn HeaderStore>>,
+    pub(super) freshness: Freshness,
+    pub(super) context: Option<Vec<u8>>,
+    pub(super) expected: Option<StoreId>,
+    /// Whatever context a vault is bound to will do.
+    pub(super) any_context: bool,
+    /// The vault whose `account_key` opens a new one.
+    pub(super) parent: Option<StoreId>,
+    /// Flags of a new header.
+    pub(super) flags: u32,
+}
+
+impl VaultOptions {
+    /// The settings of [`Vault::create`] and [`Vault::open`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The cost of a guess at the passphrase, for new slots; default [`Argon2Cost::DEFAULT`]. If it is given, opening a slot of
+    /// less work (memory times passes) with its passphrase raises it to this cost; otherwise slots keep theirs, so that a vault
+    /// goes on opening in a container that is no larger than before.
+    pub fn kdf_cost(mut self, cost: Argon2Cost) -> Self {
+        self.asked_cost = Some(cost);
+        self
+    }
+
+    /// The cost of new slots.
+    pub(super) fn cost(&self) -> Argon2Cost {
+        self.asked_cost.unwrap_or(Argon2Cost::DEFAULT)
+    }
+
+    /// The most work that a header may ask for; default [`KdfLimits::default`], with four times the memory of
+    /// [`VaultOptions::kdf_cost`] if that is more.
+    pub fn kdf_limits(mut self, limits: KdfLimits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
+    /// Binds a new vault to a context, any bytes that say which bot it is, and opens only a vault that is bound to the same:
+    /// a store that was exchanged for another one with the same secret is refused with [`Error::WrongContext`](crate::Error::WrongContext). Its hash is
+    /// stored in the header.
+    ///
+    /// Over [`SqliteStore`](crate::SqliteStore) the default is `account N` with the number of the account, so that one
+    /// account cannot take the place of another one in its file. To move account 1 to number 2 on purpose, open it there with
+    /// `context("account 1")` and call [`Vault::bind_context`] with `account 2`. A vault of version 0.1.0 is bound to nothing,
+    /// and opens if no context is given here.
+    ///
+    /// With a [`VaultOptions::freshness_anchor`], the anchor also remembers which store opened under the context that is
+    /// given here, and another one is refused with [`Error::WrongStore`](crate::Error::WrongStore).
+    pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
+        self.context = Some(context.into());
+        self
+    }
+
+    /// Opens only the vault with this [`Vault::store_id`]; another one is refused with [`Error::WrongStore`](crate::Error::WrongStore).
+    pub fn expect_store(mut self, id: [u8; 16]) -> Self {
+        self.expected = Some(id);
+        self
+    }
+
+    /// Notes in a new vault that it opens with a key that `parent` gives by [`Vault::account_key`], so that
+    /// `SqliteStore::open_vault` finds the parent among any other accounts.
+    pub fn derived_from(mut self, parent: &Vault) -> Self {
+        self.parent = Some(parent.store_id());
+        self
+    }
+
+    /// The same settings for a vault that gives the key of the one that is asked for.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn of_parent(&self) -> Self {
+        Self { any_context: true, expected: None, ..self.clone() }
+    }
+
+    /// The most work that a header may ask for.
+    pub(super) fn limits(&self) -> KdfLimits {
+        self.limits.unwrap_or_else(|| KdfLimits::of_cost(self.cost()))
+    }
+
+    /// How a new vault hides the length of its values; default [`Padding::None`]. An existing vault keeps its own.
+    pub fn padding(mut self, padding: Padding) -> Self {
+        self.padding = padding;
+        self
+    }
+
+    /// What happens to a record that does not verify; default [`OnDamage::Error`].
+    pub fn on_damage(mut self, on_damage: OnDamage) -> Self {
+        self.on_damage = on_damage;
+        self
+    }
+
+    /// The label of a new vault's first slot, at most 32 bytes, stored in the clear; default `passphrase`, `key`,
+    /// `recovery` or `provider`.
+    pub fn slot_label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Keeps the header elsewhere than in the store: without it, the store alone is noise for ever.
+    pub fn header_store(mut self, headers: Arc<dyn HeaderStore>) -> Self {
+        self.headers = Some(headers);
+        self
+    }
+
+    /// Notices a store that was put back to an earlier state, or that has a copy elsewhere that went on, by what the anchor
+    /// remembers of it; [`FreshnessAnchor`] says when. Everybody who opens the vault for writing must use the same anchor, or
+    /// the others are refused; a store that was used without one before is taken over with [`VaultOptions::accept_rollback`].
+    /// Makes no sense with a [`VaultOptions::header_store`] that is not put back together with the store.
+    pub fn freshness_anchor(mut self, anchor: Arc<dyn FreshnessAnchor>) -> Self {
+        self.freshness = Freshness(Some(anchor));
+        self
+    }
+
+    /// The same settings for a vault that does not open before [`Vault::finish_import`].
+    #[cfg(feature = "upstream")]
+    pub(crate) fn importing(&self) -> Self {
+        Self { flags: IMPORTING, ..self.clone() }
+    }
+}
+
+impl fmt::Debug for VaultOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VaultOptions")
+            .field("kdf_cost", &self.cost())
+            .field("kdf_limits", &self.limits())
+            .field("padding", &self.padding)
+            .field("on_damage", &self.on_damage)
+            .finish_non_exhaustive()
+    }
+}
