@@ -4,9 +4,7 @@ use std::cell::Cell;
 use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{self, AtomicUsize};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -16,8 +14,8 @@ use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, Params, Row, S
 
 use super::SqliteConfig;
 use super::read_only::ReadOnlyFile;
-use super::rows::TABLES;
 use super::schema;
+use super::tables::TABLES;
 use crate::error::{Error, Result, SqliteProblem};
 use crate::method::Record;
 
@@ -143,72 +141,9 @@ pub(super) fn sync_for_good(connection: &Connection) -> rusqlite::Result<()> {
 
 /// More than the store has.
 const STATEMENTS: usize = 128;
+
 /// What the write-ahead log may keep of its size when it starts over.
 const WAL_KEPT_BYTES: i64 = 64 << 20;
-
-/// Tries again while another process is in the way, as long as there is patience. Blocks its thread.
-pub(super) fn patiently<T>(patience: &mut Patience, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    loop {
-        match attempt() {
-            Err(error) if error.is_contention() => match patience.next() {
-                Some(pause) => thread::sleep(pause),
-                None => return Err(error),
-            },
-            result => return result,
-        }
-    }
-}
-
-/// The pauses between attempts, as long together as the timeout.
-pub(super) struct Patience {
-    deadline: Option<Instant>,
-    pause: Duration,
-    longest: Duration,
-    waiting: Option<Waiting>,
-}
-
-/// Counts those who were turned away and try again.
-struct Waiting {
-    count: Arc<AtomicUsize>,
-    entered: bool,
-}
-
-impl Patience {
-    pub(super) fn new(timeout: Duration) -> Self {
-        let (pause, longest) = (Duration::from_millis(1), Duration::from_millis(50));
-        Self { deadline: Instant::now().checked_add(timeout), pause, longest, waiting: None }
-    }
-
-    /// Pauses that are never longer than this, and are counted from the first to the last.
-    pub(super) fn restless(self, longest: Duration, count: &Arc<AtomicUsize>) -> Self {
-        let waiting = Some(Waiting { count: count.clone(), entered: false });
-        Self { pause: self.pause.min(longest), longest, waiting, ..self }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if self.entered {
-            self.count.fetch_sub(1, atomic::Ordering::Relaxed);
-        }
-    }
-}
-
-impl Iterator for Patience {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let left = self.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
-        let pause = self.pause.min(left);
-        self.pause = (self.pause * 2).min(self.longest);
-        if let Some(waiting) = &mut self.waiting
-            && !std::mem::replace(&mut waiting.entered, true)
-        {
-            waiting.count.fetch_add(1, atomic::Ordering::Relaxed);
-        }
-        (!left.is_zero()).then_some(pause)
-    }
-}
 
 /// What may be prepared on this thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -277,7 +212,7 @@ pub(super) fn watch(connection: &Connection, loaded: Loaded) -> rusqlite::Result
             Authorization::Allow
         } else {
             #[cfg(test)]
-            super::tests::DENIED.fetch_add(1, atomic::Ordering::Relaxed);
+            super::tests::DENIED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             changed = true;
             Authorization::Deny
         }
@@ -505,11 +440,5 @@ impl Error {
 /// What SQLite says of a database that makes no sense.
 pub(super) fn damaged() -> Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-    rusqlite::Error::SqliteFailure(code, None).into()
-}
-
-/// What SQLite says when another connection is in the way.
-pub(super) fn contended() -> Error {
-    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
     rusqlite::Error::SqliteFailure(code, None).into()
 }

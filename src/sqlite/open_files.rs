@@ -12,7 +12,7 @@ use std::path::Path;
 #[cfg(unix)]
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use super::database::{beside, cannot_open};
+use super::files::{beside, cannot_open};
 use crate::error::{Error, ForeignFile, Result};
 
 #[cfg(unix)]
@@ -44,7 +44,7 @@ impl OpenFile {
     pub(super) fn of(path: &Path) -> Result<Self> {
         #[cfg(unix)]
         {
-            let identity = super::database::identity(path).map_err(cannot_open)?;
+            let identity = super::files::identity(path).map_err(cannot_open)?;
             let mut open = open_files();
             if !open.contains_key(&identity) {
                 refuse_foreign_log(path)?;
@@ -80,7 +80,7 @@ impl Drop for OpenFile {
 #[cfg(unix)]
 pub(super) fn unless_open<T>(path: &Path, look: impl FnOnce() -> Result<T>) -> Result<T> {
     let open = open_files();
-    if super::database::identity(path).is_ok_and(|identity| open.contains_key(&identity)) {
+    if super::files::identity(path).is_ok_and(|identity| open.contains_key(&identity)) {
         return Err(Error::NotAlone);
     }
     look()

@@ -7,9 +7,10 @@ use wacore::store::traits::{
     DeviceListRecord, LidPnMappingEntry, PendingInboundKey, PendingInboundRow, ProtocolStore, TcTokenEntry,
 };
 
+use super::SqliteStore;
 use super::connection::Statements;
+use super::store::SWEEP_ROWS;
 use super::writer::Plan;
-use super::{SWEEP_ROWS, SqliteStore};
 use crate::clock;
 use crate::error::{self, Error};
 use crate::method::Record;

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
-use super::database::{COMPANIONS, beside};
+use super::files::{COMPANIONS, beside};
 use crate::error::{Error, Result};
 use crate::filesystem;
 

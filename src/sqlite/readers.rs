@@ -10,8 +10,9 @@ use std::thread;
 use futures_channel::oneshot;
 use rusqlite::Connection;
 
-use super::connection::{Patience, patiently, run_checked};
+use super::connection::run_checked;
 use super::database::Database;
+use super::patience::{Patience, patiently};
 use crate::background;
 use crate::error::{Error, Result};
 

@@ -8,7 +8,8 @@ use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
 use super::connection::{Statements, permitted};
-use super::rows::{Found, Pages, Snapshot, TABLES, Table};
+use super::rows::{Found, Pages, Snapshot};
+use super::tables::{TABLES, Table};
 use super::writer::Plan;
 use super::{SqliteStore, rotate};
 use crate::encrypt::Vault;
@@ -333,14 +334,16 @@ impl SqliteStore {
         let delete = move |c: &Connection| {
             let mut report = ForgetReport::default();
             for of_user in &tokens {
-                let sql = "SELECT rowid, record FROM sessions WHERE account = ?1
-                    AND (address > ?2 || '@' AND address < ?2 || 'A' OR address IN (?3, ?4))";
-                let [session, identity] = &of_user.bare;
-                let parameters = (account, &*of_user.prefix, &**session, &**identity);
-                let rows = c.all(sql, parameters, |row| {
+                let kind = |row: &rusqlite::Row<'_>| {
                     let kind = row.get_ref(1)?.as_bytes().map_or(Record::Session, session_or_identity);
                     Ok((row.get::<_, i64>(0)?, kind))
-                })?;
+                };
+                let with_prefix = "SELECT rowid, record FROM sessions WHERE account = ?1
+                    AND address > ?2 || '@' AND address < ?2 || 'A'";
+                let mut rows = c.all(with_prefix, (account, &*of_user.prefix), kind)?;
+                let [session, identity] = &of_user.bare;
+                let bare = "SELECT rowid, record FROM sessions WHERE account = ?1 AND address IN (?2, ?3)";
+                rows.extend(c.all(bare, (account, &**session, &**identity), kind)?);
                 for (id, record) in rows {
                     c.run("DELETE FROM sessions WHERE rowid = ?1", (id,))?;
                     match record {

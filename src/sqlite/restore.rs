@@ -10,7 +10,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::SqliteStore;
-use super::database::{COMPANIONS, beside, cannot_open, cannot_write};
+use super::files::{COMPANIONS, beside, cannot_open, cannot_write};
 use super::open_files;
 use crate::background::{self, Caller};
 use crate::error::{Error, Result};
@@ -246,7 +246,7 @@ fn noted(note: &Path, path: &Path, companions: &[&str]) -> Option<u64> {
 /// Which file it is, whatever its name.
 fn identity_of(path: &Path) -> String {
     #[cfg(unix)]
-    return super::database::identity(path).map(|(device, inode)| format!("{device} {inode}")).unwrap_or_default();
+    return super::files::identity(path).map(|(device, inode)| format!("{device} {inode}")).unwrap_or_default();
     #[cfg(not(unix))]
     {
         let _ = path;

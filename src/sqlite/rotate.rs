@@ -13,7 +13,8 @@ use wacore::store::traits::SignalStore;
 
 use super::SqliteStore;
 use super::connection::Statements;
-use super::rows::{Found, Pages, Replace, Snapshot, TABLES, Table};
+use super::rows::{Found, Pages, Snapshot};
+use super::tables::{Replace, TABLES, Table};
 use super::writer::Plan;
 use crate::encrypt::sealed_row::{Resealed, StoredRow};
 use crate::encrypt::{HeaderCopy, Revocation, State, Vault, VaultOptions, nonces};

@@ -13,10 +13,12 @@ use rusqlite::Connection;
 use tempfile::NamedTempFile;
 
 use super::SqliteStore;
-use super::connection::{Location, Patience, Statements, contended, damaged, patiently, permitted, with_attachment};
-use super::database::{COMPANIONS, CheckpointMode, Database, beside, explained, refuse_taken};
-use super::rows::TABLES;
+use super::connection::{Location, Statements, damaged, permitted, with_attachment};
+use super::database::{CheckpointMode, Database};
+use super::files::{COMPANIONS, beside, explained, refuse_taken};
+use super::patience::{Patience, contended, patiently};
 use super::schema;
+use super::tables::TABLES;
 use super::writer::Plan;
 use crate::background::{self, Caller};
 use crate::clock;

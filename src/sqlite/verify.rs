@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::rows::{Pages, Snapshot, TABLES, Table};
-use super::{SqliteStore, numbers};
+use super::SqliteStore;
+use super::rows::{Pages, Snapshot};
+use super::store::numbers;
+use super::tables::{TABLES, Table};
 use crate::encrypt::sealed_row::{Checked, StoredRow};
 use crate::encrypt::{HeaderCopy, HeaderInfo, State, Vault};
 use crate::error::{Error, Result, SqliteProblem};

@@ -17,8 +17,9 @@ use futures_channel::oneshot;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::connection::{Patience, SCHEMA_CHANGES, Statements, contended, patiently, run_checked};
+use super::connection::{SCHEMA_CHANGES, Statements, run_checked};
 use super::database::Database;
+use super::patience::{Patience, contended, patiently};
 use super::{fairness, schema};
 use crate::background;
 use crate::error::{Error, Result};

@@ -18,7 +18,8 @@ use crate::encrypt::{Vault, VaultOptions};
 use crate::gate::{Gate, Side};
 use crate::method::{Access, Method};
 use crate::secret::{Key, Passphrase};
-use crate::sqlite::rows::{Pages, TABLES};
+use crate::sqlite::rows::Pages;
+use crate::sqlite::tables::TABLES;
 use crate::testing::Operation;
 use crate::{
     Argon2Cost, HeaderCopy, HeaderInfo, Layer, Padding, Record, Revocation, Rotate, RotateReport, Verify, sample,
@@ -156,7 +157,7 @@ async fn what_was_there_is_gone_from_the_files() {
         }
     }
     let search = || {
-        let files = [sealed.scratch.path.clone(), crate::sqlite::database::beside(&sealed.scratch.path, "-wal")];
+        let files = [sealed.scratch.path.clone(), crate::sqlite::files::beside(&sealed.scratch.path, "-wal")];
         let content: Vec<u8> = files.iter().flat_map(|file| std::fs::read(file).unwrap()).collect();
         gone.iter().filter(|bytes| memchr::memmem::find(&content, bytes).is_some()).count()
     };

@@ -11,7 +11,8 @@ use super::*;
 use crate::encrypt::sealed_row::epoch_of;
 use crate::encrypt::{Vault, VaultOptions};
 use crate::secret::Key;
-use crate::sqlite::rows::{Pages, RowPrefix, Snapshot, TABLES};
+use crate::sqlite::rows::{Pages, RowPrefix, Snapshot};
+use crate::sqlite::tables::TABLES;
 use crate::{Layer, Record, Verify, VerifyReport, sample};
 
 /// The bytes of a sealed store of many rows, in a file that is closed.
@@ -77,7 +78,7 @@ impl Closed {
 /// How many rows account 1 has in each table, as SQLite counts them from end to end.
 pub(super) fn counts(path: &Path) -> rusqlite::Result<BTreeMap<&'static str, u64>> {
     let connection = Connection::open(path)?;
-    let count = |table: &crate::sqlite::rows::Table| {
+    let count = |table: &crate::sqlite::tables::Table| {
         let sql = format!("SELECT count(*) FROM {} NOT INDEXED WHERE +account = 1", table.name);
         Ok((table.name, connection.query_row(&sql, (), |row| row.get::<_, i64>(0))? as u64))
     };

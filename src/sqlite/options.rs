@@ -1,0 +1,146 @@
+//! Settings of a store.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+/// When a commit waits until it is on the disk (`PRAGMA synchronous = FULL`), and not just in the operating system's hands
+/// (`NORMAL`). The file is consistent after a power cut in any case; the question is what it misses.
+///
+/// Waiting costs what an `fsync` of the disk costs, 0.1 to 10 ms, shared by all calls that wait at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Every call that has returned survives a power cut.
+    Full,
+    /// Signal state, the device, app-state keys and pending messages survive a power cut, which is what upstream's
+    /// counter leases and acknowledgements rely on. What the client can fetch again survives a killed process.
+    #[default]
+    SignalState,
+    /// Calls survive a killed process. A power cut may undo the last seconds, Signal state included: messages may then
+    /// fail to decrypt. This is what upstream's store does by default.
+    Process,
+}
+
+impl Durability {
+    pub(super) fn full_sync(self, signal_state: bool) -> bool {
+        match self {
+            Durability::Full => true,
+            Durability::SignalState => signal_state,
+            Durability::Process => false,
+        }
+    }
+}
+
+/// Settings of an [`SqliteStore`](crate::SqliteStore). The defaults suit a bot with one account.
+///
+/// For hundreds of accounts in one file, give all of them more cache and more readers:
+///
+/// ```
+/// # futures::executor::block_on(async {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("wa.db");
+/// use wastore::SqliteConfig;
+///
+/// let first = SqliteConfig::new().readers(8).page_cache(16 << 20).open(&path).await?;
+/// let stores: Vec<_> = (1..=500).map(|number| first.account(number)).collect();
+/// # Ok::<(), wastore::Error>(())
+/// # }).unwrap();
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "settings do nothing until a store is opened with them"]
+pub struct SqliteConfig {
+    pub(super) durability: Durability,
+    pub(super) readers: usize,
+    pub(super) page_cache: usize,
+    pub(super) mmap: u64,
+    pub(super) busy_timeout: Duration,
+    pub(super) base_key_retention: Option<Duration>,
+    pub(super) unfinished: Option<Arc<TempDir>>,
+    pub(super) must_exist: bool,
+    pub(super) snapshots_kept: Option<NonZeroUsize>,
+}
+
+impl SqliteConfig {
+    /// The defaults: what each method below says.
+    pub fn new() -> Self {
+        Self {
+            durability: Durability::default(),
+            readers: 4,
+            page_cache: 4 << 20,
+            mmap: 0,
+            busy_timeout: Duration::from_secs(10),
+            base_key_retention: Some(Duration::from_secs(30 * 24 * 3600)),
+            unfinished: None,
+            must_exist: false,
+            snapshots_kept: None,
+        }
+    }
+
+    /// How many snapshots are kept beside the database when the client makes another one, as
+    /// [`prune_snapshots`](crate::SqliteStore::prune_snapshots) does it. Default: all.
+    pub fn snapshots_kept(mut self, count: NonZeroUsize) -> Self {
+        self.snapshots_kept = Some(count);
+        self
+    }
+
+    /// Opens only a database that is there, and never creates one. Default: creates one.
+    pub fn must_exist(mut self) -> Self {
+        self.must_exist = true;
+        self
+    }
+
+    /// The folder of a database that is not finished stays until all work on it has ended, also on other threads.
+    pub(crate) fn unfinished_in(mut self, folder: &Arc<TempDir>) -> Self {
+        self.unfinished = Some(folder.clone());
+        self
+    }
+
+    /// What survives a power cut. Default: [`Durability::SignalState`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How many reading connections are kept, at least 1, and how many long queries run at the same time. They are opened
+    /// when needed, more for a moment if more threads read at once. Default: 4.
+    pub fn readers(mut self, count: usize) -> Self {
+        self.readers = count.max(1);
+        self
+    }
+
+    /// The page cache of each connection, in bytes. Default: 4 MiB, filled when needed. Pages that are not in it come from the operating
+    /// system's cache, which takes a few microseconds each.
+    pub fn page_cache(mut self, bytes: usize) -> Self {
+        self.page_cache = bytes;
+        self
+    }
+
+    /// How many bytes of the file are read through a memory map instead of the page cache. Default: 0. Faster for large
+    /// files, but a disk error kills the process instead of failing a call (<https://www.sqlite.org/mmap.html>).
+    pub fn mmap(mut self, bytes: u64) -> Self {
+        self.mmap = bytes;
+        self
+    }
+
+    /// How long a call waits for another process that writes to the same file, from when it was made. Default: 10 s.
+    pub fn busy_timeout(mut self, timeout: Duration) -> Self {
+        self.busy_timeout = timeout;
+        self
+    }
+
+    /// How long base keys are kept, which upstream saves for the detection of repeated retries and deletes only
+    /// sometimes; `None`: for ever. Default: 30 days.
+    pub fn base_key_retention(mut self, retention: Option<Duration>) -> Self {
+        self.base_key_retention = retention;
+        self
+    }
+}
+
+impl Default for SqliteConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
