@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::outcome::Outcome;
-use super::snapshot::{MetricsSnapshot, OpSnapshot, time};
+use super::report::time;
+use super::snapshot::{MetricsSnapshot, OpSnapshot};
 use crate::method::Method;
 
 impl MetricsSnapshot {

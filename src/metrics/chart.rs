@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::snapshot::{LayerSnapshot, MetricsSnapshot, OpSnapshot, PERCENTILES, time};
+use super::histogram::PERCENTILES;
+use super::report::time;
+use super::snapshot::{LayerSnapshot, MetricsSnapshot, OpSnapshot};
 
 /// Widths and heights, in pixels.
 const NAMES: f64 = 290.0;

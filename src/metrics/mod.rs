@@ -87,9 +87,11 @@ mod between;
 mod chart;
 #[cfg(feature = "metrics")]
 pub(crate) mod facade;
+mod histogram;
 mod network;
 mod observe;
 mod outcome;
+mod report;
 mod snapshot;
 mod stats;
 mod store;
@@ -109,9 +111,10 @@ use wacore::runtime::Runtime;
 pub use between::{LayerCost, OpCost};
 #[cfg(feature = "metrics")]
 pub use facade::{DURATION_BUCKETS, ExportedMetric, MetricKind, describe, exported};
+pub use histogram::Histogram;
 pub use network::{MetricsHttpClient, MetricsTransportFactory};
 pub use outcome::Outcome;
-pub use snapshot::{Histogram, LayerKind, LayerSnapshot, MetricsSnapshot, OpSnapshot};
+pub use snapshot::{LayerKind, LayerSnapshot, MetricsSnapshot, OpSnapshot};
 pub use store::MetricsLayer;
 
 use crate::cache::CacheLayer;

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "metrics")]
 use super::facade;
+use super::histogram::Histogram;
 use super::outcome::Outcome;
-use super::snapshot::{Histogram, LayerKind, LayerSnapshot, OpSnapshot};
+use super::snapshot::{LayerKind, LayerSnapshot, OpSnapshot};
 use super::volume::Volume;
 use crate::striped::{self, STRIPES};
 

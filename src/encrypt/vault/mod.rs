@@ -27,6 +27,7 @@ pub(in crate::encrypt) mod residue;
 pub(in crate::encrypt) mod restore;
 pub(in crate::encrypt) mod rotate;
 pub(in crate::encrypt) mod slot;
+
 use copies::{Candidate, Copies, Stale, refuse_existing, write_header};
 pub use copies::{HeaderCopy, HeaderStore};
 pub(crate) use key_wrap::Root;

@@ -1,0 +1,88 @@
+//! Reading a secret, and the text that it is.
+
+use std::io::Read;
+use std::path::Path;
+
+use unicode_normalization::{UnicodeNormalization, is_nfc};
+use zeroize::Zeroizing;
+
+use super::invalid;
+use crate::error::{Error, Result};
+use crate::json::WipingBuffer;
+
+/// What the rules of [`Passphrase`] make of bytes, or `None` if that is the bytes themselves.
+pub(super) fn normalized(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let wide = from_utf16(bytes);
+    let (text, is_wide) = match &wide {
+        Some(text) => (text.as_str(), true),
+        None => match std::str::from_utf8(bytes) {
+            Ok(text) => (text, false),
+            Err(_) => {
+                let kept = without_line_break(bytes);
+                return (kept.len() < bytes.len()).then(|| Zeroizing::new(kept.to_vec()));
+            }
+        },
+    };
+    let kept = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    let kept = kept.trim_start_matches(BYTE_ORDER_MARK);
+    if !is_wide && kept.len() == bytes.len() && is_nfc(kept) {
+        return None;
+    }
+    // The factor is Unicode's bound (https://www.unicode.org/faq/normalization.html), so that nothing is left behind by growing.
+    let mut composed = Zeroizing::new(String::with_capacity(kept.len() * 3));
+    composed.extend(kept.nfc());
+    Some(Zeroizing::new(std::mem::take(&mut *composed).into_bytes()))
+}
+
+pub(super) const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// The text of UTF-16 that begins with a byte order mark.
+pub(super) fn from_utf16(bytes: &[u8]) -> Option<Zeroizing<String>> {
+    let unit = match bytes.first_chunk()? {
+        [0xff, 0xfe] => u16::from_le_bytes,
+        [0xfe, 0xff] => u16::from_be_bytes,
+        _ => return None,
+    };
+    let (units, []) = bytes.as_chunks() else { return None };
+    // Of two bytes at most three are made.
+    let mut text = Zeroizing::new(String::with_capacity(bytes.len() * 2));
+    for character in char::decode_utf16(units.iter().map(|bytes| unit(*bytes))) {
+        text.push(character.ok()?);
+    }
+    Some(text)
+}
+
+pub(super) fn without_line_break(bytes: &[u8]) -> &[u8] {
+    bytes.strip_suffix(b"\n").map_or(bytes, |line| line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+/// Opens a file with a secret, which may be a link or a pipe.
+pub(super) fn open(path: &Path, what: &'static str) -> Result<std::fs::File> {
+    let open = || {
+        let file = std::fs::File::open(path)?;
+        #[cfg(not(target_arch = "wasm32"))]
+        crate::private::check_readers(&file, path)?;
+        Ok(file)
+    };
+    open().map_err(|error| {
+        #[cfg(not(target_arch = "wasm32"))]
+        let error = crate::filesystem::named(path, error);
+        Error::File { what, source: error }
+    })
+}
+
+/// Reads a secret into memory that is wiped, and refuses one of more than `limit` bytes.
+pub(super) fn read_to_end(reader: impl Read, what: &'static str, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
+    let (mut buffer, mut chunk) = (WipingBuffer::new(), Zeroizing::new([0; 4096]));
+    let mut reader = reader.take(limit as u64 + 1);
+    loop {
+        match reader.read(&mut chunk[..]) {
+            Ok(0) => break,
+            Ok(read) => buffer.push(&chunk[..read]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(Error::File { what, source }),
+        }
+    }
+    let bytes = buffer.into_bytes();
+    if bytes.len() > limit { Err(invalid(what, "file is too long")) } else { Ok(bytes) }
+}
