@@ -59,7 +59,7 @@ impl Passphrase {
     /// Reads a passphrase from a file.
     ///
     /// # Errors
-    /// [`Error::File`](crate::Error::File) if the file cannot be read, or if others than its owner can read it: the rule is that of [`Key::from_file`].
+    /// [`Error::File`](crate::Error::File) if the file cannot be read, or if others than its owner can read it: the rule is that of [`Key::from_file`](crate::Key::from_file).
     /// [`Error::InvalidInput`](crate::Error::InvalidInput) as in [`Passphrase::new`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_reader(open(path.as_ref(), "passphrase")?)
