@@ -207,7 +207,7 @@ pub(crate) fn warn_of_root(path: &Path) {
     let _ = path;
 }
 
-#[cfg(all(test, unix))]
+#[cfg(all(test, unix, feature = "sqlite"))]
 mod tests {
     use super::*;
 

@@ -33,7 +33,7 @@ mod vault;
 
 pub use format::padding::Padding;
 pub use layer::EncryptLayer;
-#[cfg(any(test, feature = "sqlite"))]
+#[cfg(feature = "sqlite")]
 pub(crate) use layer::nonces;
 #[cfg(feature = "sqlite")]
 pub(crate) use vault::State;

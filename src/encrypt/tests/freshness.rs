@@ -12,7 +12,7 @@ use super::{Headers, Scratch, headers, memory, options, put_headers, raw_key};
 use crate::gate::{Pauses, polled};
 use crate::sample::{SESSION, SESSION_ADDRESS};
 use crate::testing::{Effect, Fault, When};
-use crate::{Anchor, Error, FileAnchor, FreshnessAnchor, Key, Layer, Revocation, Vault, VaultOptions};
+use crate::{Anchor, Error, FileAnchor, FreshnessAnchor, Key, Layer, Revocation, VaultOptions};
 
 /// An anchor in memory, which can be switched off.
 #[derive(Default)]
@@ -516,7 +516,7 @@ async fn a_store_that_vanished_is_not_begun_from_nothing() {
     // Another one in its place.
     let other = folder.path().join("other.db");
     for _ in 0..2 {
-        Vault::open_or_create(Arc::new(SqliteStore::open(&other).await.unwrap()), raw_key()).await.unwrap();
+        crate::Vault::open_or_create(Arc::new(SqliteStore::open(&other).await.unwrap()), raw_key()).await.unwrap();
     }
     std::fs::rename(&other, &path).unwrap();
     let error = open().await.unwrap_err();
