@@ -408,7 +408,7 @@ async fn a_crowd_that_shares_a_store_and_an_anchor_is_no_fork() {
 async fn a_restored_backup_of_the_database_is_refused() {
     use crate::SqliteStore;
 
-    async fn open(path: &std::path::Path, options: &VaultOptions) -> Result<(Arc<dyn Backend>, Vault), Error> {
+    async fn open(path: &std::path::Path, options: &VaultOptions) -> Result<(Arc<dyn Backend>, crate::Vault), Error> {
         let store: Arc<dyn Backend> = Arc::new(SqliteStore::open(path).await?);
         let vault = options.open_or_create(store.clone(), raw_key()).await?;
         Ok((vault.layer().layer(store), vault))
