@@ -32,6 +32,8 @@ mod tests;
 mod vault;
 
 pub use format::padding::Padding;
+#[cfg(feature = "sqlite")]
+pub(crate) use format::token::user_of;
 pub use layer::EncryptLayer;
 #[cfg(feature = "sqlite")]
 pub(crate) use layer::nonces;

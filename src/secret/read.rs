@@ -23,7 +23,7 @@ pub(super) fn normalized(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
             }
         },
     };
-    let kept = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    let kept = &text[..without_line_break(text.as_bytes()).len()];
     let kept = kept.trim_start_matches(BYTE_ORDER_MARK);
     if !is_wide && kept.len() == bytes.len() && is_nfc(kept) {
         return None;

@@ -8,12 +8,12 @@ use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
 use super::connection::{Statements, permitted};
-use super::rows::{Found, Pages, Snapshot};
+use super::rows::{Pages, Snapshot};
 use super::tables::{TABLES, Table};
 use super::writer::Plan;
 use super::{SqliteStore, rotate};
-use crate::encrypt::Vault;
 use crate::encrypt::sealed_row::{StoredRow, session_or_identity};
+use crate::encrypt::{Vault, user_of};
 use crate::ended;
 use crate::error::{Error, Result};
 use crate::method::Record;
@@ -164,6 +164,16 @@ impl Row {
         let record = content.map_or(table.record, |row| row.record);
         Self { table, record, id, hash: content.map(hash) }
     }
+
+    /// Deletes it, if it is still as it was found.
+    fn delete(&self, c: &Connection, account: i32) -> Result<bool> {
+        let Some(found) = self.table.row_by_id(c, self.id, account)? else { return Ok(false) };
+        if Self::of(self.table, self.id, &found).hash != self.hash {
+            return Ok(false);
+        }
+        let sql = format!("DELETE FROM {} WHERE rowid = ?1 AND account = ?2", self.table.name);
+        Ok(permitted(|| c.prepare(&sql))?.execute((self.id, account))? > 0)
+    }
 }
 
 fn hash(row: &StoredRow) -> [u8; 32] {
@@ -193,7 +203,7 @@ async fn drop_rows(store: &SqliteStore, rows: Vec<Row>) -> Result<Vec<(Record, u
     let account = store.account;
     let delete_all = move |c: &Connection| {
         let tables = TABLES.iter().filter(|table| all_of.contains(&table.record));
-        tables.map(|table| Ok((table.record, table.delete_all(c, account)?))).collect::<Result<Vec<_>>>()
+        tables.map(|table| Ok((table.record, c.run(table.delete_all, (account,))? as u64))).collect::<Result<Vec<_>>>()
     };
     let plan = Plan::SIGNAL.transaction().long();
     let mut dropped = store.database.write(plan, delete_all).await?;
@@ -202,9 +212,7 @@ async fn drop_rows(store: &SqliteStore, rows: Vec<Row>) -> Result<Vec<(Record, u
         let delete = move |c: &Connection| {
             let mut deleted = vec![];
             for row in &some {
-                let Some(found) = row.table.row_by_id(c, row.id, account)? else { continue };
-                let is_same = Row::of(row.table, row.id, &found).hash == row.hash;
-                if is_same && row.table.delete(c, row.id, account)? > 0 {
+                if row.delete(c, account)? {
                     deleted.push(row.record);
                 }
             }
@@ -299,7 +307,7 @@ impl SqliteStore {
         self.database.refuse_others().await?;
         // A phone number as people write it, too.
         let jid: String = jid.chars().filter(|c| !c.is_whitespace() && !matches!(c, '+' | '(' | ')')).collect();
-        let whole = user_of(&jid);
+        let whole = user_of(&jid).0;
         let digits: String = whole.chars().filter(|c| *c != '-').collect();
         let whole = if digits.bytes().all(|byte| byte.is_ascii_digit()) { &digits } else { whole };
         // An agent may follow the name.
@@ -311,7 +319,7 @@ impl SqliteStore {
         let mut other_names = vec![];
         self.each_key(vault, Record::LidMapping, |_, key| {
             if let [lid, phone_number] = key {
-                let (lid, phone_number) = (user_of(lid), user_of(phone_number));
+                let (lid, phone_number) = (user_of(lid).0, user_of(phone_number).0);
                 if lid == user || phone_number == user {
                     other_names.extend([lid.to_owned(), phone_number.to_owned()]);
                 }
@@ -323,7 +331,7 @@ impl SqliteStore {
         self.each_key(vault, Record::SenderKey, |row, key| {
             // `group:sender`.
             let sender = key.first().and_then(|name| name.split_once(':'));
-            if sender.is_some_and(|(_, sender)| users.contains(user_of(sender))) {
+            if sender.is_some_and(|(_, sender)| users.contains(user_of(sender).0)) {
                 sender_keys.push(row);
             }
         })
@@ -353,11 +361,7 @@ impl SqliteStore {
                 }
             }
             for row in &sender_keys {
-                if let Some(found) = row.table.row_by_id(c, row.id, account)?
-                    && Row::of(row.table, row.id, &found).hash == row.hash
-                {
-                    report.sender_keys += row.table.delete(c, row.id, account)? as u64;
-                }
+                report.sender_keys += u64::from(row.delete(c, account)?);
             }
             Ok(report)
         };
@@ -373,7 +377,7 @@ impl SqliteStore {
         for table in TABLES.iter().filter(|table| table.record == record) {
             let mut pages = Pages::of(table);
             while let Some(page) = snapshot.next(&mut pages).await? {
-                for (id, found) in page as Vec<Found> {
+                for (id, found) in page {
                     let row = Row::of(table, id, &found);
                     let Ok(Some(found)) = found else { continue };
                     let opened = match vault.open_stored(&held, found).await {
@@ -390,11 +394,6 @@ impl SqliteStore {
         }
         Ok(())
     }
-}
-
-/// The name in a JID or a Signal address.
-fn user_of(address: &str) -> &str {
-    address.find(['@', ':']).map_or(address, |end| &address[..end])
 }
 
 /// What [`SqliteStore::forget`] deleted.
@@ -420,17 +419,5 @@ impl fmt::Display for ForgetReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sessions, identities, sender_keys } = self;
         write!(f, "sessions {sessions}, identities {identities}, sender keys {sender_keys}")
-    }
-}
-
-impl Table {
-    fn delete(&self, c: &Connection, id: i64, account: i32) -> Result<usize> {
-        let sql = format!("DELETE FROM {} WHERE rowid = ?1 AND account = ?2", self.name);
-        Ok(permitted(|| c.prepare(&sql))?.execute((id, account))?)
-    }
-
-    fn delete_all(&self, c: &Connection, account: i32) -> Result<u64> {
-        let sql = format!("DELETE FROM {} WHERE account = ?1", self.name);
-        Ok(permitted(|| c.prepare(&sql))?.execute((account,))? as u64)
     }
 }

@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use super::SqliteStore;
 use super::files::{COMPANIONS, beside, cannot_open, cannot_write};
 use super::open_files;
+use super::snapshot::NO_FILE;
 use crate::background::{self, Caller};
 use crate::error::{Error, Result};
 use crate::filesystem::{self, folder_of};
@@ -92,9 +93,7 @@ impl SqliteStore {
     ) -> Result<(PathBuf, Vec<PathBuf>)> {
         /// Another store may make a copy of the same name in the same second.
         const TRIES: u32 = 5;
-        let Some(path) = self.path() else {
-            return Err(Error::InvalidInput { what: "a store in memory", problem: "has no file to copy" });
-        };
+        let Some(path) = self.path() else { return Err(NO_FILE) };
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let folder = folder.as_ref().to_owned();
         let mut tries = 0;

@@ -12,6 +12,7 @@ use super::connection::Statements;
 use super::database::{Database, Life};
 use super::files;
 use super::options::SqliteConfig;
+use super::tables::TABLES;
 use super::writer::Plan;
 use crate::background;
 use crate::encrypt::{HeaderInfo, Vault, VaultOptions};
@@ -156,10 +157,7 @@ impl SqliteStore {
         let delete = move |connection: &Connection| {
             life.check()?;
             database.upgrade().map_or(Ok(()), |database| database.check_files())?;
-            for sql in DELETE_ACCOUNT {
-                connection.run(sql, (account,))?;
-            }
-            Ok(())
+            TABLES.iter().try_for_each(|table| connection.run(table.delete_all, (account,)).map(drop))
         };
         let life = self.life.clone();
         self.database.write_and(Plan::SIGNAL, delete, move || life.end()).await?;
@@ -413,27 +411,6 @@ pub(super) const INLINE_LOOKUPS: usize = 64;
 
 /// How many rows a statement of a sweep deletes at most.
 pub(super) const SWEEP_ROWS: usize = 1000;
-
-pub(super) const DELETE_ACCOUNT: [&str; 18] = [
-    "DELETE FROM identities WHERE account = ?1",
-    "DELETE FROM sessions WHERE account = ?1",
-    "DELETE FROM prekeys WHERE account = ?1",
-    "DELETE FROM signed_prekeys WHERE account = ?1",
-    "DELETE FROM sender_keys WHERE account = ?1",
-    "DELETE FROM sync_keys WHERE account = ?1",
-    "DELETE FROM collection_versions WHERE account = ?1",
-    "DELETE FROM mutation_macs WHERE account = ?1",
-    "DELETE FROM sender_key_devices WHERE account = ?1",
-    "DELETE FROM lid_mappings WHERE account = ?1",
-    "DELETE FROM base_keys WHERE account = ?1",
-    "DELETE FROM device_lists WHERE account = ?1",
-    "DELETE FROM group_metadata WHERE account = ?1",
-    "DELETE FROM tc_tokens WHERE account = ?1",
-    "DELETE FROM sent_messages WHERE account = ?1",
-    "DELETE FROM pending_inbound WHERE account = ?1",
-    "DELETE FROM message_secrets WHERE account = ?1",
-    "DELETE FROM devices WHERE account = ?1",
-];
 
 impl SqliteConfig {
     /// Opens account 1 of the database at `path` and changes nothing, neither the file nor what lies beside it: whatever would

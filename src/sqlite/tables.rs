@@ -29,6 +29,8 @@ pub(crate) struct Table {
     pub(super) next: &'static str,
     /// How many rows all accounts have, and how many bytes.
     pub(super) size: &'static str,
+    /// Deletes the rows of an account.
+    pub(super) delete_all: &'static str,
     /// How many rows an account has: as its rows are found, in the table from end to end, and in the index of its key.
     pub(super) count: &'static str,
     pub(super) scan: &'static str,
@@ -87,6 +89,7 @@ macro_rules! table {
                 " NOT INDEXED WHERE account = ?1 AND rowid >= ?3 ORDER BY rowid LIMIT ?2"
             ),
             size: concat!("SELECT count(*), coalesce(sum(", $bytes, "), 0) FROM ", $name),
+            delete_all: concat!("DELETE FROM ", $name, " WHERE account = ?1"),
             count: concat!("SELECT count(*) FROM ", $name, " WHERE account = ?1"),
             scan: concat!("/* every row */ SELECT count(*) FROM ", $name, " NOT INDEXED WHERE +account = ?1"),
             index: $index,
@@ -125,6 +128,7 @@ macro_rules! table {
                 " LIMIT ?2"
             ),
             size: concat!("SELECT count(*), coalesce(sum(", $bytes, "), 0) FROM ", $name),
+            delete_all: concat!("DELETE FROM ", $name, " WHERE account = ?1"),
             count: concat!("SELECT count(*) FROM ", $name, " WHERE account = ?1"),
             scan: concat!(
                 "/* every row */ SELECT count(*) FROM ",
