@@ -28,7 +28,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::Runtime;
 use wacore::store::traits::{Backend, SignalStore};
-use wastore::{Durability, Key, SqliteConfig, SqliteStore, Stack, VaultOptions};
+use wastore::{Durability, Key, SqliteOptions, SqliteStore, Stack, VaultOptions};
 
 const SESSION_BYTES: usize = 1500;
 const SESSIONS: usize = 2000;
@@ -94,7 +94,7 @@ fn main() {
 async fn subjects(folder: &Path) -> Vec<Subject> {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let upstream = whatsapp_rust_sqlite_storage::SqliteStore::new(&path("upstream.db")).await.unwrap();
-    let process = SqliteConfig::new().durability(Durability::Process);
+    let process = SqliteOptions::new().durability(Durability::Process);
     let own = process.clone().open(path("own.db")).await.unwrap();
     let sealed: Arc<dyn Backend> = Arc::new(process.open(path("encrypted.db")).await.unwrap());
     let vault = VaultOptions::new().create(sealed.clone(), Key::generate().unwrap()).await.unwrap();
@@ -443,7 +443,8 @@ fn memory_of_accounts(folder: &Path) {
     const ACCOUNTS: i32 = 2000;
     let Some(_) = resident_bytes() else { return };
     block_on(async {
-        let first = SqliteConfig::new().durability(Durability::Process).open(folder.join("accounts.db")).await.unwrap();
+        let first =
+            SqliteOptions::new().durability(Durability::Process).open(folder.join("accounts.db")).await.unwrap();
         let work = async |store: &SqliteStore| {
             store.put_session("a", &[1; SESSION_BYTES]).await.unwrap();
             store.get_session("a").await.unwrap();
@@ -483,7 +484,7 @@ fn timer_stalls(folder: &Path) {
             let stop = Arc::new(AtomicBool::new(false));
             let store: Option<Arc<dyn Backend>> = match name {
                 PLAIN | BATCHES => {
-                    let config = SqliteConfig::new().durability(Durability::Process);
+                    let config = SqliteOptions::new().durability(Durability::Process);
                     Some(Arc::new(config.open(path(name)).await.unwrap()))
                 }
                 POWER_SAFE => Some(Arc::new(SqliteStore::open(path("timer safe.db")).await.unwrap())),

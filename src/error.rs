@@ -1,9 +1,15 @@
 //! Everything that can go wrong in opening a vault and in reading sealed records.
 
 #[cfg(feature = "sqlite")]
+#[cfg(feature = "upstream")]
+mod not_read;
+
 use std::{error, path::PathBuf, sync::Arc};
 
 use wacore::store::error::StoreError;
+
+#[cfg(feature = "upstream")]
+pub use not_read::NotRead;
 
 use crate::method::Record;
 #[cfg(feature = "upstream")]
@@ -29,7 +35,6 @@ pub enum Error {
     #[error("the store has no vault yet: create one with `Vault::create` or `Vault::open_or_create`")]
     NoVault,
     /// The database holds other accounts, and not the first one, which is open because none was chosen.
-    #[cfg(feature = "sqlite")]
     #[error(
         "the store has no account {account}, but {others:?}: choose one with `SqliteStore::account`, or choose {account} there to begin it beside them"
     )]
@@ -39,9 +44,9 @@ pub enum Error {
         /// Those that are.
         others: Vec<i32>,
     },
-    /// The freshness anchor remembers a store where there is none any more. Nothing was written.
+    /// The rollback anchor remembers a store where there is none any more. Nothing was written.
     #[error(
-        "the freshness anchor remembers a store here, and there is none any more: put it back, or a backup of it; to begin from nothing, call `Vault::create`"
+        "the rollback anchor remembers a store here, and there is none any more: put it back, or a backup of it; to begin from nothing, call `Vault::create`"
     )]
     StoreVanished,
     /// `create` found a vault, or `restore_header` found the header of another one.
@@ -63,26 +68,26 @@ pub enum Error {
         "the vault header is older than what was written under it: restore a saved header with `Vault::restore_header`"
     )]
     HeaderRolledBack,
-    /// The freshness anchor remembers a newer header: the store was put back to an earlier state. Nothing was written, unless
+    /// The rollback anchor remembers a newer header: the store was put back to an earlier state. Nothing was written, unless
     /// the store that is newer changed its header at the same moment.
     #[error(
-        "the store is older than what the freshness anchor remembers: it was put back to an earlier state, and going on would use message keys twice; put the newest state back, or take this one with `VaultOptions::accept_rollback` and link the account again"
+        "the store is older than what the rollback anchor remembers: it was put back to an earlier state, and going on would use message keys twice; put the newest state back, or take this one with `VaultOptions::accept_rollback` and link the account again"
     )]
     RollbackDetected,
-    /// The freshness anchor remembers another header: a copy of the store went on without it. Nothing was written, unless
+    /// The rollback anchor remembers another header: a copy of the store went on without it. Nothing was written, unless
     /// the copy changed its header at the same moment.
     #[error(
-        "the store is not the one that the freshness anchor remembers: a copy of it went on elsewhere, or it was used without the anchor; use the other one, or take this one with `VaultOptions::accept_rollback` and link the account again"
+        "the store is not the one that the rollback anchor remembers: a copy of it went on elsewhere, or it was used without the anchor; use the other one, or take this one with `VaultOptions::accept_rollback` and link the account again"
     )]
     ForkDetected,
-    /// The freshness anchor remembers nothing of a store that has been in use. Nothing was written.
+    /// The rollback anchor remembers nothing of a store that has been in use. Nothing was written.
     #[error(
-        "the freshness anchor knows nothing of this store: check that it is the right anchor; take the store over with `VaultOptions::accept_rollback` if it was used without one so far"
+        "the rollback anchor knows nothing of this store: check that it is the right anchor; take the store over with `VaultOptions::accept_rollback` if it was used without one so far"
     )]
     AnchorMissing,
-    /// The freshness anchor failed. If the header was being changed, it may have been, and until the anchor can be used again
+    /// The rollback anchor failed. If the header was being changed, it may have been, and until the anchor can be used again
     /// a copy of the store from before that would pass for it.
-    #[error("the freshness anchor cannot be used")]
+    #[error("the rollback anchor cannot be used")]
     Anchor(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A format that this version does not know.
     #[error("{what} {found} is not supported, the newest known here is {newest}: use a newer version of wastore")]
@@ -384,13 +389,10 @@ pub enum Error {
     SourceDamaged,
     /// The source was to be removed, but holds more than an import reads. Nothing was made.
     #[cfg(feature = "upstream")]
-    #[error(
-        "the source was to be removed, but holds what an import does not read: {}",
-        crate::upstream::listed(not_read)
-    )]
+    #[error("the source was to be removed, but holds what an import does not read: {}", not_read::listed(not_read))]
     SourceHoldsMore {
         /// What is not read.
-        not_read: Vec<crate::upstream::NotRead>,
+        not_read: Vec<NotRead>,
     },
     /// The import is complete, but the source could not be removed afterwards: it is still there, or part of it.
     #[cfg(feature = "upstream")]
@@ -444,9 +446,9 @@ impl Error {
         }
     }
 
-    /// `true` if a vault may not be opened because of its freshness anchor.
+    /// `true` if a vault may not be opened because of its rollback anchor.
     #[cfg(feature = "sqlite")]
-    pub(crate) fn is_about_freshness(&self) -> bool {
+    pub(crate) fn is_about_rollback(&self) -> bool {
         matches!(self, Error::RollbackDetected | Error::ForkDetected | Error::AnchorMissing | Error::Anchor(_))
     }
 
@@ -462,7 +464,7 @@ impl From<Error> for StoreError {
             Error::Store(inner) => inner,
             // Upstream looks for words in the reasons of errors, and these are not the store's.
             Error::Anchor(reason) => {
-                log::warn!("the freshness anchor cannot be used: {reason}");
+                log::warn!("the rollback anchor cannot be used: {reason}");
                 StoreError::Serialization(Box::new(Error::Anchor("the reason is in the log".into())))
             }
             #[cfg(feature = "sqlite")]

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use wacore::store::traits::Backend;
 
 use crate::error::Result;
+#[cfg(feature = "sqlite")]
+use crate::rows::below::own_store_below;
 
 /// Something that wraps a [`Backend`] in another one: encryption, a cache, metrics.
 ///
@@ -158,8 +160,8 @@ impl Closer {
     pub async fn close(&self) -> Result<()> {
         self.layers.iter().rev().for_each(|layer| layer.close());
         #[cfg(feature = "sqlite")]
-        if let Some(store) = crate::SqliteStore::below(&*self.base).await? {
-            store.close().await?;
+        if let Some(store) = own_store_below(&*self.base).await? {
+            store.close_database().await?;
         }
         Ok(())
     }
@@ -172,7 +174,7 @@ impl fmt::Debug for Closer {
 }
 
 /// What a [`Stack`] can start from: `Arc<S>` of any store `S`, or `Arc<dyn Backend>`.
-pub trait IntoBackend: private::Sealed {
+pub trait IntoBackend: sealed::Sealed {
     /// Returns the backend and the name that a stack prints for it.
     #[doc(hidden)]
     fn into_backend(self) -> (Arc<dyn Backend>, String);
@@ -180,11 +182,6 @@ pub trait IntoBackend: private::Sealed {
 
 impl<S: Backend + 'static> IntoBackend for Arc<S> {
     fn into_backend(self) -> (Arc<dyn Backend>, String) {
-        #[cfg(feature = "sqlite")]
-        if let Some(store) = (&self as &dyn std::any::Any).downcast_ref::<Arc<crate::SqliteStore>>() {
-            let name = format!("{store:?}");
-            return (self, name);
-        }
         let path = type_name::<S>();
         let name = path.split('<').next().and_then(|path| path.rsplit("::").next());
         (self, name.unwrap_or(path).to_owned())
@@ -197,7 +194,7 @@ impl IntoBackend for Arc<dyn Backend> {
     }
 }
 
-mod private {
+pub(crate) mod sealed {
     use super::{Arc, Backend};
 
     pub trait Sealed {}

@@ -4,7 +4,7 @@
 #[cfg(not(target_arch = "wasm32"))]
 mod background;
 #[cfg(not(target_arch = "wasm32"))]
-mod cache;
+pub mod cache;
 mod clock;
 mod encrypt;
 mod ended;
@@ -15,6 +15,8 @@ mod filesystem;
 mod gate;
 mod json;
 mod layer;
+#[cfg(feature = "sqlite")]
+pub mod maintenance;
 mod method;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod metrics;
@@ -23,11 +25,14 @@ mod printable;
 mod printed;
 #[cfg(not(target_arch = "wasm32"))]
 mod private;
+#[cfg(feature = "sqlite")]
+mod progress;
+mod rows;
 #[cfg(test)]
 mod sample;
 mod secret;
 #[cfg(feature = "sqlite")]
-mod sqlite;
+pub mod sqlite;
 #[cfg(not(target_arch = "wasm32"))]
 mod striped;
 #[cfg(any(test, feature = "testing"))]
@@ -35,23 +40,33 @@ pub mod testing;
 #[cfg(feature = "upstream")]
 mod upstream;
 
+/// The vault: who can open an encrypted store, and what its header says.
+pub mod vault {
+    #[cfg(not(target_arch = "wasm32"))]
+    pub use crate::encrypt::FileAnchor;
+    pub use crate::encrypt::{
+        Anchor, Argon2Cost, EncryptLayer, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, OnDamage, OpenMode, Padding,
+        Revocation, RollbackAnchor, SlotInfo, SlotKind, Vault, VaultOptions,
+    };
+    pub use crate::secret::KeyProvider;
+}
+
+/// Moving in from whatsapp-rust's own SQLite store, and back.
+#[cfg(feature = "upstream")]
+pub mod import {
+    pub use crate::upstream::{AccountToExport, Export, ExportReport, Import, ImportReport, NotRead, RemovedSource};
+}
+
 #[cfg(not(target_arch = "wasm32"))]
 pub use background::finish_background_work;
 #[cfg(not(target_arch = "wasm32"))]
-pub use cache::{CacheLayer, CacheStats, RecordStats};
-#[cfg(not(target_arch = "wasm32"))]
-pub use encrypt::FileAnchor;
-pub use encrypt::{
-    Anchor, Argon2Cost, EncryptLayer, FreshnessAnchor, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, OnDamage,
-    Padding, Revocation, SlotInfo, SlotKind, Vault, VaultOptions,
-};
+pub use cache::CacheLayer;
+pub use encrypt::{Vault, VaultOptions};
 pub use error::{Error, Result};
-#[cfg(feature = "sqlite")]
-pub use error::{ForeignFile, SqliteProblem};
 pub use layer::{Closer, IntoBackend, Layer, Stack};
 pub use method::{Access, Method, Record};
 #[cfg(not(target_arch = "wasm32"))]
-pub use metrics::{Metrics, MetricsLayer};
+pub use metrics::Metrics;
 #[doc(hidden)]
 pub use printable::printable;
 #[cfg(not(target_arch = "wasm32"))]
@@ -60,14 +75,6 @@ pub use printable::printable_path;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub use private::write_new;
-pub use secret::{Key, KeyProvider, Passphrase, RecoveryKey, Secret};
+pub use secret::{Key, Passphrase, RecoveryKey, Secret};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{
-    DamagedRow, Durability, ForgetReport, InspectedAccount, Inspection, Repair, RepairProgress, RepairReport,
-    RevokeReport, Rotate, RotateProgress, RotateReport, SqliteConfig, SqliteStore, TableSize, Verify, VerifyProgress,
-    VerifyReport,
-};
-#[cfg(feature = "upstream")]
-pub use upstream::{
-    Export, ExportProgress, ExportReport, Import, ImportPhase, ImportProgress, ImportReport, NotRead, RemovedSource,
-};
+pub use sqlite::{Durability, SqliteOptions, SqliteStore};

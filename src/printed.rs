@@ -25,7 +25,7 @@ const WITHOUT_CONTENT: &[&str] = &[
     "Effect",
     "ExportedMetric",
     "ForeignFile",
-    "FreshnessAnchor",
+    "RollbackAnchor",
     "HeaderCopy",
     "HeaderStore",
     "ImportPhase",
@@ -155,14 +155,14 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         printed.debug("Secret", &secret);
     }
 
-    let config = SqliteConfig::new();
-    printed.debug("SqliteConfig", &config);
+    let config = SqliteOptions::new();
+    printed.debug("SqliteOptions", &config);
     let sqlite = config.open(folder.join("wa.db")).await.unwrap();
     printed.debug("SqliteStore", &sqlite);
     let anchor = FileAnchor::new(folder);
     printed.debug("FileAnchor", &anchor);
     let anchor = Arc::new(anchor);
-    let options = VaultOptions::new().freshness_anchor(anchor.clone()).kdf_cost(Argon2Cost::MINIMUM);
+    let options = VaultOptions::new().rollback_anchor(anchor.clone()).kdf_cost(Argon2Cost::MINIMUM);
     printed.debug("VaultOptions", &options);
     let vault = options.create(Arc::new(sqlite.clone()), key()).await.unwrap();
     vault.add_slot("people", passphrase()).await.unwrap();

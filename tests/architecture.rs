@@ -344,7 +344,13 @@ fn no_file_imports_itself_through_others() {
     let mut circles = String::new();
     for ((into, from), (line, name)) in &imports {
         if reached(from, &imports).contains(into) {
-            writeln!(circles, "src/{}:{line} imports {name} of src/{}, which imports it in turn", into.display(), from.display()).unwrap();
+            writeln!(
+                circles,
+                "src/{}:{line} imports {name} of src/{}, which imports it in turn",
+                into.display(),
+                from.display()
+            )
+            .unwrap();
         }
     }
     assert!(circles.is_empty(), "circles of imports:\n{circles}");

@@ -26,7 +26,7 @@ use wacore::appstate::processor::AppStateMutationMAC;
 use wacore::store::error::StoreError;
 use wacore::store::traits::{AppStateSyncKey, Backend, MsgSecretEntry};
 use wastore::{
-    CacheLayer, Durability, Error, Key, Metrics, Record, SqliteConfig, SqliteProblem, SqliteStore, Stack, Vault,
+    CacheLayer, Durability, Error, Key, Metrics, Record, SqliteOptions, SqliteProblem, SqliteStore, Stack, Vault,
     VaultOptions, Verify,
 };
 
@@ -382,7 +382,7 @@ struct Bot {
 
 impl Bot {
     async fn open(path: &Path, durability: Durability) -> wastore::Result<Self> {
-        let config = SqliteConfig::new().durability(durability).busy_timeout(Duration::from_secs(30));
+        let config = SqliteOptions::new().durability(durability).busy_timeout(Duration::from_secs(30));
         let sqlite = config.open(path).await?;
         let lowest = Arc::new(sqlite.clone());
         let vault = Vault::open_or_create(lowest.clone(), Key::from_bytes(&mut [0x5a; 32])).await?;

@@ -30,7 +30,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use wacore::store::InMemoryBackend;
-use wastore::{CacheLayer, Durability, Key, Layer, Metrics, Record, SqliteConfig, Stack, VaultOptions};
+use wastore::{CacheLayer, Durability, Key, Layer, Metrics, Record, SqliteOptions, Stack, VaultOptions};
 use whatsapp_rust_sqlite_storage::{SqliteStore as UpstreamStore, SqliteStoreConfig};
 
 use report::Report;
@@ -80,7 +80,7 @@ async fn upstream(folder: PathBuf, accounts: i32, readers: u32) -> Result<Vec<St
 
 /// With `Durability::Process` it commits as upstream's store does. All accounts share one open file.
 async fn own(folder: PathBuf, accounts: i32, durability: Durability, layers: Layers) -> Result<Vec<Store>, String> {
-    let file = SqliteConfig::new().durability(durability).open(folder.join("own.db")).await;
+    let file = SqliteOptions::new().durability(durability).open(folder.join("own.db")).await;
     let file = file.map_err(|error| error.to_string())?;
     let stores: Vec<Store> = (1..=accounts).map(|account| Arc::new(file.account(account)) as Store).collect();
     layered(stores, layers).await

@@ -16,18 +16,14 @@ use wacore::store::error::Result;
 use wacore::store::traits::{AppStateSyncKey, AppSyncStore};
 use zeroize::Zeroize;
 
-use super::format::envelope::Place;
-use super::format::keys::LookupKeys;
-use super::format::token::{Domain, Token};
-use super::layer::{EncryptStore, nonce, nonces};
+use super::carrier::join_carrier;
+use super::columns::mutation_mac;
+use super::format::envelope::{Place, nonce, nonces};
+use super::layer::EncryptStore;
 use crate::error::{self, Error};
 use crate::json;
 use crate::method::{Record, forward};
-
-/// Upstream's SQLite store takes a sync key whose `key_data` has another length for absent.
-const KEY_DATA_BYTES: usize = 32;
-/// The map entry that carries a sealed collection version.
-pub(crate) const CARRIER: &str = "e";
+use crate::rows::encoding::{CARRIER, KEY_DATA_BYTES};
 
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
@@ -46,7 +42,7 @@ impl AppSyncStore for EncryptStore {
         let state = self.state();
         let encoded = json::encode(Record::SyncKey, &key);
         key.key_data.zeroize();
-        let mut sealed = state.seal(&nonce()?, place, &encoded?)?;
+        let mut sealed = state.cipher.seal(&nonce()?, place, &encoded?)?;
         // An envelope is longer than its overhead of 54 bytes, so there is always something to split off.
         let fingerprint = sealed.split_off(KEY_DATA_BYTES.min(sealed.len()));
         self.inner.set_sync_key(key_id, AppStateSyncKey { key_data: sealed, fingerprint, timestamp: 0 }).await
@@ -54,7 +50,7 @@ impl AppSyncStore for EncryptStore {
 
     async fn get_version(&self, name: &str) -> Result<HashState> {
         let vault = self.state();
-        let token = vault.ring.lookup.collection(Record::CollectionVersion, name)?;
+        let token = vault.cipher.lookup().collection(Record::CollectionVersion, name)?;
         let mut state = self.inner.get_version(&token).await?;
         let Some(sealed) = state.index_value_map.remove(CARRIER) else {
             let untouched = state.version == 0
@@ -74,9 +70,9 @@ impl AppSyncStore for EncryptStore {
 
     async fn set_version(&self, name: &str, state: HashState) -> Result<()> {
         let vault = self.state();
-        let token = vault.ring.lookup.collection(Record::CollectionVersion, name)?;
+        let token = vault.cipher.lookup().collection(Record::CollectionVersion, name)?;
         let place = Place::new(Record::CollectionVersion, [token.as_bytes()], [name.as_bytes()]);
-        let sealed = vault.seal(&nonce()?, place, &json::encode(Record::CollectionVersion, &state)?)?;
+        let sealed = vault.cipher.seal(&nonce()?, place, &json::encode(Record::CollectionVersion, &state)?)?;
         let carrier = HashState {
             version: state.version,
             index_value_map: HashMap::from([(CARRIER.to_owned(), sealed)]),
@@ -87,14 +83,14 @@ impl AppSyncStore for EncryptStore {
 
     async fn put_mutation_macs(&self, name: &str, version: u64, mutations: &[AppStateMutationMAC]) -> Result<()> {
         let vault = self.state();
-        let token = vault.ring.lookup.collection(Record::MutationMac, name)?;
+        let token = vault.cipher.lookup().collection(Record::MutationMac, name)?;
         let sealed = mutations
             .iter()
             .zip(nonces(mutations.len())?)
             .map(|(mutation, nonce)| {
-                let index = vault.ring.lookup.mutation_index(name, &mutation.index_mac)?;
+                let index = vault.cipher.lookup().mutation_index(name, &mutation.index_mac)?;
                 let place = mutation_mac(&token, &index, &mutation.index_mac);
-                let value_mac = vault.seal(&nonce, place, &mutation.value_mac)?;
+                let value_mac = vault.cipher.seal(&nonce, place, &mutation.value_mac)?;
                 Ok(AppStateMutationMAC { index_mac: index.to_vec(), value_mac })
             })
             .collect::<Result<Vec<_>>>()?;
@@ -103,18 +99,18 @@ impl AppSyncStore for EncryptStore {
 
     async fn get_mutation_mac(&self, name: &str, index_mac: &[u8]) -> Result<Option<Vec<u8>>> {
         let vault = self.state();
-        let token = vault.ring.lookup.collection(Record::MutationMac, name)?;
-        let index = vault.ring.lookup.mutation_index(name, index_mac)?;
+        let token = vault.cipher.lookup().collection(Record::MutationMac, name)?;
+        let index = vault.cipher.lookup().mutation_index(name, index_mac)?;
         let Some(value) = self.inner.get_mutation_mac(&token, &index).await? else { return Ok(None) };
         Ok(Some(self.open(&vault, mutation_mac(&token, &index, index_mac), value).await?))
     }
 
     async fn get_mutation_macs(&self, name: &str, index_macs: &[[u8; 32]]) -> Result<HashMap<[u8; 32], Vec<u8>>> {
         let vault = self.state();
-        let token = vault.ring.lookup.collection(Record::MutationMac, name)?;
+        let token = vault.cipher.lookup().collection(Record::MutationMac, name)?;
         let indices = index_macs
             .iter()
-            .map(|index_mac| vault.ring.lookup.mutation_index(name, index_mac))
+            .map(|index_mac| vault.cipher.lookup().mutation_index(name, index_mac))
             .collect::<error::Result<Vec<_>>>()?;
         let mut values = self.inner.get_mutation_macs(&token, &indices).await?;
         let mut macs = HashMap::with_capacity(values.len());
@@ -128,16 +124,16 @@ impl AppSyncStore for EncryptStore {
 
     async fn delete_mutation_macs(&self, name: &str, index_macs: &[Vec<u8>]) -> Result<()> {
         let vault = self.state();
-        let token = vault.ring.lookup.collection(Record::MutationMac, name)?;
+        let token = vault.cipher.lookup().collection(Record::MutationMac, name)?;
         let indices = index_macs
             .iter()
-            .map(|index_mac| Ok(vault.ring.lookup.mutation_index(name, index_mac)?.to_vec()))
+            .map(|index_mac| Ok(vault.cipher.lookup().mutation_index(name, index_mac)?.to_vec()))
             .collect::<error::Result<Vec<_>>>()?;
         self.inner.delete_mutation_macs(&token, &indices).await
     }
 
     async fn clear_mutation_macs(&self, name: &str) -> Result<()> {
-        let token = self.state().ring.lookup.collection(Record::MutationMac, name)?;
+        let token = self.state().cipher.lookup().collection(Record::MutationMac, name)?;
         self.inner.clear_mutation_macs(&token).await
     }
 
@@ -156,25 +152,4 @@ struct SyncKeyFields {
     key_data: Vec<u8>,
     fingerprint: Vec<u8>,
     timestamp: i64,
-}
-
-fn mutation_mac<'a>(token: &'a Token, index: &'a [u8; 32], index_mac: &'a [u8]) -> Place<'a> {
-    Place::new(Record::MutationMac, [token.as_bytes(), index], [index_mac])
-}
-
-impl LookupKeys {
-    pub(super) fn collection(&self, record: Record, name: &str) -> error::Result<Token> {
-        self.token(record, Domain::Collection, &[name])
-    }
-
-    fn mutation_index(&self, name: &str, index_mac: &[u8]) -> error::Result<[u8; 32]> {
-        self.index(Record::MutationMac, Domain::MutationIndex, &[name.as_bytes(), index_mac])
-    }
-}
-
-/// The envelope that was split over the fields of a sync key.
-pub(super) fn join_carrier(carrier: AppStateSyncKey) -> Vec<u8> {
-    let mut sealed = carrier.key_data;
-    sealed.extend_from_slice(&carrier.fingerprint);
-    sealed
 }

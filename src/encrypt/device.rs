@@ -5,19 +5,18 @@
 //! | device | – | sealed whole in `edge_routing_info` of a decoy device | that there is one |
 //! | snapshot extra | token(name) | sealed | number and time of snapshots |
 
-use std::sync::LazyLock;
-
 use async_trait::async_trait;
-use wacore::libsignal::protocol::{KeyPair, PrivateKey};
 use wacore::stats::StorageResourceReport;
 use wacore::store::Device;
 use wacore::store::error::Result;
-use wacore::store::traits::{Backend, DeviceStore};
+use wacore::store::traits::DeviceStore;
 
-use super::format::envelope::{Place, Prefix};
+use super::carrier::{decoy, sealed_device};
+use super::format::envelope::{Place, nonce};
 use super::format::token::Domain;
-use super::layer::{EncryptStore, nonce};
-use crate::error::{self, Error};
+use super::layer::EncryptStore;
+use super::vault::occupancy::holds_sealed_device;
+use crate::error::Error;
 use crate::json;
 use crate::method::{Record, forward};
 
@@ -27,7 +26,7 @@ use crate::method::{Record, forward};
 impl DeviceStore for EncryptStore {
     async fn save(&self, device: &Device) -> Result<()> {
         let state = self.state();
-        let sealed = state.seal(&nonce()?, PLACE, &json::encode(Record::Device, device)?)?;
+        let sealed = state.cipher.seal(&nonce()?, PLACE, &json::encode(Record::Device, device)?)?;
         let carrier = Device {
             edge_routing_info: Some(sealed),
             // Not serialized, not secret, and their serde defaults are not the client's: a store that keeps them keeps
@@ -92,9 +91,11 @@ impl DeviceStore for EncryptStore {
 
     async fn snapshot_db(&self, name: &str, extra_content: Option<&[u8]>) -> Result<()> {
         let state = self.state();
-        let token = state.ring.lookup.token(Record::SnapshotExtra, Domain::SnapshotName, &[name])?;
+        let token = state.cipher.lookup().token(Record::SnapshotExtra, Domain::SnapshotName, &[name])?;
         let sealed = extra_content
-            .map(|content| state.seal(&nonce()?, Place::new(Record::SnapshotExtra, [token.as_bytes()], []), content))
+            .map(|content| {
+                state.cipher.seal(&nonce()?, Place::new(Record::SnapshotExtra, [token.as_bytes()], []), content)
+            })
             .transpose()?;
         self.inner.snapshot_db(&token, sealed.as_deref()).await
     }
@@ -104,67 +105,3 @@ impl DeviceStore for EncryptStore {
 }
 
 const PLACE: Place<'static> = Place::new(Record::Device, [], []);
-
-/// `true` if the store's device is a carrier, `false` if there is none or a fresh plaintext one.
-///
-/// # Errors
-/// [`Error::PlaintextDevice`] if it is paired and in plaintext.
-pub(super) async fn holds_sealed_device(store: &dyn Backend) -> error::Result<bool> {
-    match store.load().await? {
-        Some(mut device) => Ok(sealed_device(&mut device)?.is_some()),
-        None => Ok(false),
-    }
-}
-
-/// What carries the store's sealed device, if there is one. Nothing of it was verified.
-pub(super) async fn sealed(store: &dyn Backend) -> error::Result<Option<Vec<u8>>> {
-    let carried = store.load().await?.and_then(|carrier| carrier.edge_routing_info);
-    Ok(carried.filter(|value| Prefix::read(Record::Device, value).is_ok()))
-}
-
-/// Takes the envelope out of a carrier; `None` for a plaintext device that was never paired, whose keys nobody uses.
-fn sealed_device(device: &mut Device) -> error::Result<Option<Vec<u8>>> {
-    let sealed = device.edge_routing_info.take().filter(|value| {
-        !value.is_empty() && !matches!(Prefix::read(Record::Device, value), Err(Error::Plaintext { .. }))
-    });
-    let paired = device.pn.is_some() || device.lid.is_some() || device.account.is_some();
-    if sealed.is_none() && paired { Err(Error::PlaintextDevice) } else { Ok(sealed) }
-}
-
-/// A device that says nothing: what a reader of the store sees around the envelope. To a plain client it looks unpaired.
-fn decoy() -> error::Result<Device> {
-    static DECOY: LazyLock<Option<Device>> = LazyLock::new(|| {
-        let private = PrivateKey::deserialize(&[0; 32]).ok()?;
-        let keys = KeyPair::new(private.public_key().ok()?, private);
-        Some(Device {
-            pn: None,
-            lid: None,
-            registration_id: 0,
-            noise_key: keys.clone(),
-            identity_key: keys.clone(),
-            signed_pre_key: keys,
-            signed_pre_key_id: 0,
-            signed_pre_key_signature: [0; 64],
-            adv_secret_key: [0; 32],
-            account: None,
-            push_name: "encrypted by wastore".to_owned(),
-            app_version_primary: 0,
-            app_version_secondary: 0,
-            app_version_tertiary: 0,
-            app_version_last_fetched_ms: 0,
-            edge_routing_info: None,
-            props_hash: None,
-            next_pre_key_id: 0,
-            first_unupload_pre_key_id: 0,
-            server_has_prekeys: false,
-            nct_salt: None,
-            server_cert_chain: None,
-            login_counter: 0,
-            lid_migrated: false,
-            last_signed_pre_key_rotation_ms: 0,
-            read_receipts_disabled: false,
-            ..Device::new()
-        })
-    });
-    DECOY.clone().ok_or(Error::Encode { record: Record::Device })
-}

@@ -10,13 +10,14 @@ use wacore::appstate::hash::HashState;
 use wacore::store::Device;
 use wacore::store::traits::{AppStateSyncKey, DeviceListRecord};
 
-use super::format::envelope::{self, KINDS, Place, Prefix, kind_number};
+use super::format::envelope::{self, Place, Prefix};
 use super::format::keys::{DataKeys, LookupKeys, VaultKey};
+use super::format::kind::{KINDS, kind_number};
 use super::format::token::Domain;
-use super::protocol::{decode_text, encode_text};
 use super::vault::header::Header;
 use super::{HeaderInfo, Padding};
 use crate::method::Record;
+use crate::rows::encoding::{decode_text, encode_text};
 use crate::secret::Key;
 
 const STORE_ID: [u8; 16] = [7; 16];
@@ -38,7 +39,8 @@ pub fn header(data: &[u8]) {
     let _ = header.verify(&written, &mac_key);
     let mut again = Header::parse(&written).unwrap_or_else(|error| panic!("{error}"));
     again.set_previous(Header::checksum(data));
-    let _ = (again.padding(), again.stamp(), again.slots.iter().map(|slot| slot.info()).collect::<Vec<_>>());
+    let _ =
+        (again.padding(), again.record_generation(), again.slots.iter().map(|slot| slot.info()).collect::<Vec<_>>());
 }
 
 /// The same bytes as an attacker would have them, who knows no key: with a length and a checksum that fit.

@@ -9,14 +9,15 @@ use serde::de::DeserializeOwned;
 use wacore::store::traits::Backend;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::OnDamage;
-use super::format::envelope::{self, Nonce, Opened, Place, Prefix};
-use super::vault::{Shared, State};
+use super::format::envelope::{self, Opened, Place, Prefix};
+use super::vault::handle::Vault;
+use super::vault::open_vault::{Shared, State};
+use super::vault::options::OnDamage;
 use crate::error::{Error, Result};
 use crate::layer::Layer;
 use crate::method::{BoxFuture, Method, Outcome, uniform_layer};
 
-/// The layer that encrypts with the keys of a [`Vault`](super::Vault). Everything below it holds ciphertext and blinded keys.
+/// The layer that encrypts with the keys of a [`Vault`](crate::Vault). Everything below it holds ciphertext and blinded keys.
 ///
 /// Every method makes exactly one call to the inner store, batches stay one batch, and errors of the inner store pass
 /// through unchanged. The exceptions: `exists`, `create` and the first `save` of a vault's life look at or note the sealed
@@ -26,9 +27,10 @@ pub struct EncryptLayer {
     vault: Arc<Shared>,
 }
 
-impl EncryptLayer {
-    pub(crate) fn new(vault: Arc<Shared>) -> Self {
-        Self { vault }
+impl Vault {
+    /// The layer that encrypts what goes down and decrypts what comes up.
+    pub fn layer(&self) -> EncryptLayer {
+        EncryptLayer { vault: self.shared.clone() }
     }
 }
 
@@ -67,8 +69,8 @@ impl EncryptStore {
     pub(super) async fn open_in_place(&self, held: &Arc<State>, place: Place<'_>, value: &mut [u8]) -> Result<Opened> {
         let prefix = Prefix::read(place.record, value)?;
         let state = self.vault.state_for(held, place.record, prefix.epoch()).await?;
-        let opened = envelope::open(state.keys(&prefix, place.record)?, prefix, place, value)?;
-        if let Err(error) = self.vault.check_stamp(&state, prefix.stamp()).await {
+        let opened = envelope::open(state.cipher.keys(&prefix, place.record)?, prefix, place, value)?;
+        if let Err(error) = self.vault.check_generation(&state, prefix.generation()).await {
             value.zeroize();
             return Err(error);
         }
@@ -85,8 +87,8 @@ impl EncryptStore {
     pub(super) async fn open_bytes(&self, held: &Arc<State>, place: Place<'_>, value: Bytes) -> Result<Bytes> {
         let prefix = Prefix::read(place.record, &value)?;
         let state = self.vault.state_for(held, place.record, prefix.epoch()).await?;
-        let payload = envelope::open_bytes(state.keys(&prefix, place.record)?, prefix, place, value)?;
-        self.vault.check_stamp(&state, prefix.stamp()).await?;
+        let payload = envelope::open_bytes(state.cipher.keys(&prefix, place.record)?, prefix, place, value)?;
+        self.vault.check_generation(&state, prefix.generation()).await?;
         Ok(payload)
     }
 
@@ -123,20 +125,6 @@ impl EncryptStore {
             result => result.map(Some),
         }
     }
-}
-
-/// One nonce for one value.
-pub(super) fn nonce() -> Result<Nonce> {
-    let mut nonce = Nonce::default();
-    getrandom::fill(&mut nonce)?;
-    Ok(nonce)
-}
-
-/// Nonces for a batch, from one call to the operating system.
-pub(crate) fn nonces(count: usize) -> Result<Vec<Nonce>> {
-    let mut nonces = vec![Nonce::default(); count];
-    getrandom::fill(nonces.as_flattened_mut())?;
-    Ok(nonces)
 }
 
 /// Refuses every method of a closed vault, and every method that would change a row of a read-only one.

@@ -6,7 +6,7 @@
 //!
 //! | | |
 //! |--|--|
-//! | `vault/` | creating, opening and changing vaults: header, slots, key derivation, freshness |
+//! | `vault/` | creating, opening and changing vaults: header, slots, key derivation, rollback |
 //! | `format/` | what is stored: envelope, token, block, keys |
 //! | `layer.rs` | the layer, and what the five files below have in common |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | one file per upstream trait |
@@ -18,8 +18,11 @@
 //! comes back as random bytes. `SECURITY.md` says this in full.
 
 mod app_sync;
+mod carrier;
+pub(crate) mod cipher;
+pub(crate) mod columns;
 mod device;
-mod format;
+pub(crate) mod format;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzz;
 mod layer;
@@ -29,21 +32,17 @@ pub(crate) mod sealed_row;
 mod signal;
 #[cfg(test)]
 mod tests;
-mod vault;
+pub(crate) mod vault;
 
 pub use format::padding::Padding;
-#[cfg(feature = "sqlite")]
-pub(crate) use format::token::user_of;
 pub use layer::EncryptLayer;
-#[cfg(feature = "sqlite")]
-pub(crate) use layer::nonces;
-#[cfg(feature = "sqlite")]
-pub(crate) use vault::State;
+pub use vault::copies::{HeaderCopy, HeaderStore};
 #[cfg(not(target_arch = "wasm32"))]
-pub use vault::freshness::FileAnchor;
-pub use vault::freshness::{Anchor, FreshnessAnchor};
+pub use vault::file_anchor::FileAnchor;
+pub use vault::handle::Vault;
 pub use vault::inspect::HeaderInfo;
 pub use vault::kdf::{Argon2Cost, KdfLimits};
+pub use vault::options::{OnDamage, OpenMode, VaultOptions};
+pub use vault::rollback::{Anchor, RollbackAnchor};
 pub use vault::rotate::Revocation;
 pub use vault::slot::{SlotInfo, SlotKind};
-pub use vault::{HeaderCopy, HeaderStore, OnDamage, Vault, VaultOptions};

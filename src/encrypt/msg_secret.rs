@@ -12,8 +12,7 @@ use async_trait::async_trait;
 use wacore::store::error::Result;
 use wacore::store::traits::{MessageSecret, MsgSecretEntry, MsgSecretStore};
 
-use super::format::keys::LookupKeys;
-use super::format::token::{Domain, Token, UNUSED};
+use super::format::token::UNUSED;
 use super::layer::EncryptStore;
 use crate::error::{self, Error};
 use crate::method::{Record, forward};
@@ -24,8 +23,8 @@ use crate::method::{Record, forward};
 impl MsgSecretStore for EncryptStore {
     async fn put_msg_secret(&self, chat: &str, sender: &str, msg_id: &str, secret: &MessageSecret) -> Result<()> {
         let state = self.state();
-        let token = state.ring.lookup.message_secret(chat, sender, msg_id)?;
-        let block = state.ring.lookup.block(chat, sender, msg_id)?.encrypt(secret);
+        let token = state.cipher.lookup().message_secret(chat, sender, msg_id)?;
+        let block = state.cipher.lookup().block(chat, sender, msg_id)?.encrypt(secret);
         self.inner.put_msg_secret(UNUSED, UNUSED, &token, &block).await
     }
 
@@ -33,8 +32,8 @@ impl MsgSecretStore for EncryptStore {
         let state = self.state();
         let unused: Arc<str> = Arc::from(UNUSED);
         for entry in &mut entries {
-            let block = state.ring.lookup.block(&entry.chat, &entry.sender, &entry.msg_id)?;
-            let token = state.ring.lookup.message_secret(&entry.chat, &entry.sender, &entry.msg_id)?;
+            let block = state.cipher.lookup().block(&entry.chat, &entry.sender, &entry.msg_id)?;
+            let token = state.cipher.lookup().message_secret(&entry.chat, &entry.sender, &entry.msg_id)?;
             entry.secret = block.encrypt(&entry.secret);
             (entry.chat, entry.sender, entry.msg_id) = (unused.clone(), unused.clone(), Arc::from(&*token));
         }
@@ -42,13 +41,13 @@ impl MsgSecretStore for EncryptStore {
     }
 
     async fn get_msg_secret(&self, chat: &str, sender: &str, msg_id: &str) -> Result<Option<Vec<u8>>> {
-        let token = self.state().ring.lookup.message_secret(chat, sender, msg_id)?;
+        let token = self.state().cipher.lookup().message_secret(chat, sender, msg_id)?;
         let Some(block) = self.inner.get_msg_secret(UNUSED, UNUSED, &token).await? else { return Ok(None) };
         Ok(Some(self.open_block(chat, sender, msg_id, &block)?))
     }
 
     async fn get_msg_secret_with_ts(&self, chat: &str, sender: &str, msg_id: &str) -> Result<Option<(Vec<u8>, i64)>> {
-        let token = self.state().ring.lookup.message_secret(chat, sender, msg_id)?;
+        let token = self.state().cipher.lookup().message_secret(chat, sender, msg_id)?;
         let found = self.inner.get_msg_secret_with_ts(UNUSED, UNUSED, &token).await?;
         let Some((block, message_ts)) = found else { return Ok(None) };
         Ok(Some((self.open_block(chat, sender, msg_id, &block)?, message_ts)))
@@ -61,12 +60,6 @@ impl MsgSecretStore for EncryptStore {
 impl EncryptStore {
     fn open_block(&self, chat: &str, sender: &str, msg_id: &str, block: &[u8]) -> error::Result<Vec<u8>> {
         let block = block.try_into().map_err(|_| Error::Tampered { record: Record::MessageSecret })?;
-        Ok(self.state().ring.lookup.block(chat, sender, msg_id)?.decrypt(block).to_vec())
-    }
-}
-
-impl LookupKeys {
-    fn message_secret(&self, chat: &str, sender: &str, msg_id: &str) -> error::Result<Token> {
-        self.token(Record::MessageSecret, Domain::MessageSecret, &[chat, sender, msg_id])
+        Ok(self.state().cipher.lookup().block(chat, sender, msg_id)?.decrypt(block).to_vec())
     }
 }

@@ -15,21 +15,22 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use data_encoding::BASE64URL_NOPAD;
 use wacore::store::error::Result;
 use wacore::store::traits::{
     DeviceListRecord, LidPnMappingEntry, PendingInboundKey, PendingInboundRow, ProtocolStore, TcTokenEntry,
 };
 use zeroize::Zeroizing;
 
-use super::format::envelope::{Nonce, Place};
-use super::format::keys::LookupKeys;
+use super::cipher::RecordCipher;
+use super::columns::{pending_inbound, sent_message};
+use super::format::envelope::{Nonce, Place, nonce, nonces};
 use super::format::token::{Domain, Token, UNUSED};
-use super::layer::{EncryptStore, nonce, nonces};
-use super::vault::State;
+use super::layer::EncryptStore;
+use super::vault::open_vault::State;
 use crate::error::{self, Error};
 use crate::json;
 use crate::method::{Record, forward};
+use crate::rows::encoding::{decode_text, encode_text};
 
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
@@ -37,11 +38,11 @@ use crate::method::{Record, forward};
 impl ProtocolStore for EncryptStore {
     async fn get_sender_key_devices(&self, group_jid: &str) -> Result<Vec<(String, bool)>> {
         let state = self.state();
-        let group = state.ring.lookup.token(Record::SenderKeyDevice, Domain::Group, &[group_jid])?;
+        let group = state.cipher.lookup().token(Record::SenderKeyDevice, Domain::Group, &[group_jid])?;
         let rows = self.inner.get_sender_key_devices(&group).await?;
         let mut devices = Vec::with_capacity(rows.len());
         for (token, has_key) in rows {
-            let jid = state.ring.lookup.name(Record::SenderKeyDevice, Domain::DeviceJid, &token);
+            let jid = state.cipher.lookup().name(Record::SenderKeyDevice, Domain::DeviceJid, &token);
             if let Some(jid) = self.or_absent(jid)? {
                 devices.push((jid, has_key));
             }
@@ -51,19 +52,19 @@ impl ProtocolStore for EncryptStore {
 
     async fn set_sender_key_status(&self, group_jid: &str, entries: &[(&str, bool)]) -> Result<()> {
         let state = self.state();
-        let group = state.ring.lookup.token(Record::SenderKeyDevice, Domain::Group, &[group_jid])?;
-        let jids = state.ring.lookup.device_jids(entries.iter().map(|(jid, _)| *jid))?;
+        let group = state.cipher.lookup().token(Record::SenderKeyDevice, Domain::Group, &[group_jid])?;
+        let jids = state.cipher.lookup().device_jids(entries.iter().map(|(jid, _)| *jid))?;
         let rows: Vec<_> = jids.iter().map(String::as_str).zip(entries.iter().map(|(_, has_key)| *has_key)).collect();
         self.inner.set_sender_key_status(&group, &rows).await
     }
 
     async fn clear_sender_key_devices(&self, group_jid: &str) -> Result<()> {
-        let group = self.state().ring.lookup.token(Record::SenderKeyDevice, Domain::Group, &[group_jid])?;
+        let group = self.state().cipher.lookup().token(Record::SenderKeyDevice, Domain::Group, &[group_jid])?;
         self.inner.clear_sender_key_devices(&group).await
     }
 
     async fn delete_sender_key_device_rows(&self, device_jids: &[&str]) -> Result<()> {
-        let jids = self.state().ring.lookup.device_jids(device_jids.iter().copied())?;
+        let jids = self.state().cipher.lookup().device_jids(device_jids.iter().copied())?;
         let rows: Vec<_> = jids.iter().map(String::as_str).collect();
         self.inner.delete_sender_key_device_rows(&rows).await
     }
@@ -78,7 +79,7 @@ impl ProtocolStore for EncryptStore {
 
     async fn get_lid_mapping(&self, lid: &str) -> Result<Option<LidPnMappingEntry>> {
         let state = self.state();
-        let token = state.ring.lookup.lid(lid)?;
+        let token = state.cipher.lookup().lid(lid)?;
         let Some(mut row) = self.inner.get_lid_mapping(&token).await? else { return Ok(None) };
         // The row must be the one asked for, whatever it says itself.
         row.lid = token.to_string();
@@ -89,7 +90,7 @@ impl ProtocolStore for EncryptStore {
 
     async fn get_pn_mapping(&self, phone: &str) -> Result<Option<LidPnMappingEntry>> {
         let state = self.state();
-        let token = state.ring.lookup.phone_number(phone)?;
+        let token = state.cipher.lookup().phone_number(phone)?;
         let Some(mut row) = self.inner.get_pn_mapping(&token).await? else { return Ok(None) };
         row.phone_number = token.to_string();
         let entry = self.open_lid_mapping(&state, row).await;
@@ -99,7 +100,7 @@ impl ProtocolStore for EncryptStore {
 
     async fn put_lid_mapping(&self, entry: &LidPnMappingEntry) -> Result<()> {
         let state = self.state();
-        let sealed = state.seal_lid_mapping(&nonce()?, entry)?;
+        let sealed = state.cipher.seal_lid_mapping(&nonce()?, entry)?;
         self.inner.put_lid_mapping(&sealed).await
     }
 
@@ -108,7 +109,7 @@ impl ProtocolStore for EncryptStore {
         let sealed = entries
             .iter()
             .zip(nonces(entries.len())?)
-            .map(|(entry, nonce)| state.seal_lid_mapping(&nonce, entry))
+            .map(|(entry, nonce)| state.cipher.seal_lid_mapping(&nonce, entry))
             .collect::<error::Result<Vec<_>>>()?;
         self.inner.put_lid_mappings(&sealed).await
     }
@@ -127,23 +128,23 @@ impl ProtocolStore for EncryptStore {
     // base key; nobody ever reads it back.
 
     async fn save_base_key(&self, address: &str, message_id: &str, base_key: &[u8]) -> Result<()> {
-        let (token, value) = self.state().ring.lookup.base_key(address, message_id, base_key)?;
+        let (token, value) = self.state().cipher.lookup().base_key(address, message_id, base_key)?;
         self.inner.save_base_key(&token, UNUSED, &value).await
     }
 
     async fn has_same_base_key(&self, address: &str, message_id: &str, current_base_key: &[u8]) -> Result<bool> {
-        let (token, value) = self.state().ring.lookup.base_key(address, message_id, current_base_key)?;
+        let (token, value) = self.state().cipher.lookup().base_key(address, message_id, current_base_key)?;
         self.inner.has_same_base_key(&token, UNUSED, &value).await
     }
 
     async fn delete_base_key(&self, address: &str, message_id: &str) -> Result<()> {
-        let token = self.state().ring.lookup.base_key_row(address, message_id)?;
+        let token = self.state().cipher.lookup().base_key_row(address, message_id)?;
         self.inner.delete_base_key(&token, UNUSED).await
     }
 
     async fn update_device_list(&self, record: DeviceListRecord) -> Result<()> {
         let state = self.state();
-        let sealed = state.seal_device_list(&nonce()?, &record)?;
+        let sealed = state.cipher.seal_device_list(&nonce()?, &record)?;
         self.inner.update_device_list(sealed).await
     }
 
@@ -152,26 +153,26 @@ impl ProtocolStore for EncryptStore {
         let sealed = records
             .iter()
             .zip(nonces(records.len())?)
-            .map(|(record, nonce)| state.seal_device_list(&nonce, record))
+            .map(|(record, nonce)| state.cipher.seal_device_list(&nonce, record))
             .collect::<error::Result<Vec<_>>>()?;
         self.inner.update_device_lists(sealed).await
     }
 
     async fn get_devices(&self, user: &str) -> Result<Option<DeviceListRecord>> {
         let state = self.state();
-        let token = state.ring.lookup.device_list(user)?;
+        let token = state.cipher.lookup().device_list(user)?;
         let Some(row) = self.inner.get_devices(&token).await? else { return Ok(None) };
         Ok(self.or_absent(self.open_device_list(&state, &token, user, row).await)?)
     }
 
     async fn delete_devices(&self, user: &str) -> Result<()> {
-        let token = self.state().ring.lookup.device_list(user)?;
+        let token = self.state().cipher.lookup().device_list(user)?;
         self.inner.delete_devices(&token).await
     }
 
     async fn get_group_metadata(&self, group_jid: &str) -> Result<Option<Vec<u8>>> {
         let state = self.state();
-        let token = state.ring.lookup.group_metadata(group_jid)?;
+        let token = state.cipher.lookup().group_metadata(group_jid)?;
         let Some(value) = self.inner.get_group_metadata(&token).await? else { return Ok(None) };
         let place = Place::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]);
         let blob = self.open(&state, place, value).await;
@@ -180,8 +181,8 @@ impl ProtocolStore for EncryptStore {
 
     async fn put_group_metadata(&self, group_jid: &str, blob: &[u8]) -> Result<()> {
         let state = self.state();
-        let token = state.ring.lookup.group_metadata(group_jid)?;
-        let sealed = state.seal(
+        let token = state.cipher.lookup().group_metadata(group_jid)?;
+        let sealed = state.cipher.seal(
             &nonce()?,
             Place::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]),
             blob,
@@ -190,13 +191,13 @@ impl ProtocolStore for EncryptStore {
     }
 
     async fn delete_group_metadata(&self, group_jid: &str) -> Result<()> {
-        let token = self.state().ring.lookup.group_metadata(group_jid)?;
+        let token = self.state().cipher.lookup().group_metadata(group_jid)?;
         self.inner.delete_group_metadata(&token).await
     }
 
     async fn get_tc_token(&self, jid: &str) -> Result<Option<TcTokenEntry>> {
         let state = self.state();
-        let listed = state.ring.lookup.tc_token_jid(jid)?;
+        let listed = state.cipher.lookup().tc_token_jid(jid)?;
         let Some(mut entry) = self.inner.get_tc_token(&listed).await? else { return Ok(None) };
         if entry.token.is_empty() {
             return Ok(Some(entry));
@@ -208,12 +209,12 @@ impl ProtocolStore for EncryptStore {
 
     async fn put_tc_token(&self, jid: &str, entry: &TcTokenEntry) -> Result<()> {
         let state = self.state();
-        let (listed, token) = state.seal_tc_token(jid, &entry.token)?;
+        let (listed, token) = state.cipher.seal_tc_token(jid, &entry.token)?;
         self.inner.put_tc_token(&listed, &TcTokenEntry { token: token.into_owned(), ..*entry }).await
     }
 
     async fn delete_tc_token(&self, jid: &str) -> Result<()> {
-        let listed = self.state().ring.lookup.tc_token_jid(jid)?;
+        let listed = self.state().cipher.lookup().tc_token_jid(jid)?;
         self.inner.delete_tc_token(&listed).await
     }
 
@@ -222,32 +223,32 @@ impl ProtocolStore for EncryptStore {
         let rows = self.inner.get_all_tc_token_jids().await?;
         let mut jids = Vec::with_capacity(rows.len());
         for token in rows {
-            jids.extend(self.or_absent(state.ring.lookup.name(Record::TcToken, Domain::TcTokenJid, &token))?);
+            jids.extend(self.or_absent(state.cipher.lookup().name(Record::TcToken, Domain::TcTokenJid, &token))?);
         }
         Ok(jids)
     }
 
     async fn touch_tc_token_sender_timestamp(&self, jid: &str, sender_timestamp: i64) -> Result<()> {
-        let listed = self.state().ring.lookup.tc_token_jid(jid)?;
+        let listed = self.state().cipher.lookup().tc_token_jid(jid)?;
         self.inner.touch_tc_token_sender_timestamp(&listed, sender_timestamp).await
     }
 
     async fn store_received_tc_token(&self, jid: &str, token: &[u8], token_timestamp: i64) -> Result<()> {
         let state = self.state();
-        let (listed, token) = state.seal_tc_token(jid, token)?;
+        let (listed, token) = state.cipher.seal_tc_token(jid, token)?;
         self.inner.store_received_tc_token(&listed, &token, token_timestamp).await
     }
 
     async fn store_sent_message(&self, chat_jid: &str, message_id: &str, payload: &[u8]) -> Result<()> {
         let state = self.state();
-        let token = state.ring.lookup.sent_message(chat_jid, message_id)?;
-        let sealed = state.seal(&nonce()?, sent_message(&token, chat_jid, message_id), payload)?;
+        let token = state.cipher.lookup().sent_message(chat_jid, message_id)?;
+        let sealed = state.cipher.seal(&nonce()?, sent_message(&token, chat_jid, message_id), payload)?;
         self.inner.store_sent_message(UNUSED, &token, &sealed).await
     }
 
     async fn take_sent_message(&self, chat_jid: &str, message_id: &str) -> Result<Option<Vec<u8>>> {
         let state = self.state();
-        let token = state.ring.lookup.sent_message(chat_jid, message_id)?;
+        let token = state.cipher.lookup().sent_message(chat_jid, message_id)?;
         let Some(value) = self.inner.take_sent_message(UNUSED, &token).await? else { return Ok(None) };
         Ok(Some(self.open(&state, sent_message(&token, chat_jid, message_id), value).await?))
     }
@@ -255,19 +256,19 @@ impl ProtocolStore for EncryptStore {
     async fn store_pending_inbound(&self, chat: &str, sender: &str, id: &str, message: &[u8]) -> Result<()> {
         let row = PendingInboundRow { chat, sender, id, message };
         let state = self.state();
-        let (token, sealed) = state.seal_pending_inbound(&nonce()?, &row)?;
+        let (token, sealed) = state.cipher.seal_pending_inbound(&nonce()?, &row)?;
         self.inner.store_pending_inbound(UNUSED, UNUSED, &token, &sealed).await
     }
 
     async fn get_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<Option<Vec<u8>>> {
         let state = self.state();
-        let token = state.ring.lookup.pending_inbound(chat, sender, id)?;
+        let token = state.cipher.lookup().pending_inbound(chat, sender, id)?;
         let Some(value) = self.inner.get_pending_inbound(UNUSED, UNUSED, &token).await? else { return Ok(None) };
         Ok(Some(self.open(&state, pending_inbound(&token, chat, sender, id), value).await?))
     }
 
     async fn delete_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<()> {
-        let token = self.state().ring.lookup.pending_inbound(chat, sender, id)?;
+        let token = self.state().cipher.lookup().pending_inbound(chat, sender, id)?;
         self.inner.delete_pending_inbound(UNUSED, UNUSED, &token).await
     }
 
@@ -276,7 +277,7 @@ impl ProtocolStore for EncryptStore {
         let sealed = rows
             .iter()
             .zip(nonces(rows.len())?)
-            .map(|(row, nonce)| state.seal_pending_inbound(&nonce, row))
+            .map(|(row, nonce)| state.cipher.seal_pending_inbound(&nonce, row))
             .collect::<error::Result<Vec<_>>>()?;
         let rows: Vec<_> = sealed
             .iter()
@@ -289,7 +290,7 @@ impl ProtocolStore for EncryptStore {
         let state = self.state();
         let tokens = keys
             .iter()
-            .map(|key| state.ring.lookup.pending_inbound(key.chat, key.sender, key.id))
+            .map(|key| state.cipher.lookup().pending_inbound(key.chat, key.sender, key.id))
             .collect::<error::Result<Vec<_>>>()?;
         let keys: Vec<_> =
             tokens.iter().map(|token| PendingInboundKey { chat: UNUSED, sender: UNUSED, id: token }).collect();
@@ -333,10 +334,10 @@ impl EncryptStore {
     }
 }
 
-impl State {
+impl RecordCipher {
     /// The stored key and value of a tc token. An empty one marks a placeholder, for which the store looks.
     fn seal_tc_token<'t>(&self, jid: &str, token: &'t [u8]) -> error::Result<(String, Cow<'t, [u8]>)> {
-        let listed = self.ring.lookup.tc_token_jid(jid)?;
+        let listed = self.lookup().tc_token_jid(jid)?;
         if token.is_empty() {
             return Ok((listed, Cow::Borrowed(token)));
         }
@@ -345,8 +346,8 @@ impl State {
     }
 
     fn seal_lid_mapping(&self, nonce: &Nonce, entry: &LidPnMappingEntry) -> error::Result<LidPnMappingEntry> {
-        let lid = self.ring.lookup.lid(&entry.lid)?;
-        let phone_number = self.ring.lookup.phone_number(&entry.phone_number)?;
+        let lid = self.lookup().lid(&entry.lid)?;
+        let phone_number = self.lookup().phone_number(&entry.phone_number)?;
         let columns = [lid.as_bytes(), phone_number.as_bytes()];
         let original = [entry.lid.as_bytes(), entry.phone_number.as_bytes()];
         let place = Place::new(Record::LidMapping, columns, original);
@@ -361,7 +362,7 @@ impl State {
     }
 
     fn seal_device_list(&self, nonce: &Nonce, record: &DeviceListRecord) -> error::Result<DeviceListRecord> {
-        let token = self.ring.lookup.device_list(&record.user)?;
+        let token = self.lookup().device_list(&record.user)?;
         let place = Place::new(Record::DeviceList, [token.as_bytes()], [record.user.as_bytes()]);
         let sealed = self.seal(nonce, place, &json::encode(Record::DeviceList, record)?)?;
         Ok(DeviceListRecord {
@@ -374,94 +375,8 @@ impl State {
     }
 
     fn seal_pending_inbound(&self, nonce: &Nonce, row: &PendingInboundRow<'_>) -> error::Result<(Token, Vec<u8>)> {
-        let token = self.ring.lookup.pending_inbound(row.chat, row.sender, row.id)?;
+        let token = self.lookup().pending_inbound(row.chat, row.sender, row.id)?;
         let sealed = self.seal(nonce, pending_inbound(&token, row.chat, row.sender, row.id), row.message)?;
         Ok((token, sealed))
-    }
-}
-
-fn sent_message<'a>(token: &'a Token, chat: &'a str, id: &'a str) -> Place<'a> {
-    let columns = [UNUSED.as_bytes(), token.as_bytes()];
-    Place::new(Record::SentMessage, columns, [chat.as_bytes(), id.as_bytes()])
-}
-
-fn pending_inbound<'a>(token: &'a Token, chat: &'a str, sender: &'a str, id: &'a str) -> Place<'a> {
-    let columns = [UNUSED.as_bytes(), UNUSED.as_bytes(), token.as_bytes()];
-    Place::new(Record::PendingInbound, columns, [chat, sender, id].map(str::as_bytes))
-}
-
-/// An envelope for a text field.
-pub(crate) fn encode_text(envelope: &[u8]) -> String {
-    BASE64URL_NOPAD.encode(envelope)
-}
-
-/// The envelope in a text field.
-///
-/// # Errors
-/// [`Error::Tampered`] if it is cut or altered, [`Error::Plaintext`] if the field holds something else.
-pub(crate) fn decode_text(record: Record, text: &str) -> error::Result<Vec<u8>> {
-    /// How the base64 of every envelope begins: its magic and its version.
-    const BEGIN: &str = "51cB";
-    BASE64URL_NOPAD
-        .decode(text.as_bytes())
-        .map_err(|_| if text.starts_with(BEGIN) { Error::Tampered { record } } else { Error::Plaintext { record } })
-}
-
-/// The key columns of a record with this key; `None` if the key has other parts than such a record's.
-#[cfg(feature = "sqlite")]
-pub(super) fn columns_of(lookup: &LookupKeys, record: Record, key: &[&str]) -> error::Result<Option<Vec<Token>>> {
-    let unused = Token::unused();
-    Ok(Some(match (record, key) {
-        (Record::LidMapping, [lid, phone_number]) => vec![lookup.lid(lid)?, lookup.phone_number(phone_number)?],
-        (Record::DeviceList, [user]) => vec![lookup.device_list(user)?],
-        (Record::GroupMetadata, [group]) => vec![lookup.group_metadata(group)?],
-        (Record::SentMessage, [chat, id]) => vec![unused, lookup.sent_message(chat, id)?],
-        (Record::PendingInbound, [chat, sender, id]) => {
-            vec![unused, unused, lookup.pending_inbound(chat, sender, id)?]
-        }
-        _ => return Ok(None),
-    }))
-}
-
-impl LookupKeys {
-    fn device_jids<'j>(&self, jids: impl Iterator<Item = &'j str>) -> error::Result<Vec<String>> {
-        jids.map(|jid| self.listed(Record::SenderKeyDevice, Domain::DeviceJid, jid)).collect()
-    }
-
-    fn lid(&self, lid: &str) -> error::Result<Token> {
-        self.token(Record::LidMapping, Domain::Lid, &[lid])
-    }
-
-    fn phone_number(&self, phone_number: &str) -> error::Result<Token> {
-        self.token(Record::LidMapping, Domain::PhoneNumber, &[phone_number])
-    }
-
-    fn base_key_row(&self, address: &str, message_id: &str) -> error::Result<Token> {
-        self.token(Record::BaseKey, Domain::BaseKeyRow, &[address, message_id])
-    }
-
-    fn base_key(&self, address: &str, message_id: &str, base_key: &[u8]) -> error::Result<(Token, [u8; 32])> {
-        let parts = [address.as_bytes(), message_id.as_bytes(), base_key];
-        Ok((self.base_key_row(address, message_id)?, self.index(Record::BaseKey, Domain::BaseKeyValue, &parts)?))
-    }
-
-    fn device_list(&self, user: &str) -> error::Result<Token> {
-        self.token(Record::DeviceList, Domain::DeviceListUser, &[user])
-    }
-
-    fn group_metadata(&self, group_jid: &str) -> error::Result<Token> {
-        self.token(Record::GroupMetadata, Domain::GroupMetadata, &[group_jid])
-    }
-
-    fn tc_token_jid(&self, jid: &str) -> error::Result<String> {
-        self.listed(Record::TcToken, Domain::TcTokenJid, jid)
-    }
-
-    fn sent_message(&self, chat: &str, id: &str) -> error::Result<Token> {
-        self.token(Record::SentMessage, Domain::SentMessage, &[chat, id])
-    }
-
-    fn pending_inbound(&self, chat: &str, sender: &str, id: &str) -> error::Result<Token> {
-        self.token(Record::PendingInbound, Domain::PendingInbound, &[chat, sender, id])
     }
 }

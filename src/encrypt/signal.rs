@@ -14,11 +14,12 @@ use bytes::Bytes;
 use wacore::store::error::Result;
 use wacore::store::traits::SignalStore;
 
-use super::OnDamage;
-use super::format::envelope::{Nonce, Place};
+use super::cipher::RecordCipher;
+use super::columns::prekey;
+use super::format::envelope::{Nonce, Place, nonce, nonces};
 use super::format::token::{Domain, Token, user_of};
-use super::layer::{EncryptStore, nonce, nonces};
-use super::vault::State;
+use super::layer::EncryptStore;
+use super::vault::options::OnDamage;
 use crate::error::{self, Error};
 use crate::method::{Record, forward};
 
@@ -31,19 +32,19 @@ impl SignalStore for EncryptStore {
 
     async fn put_identity(&self, address: &str, key: [u8; 32]) -> Result<()> {
         let state = self.state();
-        let (token, sealed) = state.seal_addressed(Record::Identity, address, &nonce()?, &key)?;
+        let (token, sealed) = state.cipher.seal_addressed(Record::Identity, address, &nonce()?, &key)?;
         self.inner.put_session(&token, &sealed).await
     }
 
     async fn put_identities_batch(&self, identities: &[(Arc<str>, [u8; 32])]) -> Result<()> {
         let state = self.state();
-        let sealed = state.seal_addressed_batch(Record::Identity, identities)?;
+        let sealed = state.cipher.seal_addressed_batch(Record::Identity, identities)?;
         self.inner.put_sessions_batch(&sealed).await
     }
 
     async fn load_identity(&self, address: &str) -> Result<Option<[u8; 32]>> {
         let state = self.state();
-        let token = state.ring.lookup.address(Record::Identity, address)?;
+        let token = state.cipher.lookup().address(Record::Identity, address)?;
         let Some(value) = self.inner.get_session(&token).await? else { return Ok(None) };
         let place = Place::new(Record::Identity, [token.as_bytes()], [address.as_bytes()]);
         let opened = self.open_bytes(&state, place, value).await;
@@ -58,7 +59,7 @@ impl SignalStore for EncryptStore {
 
     async fn get_session(&self, address: &str) -> Result<Option<Bytes>> {
         let state = self.state();
-        let token = state.ring.lookup.address(Record::Session, address)?;
+        let token = state.cipher.lookup().address(Record::Session, address)?;
         let Some(value) = self.inner.get_session(&token).await? else { return Ok(None) };
         let place = Place::new(Record::Session, [token.as_bytes()], [address.as_bytes()]);
         Ok(self.or_renegotiated(self.open_bytes(&state, place, value).await)?)
@@ -66,13 +67,13 @@ impl SignalStore for EncryptStore {
 
     async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
         let state = self.state();
-        let (token, sealed) = state.seal_addressed(Record::Session, address, &nonce()?, session)?;
+        let (token, sealed) = state.cipher.seal_addressed(Record::Session, address, &nonce()?, session)?;
         self.inner.put_session(&token, &sealed).await
     }
 
     async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
         let state = self.state();
-        let sealed = state.seal_addressed_batch(Record::Session, sessions)?;
+        let sealed = state.cipher.seal_addressed_batch(Record::Session, sessions)?;
         self.inner.put_sessions_batch(&sealed).await
     }
 
@@ -94,13 +95,13 @@ impl SignalStore for EncryptStore {
     // client a scan (upstream's default body always says `true`), a false `false` would lose a session migration.
     async fn has_signal_state_for_user(&self, user: &str) -> Result<bool> {
         let (user, _) = user_of(user);
-        let token = self.state().ring.lookup.token(Record::SignalState, Domain::User, &[user])?;
+        let token = self.state().cipher.lookup().token(Record::SignalState, Domain::User, &[user])?;
         self.inner.has_signal_state_for_user(&token).await
     }
 
     async fn store_prekey(&self, id: u32, record: &[u8], uploaded: bool) -> Result<()> {
         let state = self.state();
-        let sealed = state.seal(&nonce()?, prekey(Record::Prekey, &id.to_le_bytes()), record)?;
+        let sealed = state.cipher.seal(&nonce()?, prekey(Record::Prekey, &id.to_le_bytes()), record)?;
         self.inner.store_prekey(id, &sealed, uploaded).await
     }
 
@@ -110,7 +111,7 @@ impl SignalStore for EncryptStore {
             .iter()
             .zip(nonces(keys.len())?)
             .map(|((id, record), nonce)| {
-                Ok((*id, Bytes::from(state.seal(&nonce, prekey(Record::Prekey, &id.to_le_bytes()), record)?)))
+                Ok((*id, Bytes::from(state.cipher.seal(&nonce, prekey(Record::Prekey, &id.to_le_bytes()), record)?)))
             })
             .collect::<Result<Vec<_>>>()?;
         self.inner.store_prekeys_batch(&sealed, uploaded).await
@@ -139,7 +140,7 @@ impl SignalStore for EncryptStore {
 
     async fn store_signed_prekey(&self, id: u32, record: &[u8]) -> Result<()> {
         let state = self.state();
-        let sealed = state.seal(&nonce()?, prekey(Record::SignedPrekey, &id.to_le_bytes()), record)?;
+        let sealed = state.cipher.seal(&nonce()?, prekey(Record::SignedPrekey, &id.to_le_bytes()), record)?;
         self.inner.store_signed_prekey(id, &sealed).await
     }
 
@@ -160,19 +161,19 @@ impl SignalStore for EncryptStore {
 
     async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
         let state = self.state();
-        let (token, sealed) = state.seal_addressed(Record::SenderKey, address, &nonce()?, record)?;
+        let (token, sealed) = state.cipher.seal_addressed(Record::SenderKey, address, &nonce()?, record)?;
         self.inner.put_sender_key(&token, &sealed).await
     }
 
     async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
         let state = self.state();
-        let sealed = state.seal_addressed_batch(Record::SenderKey, sender_keys)?;
+        let sealed = state.cipher.seal_addressed_batch(Record::SenderKey, sender_keys)?;
         self.inner.put_sender_keys_batch(&sealed).await
     }
 
     async fn get_sender_key(&self, address: &str) -> Result<Option<Vec<u8>>> {
         let state = self.state();
-        let token = state.ring.lookup.address(Record::SenderKey, address)?;
+        let token = state.cipher.lookup().address(Record::SenderKey, address)?;
         let Some(value) = self.inner.get_sender_key(&token).await? else { return Ok(None) };
         let place = Place::new(Record::SenderKey, [token.as_bytes()], [address.as_bytes()]);
         Ok(self.or_renegotiated(self.open(&state, place, value).await)?)
@@ -186,29 +187,11 @@ impl SignalStore for EncryptStore {
 
 impl EncryptStore {
     fn address_token(&self, record: Record, address: &str) -> error::Result<Token> {
-        self.state().ring.lookup.address(record, address)
+        self.state().cipher.lookup().address(record, address)
     }
 }
 
-/// How the sessions and identities of a user are found.
-#[cfg(feature = "sqlite")]
-pub(crate) struct UserTokens {
-    /// What comes before the `@` of their addresses.
-    pub(crate) prefix: Token,
-    /// Those of addresses that are just the user.
-    pub(crate) bare: [Token; 2],
-}
-
-impl State {
-    #[cfg(feature = "sqlite")]
-    pub(crate) fn tokens_of_user(&self, user: &str) -> error::Result<UserTokens> {
-        let lookup = &self.ring.lookup;
-        Ok(UserTokens {
-            prefix: lookup.token(Record::SignalState, Domain::User, &[user])?,
-            bare: [lookup.address(Record::Session, user)?, lookup.address(Record::Identity, user)?],
-        })
-    }
-
+impl RecordCipher {
     /// The stored address and the sealed value of an identity, a session or a sender key.
     fn seal_addressed(
         &self,
@@ -217,7 +200,7 @@ impl State {
         nonce: &Nonce,
         value: &[u8],
     ) -> error::Result<(Token, Vec<u8>)> {
-        let token = self.ring.lookup.address(record, address)?;
+        let token = self.lookup().address(record, address)?;
         let place = Place::new(record, [token.as_bytes()], [address.as_bytes()]);
         Ok((token, self.seal(nonce, place, value)?))
     }
@@ -235,8 +218,4 @@ impl State {
             })
             .collect()
     }
-}
-
-fn prekey(record: Record, id: &[u8; 4]) -> Place<'_> {
-    Place::new(record, [id], [])
 }

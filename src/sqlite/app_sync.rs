@@ -12,8 +12,9 @@ use wacore::store::traits::{AppStateSyncKey, AppSyncStore};
 use super::SqliteStore;
 use super::connection::Statements;
 use super::writer::Plan;
-use crate::error::{self, Error};
+use crate::error::Error;
 use crate::method::Record;
+use crate::rows::encoding::{decode_map, encode_map};
 
 const GET_MUTATION_MAC: &str =
     "SELECT value_mac FROM mutation_macs WHERE account = ?1 AND name = ?2 AND index_mac = ?3";
@@ -54,7 +55,7 @@ impl AppSyncStore for SqliteStore {
             };
             Ok(HashState {
                 version: version.cast_unsigned(),
-                hash: hash.try_into().map_err(|_| MALFORMED)?,
+                hash: hash.try_into().map_err(|_| Error::Malformed { record: Record::CollectionVersion })?,
                 index_value_map: decode_map(&index_value_map)?,
                 mac_mismatch_fatal,
             })
@@ -128,34 +129,4 @@ impl AppSyncStore for SqliteStore {
         const SQL: &str = "SELECT key_id FROM sync_keys WHERE account = ?1 ORDER BY key_id DESC LIMIT 1";
         self.read(|c| c.first(SQL, (self.account,), |row| row.get(0))).await
     }
-}
-
-const MALFORMED: Error = Error::Malformed { record: Record::CollectionVersion };
-
-/// The entries one after the other: length of the name, name, length of the value, value; lengths are u32, little-endian.
-pub(super) fn encode_map(map: &HashMap<String, Vec<u8>>) -> error::Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(map.iter().map(|(name, value)| 8 + name.len() + value.len()).sum());
-    for part in map.iter().flat_map(|(name, value)| [name.as_bytes(), value]) {
-        let length = u32::try_from(part.len()).map_err(|_| Error::Encode { record: Record::CollectionVersion })?;
-        out.extend_from_slice(&length.to_le_bytes());
-        out.extend_from_slice(part);
-    }
-    Ok(out)
-}
-
-pub(super) fn decode_map(mut encoded: &[u8]) -> error::Result<HashMap<String, Vec<u8>>> {
-    let mut map = HashMap::new();
-    while !encoded.is_empty() {
-        let (name, value) = (take_part(&mut encoded)?, take_part(&mut encoded)?);
-        map.insert(String::from_utf8(name.to_vec()).map_err(|_| MALFORMED)?, value.to_vec());
-    }
-    Ok(map)
-}
-
-fn take_part<'a>(encoded: &mut &'a [u8]) -> error::Result<&'a [u8]> {
-    let (length, rest) = encoded.split_first_chunk().ok_or(MALFORMED)?;
-    let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| MALFORMED)?;
-    let (part, rest) = rest.split_at_checked(length).ok_or(MALFORMED)?;
-    *encoded = rest;
-    Ok(part)
 }

@@ -12,12 +12,12 @@ use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, Params, Row, Statement, ToSql};
 
-use super::SqliteConfig;
+use super::SqliteOptions;
 use super::read_only::ReadOnlyFile;
 use super::schema;
-use super::tables::TABLES;
 use crate::error::{Error, Result, SqliteProblem};
 use crate::method::Record;
+use crate::rows::table::TABLES;
 
 /// What a connection is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -115,7 +115,7 @@ pub(super) fn with_attachment<T>(connection: &Connection, run: impl FnOnce() -> 
 }
 
 /// Settings that hold as long as the connection does.
-pub(super) fn configure(connection: &Connection, config: &SqliteConfig, role: Role) -> rusqlite::Result<()> {
+pub(super) fn configure(connection: &Connection, config: &SqliteOptions, role: Role) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     let set = |name, value: i64| connection.pragma_update(None, name, value);
     // Negative: KiB instead of pages.

@@ -14,7 +14,7 @@ use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, Row};
 use tempfile::TempDir;
 
-use super::SqliteConfig;
+use super::SqliteOptions;
 use super::connection::{Location, Role, configure, run_checked, sync_for_good};
 use super::fairness;
 use super::files::{
@@ -36,7 +36,7 @@ use crate::private;
 
 /// What the accounts in one database share.
 pub(super) struct Database {
-    pub(super) config: SqliteConfig,
+    pub(super) config: SqliteOptions,
     pub(super) location: Location,
     // Closed before the writer, whose settings are right for the checkpoint of the last close.
     pub(super) readers: Readers,
@@ -61,7 +61,7 @@ pub(super) struct Database {
 
 impl Database {
     /// Opens, and if need be creates or migrates, a database. Blocks its thread.
-    pub(super) fn open_file(path: &Path, config: SqliteConfig) -> Result<Arc<Self>> {
+    pub(super) fn open_file(path: &Path, config: SqliteOptions) -> Result<Arc<Self>> {
         check_library()?;
         if !config.must_exist && is_absent(path) {
             create(path, &config)?;
@@ -78,7 +78,7 @@ impl Database {
     }
 
     /// Opens a database and changes nothing. Blocks its thread.
-    pub(super) fn open_read_only(path: &Path, config: SqliteConfig) -> Result<Arc<Self>> {
+    pub(super) fn open_read_only(path: &Path, config: SqliteOptions) -> Result<Arc<Self>> {
         check_library()?;
         let path = existing(path)?;
         warn_if_readable_by_others(&path);
@@ -107,7 +107,7 @@ impl Database {
     }
 
     /// Creates a database in memory.
-    pub(super) fn in_memory(config: SqliteConfig) -> Result<Arc<Self>> {
+    pub(super) fn in_memory(config: SqliteOptions) -> Result<Arc<Self>> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let location = Location::Memory { uri: format!("file:/wastore-{number}?vfs=memdb") };
@@ -118,7 +118,12 @@ impl Database {
         Ok(Arc::new(Self::new(config, location, connection, None)))
     }
 
-    fn new(config: SqliteConfig, location: Location, connection: Connection, files: Option<(Files, OpenFile)>) -> Self {
+    fn new(
+        config: SqliteOptions,
+        location: Location,
+        connection: Connection,
+        files: Option<(Files, OpenFile)>,
+    ) -> Self {
         let (files, open) = files.unzip();
         Self {
             readers: Readers::new(config.readers),
@@ -494,7 +499,7 @@ const CHECKPOINT_PAGES: u32 = 4096;
 const CHECKPOINT_PASSES: usize = 3;
 
 /// Opens the writing connection.
-fn prepare(location: &Location, path: &Path, config: &SqliteConfig) -> Result<Connection> {
+fn prepare(location: &Location, path: &Path, config: &SqliteOptions) -> Result<Connection> {
     let mut connection = location.connect()?;
     // Closing a database that is not ours, or not as we made it, must not fold its write-ahead log into it, but remove an
     // empty one of ours.
@@ -543,7 +548,7 @@ fn check_library() -> Result<()> {
 }
 
 /// Tries again while another process is in the way, or closes the database at this moment and deletes the write-ahead log.
-fn patiently_prepared<T>(path: &Path, config: &SqliteConfig, mut prepare: impl FnMut() -> Result<T>) -> Result<T> {
+fn patiently_prepared<T>(path: &Path, config: &SqliteOptions, mut prepare: impl FnMut() -> Result<T>) -> Result<T> {
     let mut looked = false;
     let mut prepare = || {
         prepare().map_err(|error| {
@@ -570,7 +575,7 @@ fn patiently_prepared<T>(path: &Path, config: &SqliteConfig, mut prepare: impl F
 ///
 /// # Errors
 /// [`Error::TargetExists`] if there is a log beside its name; [`Error::InvalidInput`] if there is no such folder; [`Error::File`].
-fn create(path: &Path, config: &SqliteConfig) -> Result<()> {
+fn create(path: &Path, config: &SqliteOptions) -> Result<()> {
     let cannot_create = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => {
             Error::InvalidInput { what: "the database path", problem: "is in a folder that does not exist" }

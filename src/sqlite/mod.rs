@@ -13,51 +13,37 @@
 //! | `schema.rs`, `migrations/` | the schema, telling our files from others, and noticing that the schema was altered |
 //! | `snapshot.rs` | backups, snapshots, rewrites and upkeep |
 //! | `restore.rs` | putting a backup in the place of a store, and keeping backups in a folder |
-//! | `own.rs` | finding this store below any layers |
-//! | `tables.rs`, `rows.rs`, `verify.rs`, `repair.rs`, `rotate.rs` | the tables; reading every row as it lies in them; checking it; dropping it; sealing it anew |
+//! | `rows.rs` | what maintenance does with rows |
+//! | `tables.rs`, `pages.rs`, `walk.rs` | the statements of the tables; reading a page of rows, damaged ones too; one page after the other |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |
 
 mod app_sync;
-mod connection;
+pub(crate) mod connection;
 mod database;
 mod device;
 mod fairness;
-mod files;
+pub(crate) mod files;
 mod idle;
 mod msg_secret;
 mod open_files;
 mod options;
-mod own;
+mod pages;
 mod patience;
 mod protocol;
-mod read_only;
+pub(crate) mod read_only;
 mod readers;
-mod repair;
 mod restore;
-mod rotate;
 mod rows;
-mod schema;
+pub(crate) mod schema;
 mod signal;
-mod snapshot;
+pub(crate) mod snapshot;
 mod store;
 mod tables;
 #[cfg(test)]
 mod tests;
-mod verify;
+mod walk;
 mod writer;
 
-#[cfg(feature = "upstream")]
-pub(crate) use files::{COMPANIONS, beside, cannot_write, explained, publish, refuse_pipes, refuse_taken};
-pub use options::{Durability, SqliteConfig};
-#[cfg(feature = "upstream")]
-pub(crate) use read_only::{Quiet, connect_immutable};
-pub use repair::{ForgetReport, Repair, RepairProgress, RepairReport};
-pub use rotate::{RevokeReport, Rotate, RotateProgress, RotateReport};
-pub(crate) use rows::{Pages, Snapshot};
-#[cfg(feature = "upstream")]
-pub(crate) use snapshot::STEPS_BETWEEN_LOOKS;
+pub use crate::error::{ForeignFile, SqliteProblem};
+pub use options::{Durability, SqliteOptions};
 pub use store::SqliteStore;
-pub(crate) use tables::TABLES;
-pub use verify::{DamagedRow, InspectedAccount, Inspection, TableSize, Verify, VerifyProgress, VerifyReport};
-#[cfg(feature = "upstream")]
-pub(crate) use {connection::guard, schema::APPLICATION_ID};

@@ -42,16 +42,16 @@ impl Durability {
 /// # futures::executor::block_on(async {
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let path = folder.path().join("wa.db");
-/// use wastore::SqliteConfig;
+/// use wastore::SqliteOptions;
 ///
-/// let first = SqliteConfig::new().readers(8).page_cache(16 << 20).open(&path).await?;
+/// let first = SqliteOptions::new().readers(8).page_cache(16 << 20).open(&path).await?;
 /// let stores: Vec<_> = (1..=500).map(|number| first.account(number)).collect();
 /// # Ok::<(), wastore::Error>(())
 /// # }).unwrap();
 /// ```
 #[derive(Debug, Clone)]
 #[must_use = "settings do nothing until a store is opened with them"]
-pub struct SqliteConfig {
+pub struct SqliteOptions {
     pub(super) durability: Durability,
     pub(super) readers: usize,
     pub(super) page_cache: usize,
@@ -63,7 +63,7 @@ pub struct SqliteConfig {
     pub(super) snapshots_kept: Option<NonZeroUsize>,
 }
 
-impl SqliteConfig {
+impl SqliteOptions {
     /// The defaults: what each method below says.
     pub fn new() -> Self {
         Self {
@@ -139,7 +139,7 @@ impl SqliteConfig {
     }
 }
 
-impl Default for SqliteConfig {
+impl Default for SqliteOptions {
     fn default() -> Self {
         Self::new()
     }

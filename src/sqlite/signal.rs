@@ -10,11 +10,11 @@ use wacore::store::traits::SignalStore;
 
 use super::SqliteStore;
 use super::connection::Statements;
-use super::own;
 use super::writer::Plan;
 use crate::encrypt::HeaderCopy;
 use crate::error::{self, Error};
 use crate::method::Record;
+use crate::rows::below;
 
 const PUT_IDENTITY: &str = "INSERT INTO identities (account, address, key) VALUES (?1, ?2, ?3)
     ON CONFLICT (account, address) DO UPDATE SET key = excluded.key";
@@ -207,8 +207,8 @@ impl SignalStore for SqliteStore {
     }
 
     async fn get_sender_key(&self, address: &str) -> Result<Option<Vec<u8>>> {
-        if address == own::ADDRESS {
-            return Ok(self.answer());
+        if address == below::ADDRESS {
+            return Ok(below::answer(&self.database, self.account, self.chosen));
         }
         self.read(|c| c.first(GET_SENDER_KEY, (self.account, address), |row| row.get(0))).await
     }

@@ -270,7 +270,7 @@ impl SqliteStore {
     }
 }
 
-pub(super) const NO_FILE: Error = Error::InvalidInput { what: "a store in memory", problem: "has no file to copy" };
+pub(crate) const NO_FILE: Error = Error::InvalidInput { what: "a store in memory", problem: "has no file to copy" };
 
 /// Writes a copy of the database to a new file.
 fn copy(

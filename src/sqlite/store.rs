@@ -7,18 +7,17 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Statement};
 use wacore::store::error::StoreError;
+use wacore::store::traits::Backend;
 
 use super::connection::Statements;
 use super::database::{Database, Life};
-use super::files;
-use super::options::SqliteConfig;
+use super::options::SqliteOptions;
 use super::tables::TABLES;
 use super::writer::Plan;
 use crate::background;
-use crate::encrypt::{HeaderInfo, Vault, VaultOptions};
-use crate::error::{Error, Result};
-use crate::private;
-use crate::secret::Secret;
+use crate::error::Result;
+use crate::layer::IntoBackend;
+use crate::layer::sealed::Sealed;
 
 /// A [`Backend`](wacore::store::traits::Backend) in an SQLite file: one account of possibly many.
 ///
@@ -67,51 +66,28 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens account 1 of a database with the default settings; see [`SqliteConfig::open`].
+    /// Opens account 1 of a database with the default settings; see [`SqliteOptions::open`].
     ///
     /// # Errors
-    /// As [`SqliteConfig::open`].
+    /// As [`SqliteOptions::open`].
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
-        SqliteConfig::new().open(path).await
+        SqliteOptions::new().open(path).await
     }
 
-    /// Opens account 1 of a database with the default settings, to read it; see [`SqliteConfig::open_read_only`].
+    /// Opens account 1 of a database with the default settings, to read it; see [`SqliteOptions::open_read_only`].
     ///
     /// # Errors
-    /// As [`SqliteConfig::open_read_only`].
+    /// As [`SqliteOptions::open_read_only`].
     pub async fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
-        SqliteConfig::new().open_read_only(path).await
+        SqliteOptions::new().open_read_only(path).await
     }
 
-    /// Creates an encrypted store: a new file at `path` with a vault for account 1, whose first key slot opens with `secret`. The
-    /// file appears when it is complete and on the disk. Until then it is in a folder `.wastore-init-…` beside it, which a killed
-    /// process leaves behind and which may be deleted.
+    /// Creates a store in memory, for tests; see [`SqliteOptions::in_memory`].
     ///
     /// # Errors
-    /// There is no file at `path` then, unless waiting for the disk failed at the very end. [`Error::TargetExists`]; [`Error::File`]
-    /// if its folder is not there or cannot be written; those of [`SqliteStore::open`] and of
-    /// [`VaultOptions::create`](crate::VaultOptions::create).
-    pub async fn create_encrypted(
-        path: impl AsRef<Path>,
-        options: &VaultOptions,
-        secret: impl Into<Secret>,
-    ) -> Result<()> {
-        let target = path.as_ref().to_owned();
-        files::refuse_taken(&target)?;
-        let folder = private::unfinished_folder(&target, ".wastore-init-").map_err(files::cannot_write)?;
-        let (file, folder) = (folder.path().join("store.db"), Arc::new(folder));
-        let store = SqliteConfig::new().unfinished_in(&folder).open(&file).await?;
-        let vault = options.create(Arc::new(store.clone()), secret).await?;
-        store.checkpoint().await?;
-        files::publish((vault, store), folder, file, target).await
-    }
-
-    /// Creates a store in memory, for tests; see [`SqliteConfig::in_memory`].
-    ///
-    /// # Errors
-    /// As [`SqliteConfig::in_memory`].
+    /// As [`SqliteOptions::in_memory`].
     pub async fn in_memory() -> Result<Self> {
-        SqliteConfig::new().in_memory().await
+        SqliteOptions::new().in_memory().await
     }
 
     /// Another account in the same database: any number, also one that has no records yet. It costs no connection and no
@@ -145,7 +121,7 @@ impl SqliteStore {
     /// It is the end of everything that has the account open through this store: calls on this handle and its clones, on vaults
     /// and layers above, fail from then on with [`Error::AccountDeleted`](crate::Error::AccountDeleted), so that a client which
     /// is still shutting down leaves nothing behind. [`SqliteStore::account`] gives a handle to begin from nothing with, by
-    /// [`Vault::create`](crate::Vault::create) if there is a freshness anchor. Other processes,
+    /// [`Vault::create`](crate::Vault::create) if there is a rollback anchor. Other processes,
     /// and stores that were opened by themselves on the same file, are not told: stop them before.
     ///
     /// # Errors
@@ -157,7 +133,7 @@ impl SqliteStore {
         let delete = move |connection: &Connection| {
             life.check()?;
             database.upgrade().map_or(Ok(()), |database| database.check_files())?;
-            TABLES.iter().try_for_each(|table| connection.run(table.delete_all, (account,)).map(drop))
+            TABLES.iter().try_for_each(|table| connection.run(&table.delete_all, (account,)).map(drop))
         };
         let life = self.life.clone();
         self.database.write_and(Plan::SIGNAL, delete, move || life.end()).await?;
@@ -181,118 +157,9 @@ impl SqliteStore {
         self.database.close().await
     }
 
-    /// Opens the vault of this account: with `secret`, or, if that does not open it, with the key that the vault of another
-    /// account derives for it (`vault.account_key("account 2")` for account 2, as `Import` does it). The header says which one;
-    /// of a vault that was created without [`VaultOptions::derived_from`], up to 16 others are tried.
-    ///
-    /// # Errors
-    /// As [`Vault::open`](crate::Vault::open).
-    pub async fn open_vault(&self, options: &VaultOptions, secret: impl Into<Secret>) -> Result<Vault> {
-        let open = async |secret| options.open(Arc::new(self.clone()), secret).await;
-        self.with_own_or_derived(options, secret.into(), open).await
-    }
-
-    /// The same without writing anything; see [`VaultOptions::open_read_only`](crate::VaultOptions::open_read_only).
-    ///
-    /// # Errors
-    /// As [`Vault::open`](crate::Vault::open).
-    pub async fn open_vault_read_only(&self, options: &VaultOptions, secret: impl Into<Secret>) -> Result<Vault> {
-        let open = async |secret| options.open_read_only(Arc::new(self.clone()), secret).await;
-        self.with_own_or_derived(options, secret.into(), open).await
-    }
-
-    /// Opens the vault of this account whatever the freshness anchor remembers; see
-    /// [`VaultOptions::accept_rollback`](crate::VaultOptions::accept_rollback). With several accounts, begin with the lowest.
-    ///
-    /// # Errors
-    /// As [`VaultOptions::accept_rollback`](crate::VaultOptions::accept_rollback).
-    pub async fn accept_rollback(&self, options: &VaultOptions, secret: impl Into<Secret>) -> Result<Vault> {
-        let accept = async |secret| options.accept_rollback(Arc::new(self.clone()), secret).await;
-        self.with_own_or_derived(options, secret.into(), accept).await
-    }
-
-    /// Puts a saved header of this account's vault back, see
-    /// [`Vault::restore_header`](crate::Vault::restore_header), with the secret that [`SqliteStore::open_vault`] takes.
-    ///
-    /// # Errors
-    /// As [`Vault::restore_header`](crate::Vault::restore_header).
-    pub async fn restore_vault_header(
-        &self,
-        options: &VaultOptions,
-        saved: &[u8],
-        secret: impl Into<Secret>,
-    ) -> Result<Vault> {
-        let restore = async |secret| options.restore_header(Arc::new(self.clone()), saved, secret).await;
-        self.with_own_or_derived(options, secret.into(), restore).await
-    }
-
-    pub(super) async fn with_own_or_derived(
-        &self,
-        options: &VaultOptions,
-        secret: Secret,
-        open: impl AsyncFn(Secret) -> Result<Vault>,
-    ) -> Result<Vault> {
-        let wrong = match open(secret.duplicate()).await {
-            Err(wrong @ Error::WrongSecret) => wrong,
-            opened => return opened,
-        };
-        // The header says whose key it is, unless a version before it wrote it; then every other vault may be the one.
-        let parent = HeaderInfo::read(self).await.ok().flatten().and_then(|header| header.parent);
-        let (mut tries, mut doubt) = (0, None);
-        for number in self.accounts_in_use().await? {
-            let account = self.account(number);
-            if number == self.account || tries == MOST_PARENTS {
-                continue;
-            }
-            match HeaderInfo::read(&account).await {
-                Ok(Some(header)) if parent.is_none_or(|parent| parent == header.store_id) => tries += 1,
-                _ => continue,
-            }
-            match options.of_parent().open_read_only(Arc::new(account), secret.duplicate()).await {
-                Ok(vault) => match open(self.derived_secret(&vault)).await {
-                    Err(Error::WrongSecret) => {}
-                    opened => return opened,
-                },
-                // Any other fault of that vault is not that of the one that was asked for.
-                Err(error) if error.is_about_freshness() => doubt = doubt.or(Some(error)),
-                Err(_) => {}
-            }
-        }
-        Err(doubt.unwrap_or(wrong))
-    }
-
-    /// The secret that the vault of another account gives for this one.
-    pub(crate) fn derived_secret(&self, parent: &Vault) -> Secret {
-        parent.account_key(&self.key_label()).into()
-    }
-
-    pub(crate) fn key_label(&self) -> String {
-        format!("account {}", self.account)
-    }
-
     /// The path of the database, absolute and without symbolic links, or `None` if it is in memory.
     pub fn path(&self) -> Option<&Path> {
         self.database.path()
-    }
-
-    /// Where it is, for a freshness anchor to remember which store that was; `None` if it is on its way to its place, or has none.
-    pub(crate) fn place(&self) -> Option<Vec<u8>> {
-        let path = self.path().filter(|_| self.database.config.unfinished.is_none())?;
-        let account = self.account.to_le_bytes();
-        Some([b"sqlite\0", path.as_os_str().as_encoded_bytes(), b"\0", &account].concat())
-    }
-
-    /// # Errors
-    /// [`Error::OtherAccounts`] if this is just the account that comes first, and the file is that of others.
-    pub(crate) async fn refuse_account_of_chance(&self) -> Result<()> {
-        if self.chosen {
-            return Ok(());
-        }
-        let others = self.accounts_in_use().await?;
-        if others.is_empty() || others.contains(&self.account) {
-            return Ok(());
-        }
-        Err(Error::OtherAccounts { account: self.account, others })
     }
 
     /// Runs a short query of a storage method.
@@ -384,6 +251,23 @@ impl SqliteStore {
     }
 }
 
+impl Sealed for SqliteStore {}
+
+impl IntoBackend for SqliteStore {
+    fn into_backend(self) -> (Arc<dyn Backend>, String) {
+        let name = format!("{self:?}");
+        (Arc::new(self), name)
+    }
+}
+
+impl Sealed for &SqliteStore {}
+
+impl IntoBackend for &SqliteStore {
+    fn into_backend(self) -> (Arc<dyn Backend>, String) {
+        self.clone().into_backend()
+    }
+}
+
 impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.path().and_then(Path::file_name).map_or("in memory".into(), |name| name.to_string_lossy());
@@ -403,16 +287,13 @@ pub(super) fn numbers(connection: &Connection, sql: &'static str) -> Result<Vec<
     Ok(numbers.into_iter().flatten().collect())
 }
 
-/// How many other vaults are opened to find the one that derives a key: each may cost a key derivation.
-pub(super) const MOST_PARENTS: usize = 16;
-
 /// How many lookups may run where the caller is: about 0.2 ms.
 pub(super) const INLINE_LOOKUPS: usize = 64;
 
 /// How many rows a statement of a sweep deletes at most.
 pub(super) const SWEEP_ROWS: usize = 1000;
 
-impl SqliteConfig {
+impl SqliteOptions {
     /// Opens account 1 of the database at `path` and changes nothing, neither the file nor what lies beside it: whatever would
     /// change a row fails. It works on media that cannot be written. A database that was left with a log that has to be worked
     /// into it is read from a copy in the folder for temporary files (`TMPDIR`), encrypted as it is.
@@ -422,7 +303,7 @@ impl SqliteConfig {
     /// looks at every row.
     ///
     /// # Errors
-    /// As [`SqliteConfig::open`], and [`Error::File`](crate::Error::File) if there is no such file.
+    /// As [`SqliteOptions::open`], and [`Error::File`](crate::Error::File) if there is no such file.
     pub async fn open_read_only(self, path: impl AsRef<Path>) -> Result<SqliteStore> {
         let path: PathBuf = path.as_ref().to_owned();
         let database = background::unblock(move || Database::open_read_only(&path, self)).await?;

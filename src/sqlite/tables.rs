@@ -1,390 +1,212 @@
-//! The tables: what is in their columns, how their rows are found, and how a sealed value in them is replaced.
+//! The tables in SQL: how their rows are found, and how a sealed value in them is replaced.
 
-use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use data_encoding::BASE64URL_NOPAD;
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row};
 
 use super::connection::Statements;
-use super::verify::TableSize;
-use crate::encrypt::HeaderCopy;
-use crate::encrypt::sealed_row::{CARRIER, StoredRow, decode_text, encode_text, session_or_identity};
 use crate::error::{Error, Result};
 use crate::method::Record;
+use crate::rows::SealedRow;
+use crate::rows::encoding::{CARRIER, decode_map};
+use crate::rows::store::{PREFIX_BYTES, Replacement};
+use crate::rows::table::{self, Carrier, ColumnKind, KeyPart, RawRow, Table, TableSize};
 
-/// How the rows of a table are read as they lie there, and how a sealed value is replaced.
-pub(crate) struct Table {
-    pub(crate) name: &'static str,
-    /// What its rows are.
-    pub(super) record: Record,
-    /// The columns that `read` wants.
-    pub(super) columns: &'static str,
+/// The statements of a table.
+pub(super) struct SqlTable {
+    pub(super) table: &'static Table,
+    /// What is read of a row: the columns of its carrier, those of its key, and its numbers.
+    pub(super) columns: String,
     /// The columns that order its rows within an account.
-    pub(super) key: &'static str,
+    pub(super) order: String,
     pub(super) has_row_ids: bool,
     /// The first page of an account, and the one that begins at or behind a position. A row is its id, or nothing if there is
     /// none, and then the columns.
-    pub(super) first: &'static str,
-    pub(super) next: &'static str,
+    pub(super) first: String,
+    pub(super) next: String,
     /// How many rows all accounts have, and how many bytes.
-    pub(super) size: &'static str,
+    size: String,
     /// Deletes the rows of an account.
-    pub(super) delete_all: &'static str,
+    pub(super) delete_all: String,
     /// How many rows an account has: as its rows are found, in the table from end to end, and in the index of its key.
-    pub(super) count: &'static str,
-    pub(super) scan: &'static str,
-    pub(super) index: Option<&'static str>,
-    pub(super) read: fn(&Row<'_>) -> Result<Option<StoredRow>>,
-    /// `None` if the table has no values that a data key seals.
-    pub(super) replace: Option<Replace>,
+    pub(super) count: String,
+    pub(super) scan: String,
+    pub(super) index: Option<String>,
+    /// Replaces a sealed value, if it is still the one that was read; the parameters are those of [`SqlTable::replacement`].
+    pub(super) replace: Option<String>,
+    /// The part of the carrier that begins with the first bytes of the sealed value.
+    pub(super) prefix: String,
 }
 
-/// Replaces a sealed value, if it is still the one that was read.
-pub(super) struct Replace {
-    /// `?1` is the new value, `?2` the old one. The row is `?3`, or the key columns `?4` and `?5` of account `?3`.
-    pub(super) sql: &'static str,
-    /// What the column holds for an envelope.
-    pub(super) carry: fn(Vec<u8>) -> Result<Value>,
-    /// The part of the column that begins with the first bytes of the envelope, and how they are read from it.
-    pub(super) prefix: (&'static str, ReadPrefix),
-}
+/// The statements of all tables, in the order of [`table::TABLES`].
+pub(super) static TABLES: LazyLock<Vec<SqlTable>> = LazyLock::new(|| table::TABLES.iter().map(SqlTable::new).collect());
 
-type ReadPrefix = fn(&[u8]) -> Option<[u8; PREFIX_BYTES]>;
+/// Small rows lie in the index of their key.
+const WITHOUT_ROW_IDS: [&str; 2] = ["mutation_macs", "sender_key_devices"];
 
-/// A table with row ids: its name, the columns that are read, the length of its values, how values are replaced, and what
-/// the columns are.
-macro_rules! table {
-    ($name:literal, $record:ident, $columns:literal, $bytes:literal, $replace:expr, $read:expr) => {
-        table!(
-            $name,
-            $record,
-            $columns,
-            $bytes,
-            Some(concat!("SELECT count(*) FROM ", $name, " INDEXED BY ", $name, "_key WHERE account = ?1")),
-            $replace,
-            $read
-        )
-    };
-    ($name:literal, $record:ident, $columns:literal, $bytes:literal, $index:expr, $replace:expr, $read:expr) => {
-        Table {
-            name: $name,
-            record: Record::$record,
-            columns: $columns,
-            key: "rowid",
-            has_row_ids: true,
-            // Or SQLite would take the index for the account, and sort all of its rows for each page.
-            first: concat!(
-                "SELECT rowid, ",
-                $columns,
-                " FROM ",
-                $name,
-                " NOT INDEXED WHERE account = ?1 AND rowid >= -9223372036854775808 ORDER BY rowid LIMIT ?2"
-            ),
-            next: concat!(
-                "SELECT rowid, ",
-                $columns,
-                " FROM ",
-                $name,
-                " NOT INDEXED WHERE account = ?1 AND rowid >= ?3 ORDER BY rowid LIMIT ?2"
-            ),
-            size: concat!("SELECT count(*), coalesce(sum(", $bytes, "), 0) FROM ", $name),
-            delete_all: concat!("DELETE FROM ", $name, " WHERE account = ?1"),
-            count: concat!("SELECT count(*) FROM ", $name, " WHERE account = ?1"),
-            scan: concat!("/* every row */ SELECT count(*) FROM ", $name, " NOT INDEXED WHERE +account = ?1"),
-            index: $index,
-            read: $read,
-            replace: $replace,
+impl SqlTable {
+    fn new(table: &'static Table) -> Self {
+        let name = table.name;
+        let has_row_ids = !WITHOUT_ROW_IDS.contains(&name);
+        let columns = columns(table);
+        let keys = table.key.iter().map(|column| column.name).collect::<Vec<_>>().join(", ");
+        let order = if has_row_ids { "rowid".to_owned() } else { keys };
+        // Without the hint, SQLite takes the index for the account, and sorts all of its rows for each page.
+        let page = |id: &str, hint: &str, behind: &str| {
+            format!("SELECT {id}, {columns} FROM {name}{hint} WHERE account = ?1{behind} ORDER BY {order} LIMIT ?2")
+        };
+        let (first, next, scan) = if has_row_ids {
+            let first = page("rowid", " NOT INDEXED", " AND rowid >= -9223372036854775808");
+            (first, page("rowid", " NOT INDEXED", " AND rowid >= ?3"), " NOT INDEXED".to_owned())
+        } else {
+            let next = page("NULL", "", &format!(" AND ({order}) > (?3, ?4)"));
+            (page("NULL", "", ""), next, format!(" INDEXED BY sqlite_autoindex_{name}_1"))
+        };
+        let index = match name {
+            // Each is its own index.
+            "devices" => None,
+            "mutation_macs" => Some("sqlite_autoindex_mutation_macs_1".to_owned()),
+            "sender_key_devices" => Some("sender_key_devices_device".to_owned()),
+            name => Some(format!("{name}_key")),
+        };
+        Self {
+            table,
+            has_row_ids,
+            size: format!("SELECT count(*), coalesce(sum({}), 0) FROM {name}", bytes_of(table)),
+            delete_all: format!("DELETE FROM {name} WHERE account = ?1"),
+            count: format!("SELECT count(*) FROM {name} WHERE account = ?1"),
+            scan: format!("/* every row */ SELECT count(*) FROM {name}{scan} WHERE +account = ?1"),
+            index: index.map(|index| format!("SELECT count(*) FROM {name} INDEXED BY {index} WHERE account = ?1")),
+            replace: table.is_sealed.then(|| replace(table, has_row_ids)),
+            prefix: match table.carrier {
+                Carrier::Bytes(column) | Carrier::Split(column, _) => format!("substr({column}, 1, {PREFIX_BYTES})"),
+                // So many characters of base64 are a few bytes more.
+                Carrier::Text(column) => format!("substr({column}, 1, 20)"),
+                Carrier::Map(column) => column.to_owned(),
+                Carrier::None => "x''".to_owned(),
+            },
+            columns,
+            order,
+            first,
+            next,
         }
-    };
-    (
-        without rowid $name:literal, $record:ident, $columns:literal, $key:literal, $bytes:literal, $other_index:literal,
-        $replace:expr, $read:expr
-    ) => {
-        Table {
-            name: $name,
-            record: Record::$record,
-            columns: $columns,
-            key: $key,
-            has_row_ids: false,
-            first: concat!(
-                "SELECT NULL, ",
-                $columns,
-                " FROM ",
-                $name,
-                " WHERE account = ?1 ORDER BY ",
-                $key,
-                " LIMIT ?2"
-            ),
-            next: concat!(
-                "SELECT NULL, ",
-                $columns,
-                " FROM ",
-                $name,
-                " WHERE account = ?1 AND (",
-                $key,
-                ") > (?3, ?4) ORDER BY ",
-                $key,
-                " LIMIT ?2"
-            ),
-            size: concat!("SELECT count(*), coalesce(sum(", $bytes, "), 0) FROM ", $name),
-            delete_all: concat!("DELETE FROM ", $name, " WHERE account = ?1"),
-            count: concat!("SELECT count(*) FROM ", $name, " WHERE account = ?1"),
-            scan: concat!(
-                "/* every row */ SELECT count(*) FROM ",
-                $name,
-                " INDEXED BY sqlite_autoindex_",
-                $name,
-                "_1 WHERE +account = ?1"
-            ),
-            index: Some(concat!("SELECT count(*) FROM ", $name, " INDEXED BY ", $other_index, " WHERE account = ?1")),
-            read: $read,
-            replace: $replace,
-        }
-    };
-}
-
-/// Replaces the value of one column.
-macro_rules! replace {
-    ($name:literal, $column:literal, blob) => {
-        replace!($name, $column, blob, (concat!("substr(", $column, ", 1, 14)"), blob_prefix))
-    };
-    ($name:literal, $column:literal, text) => {
-        replace!($name, $column, text, (concat!("substr(", $column, ", 1, 20)"), text_prefix))
-    };
-    ($name:literal, $column:literal, map) => {
-        replace!($name, $column, map, ($column, map_prefix))
-    };
-    ($name:literal, $column:literal, $carry:expr, $prefix:expr) => {
-        Some(Replace {
-            sql: concat!("UPDATE ", $name, " SET ", $column, " = ?1 WHERE rowid = ?3 AND ", $column, " = ?2"),
-            carry: $carry,
-            prefix: $prefix,
-        })
-    };
-}
-
-fn blob(envelope: Vec<u8>) -> Result<Value> {
-    Ok(Value::Blob(envelope))
-}
-
-fn text(envelope: Vec<u8>) -> Result<Value> {
-    Ok(Value::Text(encode_text(&envelope)))
-}
-
-fn map(envelope: Vec<u8>) -> Result<Value> {
-    super::app_sync::encode_map(&HashMap::from([(CARRIER.to_owned(), envelope)])).map(Value::Blob)
-}
-
-/// How many bytes of a sealed value say under which data key it is, and from which generation.
-pub(crate) const PREFIX_BYTES: usize = 14;
-
-pub(super) fn blob_prefix(value: &[u8]) -> Option<[u8; PREFIX_BYTES]> {
-    value.first_chunk().copied()
-}
-
-fn text_prefix(value: &[u8]) -> Option<[u8; PREFIX_BYTES]> {
-    blob_prefix(&BASE64URL_NOPAD.decode(value).ok()?)
-}
-
-fn map_prefix(value: &[u8]) -> Option<[u8; PREFIX_BYTES]> {
-    blob_prefix(super::app_sync::decode_map(value).ok()?.get(CARRIER)?)
-}
-
-pub(crate) static TABLES: [Table; 18] = [
-    // Under a vault identities lie among the sessions.
-    table!("identities", Identity, "key", "length(key)", None, |_| Err(Error::Plaintext { record: Record::Identity })),
-    table!("sessions", Session, "record, address", "length(record)", replace!("sessions", "record", blob), |row| {
-        let value = bytes(row, 1)?;
-        let record = session_or_identity(&value);
-        Ok(Some(StoredRow { record, columns: vec![bytes(row, 2)?], value, numbers: vec![] }))
-    }),
-    table!("prekeys", Prekey, "record, id, uploaded", "length(record)", replace!("prekeys", "record", blob), |row| {
-        by_id(Record::Prekey, row)
-    }),
-    table!(
-        "signed_prekeys",
-        SignedPrekey,
-        "record, id",
-        "length(record)",
-        replace!("signed_prekeys", "record", blob),
-        |row| by_id(Record::SignedPrekey, row)
-    ),
-    table!(
-        "sender_keys",
-        SenderKey,
-        "record, address",
-        "length(record)",
-        replace!("sender_keys", "record", blob),
-        |row| {
-            let address = bytes(row, 2)?;
-            let is_header = HeaderCopy::BOTH.iter().any(|copy| copy.address().as_bytes() == address);
-            let (record, value) = (Record::SenderKey, bytes(row, 1)?);
-            Ok((!is_header).then(|| StoredRow { record, columns: vec![address], value, numbers: vec![] }))
-        }
-    ),
-    table!(
-        "sync_keys",
-        SyncKey,
-        "key_data, fingerprint, key_id",
-        "length(key_data) + length(fingerprint)",
-        Some(Replace {
-            sql: "UPDATE sync_keys SET key_data = substr(?1, 1, 32), fingerprint = substr(?1, 33)
-                WHERE rowid = ?3 AND key_data = substr(?2, 1, 32) AND fingerprint = substr(?2, 33)",
-            carry: blob,
-            prefix: ("substr(key_data, 1, 14)", blob_prefix)
-        }),
-        |row| {
-            let value = [bytes(row, 1)?, bytes(row, 2)?].concat();
-            Ok(Some(StoredRow { record: Record::SyncKey, columns: vec![bytes(row, 3)?], value, numbers: vec![] }))
-        }
-    ),
-    table!(
-        "collection_versions",
-        CollectionVersion,
-        "index_value_map, name",
-        "length(index_value_map)",
-        replace!("collection_versions", "index_value_map", map),
-        |row| {
-            let record = Record::CollectionVersion;
-            let carrier = super::app_sync::decode_map(&bytes(row, 1)?)?.remove(CARRIER);
-            let value = carrier.ok_or(Error::Plaintext { record })?;
-            Ok(Some(StoredRow { record, columns: vec![bytes(row, 2)?], value, numbers: vec![] }))
-        }
-    ),
-    table!(
-        without rowid "mutation_macs", MutationMac,
-        "value_mac, name, index_mac, version",
-        "name, index_mac",
-        "length(value_mac)",
-        "sqlite_autoindex_mutation_macs_1",
-        Some(Replace {
-            sql: "UPDATE mutation_macs SET value_mac = ?1
-                WHERE account = ?3 AND name = ?4 AND index_mac = ?5 AND value_mac = ?2",
-            carry: blob,
-            prefix: ("substr(value_mac, 1, 14)", blob_prefix)
-        }),
-        |row| keyed(Record::MutationMac, row, 2)
-    ),
-    table!(
-        without rowid "sender_key_devices", SenderKeyDevice,
-        "x'', group_jid, device_jid",
-        "group_jid, device_jid",
-        "length(device_jid)",
-        "sender_key_devices_device",
-        None,
-        |row| keyed(Record::SenderKeyDevice, row, 2)
-    ),
-    table!(
-        "lid_mappings",
-        LidMapping,
-        "learning_source, lid, phone_number, created_at, updated_at",
-        "length(learning_source)",
-        replace!("lid_mappings", "learning_source", text),
-        |row| carried(Record::LidMapping, row, 2)
-    ),
-    table!("base_keys", BaseKey, "base_key, address, message_id", "length(base_key)", None, |row| keyed(
-        Record::BaseKey,
-        row,
-        2
-    )),
-    table!(
-        "device_lists",
-        DeviceList,
-        "coalesce(phash, ''), user",
-        "coalesce(length(phash), 0)",
-        replace!("device_lists", "phash", text),
-        |row| carried(Record::DeviceList, row, 1)
-    ),
-    table!(
-        "group_metadata",
-        GroupMetadata,
-        "info, group_jid",
-        "length(info)",
-        replace!("group_metadata", "info", blob),
-        |row| { keyed(Record::GroupMetadata, row, 1) }
-    ),
-    table!(
-        "tc_tokens",
-        TcToken,
-        "token, jid, token_timestamp, sender_timestamp",
-        "length(token)",
-        replace!("tc_tokens", "token", blob),
-        |row| keyed(Record::TcToken, row, 1)
-    ),
-    table!(
-        "sent_messages",
-        SentMessage,
-        "payload, chat_jid, message_id, created_at",
-        "length(payload)",
-        replace!("sent_messages", "payload", blob),
-        |row| keyed(Record::SentMessage, row, 2)
-    ),
-    table!(
-        "pending_inbound",
-        PendingInbound,
-        "message, chat, sender, id, inserted_at",
-        "length(message)",
-        replace!("pending_inbound", "message", blob),
-        |row| keyed(Record::PendingInbound, row, 3)
-    ),
-    table!("message_secrets", MessageSecret, "secret, chat, sender, msg_id", "length(secret)", None, |row| {
-        keyed(Record::MessageSecret, row, 3)
-    }),
-    table!(
-        "devices",
-        Device,
-        "coalesce(edge_routing_info, x'')",
-        "length(record)",
-        // It is its own index.
-        None,
-        replace!("devices", "edge_routing_info", blob),
-        |row| {
-            // Without a carrier it is what a store makes before the first device is sealed, which counts as absent.
-            Ok(keyed(Record::Device, row, 0)?.filter(|row| !row.value.is_empty()))
-        }
-    ),
-];
-
-impl Table {
-    /// `true` if the table has values that a data key seals.
-    pub(crate) fn is_sealed(&self) -> bool {
-        self.replace.is_some()
     }
 
-    pub(super) fn size(&self, connection: &Connection) -> Result<TableSize> {
+    /// The statements of a table.
+    pub(super) fn of(table: &'static Table) -> &'static Self {
+        let position = table::TABLES.iter().position(|other| std::ptr::eq(other, table)).unwrap_or_default();
+        &TABLES[position]
+    }
+
+    pub(super) fn size(&'static self, connection: &Connection) -> Result<TableSize> {
         let counted = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
-        let (rows, bytes) = connection.first(self.size, (), counted)?.unwrap_or_default();
-        Ok(TableSize { name: self.name, rows: rows.unsigned_abs(), bytes: bytes.unsigned_abs() })
+        let (rows, bytes) = connection.first(&self.size, (), counted)?.unwrap_or_default();
+        Ok(TableSize { name: self.table.name, rows: rows.unsigned_abs(), bytes: bytes.unsigned_abs() })
     }
+
+    /// The row behind its id.
+    pub(super) fn read(&self, row: &Row<'_>) -> Result<Option<SealedRow>> {
+        let carrier = carrier_columns(&self.table.carrier).len().max(1);
+        let keys = self.table.key.len();
+        let key = self.table.key.iter().zip(1 + carrier..).map(|(column, at)| match column.kind {
+            ColumnKind::Number => Ok(KeyPart::Number(row.get(at)?)),
+            ColumnKind::Text | ColumnKind::Bytes => Ok(KeyPart::Bytes(bytes(row, at)?)),
+        });
+        let key = key.collect::<Result<_>>()?;
+        let numbers = (0..self.table.numbers.len()).map(|number| row.get(1 + carrier + keys + number));
+        let numbers = numbers.collect::<rusqlite::Result<_>>()?;
+        let carrier = (1..=carrier).map(|at| bytes(row, at)).collect::<Result<_>>()?;
+        self.table.stored(RawRow { key, carrier, numbers })
+    }
+
+    /// The parameters of [`SqlTable::replace`]: the new columns of the carrier, the old ones, and what says which row it is.
+    pub(super) fn replacement(&self, account: i32, replacement: Replacement) -> Result<Vec<Value>> {
+        let Replacement { id, columns, old, new } = replacement;
+        let (record, is_text) = (self.table.record, matches!(self.table.carrier, Carrier::Text(_)));
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).map(Value::Text).map_err(|_| Error::Tampered { record });
+        let carried = self.table.carry(new)?.into_iter().chain(self.table.carry(old)?);
+        let mut parameters = carried
+            .map(|bytes| if is_text { text(bytes) } else { Ok(Value::Blob(bytes)) })
+            .collect::<Result<Vec<_>>>()?;
+        if self.has_row_ids {
+            parameters.push(Value::Integer(id));
+            return Ok(parameters);
+        }
+        parameters.push(Value::Integer(account.into()));
+        for (column, bytes) in self.table.key.iter().zip(columns) {
+            parameters.push(if column.kind == ColumnKind::Text { text(bytes)? } else { Value::Blob(bytes) });
+        }
+        Ok(parameters)
+    }
+}
+
+/// The first bytes of a sealed value, from the part of the carrier that [`SqlTable::prefix`] reads.
+pub(super) fn prefix_of(table: &Table, front: &[u8]) -> Option<[u8; PREFIX_BYTES]> {
+    match table.carrier {
+        Carrier::Bytes(_) | Carrier::Split(..) => front.first_chunk().copied(),
+        Carrier::Text(_) => BASE64URL_NOPAD.decode(front).ok()?.first_chunk().copied(),
+        Carrier::Map(_) => decode_map(front).ok()?.get(CARRIER)?.first_chunk().copied(),
+        Carrier::None => None,
+    }
+}
+
+fn carrier_columns(carrier: &Carrier) -> Vec<&'static str> {
+    match *carrier {
+        Carrier::Bytes(column) | Carrier::Text(column) | Carrier::Map(column) => vec![column],
+        Carrier::Split(one, two) => vec![one, two],
+        Carrier::None => vec![],
+    }
+}
+
+/// What is read of a row.
+fn columns(table: &Table) -> String {
+    let mut columns = carrier_columns(&table.carrier).into_iter().map(|column| match (table.record, column) {
+        // These two may be NULL.
+        (Record::DeviceList, column) => format!("coalesce({column}, '')"),
+        (Record::Device, column) => format!("coalesce({column}, x'')"),
+        (_, column) => column.to_owned(),
+    });
+    let carrier = columns.by_ref().collect::<Vec<_>>();
+    let carrier = if carrier.is_empty() { vec!["x''".to_owned()] } else { carrier };
+    let key = table.key.iter().map(|column| column.name.to_owned());
+    let numbers = table.numbers.iter().map(|column| (*column).to_owned());
+    carrier.into_iter().chain(key).chain(numbers).collect::<Vec<_>>().join(", ")
+}
+
+/// How many bytes of content a row has.
+fn bytes_of(table: &Table) -> String {
+    match table.record {
+        Record::Device => "length(record)".to_owned(),
+        Record::DeviceList => "coalesce(length(phash), 0)".to_owned(),
+        Record::SenderKeyDevice => "length(device_jid)".to_owned(),
+        _ => {
+            let lengths = carrier_columns(&table.carrier).into_iter().map(|column| format!("length({column})"));
+            lengths.collect::<Vec<_>>().join(" + ")
+        }
+    }
+}
+
+fn replace(table: &Table, has_row_ids: bool) -> String {
+    let columns = carrier_columns(&table.carrier);
+    let numbered = |from: usize, with: &str| {
+        let terms = columns.iter().zip(from..).map(|(column, at)| format!("{column} = ?{at}"));
+        terms.collect::<Vec<_>>().join(with)
+    };
+    let (new, old) = (numbered(1, ", "), numbered(1 + columns.len(), " AND "));
+    let at = 1 + 2 * columns.len();
+    let row = if has_row_ids {
+        format!("rowid = ?{at}")
+    } else {
+        let keys = table.key.iter().zip(at + 1..).map(|(column, at)| format!(" AND {} = ?{at}", column.name));
+        format!("account = ?{at}{}", keys.collect::<String>())
+    };
+    format!("UPDATE {} SET {new} WHERE {row} AND {old}", table.name)
 }
 
 /// A text or a blob, whatever is in it.
-pub(super) fn bytes(row: &Row<'_>, column: usize) -> Result<Vec<u8>> {
+fn bytes(row: &Row<'_>, column: usize) -> Result<Vec<u8>> {
     let value = row.get_ref(column)?;
     value.as_bytes().map(<[u8]>::to_vec).map_err(|_| Error::Malformed { record: Record::Store })
-}
-
-/// The value, then so many key columns, and then numbers.
-fn keyed(record: Record, row: &Row<'_>, columns: usize) -> Result<Option<StoredRow>> {
-    let numbers = (2 + columns..row.as_ref().column_count()).map(|column| row.get(column));
-    let numbers = numbers.collect::<rusqlite::Result<_>>()?;
-    let columns = (2..2 + columns).map(|column| bytes(row, column)).collect::<Result<_>>()?;
-    Ok(Some(StoredRow { record, columns, value: bytes(row, 1)?, numbers }))
-}
-
-/// The same where a text carries the value.
-fn carried(record: Record, row: &Row<'_>, columns: usize) -> Result<Option<StoredRow>> {
-    let Some(found) = keyed(record, row, columns)? else { return Ok(None) };
-    let text = std::str::from_utf8(&found.value).map_err(|_| Error::Tampered { record })?;
-    let value = decode_text(record, text)?;
-    Ok(Some(StoredRow { value, ..found }))
-}
-
-/// A record whose key is a number.
-fn by_id(record: Record, row: &Row<'_>) -> Result<Option<StoredRow>> {
-    let Some(mut found) = keyed(record, row, 0)? else { return Ok(None) };
-    let id = found.numbers.first().copied().flatten().and_then(|id| u32::try_from(id).ok());
-    found.columns.push(id.ok_or(Error::Tampered { record })?.to_le_bytes().to_vec());
-    Ok(Some(found))
 }

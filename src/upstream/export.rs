@@ -15,11 +15,14 @@ use super::schema::MIGRATIONS;
 use super::wire;
 use crate::background;
 use crate::encrypt::Vault;
-use crate::encrypt::sealed_row::OpenedRow;
+use crate::encrypt::sealed_row::OpenRow;
 use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::private;
-use crate::sqlite::{Pages, Snapshot, SqliteStore, TABLES, cannot_write, explained, publish, refuse_taken};
+use crate::progress::{Observer, Phase, Progress};
+use crate::rows::store::{OwnRows, OwnStore, Rows};
+use crate::rows::table::TABLES;
+use crate::sqlite::files::{cannot_write, explained, publish, refuse_taken};
 
 /// Writes an account of an encrypted [`SqliteStore`] into a new database that whatsapp-rust 0.7's own SQLite store opens,
 /// **in plaintext**, so that nobody is locked in.
@@ -46,17 +49,7 @@ use crate::sqlite::{Pages, Snapshot, SqliteStore, TABLES, cannot_write, explaine
 /// ```
 #[must_use = "an export does nothing until it is run"]
 pub struct Export {
-    progress: Box<dyn Fn(ExportProgress) + Send + Sync>,
-}
-
-/// How far an export is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ExportProgress {
-    /// The rows that were looked at.
-    pub done: u64,
-    /// The rows that there are, as they were counted at the beginning.
-    pub total: u64,
+    progress: Observer,
 }
 
 /// What was exported. `Display` prints a table.
@@ -66,14 +59,14 @@ pub struct ExportReport {
 }
 
 impl Export {
-    /// An export that tells nobody how far it is.
+    /// An export of one account or several.
     pub fn new() -> Self {
-        Self { progress: Box::new(|_| {}) }
+        Self { progress: Observer::default() }
     }
 
     /// Is told after every few hundred rows how far the export is.
-    pub fn on_progress(mut self, progress: impl Fn(ExportProgress) + Send + Sync + 'static) -> Self {
-        self.progress = Box::new(progress);
+    pub fn on_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Observer::new(progress);
         self
     }
 
@@ -88,8 +81,8 @@ impl Export {
     /// There is no file at `target` then. [`Error::DeviceMissing`] if the account's device is gone; [`Error::TargetExists`]; [`Error::File`] if the target's folder is not there or cannot
     /// be written; [`Error::Tampered`] and the like if a record does not verify; [`Error::RowsMissed`] if a table has rows
     /// that cannot be found in it; [`Error::Sqlite`].
-    pub async fn run(&self, store: &SqliteStore, vault: &Vault, target: impl AsRef<Path>) -> Result<ExportReport> {
-        let mut reports = self.run_all(&[(store, vault)], target).await?;
+    pub async fn run(&self, store: &impl OwnStore, vault: &Vault, target: impl AsRef<Path>) -> Result<ExportReport> {
+        let mut reports = self.run_all(&[AccountToExport::new(store, vault)], target).await?;
         Ok(reports.pop().unwrap_or_default())
     }
 
@@ -99,7 +92,7 @@ impl Export {
     /// As [`Export::run`].
     pub async fn run_all(
         &self,
-        accounts: &[(&SqliteStore, &Vault)],
+        accounts: &[AccountToExport<'_>],
         target: impl AsRef<Path>,
     ) -> Result<Vec<ExportReport>> {
         let target = target.as_ref().to_owned();
@@ -107,16 +100,20 @@ impl Export {
         let unfinished = private::unfinished_folder(&target, ".wastore-export-").map_err(cannot_write)?;
         let created = background::unblock(move || Writer::create(unfinished)).await;
         let mut writer = created.map_err(|error| explained(&target, error))?;
-        let mut progress = ExportProgress { done: 0, total: 0 };
-        for (store, _) in accounts {
-            progress.total += Snapshot::open(store).await?.count_rows().await?;
+        let (mut done, mut total) = (0, 0);
+        for AccountToExport { store, .. } in accounts {
+            total += store.snapshot().await?.count().await?;
         }
+        let mut tell = |rows: u64| {
+            done += rows;
+            self.progress.tell(Phase::Copying, done, total);
+        };
         let mut reports = Vec::with_capacity(accounts.len());
-        for (store, vault) in accounts {
+        for AccountToExport { store, vault } in accounts {
             writer.account = store.account_number();
             writer.collections.clear();
             let report;
-            (writer, report) = self.export(store, vault, writer, &mut progress).await?;
+            (writer, report) = export(&**store, vault, writer, &mut tell).await?;
             reports.push(report);
         }
         let folder = background::unblock(move || writer.finish()).await?;
@@ -124,42 +121,54 @@ impl Export {
         publish((), Arc::new(folder), file, target).await?;
         Ok(reports)
     }
+}
 
-    /// Exports one account.
-    async fn export(
-        &self,
-        store: &SqliteStore,
-        vault: &Vault,
-        mut writer: Writer,
-        progress: &mut ExportProgress,
-    ) -> Result<(Writer, ExportReport)> {
-        let held = vault.state();
-        let mut snapshot = Snapshot::open(store).await?;
-        let mut report = ExportReport::default();
-        for table in &TABLES {
-            let mut pages = Pages::of(table);
-            while let Some(page) = snapshot.next(&mut pages).await? {
-                let mut opened = Vec::with_capacity(page.len());
-                progress.done += page.len() as u64;
-                for (id, row) in page {
-                    if let Some(row) = row? {
-                        opened.push((id, vault.open_stored(&held, row).await?));
-                    }
+/// Exports one account.
+async fn export(
+    store: &dyn Rows,
+    vault: &Vault,
+    mut writer: Writer,
+    tell: &mut impl FnMut(u64),
+) -> Result<(Writer, ExportReport)> {
+    let held = vault.state();
+    let mut snapshot = store.snapshot().await?;
+    let mut report = ExportReport::default();
+    for table in &TABLES {
+        snapshot.begin(table);
+        while let Some(page) = snapshot.next().await? {
+            let (rows, mut opened) = (page.len(), Vec::with_capacity(page.len()));
+            for (id, row) in page {
+                if let Some(row) = row? {
+                    opened.push((id, vault.open_row(&held, row).await?));
                 }
-                let outcome;
-                (writer, outcome) = background::unblock(move || writer.write(opened)).await?;
-                outcome.into_iter().for_each(|(record, given_back)| report.add(record, given_back));
-                progress.total = progress.total.max(progress.done);
-                (self.progress)(*progress);
             }
+            let outcome;
+            (writer, outcome) = background::unblock(move || writer.write(opened)).await?;
+            outcome.into_iter().for_each(|(record, given_back)| report.add(record, given_back));
+            tell(rows as u64);
         }
-        drop(snapshot);
-        // Rows of which SQLite cannot say whose they are.
-        store.refuse_damage().await?;
-        if vault.device_is_sealed() && report.exported(Record::Device) == 0 {
-            return Err(Error::DeviceMissing);
-        }
-        Ok((writer, report))
+    }
+    drop(snapshot);
+    // Rows of which the engine cannot say whose they are.
+    store.refuse_damage().await?;
+    if vault.device_is_sealed() && report.exported(Record::Device) == 0 {
+        return Err(Error::DeviceMissing);
+    }
+    Ok((writer, report))
+}
+
+/// An account for [`Export::run_all`], and its vault.
+#[derive(Debug)]
+pub struct AccountToExport<'a> {
+    store: Arc<dyn Rows>,
+    vault: &'a Vault,
+}
+
+impl<'a> AccountToExport<'a> {
+    /// The account of `store`.
+    pub fn new(store: &impl OwnStore, vault: &'a Vault) -> Self {
+        let OwnRows(store) = store.own_rows();
+        Self { store, vault }
     }
 }
 
@@ -261,7 +270,7 @@ impl Writer {
     }
 
     /// Writes rows in one transaction, and says of each whether it was given back. Blocks its thread.
-    fn write(mut self, rows: Vec<(i64, OpenedRow)>) -> Result<(Self, Vec<(Record, bool)>)> {
+    fn write(mut self, rows: Vec<(i64, OpenRow)>) -> Result<(Self, Vec<(Record, bool)>)> {
         let mut outcome = Vec::with_capacity(rows.len());
         self.connection.execute_batch("BEGIN")?;
         for (id, row) in rows {
@@ -271,8 +280,8 @@ impl Writer {
         Ok((self, outcome))
     }
 
-    fn insert(&mut self, id: i64, row: &OpenedRow) -> Result<bool> {
-        let OpenedRow { record, key, payload, numbers } = row;
+    fn insert(&mut self, id: i64, row: &OpenRow) -> Result<bool> {
+        let OpenRow { record, key, payload, numbers } = row;
         let (record, account) = (*record, self.account);
         let damaged = || Error::Tampered { record };
         let text = |part: usize| {

@@ -9,20 +9,23 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use rusqlite::{Connection, OpenFlags};
 use wacore::store::traits::Backend;
 
-use super::records::{self, Batch, NotRead, TABLES};
+use super::records::{self, Batch, TABLES};
 use super::remove::{self, RemovedSource};
 use super::schema;
 use crate::background;
-use crate::encrypt::{Vault, VaultOptions};
-use crate::error::{Error, Result, SqliteProblem};
+use crate::encrypt::{OpenMode, Vault, VaultOptions};
+use crate::error::{Error, NotRead, Result, SqliteProblem};
 use crate::layer::Layer;
+use crate::maintenance::open_account;
 use crate::method::Record;
 use crate::private;
+use crate::progress::{Observer, Phase, Progress};
+use crate::rows::store::Rows;
 use crate::secret::Secret;
-use crate::sqlite::{
-    Durability, Quiet, STEPS_BETWEEN_LOOKS, SqliteConfig, SqliteStore, cannot_write, connect_immutable, publish,
-    refuse_pipes, refuse_taken,
-};
+use crate::sqlite::files::{cannot_write, publish, refuse_pipes, refuse_taken};
+use crate::sqlite::read_only::{Quiet, connect_immutable};
+use crate::sqlite::snapshot::STEPS_BETWEEN_LOOKS;
+use crate::sqlite::{Durability, SqliteOptions, SqliteStore};
 
 /// Copies a database of whatsapp-rust's own SQLite store into a new encrypted [`SqliteStore`](crate::SqliteStore).
 ///
@@ -54,7 +57,7 @@ pub struct Import {
     accounts: Accounts,
     options: VaultOptions,
     remove_source: bool,
-    progress: Box<dyn Fn(ImportProgress) + Send + Sync>,
+    progress: Observer,
 }
 
 #[derive(Clone, Copy)]
@@ -71,7 +74,7 @@ impl Import {
             accounts: Accounts::Only,
             options: VaultOptions::new(),
             remove_source: false,
-            progress: Box::new(|_| {}),
+            progress: Observer::default(),
         }
     }
 
@@ -111,8 +114,8 @@ impl Import {
     }
 
     /// Is told after each batch of some hundred records how far the import is.
-    pub fn on_progress(mut self, progress: impl Fn(ImportProgress) + Send + Sync + 'static) -> Self {
-        self.progress = Box::new(progress);
+    pub fn on_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Observer::new(progress);
         self
     }
 
@@ -206,7 +209,9 @@ impl Import {
         // The secret shows that it is the store that was made of it.
         let store = SqliteStore::open(target).await?;
         let lowest = store.accounts().await?.into_iter().min().unwrap_or(1);
-        let id = store.account(lowest).open_vault_read_only(&self.options, secret).await?.store_id();
+        let id = open_account(&store.account(lowest), &self.options.clone().mode(OpenMode::ReadOnly), secret)
+            .await?
+            .store_id();
         let removed = background::unblock(move || remove::finish(&path, &file, &id)).await?;
         Ok(ImportReport { accounts: vec![], records: vec![], not_read: vec![], removed: Some(removed) })
     }
@@ -223,14 +228,14 @@ impl Import {
         let unfinished = private::unfinished_folder(target, ".wastore-import-").map_err(cannot_write)?;
         let (file, unfinished) = (unfinished.path().join("store.db"), Arc::new(unfinished));
         // It is waited for the disk at the end, once for all.
-        let first = SqliteConfig::new().durability(Durability::Process).unfinished_in(&unfinished).open(&file).await?;
+        let first = SqliteOptions::new().durability(Durability::Process).unfinished_in(&unfinished).open(&file).await?;
 
         let mut vaults: Vec<Vault> = vec![];
         let mut secret = Some(secret);
         for (account, _) in &accounts {
             let store = first.account(*account);
             let secret = match (vaults.first(), secret.take()) {
-                (Some(vault), _) => store.derived_secret(vault),
+                (Some(vault), _) => vault.account_key(&store.key_label()).into(),
                 (None, Some(secret)) => secret,
                 (None, None) => return Err(Error::Stopped),
             };
@@ -251,7 +256,7 @@ impl Import {
             not_read,
             removed: None,
         };
-        for phase in [ImportPhase::Copying, ImportPhase::Comparing] {
+        for phase in [Phase::Copying, Phase::Comparing] {
             self.pass(phase, total, messages, &stores, &mut report).await?;
         }
         for vault in &vaults {
@@ -266,7 +271,7 @@ impl Import {
     /// Goes once through the source.
     async fn pass(
         &self,
-        phase: ImportPhase,
+        phase: Phase,
         total: u64,
         messages: &Receiver<Message>,
         stores: &[(i32, Arc<dyn Backend>)],
@@ -287,8 +292,8 @@ impl Import {
                     let store = store.map(|(_, store)| store.clone()).ok_or(Error::Stopped)?;
                     under_way.push(async move {
                         let equal = match phase {
-                            ImportPhase::Copying => batch.store(&*store).await.map(|()| true),
-                            ImportPhase::Comparing => batch.equals(&*store).await,
+                            Phase::Comparing => batch.equals(&*store).await,
+                            _ => batch.store(&*store).await.map(|()| true),
                         };
                         if equal? { Ok((record, rows)) } else { Err(Error::ImportUnequal { record }) }
                     });
@@ -311,18 +316,18 @@ impl Import {
 
     fn one_done(
         &self,
-        phase: ImportPhase,
+        phase: Phase,
         total: u64,
         done: &mut u64,
         ended: Option<Result<(Record, u64)>>,
         report: &mut ImportReport,
     ) -> Result<()> {
         let Some((record, rows)) = ended.transpose()? else { return Ok(()) };
-        if phase == ImportPhase::Copying {
+        if phase == Phase::Copying {
             report.add(record, rows, 0);
         }
         *done += rows;
-        (self.progress)(ImportProgress { phase, done: *done, total });
+        self.progress.tell(phase, *done, total);
         Ok(())
     }
 }
@@ -337,28 +342,6 @@ impl fmt::Debug for Import {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Import").field("options", &self.options).finish_non_exhaustive()
     }
-}
-
-/// What an import is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ImportPhase {
-    /// Records are sealed and stored.
-    Copying,
-    /// Records are read back and compared with the source.
-    Comparing,
-}
-
-/// How far an import is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ImportProgress {
-    /// What it is doing.
-    pub phase: ImportPhase,
-    /// The records that this phase is done with.
-    pub done: u64,
-    /// The records of all accounts that are imported, those that are left out included.
-    pub total: u64,
 }
 
 /// What was imported. `Display` prints a table.
@@ -488,11 +471,11 @@ fn read_twice(path: &Path, accounts: Accounts, is_to_be_removed: bool, writer: &
         return Err(Error::SourceHoldsMore { not_read });
     }
     send(Message::Accounts(counted.clone(), not_read))?;
-    for pass in [ImportPhase::Copying, ImportPhase::Comparing] {
+    for pass in [Phase::Copying, Phase::Comparing] {
         for (account, rows) in &counted {
             let emit = &mut |batch| send(Message::Batch(*account, batch));
             let left_out = records::read(&source, (*account, *rows), emit)?;
-            if pass == ImportPhase::Copying {
+            if pass == Phase::Copying {
                 left_out.into_iter().try_for_each(|(record, rows)| send(Message::LeftOut(record, rows)))?;
             }
         }

@@ -19,8 +19,7 @@ mod remove;
 mod schema;
 mod wire;
 
-pub use export::{Export, ExportProgress, ExportReport};
-pub use import::{Import, ImportPhase, ImportProgress, ImportReport};
-pub use records::NotRead;
-pub(crate) use records::listed;
+pub use crate::error::NotRead;
+pub use export::{AccountToExport, Export, ExportReport};
+pub use import::{Import, ImportReport};
 pub use remove::RemovedSource;

@@ -1,6 +1,5 @@
 //! What is copied, in batches: reading it from upstream's tables, storing it, comparing it with what was stored.
 
-use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -17,9 +16,8 @@ use wacore::store::traits::{
 };
 
 use super::wire;
-use crate::error::{Error, Result};
+use crate::error::{Error, NotRead, Result};
 use crate::method::Record;
-use crate::printable::printable;
 
 /// Records of one kind and one account.
 pub(super) enum Batch {
@@ -105,44 +103,6 @@ pub(super) fn not_read(source: &Connection, accounts: &[(i32, u64)]) -> Result<V
     let others = tables.into_iter().filter(|table| !super::schema::is_read(table) && !table.starts_with("sqlite_"));
     not_read.extend(others.map(|table| NotRead { table, rows: None }));
     Ok(not_read)
-}
-
-/// What a source holds that an import does not read. `Display` prints it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotRead {
-    table: String,
-    rows: Option<u64>,
-}
-
-impl NotRead {
-    /// The name of the table, as it is in the file.
-    pub fn table(&self) -> &str {
-        &self.table
-    }
-
-    /// How many of its rows belong to no account that was imported; `None` if the table is not upstream's.
-    pub fn rows(&self) -> Option<u64> {
-        self.rows
-    }
-}
-
-impl fmt::Display for NotRead {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.rows {
-            Some(rows) => write!(f, "{rows} rows of {}", printable(&self.table)),
-            None => write!(f, "the table {}", printable(&self.table)),
-        }
-    }
-}
-
-/// The beginning of a list, as text.
-pub(crate) fn listed(not_read: &[NotRead]) -> String {
-    const SHOWN: usize = 8;
-    let mut shown: Vec<_> = not_read.iter().take(SHOWN).map(NotRead::to_string).collect();
-    if not_read.len() > SHOWN {
-        shown.push(format!("and {} more", not_read.len() - SHOWN));
-    }
-    shown.join(", ")
 }
 
 /// Reads every record of an account, which has so many, and hands it on in batches. Gives how many were left out, by kind:

@@ -10,7 +10,8 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{Error, Result};
 use crate::filesystem::{self, folder_of};
 use crate::private;
-use crate::sqlite::{COMPANIONS, beside, guard};
+use crate::sqlite::connection::guard;
+use crate::sqlite::files::{COMPANIONS, beside};
 
 /// What [`Import::remove_source`](super::Import::remove_source) did.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::records::TABLES;
 use crate::error::{Error, Result};
-use crate::sqlite::guard;
+use crate::sqlite::connection::guard;
 
 /// The migrations of `whatsapp-rust-sqlite-storage` 0.7.0, as Diesel numbers them: the digits of their folders.
 pub(super) const MIGRATIONS: [(&str, &str); 23] = [
@@ -100,7 +100,7 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     if tables < 3 {
         let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
         return Err(foreign(match application {
-            crate::sqlite::APPLICATION_ID => "a store of wastore already",
+            crate::sqlite::schema::APPLICATION_ID => "a store of wastore already",
             _ => "the database of another program",
         }));
     }

@@ -519,7 +519,7 @@ fn a_store_that_was_put_back_is_refused_until_it_is_accepted() {
         assert!(code == 4 && error.contains("put back to an earlier state"), "{command}: {code}: {error}");
     }
     let (code, error) = desk.fails("verify wa.db --key-file key --anchor elsewhere");
-    assert!(code == 1 && error.contains("the freshness anchor cannot be used"), "{code}: {error}");
+    assert!(code == 1 && error.contains("the rollback anchor cannot be used"), "{code}: {error}");
     desk.ok("accept-rollback wa.db --key-file key --anchor anchors");
     desk.ok("verify wa.db --key-file key --anchor anchors");
     // Without the anchor it opens as ever, and the next one that has it can tell.

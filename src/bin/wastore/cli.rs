@@ -15,7 +15,7 @@ use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret};
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// The folder of the freshness anchor, if the bot uses one: for every command that takes a secret
+    /// The folder of the rollback anchor, if the bot uses one: for every command that takes a secret
     #[arg(long, global = true, value_name = "FOLDER")]
     pub(crate) anchor: Option<PathBuf>,
     /// The context that the vault is bound to, if the bot gives one; the default is the number of the account
@@ -41,7 +41,7 @@ impl Cli {
     pub(crate) fn vault_options(&self) -> Result<VaultOptions> {
         let mut options = VaultOptions::new();
         if let Some(folder) = &self.anchor {
-            options = options.freshness_anchor(Arc::new(FileAnchor::new(folder)));
+            options = options.rollback_anchor(Arc::new(FileAnchor::new(folder)));
         }
         if let Some(context) = &self.context {
             options = options.context(context.as_bytes());
@@ -208,7 +208,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NUMBER")]
         keep: NonZeroUsize,
     },
-    /// Take the store as it is, although the freshness anchor remembers a newer or another one, or nothing
+    /// Take the store as it is, although the rollback anchor remembers a newer or another one, or nothing
     ///
     /// What the anchor remembered does not open any more. Link the account again afterwards: a store that was put back uses
     /// message keys twice.
@@ -243,7 +243,7 @@ pub(crate) enum Command {
     /// Put a backup in the place of the store
     ///
     /// The store that is there is not deleted, but renamed, and so is its log, which must not lie beside another database. Stop
-    /// the bot before. With a freshness anchor run `accept-rollback` afterwards.
+    /// the bot before. With a rollback anchor run `accept-rollback` afterwards.
     Restore {
         /// The backup, which is only read
         backup: PathBuf,

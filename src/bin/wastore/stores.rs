@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use wastore::{Error, SqliteConfig, SqliteStore};
+use wastore::{Error, SqliteOptions, SqliteStore};
 
 use crate::cli::Store;
 use crate::failure::Failure;
@@ -45,7 +45,7 @@ pub(crate) async fn accounts(store: &SqliteStore) -> Result<Vec<i32>, Failure> {
 /// Opens a store that is there.
 pub(crate) async fn open(path: &Path) -> Result<SqliteStore, Failure> {
     fs::metadata(path).map_err(|error| Failure::file("the store cannot be opened", path, &error))?;
-    Ok(SqliteConfig::new().must_exist().open(path).await?)
+    Ok(SqliteOptions::new().must_exist().open(path).await?)
 }
 
 /// # Errors

@@ -7,7 +7,7 @@
 //!  4   1  flags: bit 0 padded, bit 1 self-describing
 //!  5   1  kind of record
 //!  6   4  data-key epoch
-//! 10   4  stamp: the header generation at the time of writing
+//! 10   4  generation of the header at the time of writing, its lower 32 bits
 //! 14  24  nonce
 //! 38   n  ciphertext of: [u16 L ‖ L bytes of (u16 len ‖ part)*] if self-describing ‖ payload ‖ [80 00*] if padded
 //! 38+n 16 tag
@@ -24,14 +24,11 @@ use zeroize::Zeroize;
 
 use super::aead::{self, NONCE_BYTES, TAG_BYTES};
 use super::keys::DataKeys;
-use crate::encrypt::Padding;
+use super::kind::{SUITE, kind_number};
+use super::padding::Padding;
 use crate::error::{Error, Result};
 use crate::method::Record;
 
-/// XChaCha20-Poly1305.
-pub(crate) const SUITE: u8 = 1;
-/// Kinds of record count from 1 to this.
-pub(crate) const KINDS: usize = 19;
 /// What an envelope adds to a payload, without self-description and padding.
 pub(crate) const OVERHEAD_BYTES: usize = BODY_AT + TAG_BYTES;
 
@@ -45,30 +42,18 @@ const AAD_LABEL: &[u8] = b"wastore/v1/aad\0";
 
 pub(crate) type Nonce = [u8; NONCE_BYTES];
 
-/// The number of a record kind inside the format; numbers are never reused.
-pub(crate) const fn kind_number(record: Record) -> u8 {
-    match record {
-        Record::Session => 1,
-        Record::Identity => 2,
-        Record::Prekey => 3,
-        Record::SignedPrekey => 4,
-        Record::SenderKey => 5,
-        Record::SyncKey => 6,
-        Record::CollectionVersion => 7,
-        Record::MutationMac => 8,
-        Record::SenderKeyDevice => 9,
-        Record::LidMapping => 10,
-        Record::BaseKey => 11,
-        Record::DeviceList => 12,
-        Record::GroupMetadata => 13,
-        Record::TcToken => 14,
-        Record::SentMessage => 15,
-        Record::PendingInbound => 16,
-        Record::MessageSecret => 17,
-        Record::Device => 18,
-        // `SignalState` and `Store` name methods, not rows; nothing is sealed under them.
-        Record::SnapshotExtra | Record::SignalState | Record::Store => 19,
-    }
+/// One nonce for one value.
+pub(crate) fn nonce() -> Result<Nonce> {
+    let mut nonce = Nonce::default();
+    getrandom::fill(&mut nonce)?;
+    Ok(nonce)
+}
+
+/// Nonces for a batch, from one call to the operating system.
+pub(crate) fn nonces(count: usize) -> Result<Vec<Nonce>> {
+    let mut nonces = vec![Nonce::default(); count];
+    getrandom::fill(nonces.as_flattened_mut())?;
+    Ok(nonces)
 }
 
 /// Where a sealed value belongs.
@@ -144,7 +129,7 @@ impl<'a> Place<'a> {
 /// [`Error::InputTooLong`] if the key or the payload does not fit the format.
 pub(crate) fn seal(
     keys: &DataKeys,
-    stamp: u32,
+    generation: u32,
     padding: Padding,
     nonce: &Nonce,
     place: Place<'_>,
@@ -162,7 +147,7 @@ pub(crate) fn seal(
     header[4] = if padding == Padding::None { 0 } else { PADDED } | if described > 0 { SELF_DESCRIBING } else { 0 };
     header[5] = kind_number(place.record);
     header[6..10].copy_from_slice(&keys.epoch.to_le_bytes());
-    header[10..].copy_from_slice(&stamp.to_le_bytes());
+    header[10..].copy_from_slice(&generation.to_le_bytes());
     envelope.extend_from_slice(&header);
     envelope.extend_from_slice(nonce);
 
@@ -193,11 +178,10 @@ pub(crate) fn seal(
 ///
 /// # Errors
 /// As [`open`].
-#[cfg(feature = "sqlite")]
 pub(crate) fn reseal(
     under: &DataKeys,
     keys: &DataKeys,
-    stamp: u32,
+    generation: u32,
     prefix: Prefix,
     nonce: &Nonce,
     place: Place<'_>,
@@ -207,7 +191,7 @@ pub(crate) fn reseal(
     open(under, prefix, place, &mut value)?;
     let mut header = prefix.bytes;
     header[6..10].copy_from_slice(&keys.epoch.to_le_bytes());
-    header[10..].copy_from_slice(&stamp.to_le_bytes());
+    header[10..].copy_from_slice(&generation.to_le_bytes());
     value[..HEADER_BYTES].copy_from_slice(&header);
     value[HEADER_BYTES..BODY_AT].copy_from_slice(nonce);
 
@@ -246,7 +230,6 @@ impl Prefix {
     }
 
     /// The front of a stored value of any kind of record; `None` if it was never an envelope of this version.
-    #[cfg(feature = "sqlite")]
     pub(crate) fn of(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
         (bytes[..4] == [MAGIC[0], MAGIC[1], VERSION, SUITE]).then_some(Self { bytes: *bytes })
     }
@@ -260,7 +243,7 @@ impl Prefix {
         u32::from_le_bytes([self.bytes[6], self.bytes[7], self.bytes[8], self.bytes[9]])
     }
 
-    pub(crate) fn stamp(&self) -> u32 {
+    pub(crate) fn generation(&self) -> u32 {
         u32::from_le_bytes([self.bytes[10], self.bytes[11], self.bytes[12], self.bytes[13]])
     }
 }

@@ -18,7 +18,7 @@ use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::aead::KEY_BYTES;
-use super::envelope::{KINDS, SUITE};
+use super::kind::{KINDS, SUITE};
 use crate::secret::Key;
 
 /// Identifies a vault; random, not secret, the salt of every derivation.

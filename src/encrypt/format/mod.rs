@@ -7,11 +7,12 @@
 //! | `padding.rs` | how its length is hidden |
 //! | `token.rs` | what the inner store sees instead of names |
 //! | `block.rs` | 32 bytes in a place of 32 bytes |
-//! | `keys.rs` | the tree of keys |
+//! | `keys.rs`, `kind.rs` | the tree of keys; the numbers of the kinds of record |
 
-pub(super) mod aead;
-pub(super) mod block;
-pub(super) mod envelope;
-pub(super) mod keys;
-pub(super) mod padding;
-pub(super) mod token;
+pub(crate) mod aead;
+pub(crate) mod block;
+pub(crate) mod envelope;
+pub(crate) mod keys;
+pub(crate) mod kind;
+pub(crate) mod padding;
+pub(crate) mod token;

@@ -81,7 +81,6 @@ impl Token {
     }
 
     /// [`UNUSED`].
-    #[cfg(feature = "sqlite")]
     pub(in crate::encrypt) fn unused() -> Self {
         let mut token = Self { text: [0; 2 * TOKEN_CHARS + 1], len: UNUSED.len() };
         token.text[..UNUSED.len()].copy_from_slice(UNUSED.as_bytes());

@@ -5,7 +5,6 @@ mod bad_header;
 mod bad_records;
 mod device;
 mod forwarding;
-mod freshness;
 mod fuzz;
 mod golden;
 mod hostile_store;
@@ -13,6 +12,7 @@ mod interop;
 mod interrupted;
 #[cfg(feature = "sqlite")]
 mod memory;
+mod rollback;
 mod vault;
 mod vectors;
 
@@ -82,7 +82,7 @@ impl Scratch {
     #[cfg(feature = "sqlite")]
     async fn own() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = crate::SqliteConfig::new().durability(crate::Durability::Process);
+        let config = crate::SqliteOptions::new().durability(crate::Durability::Process);
         let store = Arc::new(config.open(folder.path().join("own.db")).await.unwrap());
         Self { store, folder: Some(folder) }
     }

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 
-use super::UPDATE_TRIES;
 use super::header::Header;
 use crate::error::{Error, Result};
+use crate::rows::table::HEADER_ADDRESSES;
 
 /// Where a vault keeps its two header copies. The default is the store itself.
 ///
@@ -36,17 +36,15 @@ pub enum HeaderCopy {
 impl HeaderCopy {
     pub(crate) const BOTH: [Self; 2] = [Self::A, Self::B];
 
-    /// The address of the copy among the sender keys: the one slot that every backend keeps opaque, unlisted and
-    /// unpruned. Blinded addresses have 24 characters, so none can be equal.
+    /// The address of the copy among the sender keys.
     pub(crate) const fn address(self) -> &'static str {
         match self {
-            HeaderCopy::A => "wastorevaultheaderv1a",
-            HeaderCopy::B => "wastorevaultheaderv1b",
+            HeaderCopy::A => HEADER_ADDRESSES[0],
+            HeaderCopy::B => HEADER_ADDRESSES[1],
         }
     }
 
     /// The copy that is kept at an address.
-    #[cfg(feature = "sqlite")]
     pub(crate) fn of(address: &str) -> Option<Self> {
         Self::BOTH.into_iter().find(|copy| copy.address() == address)
     }
@@ -54,7 +52,6 @@ impl HeaderCopy {
     /// Whether this copy may become `new`, for a store that can look at both copies and write in one step. Copy A goes on
     /// from what it is, or catches up with a newer copy B; copy B follows copy A. What is not intact may be replaced, but
     /// does not replace what is.
-    #[cfg(feature = "sqlite")]
     pub(crate) fn may_become(self, new: &[u8], a: Option<&[u8]>, b: Option<&[u8]>) -> bool {
         let Some((a, checksum)) = a.and_then(|a| Some((a, Header::checksum(a)?))) else { return true };
         let Ok(header) = Header::parse(new) else { return false };
@@ -232,3 +229,6 @@ pub(super) async fn refuse_existing(headers: &dyn HeaderStore) -> Result<()> {
     }
     Ok(())
 }
+
+/// How often a change of the header is tried while other processes write it as well.
+pub(super) const UPDATE_TRIES: usize = 8;

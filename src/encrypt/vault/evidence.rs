@@ -1,32 +1,13 @@
 //! What the rows of a store say of its header, before its keys are changed.
 //!
 //! A header that was put back reads its own records and no newer ones. Writing the next header over it would wash that away:
-//! the generation would rise above every stamp, removed secrets would open for good, and a data key could be forgotten that
+//! the generation would rise above that of every record, removed secrets would open for good, and a data key could be forgotten that
 //! the only readable rows are under. So every change of the keys looks at the rows first.
 
-use std::collections::HashMap;
-
-use super::Shared;
-use crate::encrypt::format::envelope::Prefix;
+use super::host::Claims;
+use super::open_vault::Shared;
 use crate::error::Result;
 use crate::method::Record;
-
-/// What rows claim of themselves, whether or not they open: the highest stamp of each kind of record and epoch.
-#[derive(Default)]
-pub(super) struct Claims(HashMap<(Record, u32), u32>);
-
-impl Claims {
-    pub(super) fn add(&mut self, prefix: &Prefix) {
-        let Some(record) = prefix.record() else { return };
-        let stamp = self.0.entry((record, prefix.epoch())).or_default();
-        *stamp = prefix.stamp().max(*stamp);
-    }
-
-    /// The highest epoch, or 0.
-    pub(super) fn newest_epoch(&self) -> u32 {
-        self.0.keys().map(|(_, epoch)| *epoch).max().unwrap_or(0)
-    }
-}
 
 impl Shared {
     /// Looks at every row that can be found, under the header as it is stored now.
@@ -38,7 +19,8 @@ impl Shared {
         self.refresh().await?;
         let state = self.state();
         let claims = self.host.claims().await?;
-        let mut unknown: Vec<_> = claims.0.keys().filter(|(_, epoch)| state.ring.epoch(*epoch).is_none()).collect();
+        let mut unknown: Vec<_> =
+            claims.0.keys().filter(|(_, epoch)| state.cipher.ring.epoch(*epoch).is_none()).collect();
         // The device first, so that the same store always gets the same answer.
         unknown.sort_by_key(|(record, epoch)| (*record != Record::Device, *record as usize, *epoch));
         for (record, epoch) in unknown {
@@ -47,20 +29,20 @@ impl Shared {
                 self.state_for(&state, *record, *epoch).await?;
             }
         }
-        if claims.0.values().all(|stamp| *stamp <= state.stamp) {
+        if claims.0.values().all(|generation| *generation <= state.cipher.generation) {
             return Ok(claims);
         }
-        // A stamp is believed once its row has opened.
-        let mut newest = state.stamp;
+        // A generation is believed once its row has opened.
+        let mut newest = state.cipher.generation;
         self.host
             .each_row(|row| {
-                if let Ok(Some(under)) = state.opens(&row) {
-                    newest = newest.max(under.stamp);
+                if let Ok(Some(under)) = state.cipher.opens(&row) {
+                    newest = newest.max(under.generation);
                 }
                 Ok(())
             })
             .await?;
-        self.check_stamp(&state, newest).await?;
+        self.check_generation(&state, newest).await?;
         Ok(claims)
     }
 }

@@ -23,7 +23,7 @@
 //! data key   u32 epoch ‖ u8 state (1 active, 2 open-only) ‖ u64 created ‖ 24 nonce ‖ 48 wrapped key
 //! lookup key 24 nonce ‖ 48 wrapped key
 //! extension  type 1, not critical: 16 checksum of the header that this one replaced
-//!            type 2, not critical: 16 random bytes, new with every write under a freshness anchor
+//!            type 2, not critical: 16 random bytes, new with every write under a rollback anchor
 //!            type 3, critical: 32 SHA-256("wastore/v1/context" ‖ 00 ‖ store id ‖ context), the context the vault is bound to
 //!            type 4, not critical: 16 store id of the vault whose `account_key` opens this one
 //! ```
@@ -36,8 +36,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::kdf::Argon2Cost;
-use crate::encrypt::Padding;
 use crate::encrypt::format::keys::StoreId;
+use crate::encrypt::format::padding::Padding;
 use crate::error::{Error, Result};
 use crate::printable::is_printable;
 
@@ -53,7 +53,7 @@ const MAX_EXTENSION_BYTES: usize = 4096;
 const CRITICAL: u16 = 1 << 15;
 /// The checksum of the header that was replaced.
 const PREVIOUS: u16 = 1;
-/// Extension: random bytes, new with every write of a vault that has a freshness anchor. Not critical.
+/// Extension: random bytes, new with every write of a vault that has a rollback anchor. Not critical.
 const DISTINCT: u16 = 2;
 /// The hash of the context that the vault is bound to. An older reader, which would not compare it, must refuse.
 const CONTEXT: u16 = 3 | CRITICAL;
@@ -419,8 +419,8 @@ impl Header {
         checked_content(bytes).map(|(_, checksum)| *checksum)
     }
 
-    /// What records carry as their stamp.
-    pub(crate) fn stamp(&self) -> u32 {
+    /// The part of the generation that records carry.
+    pub(crate) fn record_generation(&self) -> u32 {
         u32::try_from(self.generation).unwrap_or(u32::MAX)
     }
 }

@@ -3,9 +3,10 @@
 use serde::{Serialize, Serializer};
 use wacore::store::traits::Backend;
 
-use super::HeaderCopy;
+use super::copies::HeaderCopy;
 use super::header::{DEVICE_SEALED, Header, IMPORTING, ROTATING};
-use crate::encrypt::{Padding, SlotInfo};
+use super::slot::SlotInfo;
+use crate::encrypt::format::padding::Padding;
 use crate::error::{Error, Result};
 
 /// What the header of a vault says without any key. Nothing of it is authenticated. As JSON, ids are in hexadecimal digits.

@@ -5,91 +5,73 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use wacore::store::traits::Backend;
 
-use super::copies::InBackend;
+use super::copies::{Candidate, Copies, HeaderStore, InBackend, Stale, refuse_existing, write_header};
+use super::handle::Vault;
 use super::header::{DEVICE_SEALED, Header, IMPORTING, ROTATING, WrappedDataKey};
 use super::host::Host;
-use super::residue;
+use super::key_wrap::{Root, data_key_aad, lookup_key_aad, unwrap_ring, wrap_key};
+use super::occupancy::{self, holds_sealed_device};
+use super::open_vault::{Holder, RESTORE_STEP, Shared, State, open_vaults};
+use super::options::{OpenMode, VaultOptions};
 use super::slot::{self, NewSlot, Unlocked};
-use super::{
-    Candidate, Copies, HeaderStore, Holder, RESTORE_STEP, Root, Shared, Stale, State, Vault, VaultOptions,
-    data_key_aad, lookup_key_aad, open_vaults, refuse_existing, unwrap_ring, wrap_key, write_header,
-};
 use crate::clock;
-use crate::encrypt::device;
-use crate::encrypt::format::envelope::{self};
 use crate::encrypt::format::keys::{KeyRing, StoreId};
+use crate::encrypt::format::kind::SUITE;
 use crate::error::{Error, Result};
+use crate::layer::IntoBackend;
 use crate::secret::{Key, Passphrase, Secret};
 
 impl VaultOptions {
-    /// As [`Vault::create`].
+    /// Creates the vault of an empty store, whose first key slot opens with `secret`.
     ///
     /// # Errors
-    /// As [`Vault::create`].
-    pub async fn create(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
-        self.create_vault(store, secret.into()).await
+    /// As [`Vault::create`]; [`Error::InvalidInput`] in another [mode](VaultOptions::mode) than
+    /// [`OpenMode::ReadWrite`].
+    pub async fn create(&self, store: impl IntoBackend, secret: impl Into<Secret>) -> Result<Vault> {
+        self.create_in_backend(store.into_backend().0, secret.into()).await
     }
 
-    /// As [`Vault::open`].
+    /// Opens the vault of a store.
     ///
     /// # Errors
-    /// As [`Vault::open`].
-    pub async fn open(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
-        match self.find(&store).await? {
-            Some(copies) => self.unlock(store, copies, secret.into(), Access::ReadWrite).await,
-            None => Err(no_vault(store).await),
+    /// As [`Vault::open`]; in [`OpenMode::AcceptRollback`] also [`Error::InvalidInput`], if there is no
+    /// [`VaultOptions::rollback_anchor`].
+    pub async fn open(&self, store: impl IntoBackend, secret: impl Into<Secret>) -> Result<Vault> {
+        self.open_backend(store.into_backend().0, secret.into()).await
+    }
+
+    /// Opens the vault of a store, or creates it as [`Vault::open_or_create`] does. In another
+    /// [mode](VaultOptions::mode) than [`OpenMode::ReadWrite`] it only opens.
+    ///
+    /// # Errors
+    /// As [`Vault::open_or_create`] and [`VaultOptions::open`].
+    pub async fn open_or_create(&self, store: impl IntoBackend, secret: impl Into<Secret>) -> Result<Vault> {
+        let (store, secret) = (store.into_backend().0, secret.into());
+        if self.mode != OpenMode::ReadWrite {
+            return self.open_backend(store, secret).await;
+        }
+        if let Some(copies) = self.find(&store).await? {
+            return self.unlock(store, copies, secret).await;
+        }
+        let host = Host::of(store.clone()).await?;
+        host.refuse_account_of_chance().await?;
+        self.anchor.refuse_vanished(self.place(&host).as_deref()).await?;
+        match self.create_in_backend(store.clone(), secret.duplicate()).await {
+            // Another process created one at the same moment.
+            Err(error @ (Error::VaultExists | Error::HeaderConflict)) => {
+                let copies = self.find(&store).await?.ok_or(error)?;
+                self.unlock(store, copies, secret).await
+            }
+            created => created,
         }
     }
 
-    /// As [`Vault::open`], but writes nothing: damaged header copies are not repaired, and the vault's layer refuses
-    /// every method that would change a row with [`Error::ReadOnly`].
-    ///
-    /// # Errors
-    /// As [`Vault::open`].
-    pub async fn open_read_only(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
-        match self.find(&store).await? {
-            Some(copies) => self.unlock(store, copies, secret.into(), Access::ReadOnly).await,
-            None => Err(no_vault(store).await),
-        }
-    }
-
-    /// As [`Vault::open_or_create`].
-    ///
-    /// # Errors
-    /// As [`Vault::open_or_create`].
-    pub async fn open_or_create(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
-        let secret = secret.into();
-        let Some(copies) = self.find(&store).await? else {
-            let host = Host::of(store.clone()).await?;
-            host.refuse_account_of_chance().await?;
-            self.freshness.refuse_vanished(self.place(&host).as_deref()).await?;
-            return match self.create_vault(store.clone(), secret.duplicate()).await {
-                // Somebody else created one at the same moment.
-                Err(error @ (Error::VaultExists | Error::HeaderConflict)) => {
-                    let copies = self.find(&store).await?.ok_or(error)?;
-                    self.unlock(store, copies, secret, Access::ReadWrite).await
-                }
-                created => created,
-            };
-        };
-        self.unlock(store, copies, secret, Access::ReadWrite).await
-    }
-
-    /// Opens the vault of a store as it is, whatever the freshness anchor remembers, and makes the anchor remember this state
-    /// of it. Every other copy of the store is refused from then on.
-    ///
-    /// A store that was put back re-uses message keys, and its contacts have gone on without it. Accept it when nothing newer is
-    /// left, and then make the client build its sessions anew: log out and link the account again, or delete the
-    /// sessions and sender keys.
-    ///
-    /// # Errors
-    /// [`Error::InvalidInput`] if there is no [`VaultOptions::freshness_anchor`], and those of [`Vault::open`].
-    pub async fn accept_rollback(&self, store: Arc<dyn Backend>, secret: impl Into<Secret>) -> Result<Vault> {
-        if self.freshness.0.is_none() {
-            return Err(Error::InvalidInput { what: "freshness anchor", problem: "is not set" });
+    pub(crate) async fn open_backend(&self, store: Arc<dyn Backend>, secret: Secret) -> Result<Vault> {
+        if self.mode == OpenMode::AcceptRollback && self.anchor.0.is_none() {
+            return Err(Error::InvalidInput { what: "rollback anchor", problem: "is not set" });
         }
         match self.find(&store).await? {
-            Some(copies) => self.unlock(store, copies, secret.into(), Access::AcceptRollback).await,
+            Some(copies) => self.unlock(store, copies, secret).await,
             None => Err(no_vault(store).await),
         }
     }
@@ -99,7 +81,7 @@ impl VaultOptions {
         let copies = Copies::read(&*self.headers(store)).await?;
         if copies.is_absent() {
             refuse_occupied(&**store).await?;
-            if residue::holds_sealed_records(&**store).await? {
+            if occupancy::holds_sealed_records(&**store).await? {
                 return Err(Error::HeaderMissing);
             }
             return Ok(None);
@@ -107,14 +89,20 @@ impl VaultOptions {
         Ok(Some(copies))
     }
 
-    pub(super) async fn create_vault(&self, store: Arc<dyn Backend>, secret: Secret) -> Result<Vault> {
+    async fn create_in_backend(&self, store: Arc<dyn Backend>, secret: Secret) -> Result<Vault> {
+        if self.mode != OpenMode::ReadWrite {
+            return Err(Error::InvalidInput {
+                what: "the mode",
+                problem: "creates no vault: choose OpenMode::ReadWrite",
+            });
+        }
         let headers = self.headers(&store);
         let host = Host::of(store.clone()).await?;
         let padding = self.padding.check()?;
         refuse_existing(&*headers).await?;
         refuse_occupied(&*store).await?;
         // What an older vault left behind may stay, plaintext may not.
-        residue::holds_sealed_records(&*store).await?;
+        occupancy::holds_sealed_records(&*store).await?;
 
         let new_slot = NewSlot::prepare(secret, self.label.as_deref(), self.cost(), &self.limits()).await?;
         let mut store_id = [0; 16];
@@ -128,7 +116,7 @@ impl VaultOptions {
             store_id,
             generation: 1,
             created,
-            record_suite: envelope::SUITE,
+            record_suite: SUITE,
             token_suite: 1,
             block_suite: 1,
             padding: padding_policy,
@@ -149,21 +137,21 @@ impl VaultOptions {
         let opened = OpenedHeader::new(header, root, 0)?;
         let bytes = opened.header.serialize(&opened.root.mac_key);
         // So that as a rule nothing is written if it cannot be used.
-        self.freshness.load(&store_id).await?;
-        self.freshness.check_store(self.context.as_deref(), &store_id, Access::ReadWrite).await?;
+        self.anchor.load(&store_id).await?;
+        self.anchor.check_store(self.context.as_deref(), &store_id, false).await?;
 
         // The key derivation took a while: look again, so that only a true tie is left to the reading back.
         refuse_existing(&*headers).await?;
         write_header(&*headers, &bytes).await?;
         // So that a copy of the main file alone is one of this vault.
         host.settle().await;
-        match self.freshness.advance(None, &opened.header, &bytes).await {
+        match self.anchor.advance(None, &opened.header, &bytes).await {
             // Somebody has opened the vault since, and did it.
             Ok(()) | Err(Error::HeaderConflict) => {}
             Err(error) => return Err(error),
         }
         // Only now there is such a store.
-        self.freshness.remember_store(self.context.as_deref(), &store_id).await?;
+        self.anchor.remember_store(self.context.as_deref(), &store_id).await?;
         self.remember_place(&host, &store_id).await?;
         Ok(Vault { created: true, ..self.vault(headers, host, opened, false) })
     }
@@ -174,16 +162,10 @@ impl VaultOptions {
     }
 
     pub(super) async fn remember_place(&self, host: &Host, store: &StoreId) -> Result<()> {
-        self.freshness.remember_store(self.place(host).as_deref(), store).await
+        self.anchor.remember_store(self.place(host).as_deref(), store).await
     }
 
-    pub(super) async fn unlock(
-        &self,
-        store: Arc<dyn Backend>,
-        copies: Copies,
-        secret: Secret,
-        access: Access,
-    ) -> Result<Vault> {
+    async fn unlock(&self, store: Arc<dyn Backend>, copies: Copies, secret: Secret) -> Result<Vault> {
         let Candidate { bytes, header, stale } = copies.candidate()?;
         let host = Host::of(store.clone()).await?;
         let (opened, passphrase) = self.open_header(header, &bytes, secret, &host).await?;
@@ -197,20 +179,20 @@ impl VaultOptions {
             log::warn!("a change of the data key has not finished: some records may still be under the old one");
         }
         let store_id = opened.header.store_id;
-        self.freshness.check_store(self.context.as_deref(), &store_id, access).await?;
-        if access != Access::ReadOnly {
-            self.freshness.remember_store(self.context.as_deref(), &store_id).await?;
+        self.anchor.check_store(self.context.as_deref(), &store_id, self.mode == OpenMode::AcceptRollback).await?;
+        if self.mode != OpenMode::ReadOnly {
+            self.anchor.remember_store(self.context.as_deref(), &store_id).await?;
             self.remember_place(&host, &store_id).await?;
         }
-        let vault = self.vault(self.headers(&store), host, opened, access == Access::ReadOnly);
-        match access {
+        let vault = self.vault(self.headers(&store), host, opened, self.mode == OpenMode::ReadOnly);
+        match self.mode {
             // Nothing is written that would ask the anchor.
-            Access::ReadOnly if self.freshness.0.is_some() => {
+            OpenMode::ReadOnly if self.anchor.0.is_some() => {
                 vault.shared.reload(Holder::Opening).await?;
             }
-            Access::ReadOnly => {}
-            Access::ReadWrite => vault.note_opening(&*store, passphrase).await?,
-            Access::AcceptRollback => {
+            OpenMode::ReadOnly => {}
+            OpenMode::ReadWrite => vault.note_opening(&*store, passphrase).await?,
+            OpenMode::AcceptRollback => {
                 vault.shared.update_as(Holder::Accepting, None, RESTORE_STEP, |_, _| Ok(())).await?;
                 vault.note_opening(&*store, passphrase).await?;
             }
@@ -268,7 +250,7 @@ impl VaultOptions {
         let shared = Arc::new(Shared {
             headers,
             host,
-            freshness: self.freshness.clone(),
+            anchor: self.anchor.clone(),
             state: RwLock::new(Arc::new(State::new(header, root, ring))),
             superseded: Mutex::default(),
             next_root: Mutex::default(),
@@ -289,15 +271,6 @@ impl VaultOptions {
 pub(super) async fn no_vault(store: Arc<dyn Backend>) -> Error {
     let looked = async { Host::of(store).await?.refuse_account_of_chance().await };
     looked.await.err().unwrap_or(Error::NoVault)
-}
-
-/// What a vault is opened for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
-    ReadOnly,
-    ReadWrite,
-    /// Also to write, whatever the freshness anchor remembers.
-    AcceptRollback,
 }
 
 /// A header that a secret opened, and what came out.
@@ -322,7 +295,7 @@ impl Vault {
     pub(super) async fn note_opening(&self, store: &dyn Backend, passphrase: Option<Passphrase>) -> Result<()> {
         let opened = self.shared.state();
         let by = opened.header.slots.iter().find(|slot| slot.id == self.slot).ok_or(Error::HeaderTampered)?;
-        let device = !self.shared.device_is_sealed() && device::holds_sealed_device(store).await?;
+        let device = !self.shared.device_is_sealed() && holds_sealed_device(store).await?;
         let options = &self.options;
         let raised = match (passphrase, by.cost()) {
             (Some(passphrase), Some(cost)) if options.asked_cost.is_some_and(|asked| cost.work() < asked.work()) => {
@@ -365,7 +338,7 @@ impl Vault {
 /// # Errors
 /// [`Error::HeaderMissing`] if the device is sealed, [`Error::PlaintextDevice`] if it is paired and not sealed.
 pub(super) async fn refuse_occupied(store: &dyn Backend) -> Result<()> {
-    if store.exists().await? && device::holds_sealed_device(store).await? {
+    if store.exists().await? && holds_sealed_device(store).await? {
         return Err(Error::HeaderMissing);
     }
     Ok(())

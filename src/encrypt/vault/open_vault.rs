@@ -3,14 +3,14 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use super::copies::write_copy;
-use super::freshness::Freshness;
+use super::copies::{Candidate, Copies, HeaderCopy, HeaderStore, Stale, UPDATE_TRIES, write_copy, write_header};
 use super::header::{DEVICE_SEALED, Header};
 use super::host::Host;
-use super::{Candidate, Copies, HeaderCopy, HeaderStore, OnDamage, Root, Stale, unwrap_ring, write_header};
-use crate::encrypt::Padding;
-use crate::encrypt::format::envelope::{self, Place, Prefix};
-use crate::encrypt::format::keys::{DataKeys, KeyRing, StoreId, VaultKey};
+use super::key_wrap::{Root, unwrap_ring};
+use super::options::OnDamage;
+use super::rollback::OptionalAnchor;
+use crate::encrypt::cipher::RecordCipher;
+use crate::encrypt::format::keys::{KeyRing, StoreId, VaultKey};
 use crate::ended;
 use crate::error::{Error, Result};
 use crate::method::Record;
@@ -19,7 +19,7 @@ use crate::method::Record;
 pub(crate) struct Shared {
     pub(super) headers: Arc<dyn HeaderStore>,
     pub(super) host: Host,
-    pub(super) freshness: Freshness,
+    pub(super) anchor: OptionalAnchor,
     pub(super) state: RwLock<Arc<State>>,
     /// Older states that calls may still hold.
     pub(super) superseded: Mutex<Vec<Weak<State>>>,
@@ -41,34 +41,22 @@ pub(super) fn open_vaults() -> MutexGuard<'static, Vec<(StoreId, Weak<Shared>)>>
     OPEN_VAULTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What records need to know of the header.
+/// The header as it is now, and the keys that it gave.
 pub(crate) struct State {
     pub(crate) header: Header,
     pub(crate) root: Arc<Root>,
-    pub(crate) ring: Arc<KeyRing>,
-    pub(crate) padding: Padding,
-    pub(crate) stamp: u32,
+    pub(crate) cipher: RecordCipher,
 }
 
 impl State {
     pub(super) fn new(header: Header, root: Arc<Root>, ring: Arc<KeyRing>) -> Self {
-        let (padding, stamp) = (header.padding(), header.stamp());
-        Self { header, root, ring, padding, stamp }
+        let cipher = RecordCipher { ring, padding: header.padding(), generation: header.record_generation() };
+        Self { header, root, cipher }
     }
 
     pub(super) fn unwrapped(header: Header, root: Arc<Root>) -> Result<Self> {
         let ring = Arc::new(unwrap_ring(&header, &root.vault_key)?);
         Ok(Self::new(header, root, ring))
-    }
-
-    /// The keys that opened values of this epoch need.
-    pub(crate) fn keys(&self, prefix: &Prefix, record: Record) -> Result<&DataKeys> {
-        self.ring.epoch(prefix.epoch()).ok_or(Error::UnknownEpoch { record })
-    }
-
-    /// Seals a value with a nonce of its own.
-    pub(crate) fn seal(&self, nonce: &envelope::Nonce, place: Place<'_>, payload: &[u8]) -> Result<Vec<u8>> {
-        envelope::seal(self.ring.active(), self.stamp, self.padding, nonce, place, payload)
     }
 }
 
@@ -95,7 +83,7 @@ impl Shared {
     /// # Errors
     /// [`Error::UnknownEpoch`] if the stored header does not know it either.
     pub(crate) async fn state_for(&self, held: &Arc<State>, record: Record, epoch: u32) -> Result<Arc<State>> {
-        let knows = |state: &Arc<State>| state.ring.epoch(epoch).is_some();
+        let knows = |state: &Arc<State>| state.cipher.ring.epoch(epoch).is_some();
         if knows(held) {
             return Ok(held.clone());
         }
@@ -107,15 +95,15 @@ impl Shared {
         if knows(&state) { Ok(state) } else { Err(Error::UnknownEpoch { record }) }
     }
 
-    /// Checks the stamp of a record that verified against the state it was opened with, or, because another process may
+    /// Checks the generation of a record that verified against the state it was opened with, or, because another process may
     /// have opened the vault since, against the stored header.
     ///
     /// # Errors
     /// [`Error::HeaderRolledBack`] if the record is newer than the stored header.
-    pub(crate) async fn check_stamp(&self, state: &State, stamp: u32) -> Result<()> {
-        if stamp > state.stamp && stamp > self.state().stamp {
+    pub(crate) async fn check_generation(&self, state: &State, generation: u32) -> Result<()> {
+        if generation > state.cipher.generation && generation > self.state().cipher.generation {
             self.refresh().await?;
-            if stamp > self.state().stamp {
+            if generation > self.state().cipher.generation {
                 return Err(Error::HeaderRolledBack);
             }
         }
@@ -149,7 +137,6 @@ impl Shared {
     }
 
     /// `true` if no call holds a state from before the last change of the header.
-    #[cfg(feature = "sqlite")]
     pub(super) fn is_settled(&self) -> bool {
         let mut superseded = self.superseded.lock().unwrap_or_else(PoisonError::into_inner);
         superseded.retain(|state| state.upgrade().is_some());
@@ -258,14 +245,14 @@ impl Shared {
         let mut header = state.header.clone();
         let result = change(&mut header, &state.root.vault_key)?;
         let known = match holder {
-            Holder::Accepting => self.freshness.load(&header.store_id).await?,
-            _ => self.freshness.known(&header, &current)?,
+            Holder::Accepting => self.anchor.load(&header.store_id).await?,
+            _ => self.anchor.known(&header, &current)?,
         };
         // Above what is remembered, which is higher only if that is to be given up.
         let newest = known.map_or(0, |known| known.generation()).max(header.generation);
         header.generation = newest.saturating_add(step);
         header.set_previous(Header::checksum(&current));
-        self.freshness.distinguish(&mut header)?;
+        self.anchor.distinguish(&mut header)?;
         let root = next.unwrap_or(&state.root);
         let bytes = header.serialize(&root.mac_key);
         // Two processes that only open write the same bytes, which is no conflict.
@@ -274,7 +261,7 @@ impl Shared {
             return Err(Error::HeaderConflict);
         }
         write_header(&*self.headers, &bytes).await?;
-        let remembered = self.freshness.advance(known, &header, &bytes).await;
+        let remembered = self.anchor.advance(known, &header, &bytes).await;
         self.install(header, root)?;
         if next.is_some() {
             *self.next_root() = None;
@@ -310,7 +297,7 @@ impl Shared {
             let (bytes, header, root) = self.stored(holder).await?;
             let fresh = match holder {
                 Holder::Accepting => Ok(()),
-                _ => self.freshness.check(&header, &bytes, self.read_only).await,
+                _ => self.anchor.check(&header, &bytes, self.read_only).await,
             };
             match fresh {
                 // Another process may have written and remembered a newer one meanwhile.
@@ -353,7 +340,7 @@ impl Shared {
         let state = self.state();
         let same_keys = header.data_keys == state.header.data_keys && header.lookup_key == state.header.lookup_key;
         let new = if same_keys {
-            State::new(header, root.clone(), state.ring.clone())
+            State::new(header, root.clone(), state.cipher.ring.clone())
         } else {
             State::unwrapped(header, root.clone())?
         };
@@ -371,7 +358,7 @@ impl Shared {
 pub(super) enum Holder {
     /// A vault on its way to being opened.
     Opening,
-    /// The same, whatever the freshness anchor remembers.
+    /// The same, whatever the rollback anchor remembers.
     Accepting,
     /// An open vault.
     Open,
@@ -380,9 +367,6 @@ pub(super) enum Holder {
 /// How far the generation jumps when slots change, so that a header from before the change, put back, is noticed at the
 /// first record written after it, however often (up to this number) the vault is opened in between.
 pub(super) const SLOT_STEP: u64 = 1 << 10;
-
-/// How often a change of the header is tried while other processes write it as well.
-pub(super) const UPDATE_TRIES: usize = 8;
 
 /// How far a restored header jumps ahead, to be above the generation of every record.
 pub(super) const RESTORE_STEP: u64 = 1 << 20;

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::freshness::{Freshness, FreshnessAnchor};
+use super::copies::HeaderStore;
 #[cfg(feature = "upstream")]
 use super::header::IMPORTING;
 use super::kdf::{Argon2Cost, KdfLimits};
-use super::{HeaderStore, Vault};
-use crate::encrypt::Padding;
+use super::rollback::{OptionalAnchor, RollbackAnchor};
 use crate::encrypt::format::keys::StoreId;
+use crate::encrypt::format::padding::Padding;
 
 /// What a layer does with a stored record that does not verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,6 +29,25 @@ pub enum OnDamage {
     Renegotiate,
 }
 
+/// How a vault is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OpenMode {
+    /// For reading and writing.
+    #[default]
+    ReadWrite,
+    /// Nothing is written: damaged header copies are not repaired, and the vault's layer refuses every method that would
+    /// change a row with [`Error::ReadOnly`](crate::Error::ReadOnly).
+    ReadOnly,
+    /// For reading and writing, whatever the [rollback anchor](VaultOptions::rollback_anchor) remembers. The anchor remembers
+    /// this state of the store from then on, and every other copy of it is refused.
+    ///
+    /// A store that was put back uses message keys again, and its contacts have gone on without it. Accept it if nothing newer
+    /// is left, and then make the client build its sessions again: log out and link the account again, or delete the
+    /// sessions and sender keys.
+    AcceptRollback,
+}
+
 /// Settings for creating and opening vaults. The defaults suit one bot on one machine.
 #[derive(Clone, Default)]
 pub struct VaultOptions {
@@ -39,13 +58,14 @@ pub struct VaultOptions {
     pub(super) on_damage: OnDamage,
     pub(super) label: Option<String>,
     pub(super) headers: Option<Arc<dyn HeaderStore>>,
-    pub(super) freshness: Freshness,
+    pub(super) anchor: OptionalAnchor,
     pub(super) context: Option<Vec<u8>>,
     pub(super) expected: Option<StoreId>,
     /// Whatever context a vault is bound to will do.
     pub(super) any_context: bool,
     /// The vault whose `account_key` opens a new one.
     pub(super) parent: Option<StoreId>,
+    pub(super) mode: OpenMode,
     /// Flags of a new header.
     pub(super) flags: u32,
 }
@@ -85,7 +105,7 @@ impl VaultOptions {
     /// `context("account 1")` and call [`Vault::bind_context`] with `account 2`. A vault of version 0.1.0 is bound to nothing,
     /// and opens if no context is given here.
     ///
-    /// With a [`VaultOptions::freshness_anchor`], the anchor also remembers which store opened under the context that is
+    /// With a [`VaultOptions::rollback_anchor`], the anchor also remembers which store opened under the context that is
     /// given here, and another one is refused with [`Error::WrongStore`](crate::Error::WrongStore).
     pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
         self.context = Some(context.into());
@@ -98,17 +118,15 @@ impl VaultOptions {
         self
     }
 
-    /// Notes in a new vault that it opens with a key that `parent` gives by [`Vault::account_key`], so that
-    /// `SqliteStore::open_vault` finds the parent among any other accounts.
-    pub fn derived_from(mut self, parent: &Vault) -> Self {
-        self.parent = Some(parent.store_id());
+    /// How [`VaultOptions::open`] opens; default [`OpenMode::ReadWrite`].
+    pub fn mode(mut self, mode: OpenMode) -> Self {
+        self.mode = mode;
         self
     }
 
     /// The same settings for a vault that gives the key of the one that is asked for.
-    #[cfg(feature = "sqlite")]
     pub(crate) fn of_parent(&self) -> Self {
-        Self { any_context: true, expected: None, ..self.clone() }
+        Self { any_context: true, expected: None, mode: OpenMode::ReadOnly, ..self.clone() }
     }
 
     /// The most work that a header may ask for.
@@ -142,11 +160,11 @@ impl VaultOptions {
     }
 
     /// Notices a store that was put back to an earlier state, or that has a copy elsewhere that went on, by what the anchor
-    /// remembers of it; [`FreshnessAnchor`] says when. Everybody who opens the vault for writing must use the same anchor, or
+    /// remembers of it; [`RollbackAnchor`] says when. Everybody who opens the vault for writing must use the same anchor, or
     /// the others are refused; a store that was used without one before is taken over with [`VaultOptions::accept_rollback`].
     /// Makes no sense with a [`VaultOptions::header_store`] that is not put back together with the store.
-    pub fn freshness_anchor(mut self, anchor: Arc<dyn FreshnessAnchor>) -> Self {
-        self.freshness = Freshness(Some(anchor));
+    pub fn rollback_anchor(mut self, anchor: Arc<dyn RollbackAnchor>) -> Self {
+        self.anchor = OptionalAnchor(Some(anchor));
         self
     }
 

@@ -4,32 +4,57 @@ use std::sync::Arc;
 
 use wacore::store::traits::Backend;
 
+use super::copies::{HeaderCopy, write_header};
+use super::handle::Vault;
 use super::header::{DEVICE_SEALED, Header, MAX_DATA_KEYS, ROTATING, WrappedDataKey};
 use super::host::Host;
-use super::residue;
-use super::{HeaderCopy, OpenedHeader, RESTORE_STEP, State, Vault, VaultOptions, write_header};
-use crate::encrypt::device;
-use crate::encrypt::sealed_row::sealed_prefix;
+use super::occupancy::{holds_sealed_device, is_occupied};
+use super::open::OpenedHeader;
+use super::open_vault::{RESTORE_STEP, State};
+use super::options::VaultOptions;
+use crate::encrypt::cipher::sealed_prefix;
 use crate::error::{Error, Result};
+use crate::layer::IntoBackend;
 use crate::method::Record;
 use crate::secret::Secret;
 
 impl VaultOptions {
-    /// As [`Vault::restore_header`].
+    /// Puts a header back that [`Vault::save_header`] gave, over damaged, missing or older copies, and opens the vault.
+    ///
+    /// Key slots that were removed after saving are back, and those added are gone: `saved` opens with the secrets of its
+    /// day. Records written in between stay readable: the restored generation is above theirs. Save the header again
+    /// afterwards, and after every change of the data key. If there is an intact header of the same vault, the device and the
+    /// records decide whose data keys are the right ones, and if they do not, all are kept; if there is none, those of `saved`
+    /// are all there are.
     ///
     /// # Errors
-    /// As [`Vault::restore_header`].
+    /// [`Error::HeaderDamaged`], [`Error::UnsupportedVersion`], [`Error::WrongSecret`], [`Error::HeaderTampered`] if
+    /// `saved` is not an intact header that opens with `secret`; [`Error::ImportIncomplete`], [`Error::PlaintextDevice`] as
+    /// in [`Vault::open`]; [`Error::VaultExists`] or [`Error::UnsupportedVersion`] if the store has the header of another
+    /// vault or of a later version, and no sealed device that proves it to be planted, or that of this vault after
+    /// [`Vault::revoke`]; [`Error::UnknownEpoch`] if no header is left and the device is under a data key that `saved` does not
+    /// have. Nothing was written in these cases. [`Error::HeaderConflict`], [`Error::Store`] and [`Error::Anchor`] can come after
+    /// the header was written.
     pub async fn restore_header(
         &self,
-        store: Arc<dyn Backend>,
+        store: impl IntoBackend,
         saved: &[u8],
         secret: impl Into<Secret>,
     ) -> Result<Vault> {
+        self.restore_in_backend(store.into_backend().0, saved, secret.into()).await
+    }
+
+    pub(crate) async fn restore_in_backend(
+        &self,
+        store: Arc<dyn Backend>,
+        saved: &[u8],
+        secret: Secret,
+    ) -> Result<Vault> {
         let host = Host::of(store.clone()).await?;
-        let (opened, _) = self.open_header(Header::parse(saved)?, saved, secret.into(), &host).await?;
+        let (opened, _) = self.open_header(Header::parse(saved)?, saved, secret, &host).await?;
         let OpenedHeader { mut header, root, slot, .. } = opened;
         let headers = self.headers(&store);
-        let in_use = device::holds_sealed_device(&*store).await? || residue::leftovers(&*store).await?;
+        let in_use = holds_sealed_device(&*store).await? || is_occupied(&*store).await?;
 
         let (mut found, mut foreign, mut replaced) = (vec![], None, None);
         for copy in HeaderCopy::BOTH {
@@ -66,22 +91,22 @@ impl VaultOptions {
         if rows.unknown_device {
             return Err(Error::UnknownEpoch { record: Record::Device });
         }
-        newest = newest.max(rows.newest_stamp.into());
-        if u64::from(rows.newest_stamp) > saved_generation {
+        newest = newest.max(rows.newest_generation.into());
+        if u64::from(rows.newest_generation) > saved_generation {
             log::warn!(
                 "records are newer than the header that is put back: key slots that were removed since it was saved open the store again; list them, and remove what should be gone"
             );
         }
         take_keys(&mut header, &sets, &rows)?;
 
-        let known = self.freshness.load(&header.store_id).await?;
+        let known = self.anchor.load(&header.store_id).await?;
         // Records carry the generation they were written under; the restored header must not be older than any.
         header.generation = newest.max(known.map_or(0, |known| known.generation())).saturating_add(RESTORE_STEP);
         header.set_previous(replaced);
-        self.freshness.distinguish(&mut header)?;
+        self.anchor.distinguish(&mut header)?;
         let bytes = header.serialize(&root.mac_key);
         write_header(&*headers, &bytes).await?;
-        self.freshness.advance(known, &header, &bytes).await?;
+        self.anchor.advance(known, &header, &bytes).await?;
         Ok(self.vault(headers, host, OpenedHeader::new(header, root, slot)?, false))
     }
 }
@@ -97,8 +122,8 @@ struct KeySet {
 #[derive(Default)]
 struct Rows {
     sealed: u64,
-    /// The highest stamp of a row that opened.
-    newest_stamp: u32,
+    /// The highest generation of a row that opened.
+    newest_generation: u32,
     /// There is a device that states an epoch that no set has.
     unknown_device: bool,
 }
@@ -116,12 +141,13 @@ async fn look_at(host: &Host, sets: &mut [KeySet]) -> Result<Rows> {
         let Ok(Some(prefix)) = sealed_prefix(&row) else { return Ok(()) };
         let is_device = row.record == Record::Device;
         rows.sealed += 1;
-        rows.unknown_device |= is_device && sets.iter().all(|set| set.state.ring.epoch(prefix.epoch()).is_none());
+        rows.unknown_device |=
+            is_device && sets.iter().all(|set| set.state.cipher.ring.epoch(prefix.epoch()).is_none());
         for set in sets.iter_mut() {
-            if let Ok(Some(under)) = set.state.opens(&row) {
+            if let Ok(Some(under)) = set.state.cipher.opens(&row) {
                 set.opened += 1;
                 set.opens_device |= is_device;
-                rows.newest_stamp = rows.newest_stamp.max(under.stamp);
+                rows.newest_generation = rows.newest_generation.max(under.generation);
             }
         }
         Ok(())

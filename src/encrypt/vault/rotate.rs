@@ -11,10 +11,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::evidence::Claims;
+use super::handle::Vault;
 use super::header::{Header, MAX_DATA_KEYS, ROTATING, WrappedDataKey};
-use super::slot::{self, NewSlot};
-use super::{Root, SLOT_STEP, Vault, data_key_aad, lookup_key_aad, wrap_key};
+use super::host::Claims;
+use super::key_wrap::{Root, data_key_aad, wrap_again, wrap_key};
+use super::open_vault::SLOT_STEP;
+use super::slot::NewSlot;
 use crate::clock;
 use crate::encrypt::format::keys::VaultKey;
 use crate::error::{Error, Result};
@@ -120,7 +122,7 @@ impl Vault {
                 // Another try has done it.
                 return Ok(());
             }
-            wrap_anew(header, vault_key, &root.vault_key)?;
+            wrap_again(header, vault_key, &root.vault_key)?;
             header.slots = vec![slot.seal(0, store_id, &root.vault_key)?];
             header.flags |= ROTATING;
             let room = header.data_keys.len() < MAX_DATA_KEYS;
@@ -139,7 +141,6 @@ impl Vault {
     ///
     /// # Errors
     /// Those of changing the header. If rows may be under unknown data keys, the device may not.
-    #[cfg(feature = "sqlite")]
     pub(crate) async fn begin_rotation(&self, unknown_rows: bool) -> Result<(u32, bool)> {
         self.shared.refuse_change("begin_rotation")?;
         let data_key = NewDataKey::after(&self.shared.refuse_older_header(unknown_rows).await?)?;
@@ -157,13 +158,11 @@ impl Vault {
     }
 
     /// `true` once no call in this process can seal under an older data key any more.
-    #[cfg(feature = "sqlite")]
     pub(crate) fn is_settled(&self) -> bool {
         self.shared.siblings().iter().all(|vault| vault.is_settled())
     }
 
     /// The epoch that new records are sealed under, after a look at the stored header.
-    #[cfg(feature = "sqlite")]
     pub(crate) async fn current_epoch(&self) -> Result<u32> {
         self.shared.refresh().await?;
         active_epoch(&self.shared.state().header)
@@ -171,7 +170,6 @@ impl Vault {
 
     /// Forgets all data keys but that of this epoch. `false` if it is not the active one any more; then nothing is
     /// forgotten.
-    #[cfg(feature = "sqlite")]
     pub(crate) async fn finish_rotation(&self, epoch: u32) -> Result<bool> {
         let finish = |header: &mut Header, _: &VaultKey| {
             if active_epoch(header)? != epoch {
@@ -187,13 +185,11 @@ impl Vault {
     }
 
     /// `true` if records are being sealed anew.
-    #[cfg(feature = "sqlite")]
     pub(crate) fn is_rotating(&self) -> bool {
         self.shared.state().header.flags & ROTATING != 0
     }
 
     /// Removes slots with this label that did not open the vault.
-    #[cfg(feature = "sqlite")]
     pub(crate) async fn remove_others_labelled(&self, label: &str) -> Result<()> {
         for slot in self.slots().into_iter().filter(|slot| slot.label == label && slot.id != self.slot) {
             self.remove_slot(slot.id).await?;
@@ -202,14 +198,12 @@ impl Vault {
     }
 
     /// The header as it is stored now.
-    #[cfg(feature = "sqlite")]
     pub(crate) async fn current_header(&self) -> Result<Vec<u8>> {
         self.shared.refresh().await?;
         Ok(self.save_header())
     }
 
     /// `true` if the header is kept elsewhere than in the store.
-    #[cfg(feature = "sqlite")]
     pub(crate) fn keeps_header_elsewhere(&self) -> bool {
         self.options.headers.is_some()
     }
@@ -225,7 +219,6 @@ impl Vault {
     }
 }
 
-#[cfg(feature = "sqlite")]
 fn active_epoch(header: &Header) -> Result<u32> {
     header.data_keys.iter().find(|key| key.active).map(|key| key.epoch).ok_or(Error::HeaderTampered)
 }
@@ -260,17 +253,4 @@ impl NewDataKey {
         header.data_keys.push(WrappedDataKey { epoch, active: true, created, wrapped });
         Ok(())
     }
-}
-
-/// Wraps all keys of a header under another vault key.
-fn wrap_anew(header: &mut Header, from: &VaultKey, to: &VaultKey) -> Result<()> {
-    let store_id = header.store_id;
-    let (from, to) = (from.key_wrap(&store_id), to.key_wrap(&store_id));
-    for key in &mut header.data_keys {
-        let aad = data_key_aad(&store_id, key.epoch);
-        key.wrapped = wrap_key(&to, &slot::unwrap(&from, &key.wrapped, &aad)?, &aad)?;
-    }
-    let aad = lookup_key_aad(&store_id);
-    header.lookup_key = wrap_key(&to, &slot::unwrap(&from, &header.lookup_key, &aad)?, &aad)?;
-    Ok(())
 }

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::header::{Header, Kdf, MAX_HINT_BYTES, MAX_LABEL_BYTES, Slot, Wrapped};
 use super::kdf::{self, Argon2Cost, Job, KdfLimits};
-use crate::encrypt::format::aead;
+use super::key_wrap::{unwrap, wrap};
 use crate::encrypt::format::keys::{StoreId, VaultKey, derive};
 use crate::error::{Error, Result};
 use crate::printable::is_printable;
@@ -303,28 +303,4 @@ impl SlotKeys {
 
 fn slot_aad(store_id: &StoreId, slot: &Slot) -> Vec<u8> {
     [b"wastore/v1/slot-wrap\0", &store_id[..], &slot.public_bytes(), &slot.commitment].concat()
-}
-
-/// Wraps a key under another one.
-pub(crate) fn wrap(under: &[u8; 32], nonce: [u8; 24], key: &Key, aad: &[u8]) -> Result<Wrapped> {
-    let mut sealed = [0; 48];
-    let (body, tag) = sealed.split_at_mut(32);
-    body.copy_from_slice(key.expose());
-    // Only an input of 256 GiB can fail.
-    let sealed_tag = aead::wrap(under, &nonce, aad, body).ok_or(Error::HeaderDamaged("a key cannot be wrapped"))?;
-    tag.copy_from_slice(&sealed_tag);
-    Ok(Wrapped { nonce, sealed })
-}
-
-/// Unwraps a key.
-///
-/// # Errors
-/// [`Error::HeaderTampered`] if it was not wrapped under this key for this place.
-pub(crate) fn unwrap(under: &[u8; 32], wrapped: &Wrapped, aad: &[u8]) -> Result<Key> {
-    let (body, tag) = wrapped.sealed.split_first_chunk::<32>().ok_or(Error::HeaderTampered)?;
-    let tag = tag.first_chunk().ok_or(Error::HeaderTampered)?;
-    let mut key = Key::zeroed();
-    key.bytes_mut().copy_from_slice(body);
-    aead::unwrap(under, &wrapped.nonce, aad, key.bytes_mut(), tag).map_err(|_| Error::HeaderTampered)?;
-    Ok(key)
 }

@@ -230,7 +230,7 @@ fn contention_is_reported_as_such_and_waits_elsewhere() {
         assert!(!store.has_session("a").await.unwrap());
 
         // The task that ends the contention runs on the same thread as those that wait for it.
-        let store = &SqliteConfig::new().open(&scratch.path).await.unwrap();
+        let store = &SqliteOptions::new().open(&scratch.path).await.unwrap();
         let release = async {
             tokio::time::sleep(Duration::from_millis(50)).await;
             other.execute_batch("COMMIT").unwrap();

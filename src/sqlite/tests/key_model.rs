@@ -12,7 +12,7 @@ use wacore::store::traits::Backend;
 use super::*;
 use crate::encrypt::{Vault, VaultOptions};
 use crate::secret::Key;
-use crate::{Anchor, Argon2Cost, FreshnessAnchor, HeaderCopy, HeaderInfo, Layer, Rotate, sample};
+use crate::{Anchor, Argon2Cost, HeaderCopy, HeaderInfo, Layer, RollbackAnchor, Rotate, sample};
 
 const ADDRESS: &str = "15550001111:2@s.whatsapp.net";
 /// The secret of the beginning, the one after a revocation, and one that is removed again.
@@ -97,7 +97,7 @@ struct World {
 struct Remembered(Mutex<BTreeMap<[u8; 16], [u8; Anchor::BYTES]>>);
 
 #[async_trait::async_trait]
-impl FreshnessAnchor for Remembered {
+impl RollbackAnchor for Remembered {
     async fn load(&self, store: &[u8; 16]) -> Result<Option<Anchor>, Box<dyn std::error::Error + Send + Sync>> {
         Ok(self.0.lock().unwrap().get(store).map(Anchor::from_bytes))
     }
@@ -135,7 +135,7 @@ impl Explorer {
     fn options(&self) -> VaultOptions {
         let options = VaultOptions::new().kdf_cost(Argon2Cost::MINIMUM);
         match &self.anchor {
-            Some(anchor) => options.freshness_anchor(anchor.clone()),
+            Some(anchor) => options.rollback_anchor(anchor.clone()),
             None => options,
         }
     }

@@ -36,7 +36,7 @@ use wacore::store::error::StoreError;
 
 use super::connection::Statements;
 use super::writer::Plan;
-use super::{Durability, SqliteConfig, SqliteStore};
+use super::{Durability, SqliteOptions, SqliteStore};
 use crate::encrypt::{HeaderCopy, HeaderStore};
 use crate::error::{Error, SqliteProblem};
 
@@ -65,7 +65,7 @@ impl Scratch {
         Self::with(config()).await
     }
 
-    async fn with(config: SqliteConfig) -> Self {
+    async fn with(config: SqliteOptions) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wa.db");
         Self { store: config.open(&path).await.unwrap(), path, _folder: folder }
@@ -97,8 +97,8 @@ impl HeaderStore for Elsewhere {
 }
 
 /// Settings that fail soon rather than late.
-fn config() -> SqliteConfig {
-    SqliteConfig::new().busy_timeout(Duration::from_secs(30))
+fn config() -> SqliteOptions {
+    SqliteOptions::new().busy_timeout(Duration::from_secs(30))
 }
 
 /// What SQLite refused a call for.

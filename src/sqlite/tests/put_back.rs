@@ -262,12 +262,12 @@ async fn files_with_the_same_secret_that_were_exchanged_are_told_apart() {
 async fn an_anchor_remembers_the_store_of_a_context() {
     let folder = tempfile::tempdir().unwrap();
     let anchor = Arc::new(crate::FileAnchor::new(folder.path()));
-    let bound = options().context("bot").freshness_anchor(anchor);
+    let bound = options().context("bot").rollback_anchor(anchor);
     let bot = Bot::with(&bound).await;
     bound.open(bot.store(), key(7)).await.unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
     let elsewhere = Arc::new(crate::FileAnchor::new(elsewhere.path()));
-    let other = Bot::with(&options().context("bot").freshness_anchor(elsewhere)).await;
+    let other = Bot::with(&options().context("bot").rollback_anchor(elsewhere)).await;
     for opened in [bound.open(other.store(), key(7)).await, bound.open_read_only(other.store(), key(7)).await] {
         assert!(matches!(opened, Err(Error::WrongStore)), "{opened:?}");
     }

@@ -12,7 +12,7 @@ use super::{Headers, Scratch, headers, memory, options, put_headers, raw_key};
 use crate::gate::{Pauses, polled};
 use crate::sample::{SESSION, SESSION_ADDRESS};
 use crate::testing::{Effect, Fault, When};
-use crate::{Anchor, Error, FileAnchor, FreshnessAnchor, Key, Layer, Revocation, VaultOptions};
+use crate::{Anchor, Error, FileAnchor, Key, Layer, Revocation, RollbackAnchor, VaultOptions};
 
 /// An anchor in memory, which can be switched off.
 #[derive(Default)]
@@ -30,7 +30,7 @@ impl Table {
 }
 
 #[async_trait]
-impl FreshnessAnchor for Table {
+impl RollbackAnchor for Table {
     async fn load(&self, store: &[u8; 16]) -> Result<Option<Anchor>, Box<dyn std::error::Error + Send + Sync>> {
         self.check()?;
         Ok(self.anchors.lock().unwrap().get(store).copied())
@@ -56,8 +56,8 @@ impl FreshnessAnchor for Table {
     }
 }
 
-fn anchored(anchor: &Arc<impl FreshnessAnchor + 'static>) -> VaultOptions {
-    options().freshness_anchor(anchor.clone())
+fn anchored(anchor: &Arc<impl RollbackAnchor + 'static>) -> VaultOptions {
+    options().rollback_anchor(anchor.clone())
 }
 
 /// Opening fails like this, for writing as well as for reading, and writes nothing.
@@ -343,7 +343,7 @@ fn store_id(headers: &Headers) -> [u8; 16] {
 }
 
 /// Everybody who uses the store and its anchor at the same time gets on.
-async fn crowd(store: Arc<dyn Backend>, anchor: Arc<impl FreshnessAnchor + 'static>, rounds: u8) {
+async fn crowd(store: Arc<dyn Backend>, anchor: Arc<impl RollbackAnchor + 'static>, rounds: u8) {
     let options = anchored(&anchor);
     options.create(store.clone(), raw_key()).await.unwrap();
     let tasks = (0..4u8).map(|task| {
@@ -498,7 +498,7 @@ async fn a_store_that_vanished_is_not_begun_from_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let anchors = folder.path().join("anchors");
     std::fs::create_dir(&anchors).unwrap();
-    let options = options().freshness_anchor(Arc::new(crate::FileAnchor::new(&anchors)));
+    let options = options().rollback_anchor(Arc::new(crate::FileAnchor::new(&anchors)));
     let path = folder.path().join("wa.db");
     let open = async || {
         let store = Arc::new(SqliteStore::open(&path).await.unwrap());
@@ -544,7 +544,7 @@ async fn who_loses_the_race_of_creating_leaves_nothing_in_the_anchor() {
         let folder = tempfile::tempdir().unwrap();
         let anchors = folder.path().join("anchors");
         std::fs::create_dir(&anchors).unwrap();
-        let options = options().freshness_anchor(Arc::new(crate::FileAnchor::new(&anchors)));
+        let options = options().rollback_anchor(Arc::new(crate::FileAnchor::new(&anchors)));
         let store = Arc::new(SqliteStore::open(folder.path().join("wa.db")).await.unwrap());
         let tasks: Vec<_> = (0..4)
             .map(|_| {

@@ -1,11 +1,8 @@
 //! Telling an older copy of the whole store, or a second one, from the store itself.
 //!
-//! Seals and stamps cannot: a copy is whole. What can is a memory elsewhere of the newest header. A header is written
+//! Seals and generations cannot: a copy is whole. What can is a memory elsewhere of the newest header. A header is written
 //! first and remembered second, and names the one that it replaced, so what a crash in between leaves behind is one step
 //! ahead of the memory and recognised by that.
-
-#[cfg(not(target_arch = "wasm32"))]
-pub use file::FileAnchor;
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -13,14 +10,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
-use super::Access;
 use super::header::Header;
 use crate::encrypt::format::keys::StoreId;
 use crate::error::{Error, Result};
 
 /// Remembers the newest header of each store, in a place that is not copied or restored together with the store: another
-/// disk, another machine, a TPM's counter. Set with [`VaultOptions::freshness_anchor`](crate::VaultOptions::freshness_anchor);
-/// [`FileAnchor`] is one.
+/// disk, another machine, a TPM's counter. Set with [`VaultOptions::rollback_anchor`](crate::VaultOptions::rollback_anchor);
+/// [`FileAnchor`](crate::FileAnchor) is one.
 ///
 /// With it, opening a copy of a store from before the header was last written is [`Error::RollbackDetected`], and opening a
 /// copy that went on by itself since is [`Error::ForkDetected`]. The header is written when a vault is opened, when its
@@ -47,7 +43,7 @@ use crate::error::{Error, Result};
 /// # futures::executor::block_on(async {
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let (store, passphrase) = (Arc::new(InMemoryBackend::new()), || Passphrase::new("correct horse battery staple"));
-/// let options = VaultOptions::new().freshness_anchor(Arc::new(FileAnchor::new(folder.path())));
+/// let options = VaultOptions::new().rollback_anchor(Arc::new(FileAnchor::new(folder.path())));
 /// options.create(store.clone(), passphrase()?).await?;
 /// options.open(store, passphrase()?).await?;
 /// # Ok::<(), Error>(())
@@ -59,14 +55,14 @@ use crate::error::{Error, Result};
 /// ```
 /// use std::collections::HashMap;
 /// use std::sync::Mutex;
-/// use wastore::{Anchor, FreshnessAnchor};
+/// use wastore::{Anchor, RollbackAnchor};
 ///
 /// /// Stands for a table with the columns `store` and `anchor`.
 /// #[derive(Default)]
 /// struct Table(Mutex<HashMap<[u8; 16], [u8; Anchor::BYTES]>>);
 ///
 /// #[async_trait::async_trait]
-/// impl FreshnessAnchor for Table {
+/// impl RollbackAnchor for Table {
 ///     async fn load(&self, store: &[u8; 16]) -> Result<Option<Anchor>, Box<dyn std::error::Error + Send + Sync>> {
 ///         // SELECT anchor FROM anchors WHERE store = ?
 ///         Ok(self.0.lock().unwrap().get(store).map(Anchor::from_bytes))
@@ -89,14 +85,14 @@ use crate::error::{Error, Result};
 /// }
 /// # futures::executor::block_on(async {
 /// # let store = std::sync::Arc::new(wacore::store::InMemoryBackend::new());
-/// # let options = wastore::VaultOptions::new().freshness_anchor(std::sync::Arc::new(Table::default()));
+/// # let options = wastore::VaultOptions::new().rollback_anchor(std::sync::Arc::new(Table::default()));
 /// # options.create(store, wastore::Key::generate()?).await?;
 /// # Ok::<(), wastore::Error>(())
 /// # }).unwrap();
 /// ```
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
-pub trait FreshnessAnchor: Send + Sync {
+pub trait RollbackAnchor: Send + Sync {
     /// Returns what was last remembered of the store with this id, or `None` if nothing ever was.
     async fn load(&self, store: &[u8; 16]) -> Result<Option<Anchor>, AnchorError>;
 
@@ -106,14 +102,14 @@ pub trait FreshnessAnchor: Send + Sync {
 }
 
 /// What an anchor cannot do, and why.
-type AnchorError = Box<dyn StdError + Send + Sync>;
+pub(super) type AnchorError = Box<dyn StdError + Send + Sync>;
 
 /// Which header of a store is the newest. Holds nothing secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Anchor {
-    generation: u64,
+    pub(super) generation: u64,
     /// The checksum in the header, which also is what the next header calls its predecessor.
-    checksum: [u8; 16],
+    pub(super) checksum: [u8; 16],
 }
 
 impl Anchor {
@@ -151,9 +147,9 @@ impl Anchor {
 
 /// The anchor of a vault, if it has one.
 #[derive(Clone, Default)]
-pub(super) struct Freshness(pub(in crate::encrypt) Option<Arc<dyn FreshnessAnchor>>);
+pub(super) struct OptionalAnchor(pub(in crate::encrypt) Option<Arc<dyn RollbackAnchor>>);
 
-impl Freshness {
+impl OptionalAnchor {
     /// What is remembered of a store. Also tells whether the anchor can be used at all.
     pub(super) async fn load(&self, store: &StoreId) -> Result<Option<Anchor>> {
         match &self.0 {
@@ -204,14 +200,15 @@ impl Freshness {
         }
     }
 
-    /// Checks that the store is the one that was opened under this context before, if there was one.
+    /// Checks that the store is the one that was opened under this context before, if there was one, unless
+    /// another one is accepted.
     ///
     /// # Errors
     /// [`Error::WrongStore`], [`Error::Anchor`].
-    pub(super) async fn check_store(&self, context: Option<&[u8]>, store: &StoreId, access: Access) -> Result<()> {
+    pub(super) async fn check_store(&self, context: Option<&[u8]>, store: &StoreId, accepted: bool) -> Result<()> {
         let Some(context) = context else { return Ok(()) };
         match self.load(&address_of(context)).await? {
-            Some(known) if known != anchor_of(store) && access != Access::AcceptRollback => Err(Error::WrongStore),
+            Some(known) if known != anchor_of(store) && !accepted => Err(Error::WrongStore),
             _ => Ok(()),
         }
     }
@@ -272,168 +269,4 @@ fn address_of(context: &[u8]) -> StoreId {
     let mut address = StoreId::default();
     address.copy_from_slice(&hash[..16]);
     address
-}
-
-#[cfg(not(target_arch = "wasm32"))]
-mod file {
-    use std::fs::{self, File, OpenOptions, TryLockError};
-    use std::io::{self, Write};
-    use std::path::{Path, PathBuf};
-    use std::time::{Duration, Instant};
-
-    use async_trait::async_trait;
-
-    use super::{Anchor, AnchorError, FreshnessAnchor};
-    use crate::background::Running;
-    use crate::filesystem;
-    use crate::private;
-
-    /// Remembers headers in a folder, in one small text file for each store.
-    ///
-    /// The folder must be there, belong to the user of the process or to root, and not be writable by its group or others
-    /// (`chmod go-w`); using it fails otherwise. It must not be part of what is copied, backed up or restored together with the store: put it
-    /// on another disk or another machine. Whoever can put it back together with the store is not noticed. Several
-    /// processes of one user may use it at once; over a network file system only if that locks files. Its files belong to
-    /// whoever wrote them last, so run the command as the user that the bot runs as, and let nobody else write there.
-    #[derive(Debug, Clone)]
-    pub struct FileAnchor {
-        folder: PathBuf,
-    }
-
-    /// The first line of a file.
-    const TITLE: &str = "wastore freshness anchor 1";
-    /// More than any file has.
-    const MAX_BYTES: u64 = 1024;
-    /// How long to wait for another process.
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    impl FileAnchor {
-        /// Anchors in this folder. Nothing is read or written yet.
-        pub fn new(folder: impl Into<PathBuf>) -> Self {
-            Self { folder: folder.into() }
-        }
-
-        fn path(&self, store: &[u8; 16]) -> PathBuf {
-            self.folder.join(format!("{}.anchor", hex(store)))
-        }
-    }
-
-    #[async_trait]
-    impl FreshnessAnchor for FileAnchor {
-        async fn load(&self, store: &[u8; 16]) -> Result<Option<Anchor>, AnchorError> {
-            let (folder, path, store) = (self.folder.clone(), self.path(store), *store);
-            on_a_thread(move || {
-                check_folder(&folder)?;
-                read(&path, &store)
-            })
-            .await
-        }
-
-        async fn advance(&self, store: &[u8; 16], from: Option<Anchor>, to: Anchor) -> Result<bool, AnchorError> {
-            let (folder, path, store) = (self.folder.clone(), self.path(store), *store);
-            on_a_thread(move || {
-                check_folder(&folder)?;
-                let mut options = OpenOptions::new();
-                options.write(true).create(true).truncate(false);
-                let lock = private::open_with(&folder.join("anchors.lock"), &mut options)?;
-                wait_for(&lock)?;
-                let same = read(&path, &store)? == from;
-                if same {
-                    write(&path, &store, to)?;
-                }
-                Ok(same)
-            })
-            .await
-        }
-    }
-
-    fn read(path: &Path, store: &[u8; 16]) -> io::Result<Option<Anchor>> {
-        let content = match private::read(path, MAX_BYTES) {
-            Ok(content) => content,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let text = String::from_utf8(content).ok();
-        let anchor = text.and_then(|text| parse(&text, store));
-        anchor.map(Some).ok_or_else(|| private::refused(path, "is no anchor of this store"))
-    }
-
-    fn write(path: &Path, store: &[u8; 16], anchor: Anchor) -> io::Result<()> {
-        // Nothing else writes while the lock is held, so this is left by a crash, or was planted.
-        let new = path.with_extension("anchor.new");
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = private::create(&new)?;
-        file.write_all(text(store, anchor).as_bytes())?;
-        filesystem::sync(&file, &new)?;
-        fs::rename(&new, path)?;
-        filesystem::sync_folder_of(path)
-    }
-
-    /// Nobody holds it for longer than it takes to write a small file, unless he was stopped in the middle.
-    fn wait_for(lock: &File) -> io::Result<()> {
-        let started = Instant::now();
-        loop {
-            match lock.try_lock() {
-                Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::TimedOut.into()),
-                Err(TryLockError::Error(error)) => return Err(error),
-                Ok(()) => return Ok(()),
-            }
-        }
-    }
-
-    /// A disk that is not mounted must not look like a store that nothing is known of, and a memory that others can change
-    /// is none.
-    fn check_folder(folder: &Path) -> io::Result<()> {
-        let metadata = fs::metadata(folder)?;
-        if !metadata.is_dir() {
-            return Err(io::ErrorKind::NotADirectory.into());
-        }
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::MetadataExt;
-            if ![0, rustix::process::geteuid().as_raw()].contains(&metadata.uid()) {
-                return Err(private::refused(folder, "belongs to another user: run this as its owner"));
-            }
-            if metadata.mode() & 0o022 != 0 {
-                return Err(private::refused(folder, "can be written by other users: run chmod go-w on it"));
-            }
-        }
-        Ok(())
-    }
-
-    fn text(store: &[u8; 16], anchor: Anchor) -> String {
-        let Anchor { generation, checksum } = anchor;
-        format!("{TITLE}\nstore {}\ngeneration {generation}\nheader {}\n", hex(store), hex(&checksum))
-    }
-
-    fn parse(found: &str, store: &[u8; 16]) -> Option<Anchor> {
-        let generation = found.lines().find_map(|line| line.strip_prefix("generation "))?.parse().ok()?;
-        let header = found.lines().find_map(|line| line.strip_prefix("header "))?;
-        let checksum = data_encoding::HEXLOWER.decode(header.as_bytes()).ok()?.try_into().ok()?;
-        let anchor = Anchor { generation, checksum };
-        (found == text(store, anchor)).then_some(anchor)
-    }
-
-    fn hex(bytes: &[u8; 16]) -> String {
-        data_encoding::HEXLOWER.encode(bytes)
-    }
-
-    /// Waits for the disk without holding up the async runtime, whichever it is.
-    async fn on_a_thread<T: Send + 'static>(
-        work: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> Result<T, AnchorError> {
-        let (sender, receiver) = futures_channel::oneshot::channel();
-        let running = Running::new();
-        std::thread::Builder::new().name("wastore-anchor".to_owned()).spawn(move || {
-            sender.send(work()).ok();
-            drop(running);
-        })?;
-        Ok(receiver.await??)
-    }
 }

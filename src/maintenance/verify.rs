@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::SqliteStore;
-use super::rows::{Pages, Snapshot};
-use super::store::numbers;
-use super::tables::{TABLES, Table};
-use crate::encrypt::sealed_row::{Checked, StoredRow};
-use crate::encrypt::{HeaderCopy, HeaderInfo, State, Vault};
+use crate::encrypt::cipher::record_of;
+use crate::encrypt::sealed_row::RowCheck;
+use crate::encrypt::vault::open_vault::State;
+use crate::encrypt::{HeaderCopy, HeaderInfo, Vault};
 use crate::error::{Error, Result, SqliteProblem};
 use crate::method::Record;
 use crate::printable::printable;
+use crate::progress::{Observer, Phase, Progress};
+use crate::rows::SealedRow;
+use crate::rows::store::{OwnRows, OwnStore, RowReader};
+use crate::rows::table::{TABLES, Table};
 
 /// Checks every record of an account: its seal, its place, its name and what carries it, and the database around it. Nothing
 /// is changed, and nothing of what is in the records is reported.
@@ -40,23 +42,13 @@ use crate::printable::printable;
 #[must_use = "nothing is checked before it is run"]
 pub struct Verify {
     quick: bool,
-    progress: Box<dyn Fn(VerifyProgress) + Send + Sync>,
-}
-
-/// How far a check is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct VerifyProgress {
-    /// The rows that were looked at.
-    pub done: u64,
-    /// The rows that there are to look at, as they were counted at the beginning.
-    pub total: u64,
+    progress: Observer,
 }
 
 impl Verify {
     /// Checks everything.
     pub fn new() -> Self {
-        Self { quick: false, progress: Box::new(|_| {}) }
+        Self { quick: false, progress: Observer::default() }
     }
 
     /// Checks the header, the first fifty rows of each table, and the database without comparing its indexes with its
@@ -67,8 +59,8 @@ impl Verify {
     }
 
     /// Is told after every few hundred rows how far the check is.
-    pub fn on_progress(mut self, progress: impl Fn(VerifyProgress) + Send + Sync + 'static) -> Self {
-        self.progress = Box::new(progress);
+    pub fn on_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Observer::new(progress);
         self
     }
 
@@ -76,20 +68,43 @@ impl Verify {
     ///
     /// # Errors
     /// [`Error::Sqlite`] if the database cannot be read. Damage is no error; it is in the report.
-    pub async fn run(&self, store: &SqliteStore, vault: &Vault) -> Result<VerifyReport> {
+    pub async fn run(&self, store: &impl OwnStore, vault: &Vault) -> Result<VerifyReport> {
+        let OwnRows(store) = store.own_rows();
         let mut report = VerifyReport::default();
-        let header = HeaderInfo::read(store).await?;
+        let header = HeaderInfo::read(&*store).await?;
         let copies = header.map_or(0, |header| header.intact_copies);
         if copies < HeaderCopy::BOTH.len() as u8 {
             report.damaged("sender_keys", 0, format!("{copies} of 2 copies of the vault header are intact"));
         }
+        let mut snapshot = store.snapshot().await?;
+        let (total, mut done) = (if self.quick { 0 } else { snapshot.count().await.or_else(if_damaged)? }, 0);
+        let tell = |rows: u64| {
+            done += rows;
+            self.progress.tell(Phase::Checking, done, total);
+        };
+        self.check_rows(&mut *snapshot, vault, &mut report, tell).await?;
+        drop(snapshot);
+        if vault.device_is_sealed() && report.checked(Record::Device) == 0 && !report.has_damaged("devices") {
+            report.damaged("devices", i64::from(store.account_number()), Error::DeviceMissing.to_string());
+        }
+        report.database = store.check_database(self.quick).await?;
+        store.check_place()?;
+        Ok(report)
+    }
+
+    /// Looks at the rows of every table.
+    async fn check_rows(
+        &self,
+        snapshot: &mut dyn RowReader,
+        vault: &Vault,
+        report: &mut VerifyReport,
+        mut tell: impl FnMut(u64),
+    ) -> Result<()> {
         let held = vault.state();
-        let mut snapshot = Snapshot::open(store).await?;
-        let (total, mut done) = (if self.quick { 0 } else { snapshot.count_rows().await.or_else(if_damaged)? }, 0);
         for table in &TABLES {
-            let mut pages = Pages::of(table);
+            snapshot.begin(table);
             loop {
-                let page = match snapshot.next(&mut pages).await {
+                let page = match snapshot.next().await {
                     Ok(Some(page)) => page,
                     Ok(None) => break,
                     Err(error @ Error::RowsMissed { .. }) => {
@@ -97,29 +112,22 @@ impl Verify {
                         break;
                     }
                     Err(error) => {
-                        // SQLite itself cannot read on in this table.
+                        // The engine itself cannot read on in this table.
                         if_damaged::<()>(error)?;
                         report.damaged(table.name, 0, "the table cannot be read to its end".to_owned());
                         break;
                     }
                 };
-                done += page.len() as u64;
+                tell(page.len() as u64);
                 for (row, found) in page {
                     report.look_at(vault, &held, table, row, found).await?;
                 }
-                (self.progress)(VerifyProgress { done, total: total.max(done) });
                 if self.quick {
                     break;
                 }
             }
         }
-        drop(snapshot);
-        if vault.device_is_sealed() && report.checked(Record::Device) == 0 && !report.has_damaged("devices") {
-            report.damaged("devices", i64::from(store.account_number()), Error::DeviceMissing.to_string());
-        }
-        report.sqlite = store.check_database(self.quick).await?;
-        store.database.check_files()?;
-        Ok(report)
+        Ok(())
     }
 }
 
@@ -142,7 +150,8 @@ pub struct VerifyReport {
     damaged: Vec<DamagedRow>,
     /// More than are listed.
     damaged_rows: u64,
-    sqlite: Vec<String>,
+    #[serde(rename = "sqlite")]
+    database: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -168,7 +177,7 @@ pub struct DamagedRow {
 impl VerifyReport {
     /// `true` if nothing was found.
     pub fn is_sound(&self) -> bool {
-        self.damaged_rows == 0 && self.sqlite.is_empty()
+        self.damaged_rows == 0 && self.database.is_empty()
     }
 
     /// How many records of a kind are as they should be.
@@ -189,7 +198,7 @@ impl VerifyReport {
 
     /// What SQLite says of the database, in its words.
     pub fn database_problems(&self) -> &[String] {
-        &self.sqlite
+        &self.database
     }
 
     async fn look_at(
@@ -198,13 +207,13 @@ impl VerifyReport {
         held: &Arc<State>,
         table: &Table,
         row: i64,
-        found: Result<Option<StoredRow>>,
+        found: Result<Option<SealedRow>>,
     ) -> Result<()> {
         let checked = match found {
             Ok(None) => Ok(None),
             Ok(Some(found)) => {
-                let record = found.record;
-                vault.check_stored(held, found).await.map(|checked| Some((record, checked)))
+                let record = record_of(&found);
+                vault.check_row(held, found).await.map(|checked| Some((record, checked)))
             }
             Err(error) => Err(error),
         };
@@ -216,8 +225,8 @@ impl VerifyReport {
                     self.records.len() - 1
                 });
                 match checked {
-                    Checked::Sealed => self.records[position].sealed += 1,
-                    Checked::Unauthenticated => self.records[position].unauthenticated += 1,
+                    RowCheck::Sealed => self.records[position].sealed += 1,
+                    RowCheck::Unauthenticated => self.records[position].unauthenticated += 1,
                 }
             }
             // The store, not the row.
@@ -253,7 +262,7 @@ impl fmt::Display for VerifyReport {
         if self.damaged_rows > listed {
             writeln!(f, "and {} more", self.damaged_rows - listed)?;
         }
-        for problem in &self.sqlite {
+        for problem in &self.database {
             writeln!(f, "database: {}", printable(problem))?;
         }
         match self.is_sound() {
@@ -265,107 +274,6 @@ impl fmt::Display for VerifyReport {
 
 fn label<S: serde::Serializer>(record: &Record, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(record.label())
-}
-
-/// What a database holds, as far as anybody can see who has the file. `Display` prints it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Inspection {
-    /// The accounts.
-    pub accounts: Vec<InspectedAccount>,
-    /// The tables, all accounts together.
-    pub tables: Vec<TableSize>,
-}
-
-/// How much is in a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct TableSize {
-    /// Its name.
-    #[serde(rename = "table")]
-    pub name: &'static str,
-    /// How many rows it has.
-    pub rows: u64,
-    /// The bytes of their contents.
-    pub bytes: u64,
-}
-
-/// An account in an [`Inspection`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct InspectedAccount {
-    /// Its number.
-    #[serde(rename = "account")]
-    pub number: i32,
-    /// What the header of its vault says; `None` if it has no vault, or one whose header cannot be read.
-    #[serde(rename = "vault")]
-    pub header: Option<HeaderInfo>,
-    /// Why the header cannot be read.
-    pub problem: Option<String>,
-}
-
-impl SqliteStore {
-    /// Says what the database holds without any key: accounts, the headers of their vaults, rows and bytes of each table.
-    ///
-    /// # Errors
-    /// [`Error::Sqlite`] if the database cannot be read.
-    pub async fn inspect(&self) -> Result<Inspection> {
-        let mut accounts = vec![];
-        for number in self.accounts_in_use().await? {
-            let (header, problem) = match HeaderInfo::read(&self.account(number)).await {
-                Ok(header) => (header, None),
-                Err(error @ (Error::HeaderDamaged(_) | Error::UnsupportedVersion { .. })) => {
-                    (None, Some(error.to_string()))
-                }
-                Err(error) => return Err(error),
-            };
-            accounts.push(InspectedAccount { number, header, problem });
-        }
-        let tables = self.database.read_long(|c| TABLES.iter().map(|table| table.size(c)).collect()).await?;
-        self.database.check_files()?;
-        Ok(Inspection { accounts, tables })
-    }
-
-    /// The numbers of all accounts that have a device, the header of a vault or sessions, in ascending order. A row whose account
-    /// is no number of 32 bits is left out; [`integrity_check`](Self::integrity_check) finds those that are no whole numbers.
-    ///
-    /// # Errors
-    /// [`Error::Sqlite`].
-    pub async fn accounts_in_use(&self) -> Result<Vec<i32>> {
-        const SQL: &str = "SELECT account FROM devices UNION SELECT account FROM sender_keys
-            UNION SELECT account FROM sessions ORDER BY account";
-        self.database.read_long(|c| numbers(c, SQL)).await
-    }
-}
-
-impl fmt::Display for Inspection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for InspectedAccount { number, header, problem } in &self.accounts {
-            let Some(header) = header else {
-                writeln!(f, "account {number}: {}", printable(problem.as_deref().unwrap_or("no vault")))?;
-                continue;
-            };
-            let state = match header {
-                HeaderInfo { importing: true, .. } => ", import not finished",
-                HeaderInfo { rotating: true, .. } => ", change of data key not finished",
-                _ => "",
-            };
-            writeln!(
-                f,
-                "account {number}: vault format {}, generation {}, {} of 2 header copies intact, padding {:?}{state}",
-                header.version, header.generation, header.intact_copies, header.padding
-            )?;
-            writeln!(f, "  store id {}", data_encoding::HEXLOWER.encode(&header.store_id))?;
-            for slot in &header.slots {
-                writeln!(f, "  slot {}: {} ({})", slot.id, printable(&slot.label), slot.kind)?;
-            }
-        }
-        writeln!(f, "\n{:<20} {:>10} {:>14}", "table", "rows", "bytes")?;
-        for TableSize { name, rows, bytes } in &self.tables {
-            writeln!(f, "{name:<20} {rows:>10} {bytes:>14}")?;
-        }
-        Ok(())
-    }
 }
 
 /// Damage of the database is what a check reports.

@@ -2,10 +2,11 @@
 
 use wacore::store::traits::Backend;
 
+use crate::encrypt::carrier::{join_carrier, sealed_device};
 use crate::encrypt::format::envelope::Prefix;
-use crate::encrypt::{app_sync, protocol};
 use crate::error::{Error, Result};
 use crate::method::Record;
+use crate::rows::encoding::decode_text;
 
 /// `true` if one of the listable tables holds a record that a vault sealed.
 ///
@@ -26,10 +27,10 @@ pub(super) async fn holds_sealed_records(store: &dyn Backend) -> Result<bool> {
     if let Some(id) = store.get_latest_sync_key_id().await?
         && let Some(key) = store.get_sync_key(&id).await?
     {
-        look_at(Record::SyncKey, &app_sync::join_carrier(key))?;
+        look_at(Record::SyncKey, &join_carrier(key))?;
     }
     for entry in store.get_all_lid_mappings().await? {
-        look_at(Record::LidMapping, &protocol::decode_text(Record::LidMapping, &entry.learning_source)?)?;
+        look_at(Record::LidMapping, &decode_text(Record::LidMapping, &entry.learning_source)?)?;
     }
     for jid in store.get_all_tc_token_jids().await? {
         // A JID has an `@`, a token never does.
@@ -42,9 +43,20 @@ pub(super) async fn holds_sealed_records(store: &dyn Backend) -> Result<bool> {
 }
 
 /// `true` if one of the listable tables holds anything at all.
-pub(super) async fn leftovers(store: &dyn Backend) -> Result<bool> {
+pub(super) async fn is_occupied(store: &dyn Backend) -> Result<bool> {
     match holds_sealed_records(store).await {
         Err(error) if error.is_damage() => Ok(true),
         result => result,
+    }
+}
+
+/// `true` if the store's device is a carrier, `false` if there is none or a fresh plaintext one.
+///
+/// # Errors
+/// [`Error::PlaintextDevice`] if it is paired and in plaintext.
+pub(in crate::encrypt) async fn holds_sealed_device(store: &dyn Backend) -> Result<bool> {
+    match store.load().await? {
+        Some(mut device) => Ok(sealed_device(&mut device)?.is_some()),
+        None => Ok(false),
     }
 }

@@ -1,0 +1,117 @@
+//! Sealing and opening records with the keys of an open vault.
+
+#![cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "only rows of tables are sealed again"))]
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::columns::place;
+use super::format::envelope::{self, Nonce, Place, Prefix};
+use super::format::keys::{DataKeys, KeyRing, LookupKeys};
+use super::format::padding::Padding;
+use crate::error::{Error, Result};
+use crate::method::Record;
+use crate::rows::SealedRow;
+
+/// The half of an open vault that records need: its keys, its padding, and the generation of its header.
+pub(crate) struct RecordCipher {
+    pub(crate) ring: Arc<KeyRing>,
+    pub(crate) padding: Padding,
+    /// The lower 32 bits of the generation of the header, which every record carries.
+    pub(crate) generation: u32,
+}
+
+impl RecordCipher {
+    /// The keys of names.
+    pub(crate) fn lookup(&self) -> &LookupKeys {
+        &self.ring.lookup
+    }
+
+    /// The keys that opened values of this epoch need.
+    pub(crate) fn keys(&self, prefix: &Prefix, record: Record) -> Result<&DataKeys> {
+        self.ring.epoch(prefix.epoch()).ok_or(Error::UnknownEpoch { record })
+    }
+
+    /// Seals a value with a nonce of its own.
+    pub(crate) fn seal(&self, nonce: &Nonce, place: Place<'_>, payload: &[u8]) -> Result<Vec<u8>> {
+        envelope::seal(self.ring.active(), self.generation, self.padding, nonce, place, payload)
+    }
+
+    /// Which data key a row opens under, and its generation; `None` if it is of those that no data key seals. Nothing of the
+    /// row is believed before it has opened.
+    ///
+    /// # Errors
+    /// [`Error::Tampered`], [`Error::Plaintext`] and [`Error::UnknownEpoch`] about the row.
+    pub(crate) fn opens(&self, row: &SealedRow) -> Result<Option<OpenedUnder>> {
+        let Some(prefix) = sealed_prefix(row)? else { return Ok(None) };
+        let record = record_of(row);
+        let mut value = Zeroizing::new(row.value.clone());
+        let keys = self.keys(&prefix, record)?;
+        envelope::open(keys, prefix, place(record, &row.columns)?, &mut value)?;
+        Ok(Some(OpenedUnder { active: keys.epoch == self.ring.active().epoch, generation: prefix.generation() }))
+    }
+
+    /// Opens a row, and seals it under the active data key unless it already is.
+    ///
+    /// # Errors
+    /// As [`RecordCipher::opens`].
+    pub(crate) fn reseal(&self, row: &SealedRow, nonce: &Nonce) -> Result<Resealed> {
+        let Some(prefix) = sealed_prefix(row)? else { return Ok(Resealed::Unsealed) };
+        let active = self.ring.active();
+        if prefix.epoch() == active.epoch {
+            self.opens(row)?;
+            return Ok(Resealed::Already { generation: prefix.generation() });
+        }
+        let record = record_of(row);
+        let sealed_under = self.keys(&prefix, record)?;
+        let place = place(record, &row.columns)?;
+        let value = envelope::reseal(sealed_under, active, self.generation, prefix, nonce, place, &row.value)?;
+        Ok(Resealed::Again { value, generation: prefix.generation() })
+    }
+}
+
+/// How a row opened.
+pub(crate) struct OpenedUnder {
+    /// The active data key, not one of the older ones.
+    pub(crate) active: bool,
+    pub(crate) generation: u32,
+}
+
+/// A row on its way to the active data key.
+pub(crate) enum Resealed {
+    /// No data key seals rows of its kind.
+    Unsealed,
+    /// It opened under the active data key.
+    Already { generation: u32 },
+    /// It opened under an older one, and is this under the active one.
+    Again { value: Vec<u8>, generation: u32 },
+}
+
+/// The record that a row holds: in the table of sessions there are identities as well.
+pub(crate) fn record_of(row: &SealedRow) -> Record {
+    if row.record == Record::Session { session_or_identity(&row.value) } else { row.record }
+}
+
+/// The record that a value in the table of sessions is.
+pub(crate) fn session_or_identity(value: &[u8]) -> Record {
+    match Prefix::read(Record::Identity, value) {
+        Ok(_) => Record::Identity,
+        Err(_) => Record::Session,
+    }
+}
+
+/// The clear part of a row's value; `None` if no data key seals rows of its kind.
+pub(crate) fn sealed_prefix(row: &SealedRow) -> Result<Option<Prefix>> {
+    match record_of(row) {
+        Record::SenderKeyDevice | Record::BaseKey | Record::MessageSecret => Ok(None),
+        Record::TcToken if row.value.is_empty() => Ok(None),
+        record => Prefix::read(record, &row.value).map(Some),
+    }
+}
+
+/// The epoch that a sealed row states.
+#[cfg(test)]
+pub(crate) fn epoch_of(row: &SealedRow) -> u32 {
+    Prefix::read(row.record, &row.value).unwrap().epoch()
+}

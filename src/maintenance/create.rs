@@ -1,0 +1,29 @@
+//! Creating an encrypted SQLite store that appears when it is complete.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::encrypt::VaultOptions;
+use crate::error::Result;
+use crate::private;
+use crate::secret::Secret;
+use crate::sqlite::{SqliteOptions, files};
+
+/// Creates an encrypted store: a new file at `path` with a vault for account 1, whose first key slot opens with `secret`. The
+/// file appears when it is complete and on the disk. Until then it is in a folder `.wastore-init-…` beside it, which a killed
+/// process leaves behind and which may be deleted.
+///
+/// # Errors
+/// There is no file at `path` then, unless waiting for the disk failed at the very end. [`Error::TargetExists`]; [`Error::File`]
+/// if its folder is not there or cannot be written; those of [`SqliteStore::open`] and of
+/// [`VaultOptions::create`](crate::VaultOptions::create).
+pub async fn create_encrypted(path: impl AsRef<Path>, options: &VaultOptions, secret: impl Into<Secret>) -> Result<()> {
+    let target = path.as_ref().to_owned();
+    files::refuse_taken(&target)?;
+    let folder = private::unfinished_folder(&target, ".wastore-init-").map_err(files::cannot_write)?;
+    let (file, folder) = (folder.path().join("store.db"), Arc::new(folder));
+    let store = SqliteOptions::new().unfinished_in(&folder).open(&file).await?;
+    let vault = options.create(Arc::new(store.clone()), secret).await?;
+    store.checkpoint().await?;
+    files::publish((vault, store), folder, file, target).await
+}

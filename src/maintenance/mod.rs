@@ -1,0 +1,38 @@
+//! The operator's work over a store and its vault: opening one account of several, new keys, checks, repair.
+//!
+//! Everything here works over [`OwnStore`], whatever engine keeps the rows.
+//!
+//! | file | |
+//! |--|--|
+//! | `accounts.rs`, `create.rs` | opening the vault of an account; creating an encrypted store |
+//! | `rotate.rs`, `revoke.rs`, `reseal.rs` | a new data key; new secrets after a leak; sealing every row again |
+//! | `verify.rs`, `inspect.rs` | checking every row; what can be seen without a key |
+//! | `backups.rs` | backups in a folder |
+//! | `repair.rs`, `forget.rs` | dropping damaged records; dropping a contact's |
+
+mod accounts;
+mod backups;
+mod create;
+mod forget;
+mod inspect;
+mod repair;
+mod reseal;
+mod revoke;
+mod rotate;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+pub use accounts::{open_account, restore_account_header};
+pub use backups::backup_to_folder;
+pub use create::create_encrypted;
+pub use forget::{ForgetReport, forget};
+pub use inspect::{InspectedAccount, Inspection, inspect};
+pub use repair::{Repair, RepairReport};
+pub use revoke::{AccountReport, RevokeReport};
+pub use rotate::{Rotate, RotateReport};
+pub use verify::{DamagedRow, Verify, VerifyReport};
+
+pub use crate::progress::{Phase, Progress};
+pub use crate::rows::store::OwnStore;
+pub use crate::rows::table::TableSize;

@@ -1,0 +1,233 @@
+//! Dropping the records that do not verify.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::rotate::keeps_header;
+use crate::encrypt::Vault;
+use crate::encrypt::cipher::record_of;
+use crate::error::{Error, Result};
+use crate::method::Record;
+use crate::progress::{Observer, Phase, Progress};
+use crate::rows::store::{OwnRows, OwnStore, RowAsFound, Rows};
+use crate::rows::table::TABLES;
+
+/// Drops the records of an account that do not verify, so that the client fetches or negotiates them anew instead of failing on
+/// them for ever. Before, the whole database is copied. Nothing is dropped of a sound store, and then nothing is copied.
+///
+/// ```
+/// # futures::executor::block_on(async {
+/// # let folder = tempfile::tempdir().unwrap();
+/// use std::sync::Arc;
+/// use wastore::{Key, Repair, SqliteStore, Vault};
+///
+/// let store = Arc::new(SqliteStore::open(folder.path().join("wa.db")).await?);
+/// let vault = Vault::create(store.clone(), Key::generate()?).await?;
+/// let report = Repair::new().run(&store, &vault, folder.path().join("before-repair.db")).await?;
+/// assert!(report.is_empty());
+/// # Ok::<(), wastore::Error>(())
+/// # }).unwrap();
+/// ```
+///
+/// If one mutation MAC or collection version is damaged, all of them are dropped, and the client fetches the app state anew; if one
+/// sender key device is, all of those are. Stop the client before: it keeps records itself, and would write them again.
+///
+/// A device is not dropped: without it the account is gone. Nor is anything if records are newer than the header, or under a data
+/// key that it does not have: as a rule they are not damaged, but the header is an older one, and a newer one opens them. Nor if
+/// SQLite finds damage in the file. All of that is for a backup.
+#[must_use = "nothing is repaired before it is run"]
+pub struct Repair {
+    unknown_keys: bool,
+    progress: Observer,
+}
+
+impl Repair {
+    /// A repair of what the header has keys for.
+    pub fn new() -> Self {
+        Self { unknown_keys: false, progress: Observer::default() }
+    }
+
+    /// Also drops records under a data key that the header does not have. Make sure before that no newer header of the store is
+    /// left, in a backup or as a saved one: it would open them.
+    pub fn unknown_keys(mut self) -> Self {
+        self.unknown_keys = true;
+        self
+    }
+
+    /// Is told after every few hundred rows how far the repair is.
+    pub fn on_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Observer::new(progress);
+        self
+    }
+
+    /// Repairs this account with its vault. The copy from before goes to a new file at `backup`.
+    ///
+    /// # Errors
+    /// Nothing was dropped then, unless it is [`Error::Sqlite`]. [`Error::NotAlone`] if another process has the database open;
+    /// [`Error::Tampered`] and the like of the device, [`Error::DeviceMissing`], [`Error::UnknownEpoch`], [`Error::HeaderRolledBack`], [`Error::RowsMissed`] and
+    /// [`Error::Sqlite`] as damaged, of what only a backup helps against; those of [`SqliteStore::backup`](crate::SqliteStore::backup).
+    pub async fn run(&self, store: &impl OwnStore, vault: &Vault, backup: impl AsRef<Path>) -> Result<RepairReport> {
+        let OwnRows(store) = store.own_rows();
+        keeps_header(&*store, vault).await?;
+        store.refuse_others().await?;
+        store.refuse_damage().await?;
+        let damaged = self.find(&*store, vault).await?;
+        if damaged.is_empty() {
+            return Ok(RepairReport::default());
+        }
+        store.back_up(backup.as_ref()).await?;
+        let dropped = drop_rows(&*store, damaged).await?;
+        Ok(RepairReport { dropped, backup: Some(backup.as_ref().to_owned()) })
+    }
+
+    /// # Errors
+    /// Of what cannot be dropped.
+    async fn find(&self, store: &dyn Rows, vault: &Vault) -> Result<Vec<DamagedRecord>> {
+        let held = vault.state();
+        let mut snapshot = store.snapshot().await?;
+        let (mut done, total) = (0, snapshot.count().await?);
+        let (mut damaged, mut has_device) = (vec![], false);
+        for table in &TABLES {
+            snapshot.begin(table);
+            while let Some(page) = snapshot.next().await? {
+                done += page.len() as u64;
+                for (id, found) in page {
+                    let row = RowAsFound::new(table, id, &found);
+                    has_device |= table.record == Record::Device && row.hash.is_some();
+                    let record = found.as_ref().ok().and_then(Option::as_ref).map_or(table.record, record_of);
+                    let checked = match found {
+                        Ok(None) => Ok(()),
+                        Ok(Some(found)) => vault.check_row(&held, found).await.map(drop),
+                        Err(error) => Err(error),
+                    };
+                    match checked {
+                        Ok(()) => {}
+                        Err(error) if self.may_drop(record, &error) => damaged.push(DamagedRecord { record, row }),
+                        Err(error) => return Err(error),
+                    }
+                }
+                self.progress.tell(Phase::Checking, done, total);
+            }
+        }
+        if vault.device_is_sealed() && !has_device {
+            return Err(Error::DeviceMissing);
+        }
+        Ok(damaged)
+    }
+
+    fn may_drop(&self, record: Record, error: &Error) -> bool {
+        let is_damage = match error {
+            Error::Tampered { .. } | Error::Malformed { .. } | Error::Plaintext { .. } => true,
+            Error::UnknownEpoch { .. } => self.unknown_keys,
+            _ => false,
+        };
+        is_damage && record != Record::Device
+    }
+}
+
+impl Default for Repair {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Repair").field("unknown_keys", &self.unknown_keys).finish_non_exhaustive()
+    }
+}
+
+/// A record that does not verify.
+struct DamagedRecord {
+    record: Record,
+    row: RowAsFound,
+}
+
+/// Deletes rows that are still as they were found, a number of them at a time, and gives how many of each kind.
+async fn drop_rows(store: &dyn Rows, rows: Vec<DamagedRecord>) -> Result<Vec<(Record, u64)>> {
+    /// How many rows a transaction deletes at most.
+    const AT_A_TIME: usize = 500;
+    // Of these, one without the others makes no sense to the client, or has no id to be named by.
+    let whole = |record| matches!(record, Record::MutationMac | Record::CollectionVersion | Record::SenderKeyDevice);
+    let (all_of, mut rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| whole(row.record));
+    let mut all_of: HashSet<Record> = all_of.into_iter().map(|row| row.record).collect();
+    if all_of.contains(&Record::MutationMac) || all_of.contains(&Record::CollectionVersion) {
+        all_of.extend([Record::MutationMac, Record::CollectionVersion]);
+    }
+    let mut dropped = store.delete_all(all_of.into_iter().collect()).await?;
+    while !rows.is_empty() {
+        let some = rows.split_off(rows.len().saturating_sub(AT_A_TIME));
+        let records: Vec<_> = some.iter().map(|row| row.record).collect();
+        let deleted = store.delete(some.into_iter().map(|row| row.row).collect()).await?;
+        for (record, _) in records.into_iter().zip(deleted).filter(|(_, deleted)| *deleted) {
+            match dropped.iter_mut().find(|(dropped, _)| *dropped == record) {
+                Some((_, count)) => *count += 1,
+                None => dropped.push((record, 1)),
+            }
+        }
+    }
+    dropped.retain(|(_, count)| *count > 0);
+    Ok(dropped)
+}
+
+/// What a repair dropped. `Display` says what each kind means for the account.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RepairReport {
+    dropped: Vec<(Record, u64)>,
+    backup: Option<PathBuf>,
+}
+
+impl RepairReport {
+    /// `true` if every record was as it should be.
+    pub fn is_empty(&self) -> bool {
+        self.dropped.is_empty()
+    }
+
+    /// How many records of a kind were dropped.
+    pub fn dropped(&self, record: Record) -> u64 {
+        self.dropped.iter().find(|(dropped, _)| *dropped == record).map_or(0, |(_, count)| *count)
+    }
+
+    /// The copy from before; `None` if nothing was dropped.
+    pub fn backup(&self) -> Option<&Path> {
+        self.backup.as_deref()
+    }
+}
+
+impl fmt::Display for RepairReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return write!(f, "every record is as it should be");
+        }
+        for (position, (record, count)) in self.dropped.iter().enumerate() {
+            let end = if position + 1 < self.dropped.len() { "\n" } else { "" };
+            write!(f, "dropped {count} of {record}: {}{end}", loss_of(*record))?;
+        }
+        Ok(())
+    }
+}
+
+/// What it means for an account that a record is gone.
+fn loss_of(record: Record) -> &'static str {
+    match record {
+        Record::Session => "negotiated anew; a message that needs it comes again, as a retry",
+        Record::Identity => "learned anew with the next message; a change in between is not noticed",
+        Record::Prekey => "a message that was encrypted to it comes again, as a retry",
+        Record::SignedPrekey => {
+            "messages that were encrypted to it come again, as retries, if the client makes a new one"
+        }
+        Record::SenderKey => "its sender distributes it anew; a group message that needs it comes again, as a retry",
+        Record::SyncKey => "the client asks the phone for it",
+        Record::CollectionVersion | Record::MutationMac => "the client fetches the app state anew",
+        Record::SenderKeyDevice => "the bot sends its sender key to every device of a group once more",
+        Record::LidMapping | Record::DeviceList | Record::GroupMetadata | Record::TcToken => {
+            "the client asks the server for it"
+        }
+        Record::BaseKey => "a collision of session base keys may not be noticed",
+        Record::SentMessage => "lost: a device that asks for the message again does not get it",
+        Record::PendingInbound => "lost: a message that was received and not yet worked on",
+        Record::MessageSecret => "lost: reactions, edits and polls of the message cannot be decrypted",
+        Record::Device | Record::SignalState | Record::SnapshotExtra | Record::Store => "lost",
+    }
+}

@@ -1,0 +1,203 @@
+//! New secrets and new keys for every account that a leaked secret opens.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::rotate::{Rewritten, Rotate, RotateReport};
+use crate::encrypt::{OpenMode, Revocation, Vault, VaultOptions};
+use crate::error::{Error, Result};
+use crate::rows::store::{OwnRows, OwnStore, Rows};
+use crate::secret::Secret;
+
+/// What [`Rotate::revoke`] did. `Display` prints it, and what an old secret is still good for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevokeReport {
+    revoked: Vec<AccountReport>,
+    others: Vec<i32>,
+}
+
+/// An account in a [`RevokeReport`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AccountReport {
+    /// Its number.
+    pub account: i32,
+    /// What was done to its records.
+    pub report: RotateReport,
+}
+
+impl Rotate {
+    /// Makes a secret useless that has leaked, for every account that it opens, or that opens with the key that one of their
+    /// vaults derives for `account N`: gives each vault a new vault key, which only `new` opens, and a new data key, and seals
+    /// every record anew. Vaults that this process has open go on working.
+    ///
+    /// All other slots of these vaults are gone, and backups and saved headers are as they were:
+    /// [`Revocation::REMAINS`] says what an old secret is still good for. If this is interrupted, either the old secret or
+    /// the new one opens each vault: call it again with the secret that opens the store then.
+    ///
+    /// # Errors
+    /// [`Error::WrongSecret`] if `secret` opens none of the vaults, [`Error::AccountsNotCovered`] if there are accounts that it
+    /// does not open and that are not excepted with [`Rotate::except`], [`Error::InvalidInput`] if `new` opens one already;
+    /// nothing was changed then. [`Error::SlotsFull`] if there is no room in one. The errors of [`Vault::revoke`] and
+    /// [`Rotate::run`].
+    pub async fn revoke(
+        &self,
+        store: &impl OwnStore,
+        options: &VaultOptions,
+        secret: impl Into<Secret>,
+        new: impl Into<Secret>,
+    ) -> Result<RevokeReport> {
+        let (secret, new) = (secret.into(), new.into());
+        let OwnRows(store) = store.own_rows();
+        store.refuse_others().await?;
+        self.refuse_damage(&*store).await?;
+        let mut report = RevokeReport { revoked: vec![], others: self.except.clone() };
+        let covered = self.cover(&*store, options, &secret, &new).await?;
+        let mut opened: Vec<(Arc<dyn Rows>, Vault)> = vec![];
+        for (account, opens_with) in &covered {
+            let secret = match opens_with {
+                OpensWith::Old => secret.duplicate(),
+                OpensWith::New => new.duplicate(),
+                OpensWith::KeyOf(parent) => opened[*parent].1.account_key(&account.key_label()).into(),
+            };
+            opened.push((account.clone(), options.open_backend(account.clone(), secret).await?));
+        }
+        let mut revocations: Vec<Option<Revocation>> = vec![];
+        for ((account, vault), (_, opens_with)) in opened.iter().zip(&covered) {
+            revocations.push(match opens_with {
+                OpensWith::Old => Some(Revocation::prepare(vault, new.duplicate()).await?),
+                // An interrupted revocation has got that far.
+                OpensWith::New => None,
+                OpensWith::KeyOf(parent) => {
+                    let Some(Some(parent)) = revocations.get(*parent) else { return Err(Error::WrongSecret) };
+                    let key = parent.account_key(&account.key_label());
+                    // From when the parent has its new key until this one has, both the old and the new key open this one.
+                    vault.remove_others_labelled(DERIVED).await?;
+                    vault.add_slot(DERIVED, key.duplicate()).await?;
+                    Some(Revocation::prepare(vault, key).await?)
+                }
+            });
+        }
+        // All secrets first: the rows take long, and come after.
+        for ((_, vault), revocation) in opened.iter().zip(&revocations) {
+            if let Some(revocation) = revocation {
+                vault.revoke(revocation).await?;
+            }
+        }
+        let mut changed = Ok(());
+        for (account, vault) in &opened {
+            match self.change(account, vault).await {
+                Ok(done) => report.revoked.push(AccountReport { account: account.account_number(), report: done }),
+                Err(error) => {
+                    changed = Err(error);
+                    break;
+                }
+            }
+        }
+        // Once for all accounts, also for those that came before one that failed.
+        if !report.revoked.is_empty() {
+            let rewritten = Rewritten::of(&*store).await;
+            report.revoked.iter_mut().for_each(|account| rewritten.note_in(&mut account.report));
+        }
+        changed.map(|()| report)
+    }
+
+    /// Finds how each account opens, and changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::WrongSecret`] if the secret opens no account, [`Error::AccountsNotCovered`] if there are others that are not
+    /// excepted, [`Error::InvalidInput`] if the new secret opens one already.
+    async fn cover(
+        &self,
+        store: &dyn Rows,
+        options: &VaultOptions,
+        secret: &Secret,
+        new: &Secret,
+    ) -> Result<Vec<(Arc<dyn Rows>, OpensWith)>> {
+        let options = options.clone().mode(OpenMode::ReadOnly);
+        let try_open =
+            async |account: &Arc<dyn Rows>, secret: Secret| match options.open_backend(account.clone(), secret).await {
+                Ok(vault) => Ok(Some(vault)),
+                Err(error) if error.is_about_rollback() => Err(error),
+                Err(_) => Ok(None),
+            };
+        let (mut parents, mut closed, mut covered, mut uncovered) = (vec![], vec![], vec![], vec![]);
+        for number in store.accounts_in_use().await? {
+            if self.except.contains(&number) {
+                continue;
+            }
+            let account = store.account(number);
+            match try_open(&account, secret.duplicate()).await? {
+                Some(vault) => {
+                    parents.push(vault);
+                    covered.push((account, OpensWith::Old));
+                }
+                None => closed.push(account),
+            }
+        }
+        if parents.is_empty() {
+            return Err(Error::WrongSecret);
+        }
+        for (position, (account, _)) in covered.iter().enumerate() {
+            let known = try_open(account, new.duplicate()).await?.is_some();
+            // Unless it is with what an interrupted one has begun.
+            if known && !parents[position].is_rotating() {
+                return Err(Error::InvalidInput {
+                    what: "the new secret",
+                    problem: "opens the store already: choose another",
+                });
+            }
+        }
+        'accounts: for account in closed {
+            for (position, parent) in parents.iter().enumerate() {
+                let key = parent.account_key(&account.key_label());
+                if try_open(&account, key.into()).await?.is_some() {
+                    covered.push((account, OpensWith::KeyOf(position)));
+                    continue 'accounts;
+                }
+            }
+            match try_open(&account, new.duplicate()).await? {
+                Some(vault) if vault.is_rotating() => covered.push((account, OpensWith::New)),
+                _ => uncovered.push(account.account_number()),
+            }
+        }
+        if uncovered.is_empty() { Ok(covered) } else { Err(Error::AccountsNotCovered { accounts: uncovered }) }
+    }
+}
+
+impl RevokeReport {
+    /// The accounts whose secrets were replaced, and what was done to their records.
+    pub fn revoked(&self) -> &[AccountReport] {
+        &self.revoked
+    }
+
+    /// The accounts that were excepted: they are as they were.
+    pub fn others(&self) -> &[i32] {
+        &self.others
+    }
+}
+
+impl fmt::Display for RevokeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for AccountReport { account, report } in &self.revoked {
+            writeln!(f, "account {account}: {report}")?;
+        }
+        for account in &self.others {
+            writeln!(f, "account {account}: was left as it was")?;
+        }
+        write!(f, "\n{}", Revocation::REMAINS)
+    }
+}
+
+/// How an account opens.
+enum OpensWith {
+    /// With the secret that has leaked.
+    Old,
+    /// With the new one, because a revocation was interrupted.
+    New,
+    /// With the key that the vault at this position derives for it.
+    KeyOf(usize),
+}
+
+/// The label of a slot for a key that another account's vault derives.
+const DERIVED: &str = "account key";

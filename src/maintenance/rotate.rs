@@ -1,0 +1,252 @@
+//! A new data key for a vault, under which every record of its account is sealed again.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::reseal::reseal;
+use crate::background;
+use crate::encrypt::{HeaderCopy, Vault};
+use crate::error::{Error, Result};
+use crate::layer::Layer;
+use crate::progress::{Observer, Phase, Progress};
+use crate::rows::store::{OwnRows, OwnStore, Rows};
+
+/// Gives a vault a new data key, seals every record of its account anew under it, and forgets the old keys. The account can be
+/// read and written meanwhile, in this process.
+///
+/// ```
+/// # futures::executor::block_on(async {
+/// # let folder = tempfile::tempdir().unwrap();
+/// use std::sync::Arc;
+/// use wastore::{Key, Rotate, SqliteStore, Vault};
+///
+/// let store = Arc::new(SqliteStore::open(folder.path().join("wa.db")).await?);
+/// let vault = Vault::create(store.clone(), Key::generate()?).await?;
+/// let report = Rotate::new().run(&store, &vault).await?;
+/// assert_eq!(report.resealed(), 0);
+/// # Ok::<(), wastore::Error>(())
+/// # }).unwrap();
+/// ```
+///
+/// It may be killed at any moment: every record is under the old key or the new one, the header has both, and the next run
+/// goes on. A copy of the store from before opens with the secrets of its day and the old data key; if one of those has
+/// leaked, use [`Rotate::revoke`].
+///
+/// Message secrets, base keys and the names of sender-key devices and tc tokens are under the lookup key, which stays: rows
+/// are found by it. Export the account and import it into a new store to change it.
+///
+/// A [`CacheLayer`](crate::CacheLayer) *below* the encrypting layer keeps records as they were: call its `invalidate_all`
+/// afterwards. Calls that are under way are waited for, so one whose future is kept and never polled keeps this from ending. A
+/// layer of your own below the encrypting one must not write on when a call was dropped.
+#[must_use = "nothing is sealed anew before it is run"]
+pub struct Rotate {
+    pub(super) leave_damaged: bool,
+    pub(super) except: Vec<i32>,
+    pub(super) progress: Observer,
+}
+
+/// What a change of the data key did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotateReport {
+    resealed: u64,
+    left_behind: u64,
+    is_in_log: bool,
+    is_rewritten: bool,
+}
+
+impl Rotate {
+    /// A change that stops at the end if records are damaged.
+    pub fn new() -> Self {
+        Self { leave_damaged: false, except: vec![], progress: Observer::default() }
+    }
+
+    /// Forgets the old data keys even if there are records that do not verify, which [`Verify`](crate::Verify) lists. They
+    /// stay as they are, and unreadable.
+    pub fn leave_damaged(mut self) -> Self {
+        self.leave_damaged = true;
+        self
+    }
+
+    /// Leaves this account as it is in [`Rotate::revoke`], which otherwise refuses to begin if it cannot cover one.
+    pub fn except(mut self, account: i32) -> Self {
+        self.except.push(account);
+        self
+    }
+
+    /// Is told after every few hundred rows how far the change is.
+    pub fn on_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Observer::new(progress);
+        self
+    }
+
+    /// Changes the data key of the vault of this account, or goes on with a change that was interrupted. Save the header
+    /// again afterwards: an older one has not the key of any record.
+    ///
+    /// If the header is kept elsewhere than in the store, a copy of the store cannot be told from it: take care which one
+    /// this is.
+    ///
+    /// # Errors
+    /// The old data keys are kept in any of these cases, and everything stays readable. [`Error::NotAlone`] if somebody
+    /// else has the database open; [`Error::InvalidInput`] if the vault was not opened on this account of this database;
+    /// [`Error::NotResealed`] if records are damaged; [`Error::ReadOnly`], [`Error::Sqlite`], and the errors of changing the
+    /// header, as [`Vault::add_slot`].
+    pub async fn run(&self, store: &impl OwnStore, vault: &Vault) -> Result<RotateReport> {
+        let OwnRows(store) = store.own_rows();
+        self.refuse_damage(&*store).await?;
+        let mut report = self.change(&store, vault).await?;
+        Rewritten::of(&*store).await.note_in(&mut report);
+        Ok(report)
+    }
+
+    /// Puts a new data key in place and forgets the old ones.
+    pub(super) async fn change(&self, store: &Arc<dyn Rows>, vault: &Vault) -> Result<RotateReport> {
+        let mut report = RotateReport { resealed: 0, left_behind: 0, is_in_log: false, is_rewritten: true };
+        loop {
+            // Before anything is changed, and again when everybody who opens the vault finds the new key.
+            store.refuse_others().await?;
+            let (epoch, is_new) = vault.begin_rotation(self.leave_damaged).await?;
+            store.refuse_others().await?;
+            let keeps_header = keeps_header(&**store, vault).await?;
+            while !vault.is_settled() {
+                background::unblock(|| thread::sleep(Duration::from_millis(1))).await;
+            }
+            // What was stored by a call whose future is gone is in the table when the queue has been worked off.
+            store.drain().await?;
+            let rows = store.count(|table| table.is_sealed).await?;
+            let mut passed = 0;
+            let tell = |done: u64| {
+                passed += done;
+                self.progress.tell(Phase::Resealing, (passed / 2).min(rows), rows);
+            };
+            let resealed = reseal(&**store, vault, tell).await?;
+            self.progress.tell(Phase::Resealing, rows, rows);
+            report.resealed += resealed.replaced;
+            report.left_behind = resealed.left;
+            if vault.current_epoch().await? != epoch {
+                // Another call has changed it meanwhile: once more, under the newest.
+                continue;
+            }
+            if !keeps_header {
+                // The header cannot tell whose it is, but the device can. And it is on the disk at once, so that the
+                // records must be before it.
+                let device = vault.layer().layer(store.clone()).load().await?;
+                device.ok_or(Error::DeviceMissing)?;
+                store.checkpoint().await?;
+            }
+            if report.left_behind > 0 && !self.leave_damaged {
+                return Err(Error::NotResealed { count: report.left_behind });
+            }
+            let finished = vault.finish_rotation(epoch).await;
+            if matches!(finished, Err(Error::Anchor(_))) {
+                // The header may be without the old key already; then the log must not have it either.
+                store.checkpoint().await?;
+            }
+            if finished? && is_new {
+                return Ok(report);
+            }
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Sqlite`] as damaged, unless damage may be left behind.
+    pub(super) async fn refuse_damage(&self, store: &dyn Rows) -> Result<()> {
+        if self.leave_damaged { Ok(()) } else { store.refuse_damage().await }
+    }
+}
+
+/// `true` if the store has the header of this vault, `false` if the vault keeps it elsewhere.
+///
+/// # Errors
+/// [`Error::InvalidInput`] if the store has another header, be it an older one of this vault, as in a copy.
+pub(super) async fn keeps_header(store: &dyn Rows, vault: &Vault) -> Result<bool> {
+    /// Others may be opening the vault at this moment.
+    const TRIES: usize = 8;
+    for _ in 0..TRIES {
+        let header = vault.current_header().await?;
+        match store.get_sender_key(HeaderCopy::A.address()).await? {
+            Some(stored) if stored == header => return Ok(true),
+            Some(_) => {}
+            None if vault.keeps_header_elsewhere() => return Ok(false),
+            None => break,
+        }
+    }
+    Err(Error::InvalidInput { what: "the vault", problem: "was opened on another store" })
+}
+
+impl Default for Rotate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Rotate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rotate").field("leave_damaged", &self.leave_damaged).finish_non_exhaustive()
+    }
+}
+
+impl RotateReport {
+    /// How many records were sealed anew. Those that somebody stored meanwhile do not count.
+    pub fn resealed(&self) -> u64 {
+        self.resealed
+    }
+
+    /// How many damaged records were left behind, unreadable as before.
+    pub fn left_behind(&self) -> u64 {
+        self.left_behind
+    }
+
+    /// `false` if the file could not be rewritten at the end, for want of space, say. Unused parts of its pages may hold pieces of
+    /// records under the old key until [`SqliteStore::vacuum`] succeeds.
+    pub fn is_rewritten(&self) -> bool {
+        self.is_rewritten
+    }
+
+    /// `true` if the write-ahead log could not be emptied, because somebody reads an older state of the database. It holds the
+    /// old header and records under the old key until a later [`SqliteStore::checkpoint`].
+    pub fn is_in_log(&self) -> bool {
+        self.is_in_log
+    }
+}
+
+impl fmt::Display for RotateReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} records were sealed anew, the old data key is forgotten", self.resealed)?;
+        if self.left_behind > 0 {
+            write!(f, "; {} damaged records were left behind", self.left_behind)?;
+        }
+        if !self.is_rewritten {
+            f.write_str("; the file could not be rewritten and may hold pieces of old records: run `wastore vacuum`")?;
+        }
+        if self.is_in_log {
+            f.write_str("; the write-ahead log still holds what is under it: close and open the store to empty it")?;
+        }
+        Ok(())
+    }
+}
+
+/// How the rewriting of a file ended.
+pub(super) struct Rewritten {
+    is_rewritten: bool,
+    is_in_log: bool,
+}
+
+impl Rewritten {
+    /// Rewrites the file: pieces of rows that SQLite moved long ago are in the unused parts of pages, and open with the old
+    /// header.
+    pub(super) async fn of(store: &dyn Rows) -> Self {
+        match store.rewrite().await {
+            Ok(()) => Self { is_rewritten: true, is_in_log: false },
+            Err(error) => {
+                log::warn!("the file could not be rewritten after its data key was changed: {error}");
+                Self { is_rewritten: false, is_in_log: store.checkpoint().await.is_err() }
+            }
+        }
+    }
+
+    pub(super) fn note_in(&self, report: &mut RotateReport) {
+        (report.is_rewritten, report.is_in_log) = (self.is_rewritten, self.is_in_log);
+    }
+}

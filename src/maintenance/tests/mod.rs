@@ -1,0 +1,1 @@
+//! Maintenance over an engine that is not SQLite.

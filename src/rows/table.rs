@@ -1,0 +1,264 @@
+//! The tables, and what a row of each one holds.
+//!
+//! Every own store has these tables, and the account first in each of their keys.
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::encoding::{CARRIER, KEY_DATA_BYTES, decode_map, decode_text, encode_map, encode_text};
+use crate::error::{Error, Result};
+use crate::method::Record;
+
+/// A row of a store under a vault: its key columns as the traits name them, and the sealed value.
+pub(crate) struct SealedRow {
+    /// The record that the table is for. Identities lie among the sessions.
+    pub(crate) record: Record,
+    pub(crate) columns: Vec<Vec<u8>>,
+    pub(crate) value: Vec<u8>,
+    /// Columns in the clear that the store computes with.
+    pub(crate) numbers: Vec<Option<i64>>,
+}
+
+impl SealedRow {
+    /// A hash of all of it, to see later whether a row is still the same.
+    pub(crate) fn hash(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        for part in self.columns.iter().chain([&self.value]) {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        for number in &self.numbers {
+            hash.update([u8::from(number.is_some())]);
+            hash.update(number.unwrap_or(0).to_le_bytes());
+        }
+        hash.finalize().into()
+    }
+}
+
+/// A table of an own store.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    /// What its rows are.
+    pub(crate) record: Record,
+    /// The columns that name a row within an account, in the order of the primary key.
+    pub(crate) key: &'static [Column],
+    pub(crate) carrier: Carrier,
+    /// Columns in the clear that the store computes with.
+    pub(crate) numbers: &'static [&'static str],
+    /// `true` if a data key seals the values, so that they are sealed again under a new one.
+    pub(crate) is_sealed: bool,
+}
+
+/// A column of a key.
+#[derive(Debug)]
+pub(crate) struct Column {
+    pub(crate) name: &'static str,
+    pub(crate) kind: ColumnKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ColumnKind {
+    Text,
+    Bytes,
+    /// An unsigned number of 32 bits.
+    Number,
+}
+
+/// The column that holds the value, and how.
+#[derive(Debug)]
+pub(crate) enum Carrier {
+    /// As it is.
+    Bytes(&'static str),
+    /// In base64.
+    Text(&'static str),
+    /// As the only entry of a map.
+    Map(&'static str),
+    /// The first 32 bytes in one column, the rest in another.
+    Split(&'static str, &'static str),
+    /// There is no value: the row is its key.
+    None,
+}
+
+/// A part of a key as an engine reads it.
+pub(crate) enum KeyPart {
+    Bytes(Vec<u8>),
+    Number(i64),
+}
+
+/// A row as an engine reads it: the columns of its key, those of its carrier, and its numbers.
+pub(crate) struct RawRow {
+    pub(crate) key: Vec<KeyPart>,
+    pub(crate) carrier: Vec<Vec<u8>>,
+    pub(crate) numbers: Vec<Option<i64>>,
+}
+
+/// How much is in a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct TableSize {
+    /// Its name.
+    #[serde(rename = "table")]
+    pub name: &'static str,
+    /// How many rows it has.
+    pub rows: u64,
+    /// The bytes of their contents.
+    pub bytes: u64,
+}
+
+const fn text(name: &'static str) -> Column {
+    Column { name, kind: ColumnKind::Text }
+}
+
+const fn bytes(name: &'static str) -> Column {
+    Column { name, kind: ColumnKind::Bytes }
+}
+
+const fn number(name: &'static str) -> Column {
+    Column { name, kind: ColumnKind::Number }
+}
+
+impl Table {
+    /// A table whose values a data key seals.
+    const fn sealed(name: &'static str, record: Record, carrier: Carrier, key: &'static [Column]) -> Self {
+        Self { name, record, key, carrier, numbers: &[], is_sealed: true }
+    }
+
+    /// A table whose values, if it has any, are under the lookup key.
+    const fn blinded(name: &'static str, record: Record, carrier: Carrier, key: &'static [Column]) -> Self {
+        Self { is_sealed: false, ..Self::sealed(name, record, carrier, key) }
+    }
+
+    const fn with_numbers(self, numbers: &'static [&'static str]) -> Self {
+        Self { numbers, ..self }
+    }
+}
+
+pub(crate) static TABLES: [Table; 18] = [
+    Table::blinded("identities", Record::Identity, Carrier::Bytes("key"), &[text("address")]),
+    Table::sealed("sessions", Record::Session, Carrier::Bytes("record"), &[text("address")]),
+    Table::sealed("prekeys", Record::Prekey, Carrier::Bytes("record"), &[number("id")]).with_numbers(&["uploaded"]),
+    Table::sealed("signed_prekeys", Record::SignedPrekey, Carrier::Bytes("record"), &[number("id")]),
+    Table::sealed("sender_keys", Record::SenderKey, Carrier::Bytes("record"), &[text("address")]),
+    Table::sealed("sync_keys", Record::SyncKey, Carrier::Split("key_data", "fingerprint"), &[bytes("key_id")]),
+    Table::sealed("collection_versions", Record::CollectionVersion, Carrier::Map("index_value_map"), &[text("name")]),
+    Table::sealed(
+        "mutation_macs",
+        Record::MutationMac,
+        Carrier::Bytes("value_mac"),
+        &[text("name"), bytes("index_mac")],
+    )
+    .with_numbers(&["version"]),
+    Table::blinded(
+        "sender_key_devices",
+        Record::SenderKeyDevice,
+        Carrier::None,
+        &[text("group_jid"), text("device_jid")],
+    ),
+    Table::sealed(
+        "lid_mappings",
+        Record::LidMapping,
+        Carrier::Text("learning_source"),
+        &[text("lid"), text("phone_number")],
+    )
+    .with_numbers(&["created_at", "updated_at"]),
+    Table::blinded("base_keys", Record::BaseKey, Carrier::Bytes("base_key"), &[text("address"), text("message_id")]),
+    Table::sealed("device_lists", Record::DeviceList, Carrier::Text("phash"), &[text("user")]),
+    Table::sealed("group_metadata", Record::GroupMetadata, Carrier::Bytes("info"), &[text("group_jid")]),
+    Table::sealed("tc_tokens", Record::TcToken, Carrier::Bytes("token"), &[text("jid")])
+        .with_numbers(&["token_timestamp", "sender_timestamp"]),
+    Table::sealed(
+        "sent_messages",
+        Record::SentMessage,
+        Carrier::Bytes("payload"),
+        &[text("chat_jid"), text("message_id")],
+    )
+    .with_numbers(&["created_at"]),
+    Table::sealed(
+        "pending_inbound",
+        Record::PendingInbound,
+        Carrier::Bytes("message"),
+        &[text("chat"), text("sender"), text("id")],
+    )
+    .with_numbers(&["inserted_at"]),
+    Table::blinded(
+        "message_secrets",
+        Record::MessageSecret,
+        Carrier::Bytes("secret"),
+        &[text("chat"), text("sender"), text("msg_id")],
+    ),
+    Table::sealed("devices", Record::Device, Carrier::Bytes("edge_routing_info"), &[]),
+];
+
+/// Where the two copies of a vault's header lie among the sender keys: the one kind of record that every backend keeps
+/// opaque, unlisted and unpruned. Blinded addresses have 24 characters, so none can be equal.
+pub(crate) const HEADER_ADDRESSES: [&str; 2] = ["wastorevaultheaderv1a", "wastorevaultheaderv1b"];
+
+impl Table {
+    /// The row that an engine has read; `None` if it is the copy of a header, or a device that was never sealed.
+    ///
+    /// # Errors
+    /// [`Error::Plaintext`], [`Error::Tampered`] and [`Error::Malformed`] about the row.
+    pub(crate) fn stored(&self, raw: RawRow) -> Result<Option<SealedRow>> {
+        let record = self.record;
+        let tampered = || Error::Tampered { record };
+        let columns = raw.key.into_iter().map(|part| match part {
+            KeyPart::Bytes(bytes) => Ok(bytes),
+            KeyPart::Number(number) => {
+                u32::try_from(number).map(|number| number.to_le_bytes().to_vec()).map_err(|_| tampered())
+            }
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let is_header = || columns.iter().any(|column| HEADER_ADDRESSES.iter().any(|at| at.as_bytes() == column));
+        match record {
+            // Under a vault identities lie among the sessions.
+            Record::Identity => return Err(Error::Plaintext { record }),
+            Record::SenderKey if is_header() => return Ok(None),
+            _ => {}
+        }
+        let value = self.value(raw.carrier)?;
+        // A store makes such a device before the first one is sealed.
+        if record == Record::Device && value.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(SealedRow { record, columns, value, numbers: raw.numbers }))
+    }
+
+    fn value(&self, columns: Vec<Vec<u8>>) -> Result<Vec<u8>> {
+        let record = self.record;
+        let mut columns = columns.into_iter();
+        let first = columns.next().unwrap_or_default();
+        match self.carrier {
+            Carrier::Bytes(_) => Ok(first),
+            Carrier::None => Ok(Vec::new()),
+            Carrier::Text(_) => {
+                let text = std::str::from_utf8(&first).map_err(|_| Error::Tampered { record })?;
+                decode_text(record, text)
+            }
+            Carrier::Map(_) => decode_map(&first)?.remove(CARRIER).ok_or(Error::Plaintext { record }),
+            Carrier::Split(..) => Ok([first, columns.next().unwrap_or_default()].concat()),
+        }
+    }
+
+    /// The content of the carrier's columns for a value.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] if the value is too long for a map.
+    pub(crate) fn carry(&self, mut value: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+        Ok(match self.carrier {
+            Carrier::Bytes(_) => vec![value],
+            Carrier::None => vec![],
+            Carrier::Text(_) => vec![encode_text(&value).into_bytes()],
+            Carrier::Map(_) => vec![encode_map(&[(CARRIER.to_owned(), value)].into())?],
+            Carrier::Split(..) => {
+                let rest = value.split_off(KEY_DATA_BYTES.min(value.len()));
+                vec![value, rest]
+            }
+        })
+    }
+
+    /// `true` if a row with this value holds none yet, such as a token to come.
+    pub(crate) fn is_placeholder(&self, value: &[u8]) -> bool {
+        self.record == Record::TcToken && value.is_empty()
+    }
+}
