@@ -1,4 +1,4 @@
-//! What goes to the recorder of the `metrics` facade.
+//! The series that go to the recorder of the `metrics` facade.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -201,7 +201,7 @@ fn a_recorder_may_come_later() {
     assert_eq!(super::export::values(&snapshotter)["wa_store_op_total layer=memory op=get_tc_token outcome=ok"], 1.0);
 }
 
-/// What starts without a recorder and ends with one must not count as less than nothing in flight.
+/// A call that starts without a recorder and ends with one must not bring the gauge below zero.
 #[test]
 fn calls_in_flight_do_not_go_below_zero() {
     let (metrics, fault) = (Metrics::new(), Fault::new());
