@@ -28,7 +28,7 @@ fn resident(name: &str, budget: u64, mut size: impl FnMut(&mut SmallRng) -> (usi
     let below = Arc::new(InMemoryBackend::new());
     let all = [Record::SyncKey, Record::CollectionVersion, Record::SenderKeyDevice, Record::LidMapping];
     let none = [Record::DeviceList, Record::GroupMetadata, Record::MessageSecret];
-    let cache = all.into_iter().chain(none).fold(CacheLayer::bytes(budget), CacheLayer::without).with(Record::Session);
+    let cache = all.into_iter().chain(none).fold(CacheLayer::new(budget), CacheLayer::without).with(Record::Session);
     let before = allocated();
     let store = cache.layer(below.clone());
     let mut most = 0;

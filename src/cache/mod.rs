@@ -65,7 +65,7 @@ use value::WipedBytes;
 /// use wastore::{CacheLayer, Record, Stack};
 ///
 /// # futures::executor::block_on(async {
-/// let cache = CacheLayer::bytes(16 << 20).with(Record::Session);
+/// let cache = CacheLayer::new(16 << 20).with(Record::Session);
 /// let stack = Stack::new(Arc::new(InMemoryBackend::new())).layer(cache.clone());
 /// assert_eq!(format!("{stack:?}"), "cache(16 MiB) > InMemoryBackend");
 ///
@@ -117,7 +117,7 @@ impl CacheLayer {
     ///
     /// A record's share of the budget is kept in up to 16 parts of at least half a MiB, and a value that does not fit into
     /// one part is not cached.
-    pub fn bytes(bytes: u64) -> Self {
+    pub fn new(bytes: u64) -> Self {
         let parts = CACHED.map(|(_, parts, usual)| if usual { parts } else { 0 });
         Self { config: Config { bytes, parts, time_to_live: None }, shared: Arc::default() }
     }

@@ -14,7 +14,7 @@ use super::format::envelope::{self, Nonce, Opened, Place, Prefix};
 use super::vault::{Shared, State};
 use crate::error::{Error, Result};
 use crate::layer::Layer;
-use crate::method::{BoxFuture, Method, Outcome, uniform_layer};
+use crate::method::{BoxFuture, Method, Refuse, uniform_layer};
 
 /// The layer that encrypts with the keys of a [`Vault`](super::Vault). Everything below it holds ciphertext and blinded keys.
 ///
@@ -146,7 +146,7 @@ struct Guard {
 }
 
 impl Guard {
-    fn around<'a, A, T: Outcome + Send + 'a>(
+    fn around<'a, A, T: Refuse + Send + 'a>(
         &self,
         method: Method,
         arguments: A,

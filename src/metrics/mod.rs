@@ -63,7 +63,7 @@
 //! | `wa_http_bytes_total` | counter, bytes | `layer`, `op`, `direction` |
 //!
 //! * `layer`: the name given to [`Metrics::layer`], [`Metrics::transport_factory`], [`Metrics::http_client`] or
-//!   [`Metrics::cache`].
+//!   [`Metrics::track_cache`].
 //! * `op`: for stores one of the 82 method names, for example `get_session`; for connections `connect`, `connection` (from
 //!   its beginning to its end), `send`, `receive` and `disconnect`; for HTTP `execute`, `execute_streaming`,
 //!   `execute_upload` and `streamed_body`.
@@ -135,8 +135,8 @@ use stats::{LayerStats, SlowCalls};
 ///
 /// let metrics = Metrics::new();
 /// metrics.log_slower_than(LayerKind::Store, Some(Duration::from_millis(100)));
-/// let cache = CacheLayer::bytes(16 << 20);
-/// metrics.cache("cache", &cache);
+/// let cache = CacheLayer::new(16 << 20);
+/// metrics.track_cache("cache", &cache);
 /// let stack = Stack::new(Arc::new(InMemoryBackend::new()))
 ///     .layer(metrics.layer("memory"))
 ///     .layer(cache)
@@ -192,7 +192,7 @@ impl Metrics {
     /// Shows the events of a cache in snapshots, and exports them. Its settings must be final: `with`, `share` and
     /// `time_to_live` make another cache of it. In snapshots a cache takes the place of an earlier one of the same name. A
     /// cache is exported under its first name, and caches with the same name count together there.
-    pub fn cache(&self, name: &'static str, cache: &CacheLayer) {
+    pub fn track_cache(&self, name: &'static str, cache: &CacheLayer) {
         #[cfg(feature = "metrics")]
         facade::export_cache(name, cache);
         let mut caches = self.shared.caches.lock().ignore_poison();

@@ -67,12 +67,12 @@ impl MetricsSnapshot {
         self.layers.iter().find(|layer| (layer.kind, layer.name) == (kind, name))
     }
 
-    /// The counts of a cache that was named with [`Metrics::cache`](super::Metrics::cache); `None` if none was.
+    /// The counts of a cache that was named with [`Metrics::track_cache`](super::Metrics::track_cache); `None` if none was.
     pub fn cache(&self, name: &str) -> Option<&CacheStats> {
         self.caches().find(|(found, _)| *found == name).map(|(_, stats)| stats)
     }
 
-    /// Every cache that was named with [`Metrics::cache`](super::Metrics::cache).
+    /// Every cache that was named with [`Metrics::track_cache`](super::Metrics::track_cache).
     pub fn caches(&self) -> impl Iterator<Item = (&'static str, &CacheStats)> {
         self.caches.iter().map(|(name, stats)| (*name, stats))
     }

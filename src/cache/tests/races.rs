@@ -37,7 +37,7 @@ fn bench_of(cache: CacheLayer) -> Bench {
 }
 
 fn bench() -> Bench {
-    bench_of(CacheLayer::bytes(1 << 20).with(Record::Session))
+    bench_of(CacheLayer::new(1 << 20).with(Record::Session))
 }
 
 impl Bench {
@@ -466,7 +466,7 @@ async fn calls_that_concern_other_rows_clear_them() {
 
 #[tokio::test]
 async fn values_grow_old_if_they_are_told_to() {
-    let bench = bench_of(CacheLayer::bytes(1 << 20).time_to_live(Duration::from_millis(200)));
+    let bench = bench_of(CacheLayer::new(1 << 20).time_to_live(Duration::from_millis(200)));
     bench.put(1).await;
     bench.below.put_tc_token(JID, &token(2)).await.unwrap();
     assert_eq!(bench.get().await, 1, "it is not old yet");
@@ -476,7 +476,7 @@ async fn values_grow_old_if_they_are_told_to() {
 
 #[tokio::test]
 async fn stores_under_one_layer_are_kept_apart_and_share_the_budget() {
-    let cache = CacheLayer::bytes(1 << 20);
+    let cache = CacheLayer::new(1 << 20);
     let stores: Vec<_> = (0..3).map(|_| cache.layer(Arc::new(InMemoryBackend::new()))).collect();
     for (number, store) in stores.iter().enumerate() {
         store.put_tc_token(JID, &token(number as i64 + 1)).await.unwrap();
@@ -495,18 +495,18 @@ async fn stores_under_one_layer_are_kept_apart_and_share_the_budget() {
 
 #[tokio::test]
 async fn what_is_not_cached_passes_through() {
-    let bench = bench_of(CacheLayer::bytes(0));
+    let bench = bench_of(CacheLayer::new(0));
     bench.put(1).await;
     for _ in 0..3 {
         assert_eq!(bench.get().await, 1);
     }
     assert_eq!(bench.asked(), 4);
     assert!(bench.cache.stats().records().is_empty());
-    let some = CacheLayer::bytes(1000).without(Record::TcToken).with(Record::Session).with(Record::Prekey);
+    let some = CacheLayer::new(1000).without(Record::TcToken).with(Record::Session).with(Record::Prekey);
     let stats = some.stats();
     assert!(stats.record(Record::TcToken).is_none() && stats.record(Record::Prekey).is_none());
     assert!(stats.record(Record::Session).is_some());
     for (bytes, name) in [(16 << 20, "cache(16 MiB)"), (3 << 10, "cache(3 KiB)"), (1001, "cache(1001 bytes)")] {
-        assert_eq!(format!("{:?}", CacheLayer::bytes(bytes)), name);
+        assert_eq!(format!("{:?}", CacheLayer::new(bytes)), name);
     }
 }

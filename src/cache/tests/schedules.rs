@@ -18,7 +18,7 @@ use crate::cache::pool::Pool;
 use crate::cache::region::Region;
 use crate::cache::value::CacheValue;
 use crate::layer::Layer;
-use crate::method::{BoxFuture, Method, Outcome, Record, uniform_layer};
+use crate::method::{BoxFuture, Method, Record, Refuse, uniform_layer};
 use crate::testing::arguments::{Arguments, Key, call};
 use crate::testing::{Fault, Value};
 
@@ -206,7 +206,7 @@ struct Rough {
 }
 
 impl Rough {
-    fn around<'a, A: Send + 'a, T: Outcome + Send + 'a>(
+    fn around<'a, A: Send + 'a, T: Refuse + Send + 'a>(
         &self,
         method: Method,
         arguments: A,
@@ -272,7 +272,7 @@ fn the_layer_is_never_behind_what_was_acknowledged() {
         future::block_on(async move {
             let below: Arc<dyn Backend> = Arc::new(InMemoryBackend::new());
             let signal = [Record::Session, Record::Identity, Record::SenderKey, Record::SignedPrekey];
-            let cache = signal.into_iter().fold(CacheLayer::bytes(1 << 20), CacheLayer::with);
+            let cache = signal.into_iter().fold(CacheLayer::new(1 << 20), CacheLayer::with);
             let store = cache.layer(Arc::new(Rough { inner: below.clone() }));
             let acknowledged = Arc::new(AtomicU64::new(0));
             let position = move |value: Value| values.iter().position(|known| *known == value).map(|at| at as u64);

@@ -311,8 +311,8 @@ fn since_tells_what_happened_between() {
 #[test]
 fn a_snapshot_is_json_for_programs() {
     let Bench { metrics, fault, store, .. } = bench();
-    let cache = crate::CacheLayer::bytes(1 << 20);
-    metrics.cache("memory", &cache);
+    let cache = crate::CacheLayer::new(1 << 20);
+    metrics.track_cache("memory", &cache);
     block_on(store.put_session("a", b"12345")).unwrap();
     fault.inject(When::Always, Effect::Fail(|| StoreError::Validation(String::new())));
     block_on(store.put_session("a", b"12345")).unwrap_err();

@@ -74,8 +74,8 @@ fn scrape_of_everything() -> (String, Scrape) {
     let recorder = PrometheusBuilder::new().set_buckets(DURATION_BUCKETS).unwrap().build_recorder();
     let handle = recorder.handle();
     let metrics = Metrics::new();
-    let cache = CacheLayer::bytes(1 << 20);
-    metrics.cache("cache", &cache);
+    let cache = CacheLayer::new(1 << 20);
+    metrics.track_cache("cache", &cache);
     let store = Stack::new(Arc::new(InMemoryBackend::new())).layer(cache).layer(metrics.layer("client"));
     let store = store.into_backend();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -179,8 +179,8 @@ fn the_documented_table_is_what_is_exported() {
 #[test]
 fn a_recorder_may_come_later() {
     let metrics = Metrics::new();
-    let cache = CacheLayer::bytes(1 << 20);
-    metrics.cache("cache", &cache);
+    let cache = CacheLayer::new(1 << 20);
+    metrics.track_cache("cache", &cache);
     let store = metrics.layer("memory").layer(cache.layer(Arc::new(InMemoryBackend::new())));
     block_on(store.get_tc_token("a")).unwrap();
     let mut open = store.exists();

@@ -62,8 +62,8 @@ fn nobody_is_named_anywhere() {
     for kind in LayerKind::ALL {
         metrics.log_slower_than(*kind, Some(Duration::ZERO));
     }
-    let cache = CacheLayer::bytes(1 << 20);
-    metrics.cache("cache", &cache);
+    let cache = CacheLayer::new(1 << 20);
+    metrics.track_cache("cache", &cache);
     let fault = Fault::new();
     let memory = Arc::new(InMemoryBackend::new());
     let key = Key::from_bytes(&mut [0x5a; 32]);
