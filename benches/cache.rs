@@ -15,7 +15,7 @@ const ADDRESS: &str = "15550001111:2@s.whatsapp.net";
 const JID: &str = "100000000000001@lid";
 
 fn layer() -> CacheLayer {
-    CacheLayer::bytes(64 << 20).with(Record::Session)
+    CacheLayer::new(64 << 20).with(Record::Session)
 }
 
 fn filled() -> Arc<dyn Backend> {

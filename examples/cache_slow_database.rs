@@ -27,7 +27,7 @@ type Times = BTreeMap<&'static str, (u32, Duration)>;
 #[tokio::main]
 async fn main() -> Result<()> {
     let (plain, _) = run(None).await?;
-    let cache = CacheLayer::bytes(1 << 20);
+    let cache = CacheLayer::new(1 << 20);
     // With the store its values would go.
     let (cached, _store) = run(Some(&cache)).await?;
 

@@ -57,7 +57,7 @@ async fn main() -> Result<()> {
         if let [above, below] = names
             && let Some(cost) = snapshot.between(above, below)
         {
-            println!("{}", cost.named(what));
+            println!("{}", cost.with_label(what));
         }
     }
 
@@ -79,8 +79,8 @@ async fn stack(folder: &Path) -> Result<(Metrics, Arc<dyn Backend>)> {
     metrics.log_slower_than(LayerKind::Store, Some(Duration::from_millis(250)));
     let store = Arc::new(SqliteStore::open(folder.join("wa.db")).await?);
     let vault = VaultOptions::new().create(store.clone(), Key::generate()?).await?;
-    let cache = CacheLayer::bytes(16 << 20);
-    metrics.cache("cache", &cache);
+    let cache = CacheLayer::new(16 << 20);
+    metrics.track_cache("cache", &cache);
     let stack = Stack::new(store)
         .layer(metrics.layer("sqlite"))
         .layer(vault.layer())

@@ -35,6 +35,7 @@ mod secret;
 pub mod sqlite;
 #[cfg(not(target_arch = "wasm32"))]
 mod striped;
+mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(feature = "upstream")]

@@ -184,18 +184,18 @@ impl Access {
 }
 
 /// What storage methods return, for layers that may refuse a call.
-pub(crate) trait Outcome {
+pub(crate) trait Refuse {
     /// The result that says `error`, where the type has one.
     fn refused(error: StoreError) -> Self;
 }
 
-impl<T> Outcome for Result<T, StoreError> {
+impl<T> Refuse for Result<T, StoreError> {
     fn refused(error: StoreError) -> Self {
         Err(error)
     }
 }
 
-impl Outcome for StorageResourceReport {
+impl Refuse for StorageResourceReport {
     fn refused(_: StoreError) -> Self {
         Self::default()
     }

@@ -173,10 +173,10 @@ async fn everything(folder: &Path, printed: &mut Printed) {
     printed.debug("EncryptLayer", &vault.layer());
 
     let metrics = Metrics::new();
-    let cache = Record::ALL.iter().fold(CacheLayer::bytes(1 << 20), |cache, record| {
-        if CacheLayer::bytes(0).stats().record(*record).is_some() { cache.with(*record) } else { cache }
+    let cache = Record::ALL.iter().fold(CacheLayer::new(1 << 20), |cache, record| {
+        if CacheLayer::new(0).stats().record(*record).is_some() { cache.with(*record) } else { cache }
     });
-    metrics.cache("cache", &cache);
+    metrics.track_cache("cache", &cache);
     let (spy, fault, evil) = (Spy::new(), Fault::new(), Evil::new());
     let stack = Stack::new(Arc::new(sqlite.clone()))
         .layer(metrics.layer("sqlite"))

@@ -1,5 +1,7 @@
 //! Counting without waiting for other threads: counters are kept in stripes, and most threads have one of their own.
 
+#[cfg(feature = "metrics")]
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// In how many parts a counter is kept.
@@ -33,7 +35,7 @@ impl Stripe {
     }
 }
 
-/// For threads that find no other one free.
+/// For threads that find no free stripe.
 const SHARED: Stripe = Stripe { index: STRIPES - 1, own: false };
 
 /// Which stripes have an owner, a bit each.
@@ -45,7 +47,7 @@ struct Owned(Stripe);
 impl Owned {
     fn acquire() -> Self {
         let free = |owners: usize| (0..SHARED.index).find(|index| owners & (1 << index) == 0);
-        // Who takes a stripe over goes on from what its last owner counted.
+        // A thread that takes a stripe over goes on from what its last owner counted.
         let taken = OWNERS
             .fetch_update(Ordering::Acquire, Ordering::Relaxed, |owners| free(owners).map(|index| owners | 1 << index));
         Self(taken.ok().and_then(free).map_or(SHARED, |index| Stripe { index, own: true }))
@@ -57,6 +59,48 @@ impl Drop for Owned {
         if self.0.own {
             OWNERS.fetch_and(!(1 << self.0.index), Ordering::Release);
         }
+    }
+}
+
+/// A counter in stripes. An observer may follow it, such as an exporter of metrics.
+#[derive(Default)]
+pub(crate) struct Counter {
+    stripes: [CacheLine; STRIPES],
+    #[cfg(feature = "metrics")]
+    observer: OnceLock<Observer>,
+}
+
+/// Learns how much is added to a [`Counter`], each time.
+#[cfg(feature = "metrics")]
+pub(crate) type Observer = Box<dyn Fn(u64) + Send + Sync>;
+
+/// So that threads do not wait for one another's cache line.
+#[derive(Default)]
+#[repr(align(128))]
+struct CacheLine(AtomicU64);
+
+impl Counter {
+    pub(crate) fn increment(&self) {
+        self.add(1);
+    }
+
+    pub(crate) fn add(&self, number: u64) {
+        let stripe = Stripe::current();
+        stripe.add(&self.stripes[stripe.index].0, number);
+        #[cfg(feature = "metrics")]
+        if let Some(observer) = self.observer.get() {
+            observer(number);
+        }
+    }
+
+    pub(crate) fn sum(&self) -> u64 {
+        self.stripes.iter().map(|CacheLine(count)| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Tells `observer` what is added from now on. A counter has one observer; later ones are ignored.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn observe(&self, observer: impl Fn(u64) + Send + Sync + 'static) {
+        self.observer.get_or_init(|| Box::new(observer));
     }
 }
 

@@ -21,14 +21,14 @@ fn allocated() -> i64 {
     stats.bytes_allocated as i64 - stats.bytes_deallocated as i64
 }
 
-/// What a mix of sizes leaves allocated, relative to the budget.
+/// The memory that a mix of sizes leaves allocated, relative to the budget.
 fn resident(name: &str, budget: u64, mut size: impl FnMut(&mut SmallRng) -> (usize, usize)) -> f64 {
     let mut random = SmallRng::seed_from_u64(7);
     // Nothing stays in the store: rows are deleted below the cache after they were read.
     let below = Arc::new(InMemoryBackend::new());
     let all = [Record::SyncKey, Record::CollectionVersion, Record::SenderKeyDevice, Record::LidMapping];
     let none = [Record::DeviceList, Record::GroupMetadata, Record::MessageSecret];
-    let cache = all.into_iter().chain(none).fold(CacheLayer::bytes(budget), CacheLayer::without).with(Record::Session);
+    let cache = all.into_iter().chain(none).fold(CacheLayer::new(budget), CacheLayer::without).with(Record::Session);
     let before = allocated();
     let store = cache.layer(below.clone());
     let mut most = 0;
@@ -59,7 +59,7 @@ fn resident(name: &str, budget: u64, mut size: impl FnMut(&mut SmallRng) -> (usi
 #[test]
 fn the_budget_holds_whatever_the_sizes() {
     let budget = 4 << 20;
-    // What is allocated once, such as the tables of the in-memory store, comes first.
+    // Memory that is allocated once, such as the tables of the in-memory store, comes first.
     let warm = resident("warm-up", budget, |_| (20, 100));
     let figures = [
         ("tiny", resident("tiny", budget, |_| (8, 0))),

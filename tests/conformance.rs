@@ -71,7 +71,7 @@ async fn layered(subject: Subject, layer: impl Layer + Clone + 'static) -> Subje
 /// A cache of everything that can be cached, small enough to have to choose.
 fn small_cache() -> CacheLayer {
     let signal = [Record::Session, Record::Identity, Record::SenderKey, Record::SignedPrekey];
-    signal.into_iter().fold(CacheLayer::bytes(512 << 10), CacheLayer::with)
+    signal.into_iter().fold(CacheLayer::new(512 << 10), CacheLayer::with)
 }
 
 /// Every layer there is, outermost last, and metrics in each place: over the store, on both sides of the cache and of

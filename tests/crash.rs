@@ -387,9 +387,9 @@ impl Bot {
         let lowest = Arc::new(sqlite.clone());
         let vault = Vault::open_or_create(lowest.clone(), Key::from_bytes(&mut [0x5a; 32])).await?;
         let chosen = [Record::Session, Record::Identity, Record::SenderKey];
-        let cache = chosen.into_iter().fold(CacheLayer::bytes(16 << 20), CacheLayer::with);
+        let cache = chosen.into_iter().fold(CacheLayer::new(16 << 20), CacheLayer::with);
         let metrics = Metrics::new();
-        metrics.cache("cache", &cache);
+        metrics.track_cache("cache", &cache);
         let stack = Stack::new(lowest)
             .layer(metrics.layer("sqlite"))
             .layer(vault.layer())

@@ -247,13 +247,13 @@ async fn spy_fault_and_metrics_pass_everything_on() {
 #[tokio::test]
 async fn cache_asks_the_store_when_it_has_no_answer() {
     let signal = [Record::Session, Record::Identity, Record::SenderKey, Record::SignedPrekey];
-    let cache = signal.into_iter().fold(CacheLayer::bytes(1 << 20), CacheLayer::with);
+    let cache = signal.into_iter().fold(CacheLayer::new(1 << 20), CacheLayer::with);
     let (store, _folder) = store().await;
     let findings = findings_before_each(&cache, store, &CACHE, &|| cache.invalidate_all()).await;
     assert!(findings.is_empty(), "{}", findings.join("\n"));
 
     let (store, _folder) = self::store().await;
-    assert_forwards(&CacheLayer::bytes(0), store, &TRANSPARENT).await;
+    assert_forwards(&CacheLayer::new(0), store, &TRANSPARENT).await;
 }
 
 #[tokio::test]

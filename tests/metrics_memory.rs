@@ -43,7 +43,7 @@ fn memory_stays_flat_over_a_million_calls() {
     for kind in LayerKind::ALL {
         metrics.log_slower_than(*kind, Some(Duration::ZERO));
     }
-    // What is allocated once is allocated now.
+    // Memory that is allocated once is allocated now.
     calls(&store, &client, 100);
     drop(metrics.snapshot());
 

@@ -99,7 +99,7 @@ async fn layered(stores: Vec<Store>, layers: Layers) -> Result<Vec<Store>, Strin
     if layers == Layers::None {
         return Ok(stores);
     }
-    let (metrics, cache) = (Metrics::new(), CacheLayer::bytes(16 << 20).with(Record::Session));
+    let (metrics, cache) = (Metrics::new(), CacheLayer::new(16 << 20).with(Record::Session));
     let mut layered = vec![];
     for store in stores {
         let key = Key::from_bytes(&mut [0x5a; 32]);

@@ -25,7 +25,7 @@ impl AppSyncStore for CacheStore {
 
     /// A store may refuse or shorten what it does not understand, and which id is the latest only it knows.
     async fn set_sync_key(&self, key_id: &[u8], key: AppStateSyncKey) -> Result<()> {
-        let (Some(keys), Some(latest)) = (&self.slots.sync_keys, &self.slots.latest_sync_key) else {
+        let (Some(keys), Some(latest)) = (&self.regions.sync_keys, &self.regions.latest_sync_key) else {
             return self.inner.set_sync_key(key_id, key).await;
         };
         let writes = (keys.write([keys.key([key_id])].into_iter()), latest.write([latest.key([])].into_iter()));
@@ -43,8 +43,8 @@ impl AppSyncStore for CacheStore {
     }
 
     async fn set_version(&self, name: &str, state: HashState) -> Result<()> {
-        let Some(slot) = &self.slots.versions else { return self.inner.set_version(name, state).await };
-        let write = slot.write([slot.key([name.as_bytes()])].into_iter());
+        let Some(region) = &self.regions.versions else { return self.inner.set_version(name, state).await };
+        let write = region.write([region.key([name.as_bytes()])].into_iter());
         let result = self.inner.set_version(name, state.clone()).await;
         write.end(result, |_| Some(state.clone()))
     }

@@ -14,22 +14,23 @@
 //! That a row is absent is cached as well. Everything else passes through: what is taken, counted, listed or compared
 //! inside the store, prekeys, mutation MACs, messages, the device.
 //!
-//! Writes go to the store first; `Ok` means that the store said so. How reads and writes meet is in `slot.rs`.
+//! Writes go to the store first; `Ok` means that the store said so. How reads and writes meet is in `region.rs`.
 
 mod app_sync;
-mod content;
 mod device;
 mod msg_secret;
 mod pool;
 mod protocol;
+mod region;
 mod signal;
-mod slot;
+mod stats;
 #[cfg(test)]
 mod tests;
+mod value;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use wacore::appstate::hash::HashState;
@@ -38,10 +39,13 @@ use wacore::store::traits::{AppStateSyncKey, Backend, DeviceListRecord, LidPnMap
 
 use crate::layer::Layer;
 use crate::method::Record;
-use content::Blob;
+use crate::sync::IgnorePoison;
 use pool::Pool;
-pub use pool::RecordStats;
-use slot::Slot;
+use region::Region;
+#[cfg(feature = "metrics")]
+pub(crate) use stats::Counters;
+pub use stats::{CacheStats, RecordStats};
+use value::WipedBytes;
 
 /// A cache over a store, bounded in bytes.
 ///
@@ -49,7 +53,7 @@ use slot::Slot;
 /// records apart and shares its budget among them.
 ///
 /// Over encryption it holds plaintext, which it wipes when it lets go of it; under encryption it holds ciphertext, and
-/// every hit is decrypted. What it holds is never older than an acknowledged write **through the same application of this
+/// every hit is decrypted. A value in it is never older than an acknowledged write **through the same application of this
 /// layer**. If another process writes to the same store, or the layer is applied to it twice, limit the age of what it holds
 /// with [`CacheLayer::time_to_live`]. When an account is deleted, or a store or a vault is closed, all caches of the process
 /// begin from nothing.
@@ -61,7 +65,7 @@ use slot::Slot;
 /// use wastore::{CacheLayer, Record, Stack};
 ///
 /// # futures::executor::block_on(async {
-/// let cache = CacheLayer::bytes(16 << 20).with(Record::Session);
+/// let cache = CacheLayer::new(16 << 20).with(Record::Session);
 /// let stack = Stack::new(Arc::new(InMemoryBackend::new())).layer(cache.clone());
 /// assert_eq!(format!("{stack:?}"), "cache(16 MiB) > InMemoryBackend");
 ///
@@ -84,13 +88,13 @@ pub struct CacheLayer {
 #[derive(Clone)]
 struct Config {
     bytes: u64,
-    /// What part of the budget each kind gets; 0 for those that are not cached.
+    /// The parts of the budget that each kind gets; 0 for kinds that are not cached.
     parts: [u32; CACHED.len()],
     time_to_live: Option<Duration>,
 }
 
-/// The kinds of records that can be cached, what part of the budget each gets, and whether it is cached unless chosen
-/// otherwise. The client keeps the other ones itself, 2,000 of each (`wacore` 0.7, `signal_cache.rs`).
+/// The kinds of records that can be cached, the parts of the budget that each gets, and whether it is cached by default.
+/// The client keeps the other ones itself, 2,000 of each (`wacore` 0.7, `signal_cache.rs`).
 const CACHED: [(Record, u32, bool); 12] = [
     (Record::Session, 8, false),
     (Record::Identity, 1, false),
@@ -108,12 +112,12 @@ const CACHED: [(Record, u32, bool); 12] = [
 
 impl CacheLayer {
     /// A cache of so many bytes, keys and bookkeeping included, for sync keys, collection versions, sender key devices,
-    /// LID mappings, device lists, group metadata, tc tokens and message secrets: what the client asks for again and
-    /// again and does not keep itself.
+    /// LID mappings, device lists, group metadata, tc tokens and message secrets: the records that the client asks for again
+    /// and again and does not keep itself.
     ///
     /// A record's share of the budget is kept in up to 16 parts of at least half a MiB, and a value that does not fit into
     /// one part is not cached.
-    pub fn bytes(bytes: u64) -> Self {
+    pub fn new(bytes: u64) -> Self {
         let parts = CACHED.map(|(_, parts, usual)| if usual { parts } else { 0 });
         Self { config: Config { bytes, parts, time_to_live: None }, shared: Arc::default() }
     }
@@ -146,7 +150,7 @@ impl CacheLayer {
         self
     }
 
-    /// Asks the store again for what is older than this. For stores that another process writes to.
+    /// Asks the store again for values that are older than this. For stores that another process writes to.
     #[must_use]
     pub fn time_to_live(mut self, age: Duration) -> Self {
         self.config.time_to_live = Some(age);
@@ -154,21 +158,21 @@ impl CacheLayer {
         self
     }
 
-    /// What happened so far, in all stores that this layer is applied to.
+    /// The events so far, in all stores that this layer is applied to.
     pub fn stats(&self) -> CacheStats {
-        CacheStats { records: self.shared().pools.stats() }
+        self.shared().pools.stats()
     }
 
-    /// Forgets and wipes everything, in all stores that this layer is applied to. What is being read at the moment
-    /// does not count either.
+    /// Forgets and wipes everything, in all stores that this layer is applied to. Values that are being read at the moment
+    /// are not kept either.
     pub fn invalidate_all(&self) {
         for store in self.stores() {
-            store.slots.forget();
+            store.regions.forget();
         }
     }
 
     /// Reads what the stores can list into the cache: LID mappings, tc tokens, and signed prekeys if they are cached.
-    /// Gives the number of values. What does not fit makes room for the rest.
+    /// Returns the number of values. Values that do not fit make room for the rest.
     ///
     /// # Errors
     /// Those of the stores.
@@ -180,10 +184,10 @@ impl CacheLayer {
         Ok(kept)
     }
 
-    /// Exports under this name what happens from now on. A cache has one name; later ones are ignored.
+    /// The counters behind [`CacheLayer::stats`], for observers. Some records have several.
     #[cfg(feature = "metrics")]
-    pub(crate) fn export(&self, layer: &'static str) {
-        self.shared().pools.export(layer);
+    pub(crate) fn counters(&self) -> Vec<(Record, &Counters)> {
+        self.shared().pools.counters()
     }
 
     fn shared(&self) -> &Shared {
@@ -195,7 +199,7 @@ impl CacheLayer {
     }
 
     fn stores(&self) -> Vec<Arc<CacheStore>> {
-        let mut stores = self.shared().stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stores = self.shared().stores.lock().ignore_poison();
         stores.retain(|store| store.strong_count() > 0);
         stores.iter().filter_map(Weak::upgrade).collect()
     }
@@ -205,9 +209,9 @@ impl Layer for CacheLayer {
     fn layer(&self, inner: Arc<dyn Backend>) -> Arc<dyn Backend> {
         let shared = self.shared();
         let number = shared.numbers.fetch_add(1, Ordering::Relaxed);
-        let slots = Slots::new(&shared.pools, number, self.config.time_to_live);
-        let store = Arc::new(CacheStore { inner, slots });
-        let mut stores = shared.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let regions = Regions::new(&shared.pools, number, self.config.time_to_live);
+        let store = Arc::new(CacheStore { inner, regions });
+        let mut stores = shared.stores.lock().ignore_poison();
         stores.retain(|store| store.strong_count() > 0);
         stores.push(Arc::downgrade(&store));
         store
@@ -231,7 +235,7 @@ impl fmt::Debug for CacheLayer {
     }
 }
 
-/// What the stores of one layer share.
+/// The part that the stores of one layer share.
 struct Shared {
     pools: Pools,
     numbers: AtomicU32,
@@ -241,70 +245,62 @@ struct Shared {
 /// A store under a cache.
 struct CacheStore {
     inner: Arc<dyn Backend>,
-    slots: Slots,
+    regions: Regions,
 }
 
-macro_rules! define_slots {
-    ($($slot:ident: $value:ty, $record:ident;)*) => {
+macro_rules! define_regions {
+    ($($region:ident: $value:ty, $record:ident;)*) => {
         /// The memory for each kind of value.
         struct Pools {
-            $($slot: Option<Arc<Pool<$value>>>,)*
+            $($region: Option<Arc<Pool<$value>>>,)*
         }
 
         /// The cached values of one store, where they are cached.
-        struct Slots {
-            $($slot: Option<Arc<Slot<$value>>>,)*
+        struct Regions {
+            $($region: Option<Arc<Region<$value>>>,)*
         }
 
         impl Pools {
             fn new(config: &Config) -> Self {
-                Self { $($slot: config.budget(Record::$record).map(Pool::new),)* }
+                Self { $($region: config.budget(Record::$record).map(Pool::new),)* }
             }
 
             #[cfg(feature = "metrics")]
-            fn export(&self, layer: &'static str) {
-                $(if let Some(pool) = &self.$slot {
-                    pool.export(layer, Record::$record);
-                })*
+            fn counters(&self) -> Vec<(Record, &Counters)> {
+                let counters = [$(self.$region.as_ref().map(|pool| (Record::$record, &pool.counters))),*];
+                counters.into_iter().flatten().collect()
             }
 
-            fn stats(&self) -> Vec<RecordStats> {
-                let mut records: Vec<RecordStats> = vec![];
-                $(if let Some(pool) = &self.$slot {
-                    let stats = pool.stats(Record::$record);
-                    match records.iter_mut().find(|other| other.record == stats.record) {
-                        Some(other) => other.add(&stats),
-                        None => records.push(stats),
-                    }
-                })*
-                records
+            fn stats(&self) -> CacheStats {
+                let stats = [$(self.$region.as_ref().map(|pool| pool.stats(Record::$record))),*];
+                CacheStats::sum(stats.into_iter().flatten())
             }
         }
 
-        impl Slots {
+        impl Regions {
             fn new(pools: &Pools, number: u32, time_to_live: Option<Duration>) -> Self {
-                Self { $($slot: pools.$slot.clone().map(|pool| Slot::new(pool, number, time_to_live)),)* }
+                Self { $($region: pools.$region.clone().map(|pool| Region::new(pool, number, time_to_live)),)* }
             }
 
             fn forget(&self) {
-                $(if let Some(slot) = &self.$slot {
-                    slot.forget();
+                $(if let Some(region) = &self.$region {
+                    region.forget();
                 })*
             }
         }
 
         /// How many kinds of values share the budget of a record.
-        fn slots_of(record: Record) -> u64 {
+        fn regions_of(record: Record) -> u64 {
             [$(Record::$record),*].iter().filter(|other| **other == record).count() as u64
         }
     };
 }
 
-define_slots! {
-    sessions: Option<Blob>, Session;
+define_regions! {
+    sessions: Option<WipedBytes>, Session;
     identities: Option<[u8; 32]>, Identity;
-    sender_keys: Option<Blob>, SenderKey;
-    signed_prekeys: Option<Blob>, SignedPrekey;
+    sender_keys: Option<WipedBytes>, SenderKey;
+    signed_prekeys: Option<WipedBytes>, SignedPrekey;
     sync_keys: Option<AppStateSyncKey>, SyncKey;
     latest_sync_key: Option<Vec<u8>>, SyncKey;
     versions: HashState, CollectionVersion;
@@ -312,7 +308,7 @@ define_slots! {
     mappings_by_lid: Option<LidPnMappingEntry>, LidMapping;
     mappings_by_number: Option<LidPnMappingEntry>, LidMapping;
     device_lists: Option<DeviceListRecord>, DeviceList;
-    group_metadata: Option<Blob>, GroupMetadata;
+    group_metadata: Option<WipedBytes>, GroupMetadata;
     tc_tokens: Option<TcTokenEntry>, TcToken;
     message_secrets: Option<(Vec<u8>, i64)>, MessageSecret;
 }
@@ -323,114 +319,29 @@ impl Config {
         let position = CACHED.iter().position(|(cached, ..)| *cached == record)?;
         let parts = u64::from(*self.parts.get(position)?);
         let all: u64 = self.parts.iter().map(|parts| u64::from(*parts)).sum();
-        let budget = (u128::from(self.bytes) * u128::from(parts)).checked_div(u128::from(all * slots_of(record)))?;
+        let budget = (u128::from(self.bytes) * u128::from(parts)).checked_div(u128::from(all * regions_of(record)))?;
         (budget > 0).then_some(budget as u64)
-    }
-}
-
-impl RecordStats {
-    fn add(&mut self, other: &RecordStats) {
-        self.hits += other.hits;
-        self.misses += other.misses;
-        self.loads += other.loads;
-        self.evictions += other.evictions;
-        self.invalidations += other.invalidations;
-        self.entries += other.entries;
-        self.bytes += other.bytes;
-        self.capacity += other.capacity;
-    }
-
-    /// Which part of the reads was answered from the cache, from 0 to 1; `None` if there were none.
-    pub fn hit_rate(&self) -> Option<f64> {
-        let reads = self.hits + self.misses;
-        (reads > 0).then(|| self.hits as f64 / reads as f64)
-    }
-}
-
-/// What happened to a cache, by kind of record. `Display` prints a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CacheStats {
-    records: Vec<RecordStats>,
-}
-
-impl CacheStats {
-    /// Every kind that is cached.
-    pub fn records(&self) -> &[RecordStats] {
-        &self.records
-    }
-
-    /// Of one kind of record; `None` if it is not cached.
-    pub fn record(&self, record: Record) -> Option<&RecordStats> {
-        self.records.iter().find(|stats| stats.record == record)
-    }
-
-    /// What happened after `earlier`, of the same cache. Entries and bytes are those of now.
-    #[must_use]
-    pub fn since(&self, earlier: &CacheStats) -> CacheStats {
-        let records = self.records.iter().map(|stats| {
-            let Some(before) = earlier.record(stats.record) else { return *stats };
-            RecordStats {
-                hits: stats.hits.saturating_sub(before.hits),
-                misses: stats.misses.saturating_sub(before.misses),
-                loads: stats.loads.saturating_sub(before.loads),
-                evictions: stats.evictions.saturating_sub(before.evictions),
-                invalidations: stats.invalidations.saturating_sub(before.invalidations),
-                ..*stats
-            }
-        });
-        CacheStats { records: records.collect() }
-    }
-
-    /// What all values take, in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.records.iter().map(|stats| stats.bytes).sum()
-    }
-}
-
-impl fmt::Display for CacheStats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{:<18} {:>6} {:>10} {:>10} {:>10} {:>10} {:>10} {:>9} {:>11}",
-            "record", "hits", "of reads", "misses", "loads", "evicted", "outdated", "entries", "bytes"
-        )?;
-        for stats in &self.records {
-            let rate = stats.hit_rate().map_or_else(|| "-".to_owned(), |rate| format!("{:.1} %", rate * 100.0));
-            writeln!(
-                f,
-                "{:<18} {rate:>6} {:>10} {:>10} {:>10} {:>10} {:>10} {:>9} {:>11}",
-                stats.record.name(),
-                stats.hits + stats.misses,
-                stats.misses,
-                stats.loads,
-                stats.evictions,
-                stats.invalidations,
-                stats.entries,
-                stats.bytes,
-            )?;
-        }
-        Ok(())
     }
 }
 
 impl CacheStore {
     async fn warm_up(&self) -> Result<usize> {
         let mut kept = 0;
-        if let Some(slot) = &self.slots.mappings_by_lid {
-            let before = slot.before();
+        if let Some(region) = &self.regions.mappings_by_lid {
+            let snapshot = region.snapshot();
             let rows = self.inner.get_all_lid_mappings().await?;
-            kept += slot.fill(rows.into_iter().map(|row| (slot.key([row.lid.as_bytes()]), Some(row))), before);
+            kept += region.fill(rows.into_iter().map(|row| (region.key([row.lid.as_bytes()]), Some(row))), snapshot);
         }
-        if let Some(slot) = &self.slots.signed_prekeys {
-            let before = slot.before();
+        if let Some(region) = &self.regions.signed_prekeys {
+            let snapshot = region.snapshot();
             let rows = self.inner.load_all_signed_prekeys().await?;
-            let row = |(id, record): (u32, Vec<u8>)| (slot.key([&id.to_le_bytes()]), Some(Blob::from(record)));
-            kept += slot.fill(rows.into_iter().map(row), before);
+            let row = |(id, record): (u32, Vec<u8>)| (region.key([&id.to_le_bytes()]), Some(WipedBytes::from(record)));
+            kept += region.fill(rows.into_iter().map(row), snapshot);
         }
-        if let Some(slot) = &self.slots.tc_tokens {
+        if let Some(region) = &self.regions.tc_tokens {
             for jid in self.inner.get_all_tc_token_jids().await? {
-                let key = slot.key([jid.as_bytes()]);
-                kept += usize::from(slot.get(key, || self.load_tc_token(&jid)).await?.value.is_some());
+                let key = region.key([jid.as_bytes()]);
+                kept += usize::from(region.get(key, || self.load_tc_token(&jid)).await?.value.is_some());
             }
         }
         Ok(kept)
@@ -439,17 +350,17 @@ impl CacheStore {
 
 /// Reads through the cache, or around it if there is none.
 macro_rules! read {
-    ($self:ident.$slot:ident [$($part:expr),*] => $inner:ident($($argument:expr),*) => $load:expr) => {{
-        let Some(slot) = &$self.slots.$slot else { return $self.inner.$inner($($argument),*).await };
-        slot.get(slot.key([$($part),*]), $load).await?
+    ($self:ident.$region:ident [$($part:expr),*] => $inner:ident($($argument:expr),*) => $load:expr) => {{
+        let Some(region) = &$self.regions.$region else { return $self.inner.$inner($($argument),*).await };
+        region.get(region.key([$($part),*]), $load).await?
     }};
 }
 
 /// Writes to the store, and then to the cache.
 macro_rules! write_one {
-    ($self:ident.$slot:ident [$($part:expr),*] => $inner:ident($($argument:expr),*), $written:expr) => {{
-        let Some(slot) = &$self.slots.$slot else { return $self.inner.$inner($($argument),*).await };
-        let write = slot.write(std::iter::once(slot.key([$($part),*])));
+    ($self:ident.$region:ident [$($part:expr),*] => $inner:ident($($argument:expr),*), $written:expr) => {{
+        let Some(region) = &$self.regions.$region else { return $self.inner.$inner($($argument),*).await };
+        let write = region.write(std::iter::once(region.key([$($part),*])));
         let result = $self.inner.$inner($($argument),*).await;
         write.end(result, |_| $written)
     }};
@@ -457,9 +368,9 @@ macro_rules! write_one {
 
 /// Calls the store for any number of rows, and then forgets all of them if it changed some.
 macro_rules! clear_all {
-    ($self:ident.$slot:ident => $inner:ident($($argument:expr),*), $changed:expr) => {{
-        let Some(slot) = &$self.slots.$slot else { return $self.inner.$inner($($argument),*).await };
-        let clear = slot.clear();
+    ($self:ident.$region:ident => $inner:ident($($argument:expr),*), $changed:expr) => {{
+        let Some(region) = &$self.regions.$region else { return $self.inner.$inner($($argument),*).await };
+        let clear = region.clear();
         let result = $self.inner.$inner($($argument),*).await;
         clear.end(result, $changed)
     }};

@@ -17,18 +17,18 @@ impl MsgSecretStore for CacheStore {
     }
 
     async fn put_msg_secrets(&self, entries: Vec<MsgSecretEntry>) -> Result<usize> {
-        let Some(slot) = &self.slots.message_secrets else { return self.inner.put_msg_secrets(entries).await };
+        let Some(region) = &self.regions.message_secrets else { return self.inner.put_msg_secrets(entries).await };
         let key = |entry: &MsgSecretEntry| {
-            slot.key([entry.chat.as_bytes(), entry.sender.as_bytes(), entry.msg_id.as_bytes()])
+            region.key([entry.chat.as_bytes(), entry.sender.as_bytes(), entry.msg_id.as_bytes()])
         };
-        let write = slot.write(entries.iter().map(key));
+        let write = region.write(entries.iter().map(key));
         let result = self.inner.put_msg_secrets(entries).await;
         write.end(result, |_| None)
     }
 
     /// Asks the store for the time as well, so that one entry answers both questions.
     async fn get_msg_secret(&self, chat: &str, sender: &str, msg_id: &str) -> Result<Option<Vec<u8>>> {
-        if self.slots.message_secrets.is_none() {
+        if self.regions.message_secrets.is_none() {
             return self.inner.get_msg_secret(chat, sender, msg_id).await;
         }
         Ok(self.get_msg_secret_with_ts(chat, sender, msg_id).await?.map(|(secret, _)| secret))

@@ -6,8 +6,8 @@ use wacore::store::traits::{
     DeviceListRecord, LidPnMappingEntry, PendingInboundKey, PendingInboundRow, ProtocolStore, TcTokenEntry,
 };
 
-use super::content::Blob;
-use super::slot::{Clear, Write};
+use super::region::{ClearGuard, WriteGuard};
+use super::value::WipedBytes;
 use super::{CacheStore, clear_all, read, write_one};
 use crate::method::forward;
 
@@ -81,8 +81,8 @@ impl ProtocolStore for CacheStore {
     }
 
     async fn update_device_lists(&self, records: Vec<DeviceListRecord>) -> Result<()> {
-        let Some(slot) = &self.slots.device_lists else { return self.inner.update_device_lists(records).await };
-        let write = slot.write(records.iter().map(|record| slot.key([record.user.as_bytes()])));
+        let Some(region) = &self.regions.device_lists else { return self.inner.update_device_lists(records).await };
+        let write = region.write(records.iter().map(|record| region.key([record.user.as_bytes()])));
         let result = self.inner.update_device_lists(records).await;
         write.end(result, |_| None)
     }
@@ -102,9 +102,9 @@ impl ProtocolStore for CacheStore {
     async fn get_group_metadata(&self, group_jid: &str) -> Result<Option<Vec<u8>>> {
         let found = read!(self.group_metadata[group_jid.as_bytes()] => get_group_metadata(group_jid) => || {
             let (inner, group) = (self.inner.clone(), group_jid.to_owned());
-            async move { Ok(inner.get_group_metadata(&group).await?.map(Blob::from)) }
+            async move { Ok(inner.get_group_metadata(&group).await?.map(WipedBytes::from)) }
         });
-        Ok(found.value.as_ref().map(Blob::to_vec))
+        Ok(found.value.as_ref().map(WipedBytes::to_vec))
     }
 
     /// A store without group metadata says `Ok` and keeps nothing, so it is asked again.
@@ -136,7 +136,7 @@ impl ProtocolStore for CacheStore {
         clear_all!(self.tc_tokens => delete_expired_tc_tokens(token_cutoff, sender_cutoff), |deleted| *deleted > 0)
     }
 
-    // What they merge to, only the store knows.
+    // Only the store knows the result of merging.
     async fn touch_tc_token_sender_timestamp(&self, jid: &str, sender_timestamp: i64) -> Result<()> {
         let key = jid.as_bytes();
         write_one!(self.tc_tokens[key] => touch_tc_token_sender_timestamp(jid, sender_timestamp), None)
@@ -156,8 +156,8 @@ impl ProtocolStore for CacheStore {
 /// LID mappings being written. A mapping that moves changes the answer for its old number as well, which only the store
 /// knows, so all numbers are forgotten.
 struct MappingWrites {
-    by_lid: Write<Option<LidPnMappingEntry>>,
-    by_number: Clear<Option<LidPnMappingEntry>>,
+    by_lid: WriteGuard<Option<LidPnMappingEntry>>,
+    by_number: ClearGuard<Option<LidPnMappingEntry>>,
     any: bool,
 }
 
@@ -172,7 +172,8 @@ impl MappingWrites {
 impl CacheStore {
     /// `None` where mappings are not cached.
     fn write_mappings(&self, entries: &[LidPnMappingEntry]) -> Option<MappingWrites> {
-        let (by_lid, by_number) = self.slots.mappings_by_lid.as_ref().zip(self.slots.mappings_by_number.as_ref())?;
+        let (by_lid, by_number) =
+            self.regions.mappings_by_lid.as_ref().zip(self.regions.mappings_by_number.as_ref())?;
         Some(MappingWrites {
             by_lid: by_lid.write(entries.iter().map(|entry| by_lid.key([entry.lid.as_bytes()]))),
             by_number: by_number.clear(),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use wacore::store::error::Result;
 use wacore::store::traits::SignalStore;
 
-use super::content::Blob;
+use super::value::WipedBytes;
 use super::{CacheStore, read, write_one};
 use crate::method::forward;
 
@@ -20,8 +20,8 @@ impl SignalStore for CacheStore {
     }
 
     async fn put_identities_batch(&self, identities: &[(Arc<str>, [u8; 32])]) -> Result<()> {
-        let Some(slot) = &self.slots.identities else { return self.inner.put_identities_batch(identities).await };
-        let write = slot.write(identities.iter().map(|(address, _)| slot.key([address.as_bytes()])));
+        let Some(region) = &self.regions.identities else { return self.inner.put_identities_batch(identities).await };
+        let write = region.write(identities.iter().map(|(address, _)| region.key([address.as_bytes()])));
         let result = self.inner.put_identities_batch(identities).await;
         write.end(result, |row| identities.get(row).map(|(_, key)| Some(*key)))
     }
@@ -41,20 +41,20 @@ impl SignalStore for CacheStore {
     async fn get_session(&self, address: &str) -> Result<Option<Bytes>> {
         let found = read!(self.sessions[address.as_bytes()] => get_session(address) => || {
             let (inner, address) = (self.inner.clone(), address.to_owned());
-            async move { Ok(inner.get_session(&address).await?.as_deref().map(Blob::copy)) }
+            async move { Ok(inner.get_session(&address).await?.as_deref().map(WipedBytes::copy)) }
         });
-        Ok(found.value.as_ref().map(Blob::share))
+        Ok(found.value.as_ref().map(WipedBytes::share))
     }
 
     async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
-        write_one!(self.sessions[address.as_bytes()] => put_session(address, session), Some(Some(Blob::copy(session))))
+        write_one!(self.sessions[address.as_bytes()] => put_session(address, session), Some(Some(WipedBytes::copy(session))))
     }
 
     async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
-        let Some(slot) = &self.slots.sessions else { return self.inner.put_sessions_batch(sessions).await };
-        let write = slot.write(sessions.iter().map(|(address, _)| slot.key([address.as_bytes()])));
+        let Some(region) = &self.regions.sessions else { return self.inner.put_sessions_batch(sessions).await };
+        let write = region.write(sessions.iter().map(|(address, _)| region.key([address.as_bytes()])));
         let result = self.inner.put_sessions_batch(sessions).await;
-        write.end(result, |row| sessions.get(row).map(|(_, session)| Some(Blob::copy(session))))
+        write.end(result, |row| sessions.get(row).map(|(_, session)| Some(WipedBytes::copy(session))))
     }
 
     async fn delete_session(&self, address: &str) -> Result<()> {
@@ -63,10 +63,10 @@ impl SignalStore for CacheStore {
 
     /// A cached session answers; the question alone does not bring one into the cache.
     async fn has_session(&self, address: &str) -> Result<bool> {
-        if let Some(slot) = &self.slots.sessions {
-            match slot.peek(&slot.key([address.as_bytes()])) {
+        if let Some(region) = &self.regions.sessions {
+            match region.peek(&region.key([address.as_bytes()])) {
                 Some(found) => return Ok(found.value.is_some()),
-                None => slot.count_miss(),
+                None => region.count_miss(),
             }
         }
         self.inner.has_session(address).await
@@ -77,16 +77,16 @@ impl SignalStore for CacheStore {
     forward!(mark_prekeys_uploaded, remove_prekey, get_max_prekey_id);
 
     async fn store_signed_prekey(&self, id: u32, record: &[u8]) -> Result<()> {
-        let written = Some(Some(Blob::copy(record)));
+        let written = Some(Some(WipedBytes::copy(record)));
         write_one!(self.signed_prekeys[&id.to_le_bytes()] => store_signed_prekey(id, record), written.clone())
     }
 
     async fn load_signed_prekey(&self, id: u32) -> Result<Option<Vec<u8>>> {
         let found = read!(self.signed_prekeys[&id.to_le_bytes()] => load_signed_prekey(id) => || {
             let inner = self.inner.clone();
-            async move { Ok(inner.load_signed_prekey(id).await?.map(Blob::from)) }
+            async move { Ok(inner.load_signed_prekey(id).await?.map(WipedBytes::from)) }
         });
-        Ok(found.value.as_ref().map(Blob::to_vec))
+        Ok(found.value.as_ref().map(WipedBytes::to_vec))
     }
 
     // A listing; it is read once per rotation.
@@ -98,22 +98,24 @@ impl SignalStore for CacheStore {
 
     async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
         let key = address.as_bytes();
-        write_one!(self.sender_keys[key] => put_sender_key(address, record), Some(Some(Blob::copy(record))))
+        write_one!(self.sender_keys[key] => put_sender_key(address, record), Some(Some(WipedBytes::copy(record))))
     }
 
     async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
-        let Some(slot) = &self.slots.sender_keys else { return self.inner.put_sender_keys_batch(sender_keys).await };
-        let write = slot.write(sender_keys.iter().map(|(address, _)| slot.key([address.as_bytes()])));
+        let Some(region) = &self.regions.sender_keys else {
+            return self.inner.put_sender_keys_batch(sender_keys).await;
+        };
+        let write = region.write(sender_keys.iter().map(|(address, _)| region.key([address.as_bytes()])));
         let result = self.inner.put_sender_keys_batch(sender_keys).await;
-        write.end(result, |row| sender_keys.get(row).map(|(_, record)| Some(Blob::copy(record))))
+        write.end(result, |row| sender_keys.get(row).map(|(_, record)| Some(WipedBytes::copy(record))))
     }
 
     async fn get_sender_key(&self, address: &str) -> Result<Option<Vec<u8>>> {
         let found = read!(self.sender_keys[address.as_bytes()] => get_sender_key(address) => || {
             let (inner, address) = (self.inner.clone(), address.to_owned());
-            async move { Ok(inner.get_sender_key(&address).await?.map(Blob::from)) }
+            async move { Ok(inner.get_sender_key(&address).await?.map(WipedBytes::from)) }
         });
-        Ok(found.value.as_ref().map(Blob::to_vec))
+        Ok(found.value.as_ref().map(WipedBytes::to_vec))
     }
 
     async fn delete_sender_key(&self, address: &str) -> Result<()> {

@@ -15,7 +15,7 @@ use super::vault::open_vault::{Shared, State};
 use super::vault::options::OnDamage;
 use crate::error::{Error, Result};
 use crate::layer::Layer;
-use crate::method::{BoxFuture, Method, Outcome, uniform_layer};
+use crate::method::{BoxFuture, Method, Refuse, uniform_layer};
 
 /// The layer that encrypts with the keys of a [`Vault`](crate::Vault). Everything below it holds ciphertext and blinded keys.
 ///
@@ -134,7 +134,7 @@ struct Guard {
 }
 
 impl Guard {
-    fn around<'a, A, T: Outcome + Send + 'a>(
+    fn around<'a, A, T: Refuse + Send + 'a>(
         &self,
         method: Method,
         arguments: A,

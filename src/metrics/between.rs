@@ -1,4 +1,4 @@
-//! What the layers between two metrics layers cost.
+//! The cost of the layers between two metrics layers.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::snapshot::{MetricsSnapshot, OpSnapshot};
 use crate::method::Method;
 
 impl MetricsSnapshot {
-    /// What the layers between two metrics layers of a stack cost: `above` is the name of the one nearer to the client,
+    /// The cost of the layers between two metrics layers of a stack: `above` is the name of the one nearer to the client,
     /// `below` of the one nearer to the database. `None` if there is no such layer.
     ///
     /// ```
@@ -28,9 +28,9 @@ impl MetricsSnapshot {
     /// store.put_session("15550001111@s.whatsapp.net", b"record").await?;
     /// store.get_session("15550001111@s.whatsapp.net").await?;
     ///
-    /// let cost = metrics.snapshot().between("client", "memory").unwrap().named("encrypt");
+    /// let cost = metrics.snapshot().between("client", "memory").unwrap().with_label("encrypt");
     /// println!("{cost}");      // encrypt adds 4.1 µs to get_session p50 …
-    /// assert_eq!(cost.op("get_session").unwrap().answered(), Some(0.0));
+    /// assert_eq!(cost.op("get_session").unwrap().answered_share(), Some(0.0));
     /// # Ok::<(), wastore::Error>(())
     /// # }).unwrap();
     /// ```
@@ -41,7 +41,7 @@ impl MetricsSnapshot {
             let arrives_as = arrives_as(op.name()).and_then(|name| below.op(name));
             let below = below.op(op.name()).or(arrives_as);
             let name = below.map_or(op.name(), OpSnapshot::name);
-            // What arrives below under the same name is compared together.
+            // Operations that arrive below under the same name are compared together.
             match operations.iter_mut().find(|cost| cost.below.name() == name) {
                 Some(cost) => cost.add(op),
                 None => {
@@ -50,12 +50,12 @@ impl MetricsSnapshot {
                 }
             }
         }
-        operations.sort_by_key(|cost| std::cmp::Reverse(cost.own_time()));
-        Some(LayerCost { name: format!("between {} and {}", above.name(), below.name()), operations })
+        operations.sort_by_key(|cost| std::cmp::Reverse(cost.time_between()));
+        Some(LayerCost { label: format!("between {} and {}", above.name(), below.name()), operations })
     }
 }
 
-/// What this crate's layers make of a method; the others arrive under their own name.
+/// The method that a method becomes in this crate's layers. `None` if it keeps its name.
 fn arrives_as(op: &str) -> Option<&'static str> {
     const TRANSLATED: [(Method, Method); 6] = [
         // Encryption keeps identities where sessions are, and the device is there already.
@@ -70,15 +70,15 @@ fn arrives_as(op: &str) -> Option<&'static str> {
     TRANSLATED.iter().find(|(above, _)| above.name() == op).map(|(_, below)| below.name())
 }
 
-/// What the layers between two metrics layers cost, by [`MetricsSnapshot::between`]. `Display` prints a sentence for each
+/// The cost of the layers between two metrics layers, from [`MetricsSnapshot::between`]. `Display` prints a sentence for each
 /// operation, those that took the most time first.
 #[derive(Debug, Clone)]
 pub struct LayerCost {
-    name: String,
+    label: String,
     operations: Vec<OpCost>,
 }
 
-/// What the layers between two metrics layers cost for one operation. `Display` prints a sentence, for example `adds 4.1 µs
+/// The cost of the layers between two metrics layers for one operation. `Display` prints a sentence, for example `adds 4.1 µs
 /// to get_session p50`.
 #[derive(Debug, Clone)]
 pub struct OpCost {
@@ -89,10 +89,10 @@ pub struct OpCost {
 }
 
 impl LayerCost {
-    /// Says what is between the two, for example `encrypt`.
+    /// Names the layers between the two, for example `encrypt`, at the start of each printed sentence.
     #[must_use]
-    pub fn named(self, name: impl Into<String>) -> Self {
-        Self { name: name.into(), ..self }
+    pub fn with_label(self, label: impl Into<String>) -> Self {
+        Self { label: label.into(), ..self }
     }
 
     /// Every operation that was called above.
@@ -122,30 +122,30 @@ impl OpCost {
         &self.below
     }
 
-    /// The part of the calls that what is between answered by itself, from 0 to 1; `None` if many more calls were answered
-    /// below than above, because somebody else made them. Calls that failed or were cancelled do not count, and those that
-    /// were under way at the beginning or the end, which may have ended below and not yet above, make no difference.
-    pub fn answered(&self) -> Option<f64> {
+    /// The part of the calls that the layers between answered themselves, from 0 to 1. `None` if many more calls were
+    /// answered below than above, because another caller made them. Calls that failed or were cancelled do not count. Calls
+    /// in flight at the beginning or the end make no difference: they may have ended below and not yet above.
+    pub fn answered_share(&self) -> Option<f64> {
         let (above, below) = (self.above.count(Outcome::Ok), self.below.count(Outcome::Ok));
-        let under_way = self.above.in_flight + self.above.in_flight_before;
+        let in_flight = self.above.in_flight + self.above.in_flight_before;
         // Layers are not looked at in the same instant.
-        let unsure = under_way.max(above / 1000);
+        let tolerance = in_flight.max(above / 1000);
         match above.checked_sub(below) {
-            None if below - above > unsure => None,
-            Some(answered) if answered > unsure => Some(answered as f64 / above as f64),
+            None if below - above > tolerance => None,
+            Some(answered) if answered > tolerance => Some(answered as f64 / above as f64),
             _ => Some(0.0),
         }
     }
 
-    /// What is between adds so much to a percentile, in seconds; less than 0 if it makes it shorter. Says little if a part
-    /// of the calls is answered before it arrives.
+    /// How much the layers between add to a percentile, in seconds; less than 0 if they make it shorter. The number says
+    /// little if they answer a part of the calls.
     pub fn added_to_percentile(&self, part: f64) -> f64 {
         let [above, below] = [&self.above, &self.below].map(|op| op.times().percentile(part).as_secs_f64());
         above - below
     }
 
-    /// The time that calls spent between the two, in all; zero if somebody else called what is below.
-    pub fn own_time(&self) -> Duration {
+    /// The time that calls spent between the two, in all; zero if other callers spent more time below.
+    pub fn time_between(&self) -> Duration {
         self.above.times().sum().saturating_sub(self.below.times().sum())
     }
 
@@ -158,7 +158,7 @@ impl OpCost {
 impl fmt::Display for LayerCost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for cost in &self.operations {
-            writeln!(f, "{} {cost}", self.name)?;
+            writeln!(f, "{} {cost}", self.label)?;
         }
         Ok(())
     }
@@ -167,11 +167,11 @@ impl fmt::Display for LayerCost {
 impl fmt::Display for OpCost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, above, below } = self;
-        let Some(answered) = self.answered() else {
+        let Some(answered) = self.answered_share() else {
             let more = below.calls().saturating_sub(above.calls());
             return write!(f, "passed {} calls of {name} on, and others made {more} more", above.calls());
         };
-        let nanos = self.own_time().as_nanos() / u128::from(above.calls().max(1));
+        let nanos = self.time_between().as_nanos() / u128::from(above.calls().max(1));
         let each = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         if answered == 1.0 {
             return write!(f, "answers all of {name}, in {} a call", time(each));

@@ -18,7 +18,7 @@ const COLOURS: [&str; 4] = ["#1b7837", "#7fbf7b", "#e08214", "#b2182b"];
 impl MetricsSnapshot {
     /// A chart of how long operations took, as SVG: a row for each operation of each layer, slowest first, on a logarithmic
     /// scale, with a mark for p50, p90, p99 and the longest time. Without `connection` and `streamed_body`, which last as long
-    /// as somebody wants them to.
+    /// as the client wants.
     pub fn to_svg(&self) -> String {
         let layers = self.layers.iter().map(|layer| (layer, shown(layer))).filter(|(_, shown)| !shown.is_empty());
         let layers: Vec<_> = layers.collect();

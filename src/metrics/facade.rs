@@ -4,9 +4,9 @@ use std::sync::{Arc, OnceLock};
 
 use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit, with_recorder};
 
+use super::operation::{Ended, LayerKind, Operation, TARGET};
 use super::outcome::Outcome;
-use super::snapshot::LayerKind;
-use super::stats::{Ended, Operation};
+use crate::cache::{CacheLayer, Counters};
 use crate::method::Record;
 
 /// A metric that is exported.
@@ -19,7 +19,7 @@ pub struct ExportedMetric {
     pub kind: MetricKind,
     /// The names of its labels.
     pub labels: &'static [&'static str],
-    /// What it says, in a sentence.
+    /// Its meaning, in a sentence.
     pub help: &'static str,
 }
 
@@ -153,14 +153,14 @@ const CACHE: [ExportedMetric; 5] = [
     counter("wa_store_cache_invalidations_total", CACHE_RECORD, Unit::Count, "Values that a call made stale"),
 ];
 
-const METADATA: Metadata<'static> = Metadata::new(super::TARGET, Level::INFO, Some(module_path!()));
+const METADATA: Metadata<'static> = Metadata::new(TARGET, Level::INFO, Some(module_path!()));
 
 fn key(metric: &ExportedMetric, values: &[&'static str]) -> Key {
     let labels = metric.labels.iter().zip(values).map(|(name, value)| Label::from_static_parts(name, value));
     Key::from_parts(metric.name, labels.collect::<Vec<_>>())
 }
 
-/// What the recorder has for one operation of one layer, from the first call on during which there is a recorder.
+/// The recorder's handles for one operation of one layer, from the first call on during which there is a recorder.
 pub(super) struct OpExport {
     layer: &'static str,
     op: &'static str,
@@ -257,41 +257,39 @@ impl OpExport {
     }
 }
 
-/// What the recorder has for one kind of record of a cache, from the first event on at which there is a recorder.
-pub(crate) struct CacheExport {
+/// Exports under this name what a cache counts from now on. A cache has one name; later ones are ignored.
+pub(super) fn export_cache(layer: &'static str, cache: &CacheLayer) {
+    for (record, counters) in cache.counters() {
+        let export = Arc::new(CacheExport { layer, record, handles: OnceLock::new() });
+        // In the order of `CACHE`.
+        let Counters { hits, misses, loads, evictions, invalidations } = counters;
+        for (position, counter) in [hits, misses, loads, &**evictions, invalidations].into_iter().enumerate() {
+            let export = export.clone();
+            counter.observe(move |number| export.add(position, number));
+        }
+    }
+}
+
+/// The recorder's handles for one kind of record of a cache, from the first event on at which there is a recorder.
+struct CacheExport {
     layer: &'static str,
     record: Record,
     handles: OnceLock<[Counter; CACHE.len()]>,
 }
 
-/// One of its counters.
-pub(crate) struct CounterExport {
-    cache: Arc<CacheExport>,
-    position: usize,
-}
-
 impl CacheExport {
-    /// Hits, misses, loads, evictions and invalidations.
-    pub(crate) fn counters(layer: &'static str, record: Record) -> [CounterExport; CACHE.len()] {
-        let cache = Arc::new(CacheExport { layer, record, handles: OnceLock::new() });
-        std::array::from_fn(|position| CounterExport { cache: cache.clone(), position })
-    }
-}
-
-impl CounterExport {
-    pub(crate) fn add(&self, number: u64) {
-        let CacheExport { layer, record, handles } = &*self.cache;
+    fn add(&self, position: usize, number: u64) {
         let register = |recorder: &dyn Recorder| {
-            CACHE.map(|metric| recorder.register_counter(&key(&metric, &[layer, record.label()]), &METADATA))
+            CACHE.map(|metric| recorder.register_counter(&key(&metric, &[self.layer, self.record.label()]), &METADATA))
         };
-        if let Some(handles) = resolved(handles, register) {
-            handles[self.position].increment(number);
+        if let Some(handles) = resolved(&self.handles, register) {
+            handles[position].increment(number);
         }
     }
 }
 
-/// `None` as long as there is no recorder. The facade then gives one of no size, which it does not tell apart in any other
-/// way; what it registers would count nothing for ever.
+/// `None` as long as there is no recorder. The facade then passes a recorder of no size, and nothing else tells the two
+/// apart. Handles that it registers would never count.
 fn resolved<T>(handles: &OnceLock<T>, register: impl FnOnce(&dyn Recorder) -> T) -> Option<&T> {
     handles.get().or_else(|| {
         let registered = with_recorder(|recorder| (size_of_val(recorder) > 0).then(|| register(recorder)));

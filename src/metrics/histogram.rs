@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// How long calls took. Every power of two of nanoseconds has eight buckets, and within a bucket times are taken to be spread
-/// evenly, so a percentile is off by 12.5 % at most and by much less as a rule. What takes longer than 39 hours falls into
+/// evenly, so a percentile is off by 12.5 % at most and by much less as a rule. Times over 39 hours fall into
 /// the last one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Histogram {
@@ -119,10 +119,10 @@ impl Histogram {
     }
 }
 
-/// The percentiles, not the buckets.
 /// The percentiles that tables and charts show.
 pub(super) const PERCENTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
 
+/// The percentiles, not the buckets.
 impl fmt::Debug for Histogram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Histogram");

@@ -63,7 +63,7 @@
 //! | `wa_http_bytes_total` | counter, bytes | `layer`, `op`, `direction` |
 //!
 //! * `layer`: the name given to [`Metrics::layer`], [`Metrics::transport_factory`], [`Metrics::http_client`] or
-//!   [`Metrics::cache`].
+//!   [`Metrics::track_cache`].
 //! * `op`: for stores one of the 82 method names, for example `get_session`; for connections `connect`, `connection` (from
 //!   its beginning to its end), `send`, `receive` and `disconnect`; for HTTP `execute`, `execute_streaming`,
 //!   `execute_upload` and `streamed_body`.
@@ -84,12 +84,13 @@
 //! two happens.
 
 mod between;
+mod call;
 mod chart;
 #[cfg(feature = "metrics")]
-pub(crate) mod facade;
+mod facade;
 mod histogram;
 mod network;
-mod observe;
+mod operation;
 mod outcome;
 mod report;
 mod snapshot;
@@ -102,7 +103,7 @@ mod volume;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use wacore::net::{HttpClient, TransportFactory};
@@ -113,15 +114,15 @@ pub use between::{LayerCost, OpCost};
 pub use facade::{DURATION_BUCKETS, ExportedMetric, MetricKind, describe, exported};
 pub use histogram::Histogram;
 pub use network::{MetricsHttpClient, MetricsTransportFactory};
+pub use operation::LayerKind;
 pub use outcome::Outcome;
-pub use snapshot::{LayerKind, LayerSnapshot, MetricsSnapshot, OpSnapshot};
+pub use snapshot::{LayerSnapshot, MetricsSnapshot, OpSnapshot};
 pub use store::MetricsLayer;
 
 use crate::cache::CacheLayer;
-use stats::{LayerStats, Operation, SlowCalls};
-
-/// The target of events and spans.
-const TARGET: &str = "wastore::metrics";
+use crate::sync::IgnorePoison;
+use operation::Operation;
+use stats::{LayerStats, SlowCalls};
 
 /// Counts calls at any number of places and tells what it counted. A cheap handle; clones share everything.
 ///
@@ -134,8 +135,8 @@ const TARGET: &str = "wastore::metrics";
 ///
 /// let metrics = Metrics::new();
 /// metrics.log_slower_than(LayerKind::Store, Some(Duration::from_millis(100)));
-/// let cache = CacheLayer::bytes(16 << 20);
-/// metrics.cache("cache", &cache);
+/// let cache = CacheLayer::new(16 << 20);
+/// metrics.track_cache("cache", &cache);
 /// let stack = Stack::new(Arc::new(InMemoryBackend::new()))
 ///     .layer(metrics.layer("memory"))
 ///     .layer(cache)
@@ -163,7 +164,7 @@ impl Metrics {
     /// A layer that counts under this name, the label `layer`. Layers of the same name, for example those of several
     /// accounts, count together; layers that are to be told apart need different names.
     ///
-    /// A name is a part of the program, so that it can be no account's.
+    /// The name is a `&'static str`, so that the name of an account cannot become a label.
     pub fn layer(&self, name: &'static str) -> MetricsLayer {
         MetricsLayer::new(self.stats::<store::StoreOp>(name))
     }
@@ -171,8 +172,8 @@ impl Metrics {
     /// Counts connections that `factory` makes, what is sent and received over them, and why they end. The result goes into
     /// `Bot::builder().with_transport_factory(..)`.
     ///
-    /// What is received passes through a task that is spawned on `runtime` for each connection, and a second channel as
-    /// deep as the transport's own.
+    /// Received messages pass through a task that is spawned on `runtime` for each connection, and a second channel as deep
+    /// as the transport's own.
     pub fn transport_factory(
         &self,
         name: &'static str,
@@ -188,13 +189,13 @@ impl Metrics {
         MetricsHttpClient::new(self.stats::<network::HttpOp>(name), client)
     }
 
-    /// Shows in snapshots, and exports, what a cache did. Its settings must be final: `with`, `share` and `time_to_live` make
-    /// another cache of it. In snapshots a cache takes the place of an earlier one of the same name; a cache is exported
-    /// under the first name that it was given, and caches that were given the same name count together there.
-    pub fn cache(&self, name: &'static str, cache: &CacheLayer) {
+    /// Shows the events of a cache in snapshots, and exports them. Its settings must be final: `with`, `share` and
+    /// `time_to_live` make another cache of it. In snapshots a cache takes the place of an earlier one of the same name. A
+    /// cache is exported under its first name, and caches with the same name count together there.
+    pub fn track_cache(&self, name: &'static str, cache: &CacheLayer) {
         #[cfg(feature = "metrics")]
-        cache.export(name);
-        let mut caches = lock(&self.shared.caches);
+        facade::export_cache(name, cache);
+        let mut caches = self.shared.caches.lock().ignore_poison();
         caches.retain(|(other, _)| *other != name);
         caches.push((name, cache.clone()));
     }
@@ -208,12 +209,12 @@ impl Metrics {
         self.shared.slow.thresholds[kind as usize].store(nanos, Relaxed);
     }
 
-    /// What was counted so far. Calls go on meanwhile, so numbers that belong together may differ by the calls that end
-    /// at the same moment.
+    /// The counts so far. Calls go on at the same time, so numbers that belong together may differ by the calls that end at
+    /// that moment.
     pub fn snapshot(&self) -> MetricsSnapshot {
         let elapsed = self.shared.slow.since.elapsed();
-        let layers: Vec<_> = lock(&self.shared.layers).clone();
-        let caches: Vec<_> = lock(&self.shared.caches).clone();
+        let layers: Vec<_> = self.shared.layers.lock().ignore_poison().clone();
+        let caches: Vec<_> = self.shared.caches.lock().ignore_poison().clone();
         MetricsSnapshot {
             elapsed,
             layers: layers.iter().map(|layer| layer.snapshot()).collect(),
@@ -222,7 +223,7 @@ impl Metrics {
     }
 
     fn stats<O: Operation>(&self, name: &'static str) -> Arc<LayerStats> {
-        let mut layers = lock(&self.shared.layers);
+        let mut layers = self.shared.layers.lock().ignore_poison();
         if let Some(layer) = layers.iter().find(|layer| (layer.name, layer.kind) == (name, O::KIND)) {
             return layer.clone();
         }
@@ -242,10 +243,6 @@ impl Default for Metrics {
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Metrics")?;
-        f.debug_list().entries(lock(&self.shared.layers).iter().map(|layer| layer.name)).finish()
+        f.debug_list().entries(self.shared.layers.lock().ignore_poison().iter().map(|layer| layer.name)).finish()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

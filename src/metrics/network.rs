@@ -17,10 +17,10 @@ use wacore::net::{
 use wacore::runtime::Runtime;
 use wacore::stats::{HttpResourceReport, TransportResourceReport};
 
-use super::observe::{observe, observe_blocking};
+use super::call::{Call, observe, observe_blocking};
+use super::operation::{End, LayerKind, Operation};
 use super::outcome::Outcome;
-use super::snapshot::LayerKind;
-use super::stats::{Call, End, LayerStats, Operation};
+use super::stats::LayerStats;
 use super::volume::Volume;
 
 /// Makes connections and counts what happens on them. Made by
@@ -160,7 +160,7 @@ impl Relay {
                 }
             }
         }
-        // Nobody said why: either this side is no longer interested, or the transport just stopped.
+        // The transport did not say why: either this side closed the connection, or the transport just stopped.
         let local = self.to_client.is_closed() || self.closed.load(Relaxed);
         let unsaid = if local { Outcome::LocalClose } else { Outcome::Unknown };
         self.connection.end(reason.unwrap_or(unsaid).into());
@@ -179,7 +179,7 @@ impl Relay {
     }
 }
 
-/// What is counted of connections.
+/// An operation of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum TransportOp {
     Connect,
@@ -395,7 +395,7 @@ impl Read for CountingReader {
     }
 }
 
-/// What is counted of HTTP.
+/// An operation of the HTTP client.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum HttpOp {
     Execute,

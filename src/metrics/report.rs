@@ -1,11 +1,14 @@
-//! Tables for people.
+//! Snapshots as tables for people and as JSON for programs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use super::histogram::PERCENTILES;
 use super::outcome::Outcome;
-use super::snapshot::{LayerSnapshot, MetricsSnapshot};
+use super::snapshot::{LayerSnapshot, MetricsSnapshot, OpSnapshot};
 
 impl fmt::Display for MetricsSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -82,6 +85,99 @@ impl fmt::Display for LayerSnapshot {
             }
         }
         Ok(())
+    }
+}
+
+/// Times are in seconds.
+impl Serialize for MetricsSnapshot {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Snapshot<'a> {
+            seconds: f64,
+            layers: &'a [LayerSnapshot],
+            caches: Vec<Cache<'a>>,
+        }
+        #[derive(Serialize)]
+        struct Cache<'a> {
+            name: &'a str,
+            record: &'a str,
+            hits: u64,
+            misses: u64,
+            loads: u64,
+            evictions: u64,
+            invalidations: u64,
+            entries: u64,
+            bytes: u64,
+            capacity: u64,
+        }
+        let caches = self.caches().flat_map(|(name, stats)| {
+            stats.records().iter().map(move |stats| Cache {
+                name,
+                record: stats.record.name(),
+                hits: stats.hits,
+                misses: stats.misses,
+                loads: stats.loads,
+                evictions: stats.evictions,
+                invalidations: stats.invalidations,
+                entries: stats.entries,
+                bytes: stats.bytes,
+                capacity: stats.capacity,
+            })
+        });
+        Snapshot { seconds: self.elapsed.as_secs_f64(), layers: &self.layers, caches: caches.collect() }
+            .serialize(serializer)
+    }
+}
+
+impl Serialize for OpSnapshot {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Op<'a> {
+            op: &'a str,
+            calls: u64,
+            errors: u64,
+            outcomes: BTreeMap<&'a str, u64>,
+            in_flight: u64,
+            slow: u64,
+            rows_in: u64,
+            rows_out: u64,
+            bytes_in: u64,
+            bytes_out: u64,
+            found: u64,
+            absent: u64,
+            sum_seconds: f64,
+            mean_seconds: f64,
+            p50_seconds: f64,
+            p90_seconds: f64,
+            p99_seconds: f64,
+            max_seconds: f64,
+            /// The longest time of each bucket that is not empty, and its count.
+            buckets: Vec<(f64, u64)>,
+        }
+        let [p50_seconds, p90_seconds, p99_seconds] =
+            PERCENTILES.map(|(_, part)| self.times.percentile(part).as_secs_f64());
+        Op {
+            op: self.op,
+            calls: self.calls(),
+            errors: self.errors(),
+            outcomes: self.outcomes().map(|(outcome, count)| (outcome.label(), count)).collect(),
+            in_flight: self.in_flight,
+            slow: self.slow,
+            rows_in: self.rows_in(),
+            rows_out: self.rows_out(),
+            bytes_in: self.bytes_in(),
+            bytes_out: self.bytes_out(),
+            found: self.found(),
+            absent: self.absent(),
+            sum_seconds: self.times.sum().as_secs_f64(),
+            mean_seconds: self.times.mean().as_secs_f64(),
+            p50_seconds,
+            p90_seconds,
+            p99_seconds,
+            max_seconds: self.times.max().as_secs_f64(),
+            buckets: self.times.buckets().map(|(longest, count)| (longest.as_secs_f64(), count)).collect(),
+        }
+        .serialize(serializer)
     }
 }
 

@@ -1,45 +1,25 @@
-//! What was counted, at one moment: numbers, a table for people, JSON for programs.
+//! The numbers of one moment, and arithmetic with them.
 
 use std::time::Duration;
 
-use serde::ser::SerializeSeq;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use super::histogram::{Histogram, PERCENTILES};
+use super::histogram::Histogram;
+use super::operation::LayerKind;
 use super::outcome::Outcome;
 use crate::cache::CacheStats;
 
-/// What a [`Metrics`](super::Metrics) counted until one moment, or between two of them ([`MetricsSnapshot::since`]).
+/// The counts of a [`Metrics`](super::Metrics) until one moment, or between two of them ([`MetricsSnapshot::since`]).
 ///
 /// `Display` prints a table of each layer, slowest operations first. As JSON, times are in seconds.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct MetricsSnapshot {
-    #[serde(rename = "seconds", serialize_with = "seconds")]
     pub(super) elapsed: Duration,
     pub(super) layers: Vec<LayerSnapshot>,
-    #[serde(serialize_with = "caches")]
     pub(super) caches: Vec<(&'static str, CacheStats)>,
 }
 
-/// What a layer is put around.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum LayerKind {
-    /// A storage backend.
-    Store,
-    /// The connections to the server.
-    Transport,
-    /// HTTP exchanges.
-    Http,
-}
-
-impl LayerKind {
-    /// Every kind.
-    pub const ALL: &'static [LayerKind] = &[LayerKind::Store, LayerKind::Transport, LayerKind::Http];
-}
-
-/// What was counted under one name.
+/// The counts under one name.
 #[derive(Debug, Clone, Serialize)]
 pub struct LayerSnapshot {
     pub(super) name: &'static str,
@@ -47,11 +27,11 @@ pub struct LayerSnapshot {
     pub(super) operations: Vec<OpSnapshot>,
 }
 
-/// What was counted of one operation: a storage method, or something that a network layer does.
+/// The counts of one operation: a storage method, or an operation of a network layer.
 #[derive(Debug, Clone)]
 pub struct OpSnapshot {
     pub(super) op: &'static str,
-    /// It lasts as long as somebody wants it to.
+    /// It lasts as long as the client wants.
     pub(super) lifetime: bool,
     /// By [`Outcome`].
     pub(super) outcomes: [u64; Outcome::ALL.len()],
@@ -87,19 +67,19 @@ impl MetricsSnapshot {
         self.layers.iter().find(|layer| (layer.kind, layer.name) == (kind, name))
     }
 
-    /// What a cache did that was named with [`Metrics::cache`](super::Metrics::cache); `None` if none was.
+    /// The counts of a cache that was named with [`Metrics::track_cache`](super::Metrics::track_cache); `None` if none was.
     pub fn cache(&self, name: &str) -> Option<&CacheStats> {
         self.caches().find(|(found, _)| *found == name).map(|(_, stats)| stats)
     }
 
-    /// Every cache that was named with [`Metrics::cache`](super::Metrics::cache).
+    /// Every cache that was named with [`Metrics::track_cache`](super::Metrics::track_cache).
     pub fn caches(&self) -> impl Iterator<Item = (&'static str, &CacheStats)> {
         self.caches.iter().map(|(name, stats)| (*name, stats))
     }
 
-    /// What happened after `earlier`, which must be a snapshot of the same [`Metrics`](super::Metrics). Calls in flight, and
-    /// what caches hold, are those of this snapshot. The longest time is exact if it is longer than any before;
-    /// otherwise it is that of a percentile.
+    /// The counts after `earlier`, which must be a snapshot of the same [`Metrics`](super::Metrics). Calls in flight and
+    /// the contents of caches are those of this snapshot. The longest time is exact if it is longer than any before;
+    /// otherwise it is that of a bucket.
     #[must_use]
     pub fn since(&self, earlier: &MetricsSnapshot) -> MetricsSnapshot {
         let layers = self.layers.iter().map(|layer| {
@@ -127,7 +107,7 @@ impl LayerSnapshot {
         self.name
     }
 
-    /// What it is put around.
+    /// The kind of thing that it is put around.
     pub fn kind(&self) -> LayerKind {
         self.kind
     }
@@ -149,8 +129,8 @@ impl LayerSnapshot {
         operations
     }
 
-    /// All operations together. The time of `connection` and `streamed_body` is left out: they last as long as somebody
-    /// wants them to.
+    /// All operations together. The time of `connection` and `streamed_body` is left out: they last as long as
+    /// the client wants.
     pub fn total(&self) -> OpSnapshot {
         let mut total = OpSnapshot::new("all");
         self.operations.iter().for_each(|op| total.add(op));
@@ -274,95 +254,5 @@ impl OpSnapshot {
         each(&mut self.bytes, &other.bytes);
         each(&mut self.lookups, &other.lookups);
         self.slow = with(self.slow, other.slow);
-    }
-}
-
-fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(time.as_secs_f64())
-}
-
-fn caches<S: Serializer>(caches: &[(&'static str, CacheStats)], serializer: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct Cached<'a> {
-        name: &'a str,
-        record: &'a str,
-        hits: u64,
-        misses: u64,
-        loads: u64,
-        evictions: u64,
-        invalidations: u64,
-        entries: u64,
-        bytes: u64,
-        capacity: u64,
-    }
-    let mut list = serializer.serialize_seq(None)?;
-    for (name, stats) in caches {
-        for record in stats.records() {
-            list.serialize_element(&Cached {
-                name,
-                record: record.record.name(),
-                hits: record.hits,
-                misses: record.misses,
-                loads: record.loads,
-                evictions: record.evictions,
-                invalidations: record.invalidations,
-                entries: record.entries,
-                bytes: record.bytes,
-                capacity: record.capacity,
-            })?;
-        }
-    }
-    list.end()
-}
-
-impl Serialize for OpSnapshot {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Op<'a> {
-            op: &'a str,
-            calls: u64,
-            errors: u64,
-            outcomes: std::collections::BTreeMap<&'a str, u64>,
-            in_flight: u64,
-            slow: u64,
-            rows_in: u64,
-            rows_out: u64,
-            bytes_in: u64,
-            bytes_out: u64,
-            found: u64,
-            absent: u64,
-            sum_seconds: f64,
-            mean_seconds: f64,
-            p50_seconds: f64,
-            p90_seconds: f64,
-            p99_seconds: f64,
-            max_seconds: f64,
-            /// The longest time of each bucket that is not empty, and its count.
-            buckets: Vec<(f64, u64)>,
-        }
-        let [p50_seconds, p90_seconds, p99_seconds] =
-            PERCENTILES.map(|(_, part)| self.times.percentile(part).as_secs_f64());
-        Op {
-            op: self.op,
-            calls: self.calls(),
-            errors: self.errors(),
-            outcomes: self.outcomes().map(|(outcome, count)| (outcome.label(), count)).collect(),
-            in_flight: self.in_flight,
-            slow: self.slow,
-            rows_in: self.rows_in(),
-            rows_out: self.rows_out(),
-            bytes_in: self.bytes_in(),
-            bytes_out: self.bytes_out(),
-            found: self.found(),
-            absent: self.absent(),
-            sum_seconds: self.times.sum().as_secs_f64(),
-            mean_seconds: self.times.mean().as_secs_f64(),
-            p50_seconds,
-            p90_seconds,
-            p99_seconds,
-            max_seconds: self.times.max().as_secs_f64(),
-            buckets: self.times.buckets().map(|(longest, count)| (longest.as_secs_f64(), count)).collect(),
-        }
-        .serialize(serializer)
     }
 }

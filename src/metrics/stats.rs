@@ -1,8 +1,7 @@
-//! Where calls are counted: counters and a histogram for each operation, in parts that threads do not share.
+//! Where calls are counted: counters and a histogram for each operation, in stripes that threads do not share.
 //!
 //! The memory of an operation is allocated when it is first called, and stays as it is however often it is called.
 
-use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -10,33 +9,12 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "metrics")]
 use super::facade;
 use super::histogram::Histogram;
+use super::operation::{Ended, LayerKind, Operation, TARGET};
 use super::outcome::Outcome;
-use super::snapshot::{LayerKind, LayerSnapshot, OpSnapshot};
-use super::volume::Volume;
-use crate::striped::{self, STRIPES};
+use super::snapshot::{LayerSnapshot, OpSnapshot};
+use crate::striped::{STRIPES, Stripe};
 
-/// What a layer counts calls of.
-pub(super) trait Operation: Copy + 'static {
-    const KIND: LayerKind;
-    /// Every operation, in the order of `index`.
-    const ALL: &'static [Self];
-
-    /// The value of the label `op`.
-    fn name(self) -> &'static str;
-    fn index(self) -> usize;
-    /// `true` if what it is asked for may be absent.
-    fn looks_up(self) -> bool {
-        false
-    }
-    /// `true` if it lasts as long as somebody wants it to, so that its time says nothing about how well things go.
-    fn is_lifetime(self) -> bool {
-        false
-    }
-    /// How it can end.
-    fn outcomes(self) -> &'static [Outcome];
-}
-
-/// What is counted under one name.
+/// The counters under one name.
 pub(super) struct LayerStats {
     pub(super) kind: LayerKind,
     pub(super) name: &'static str,
@@ -57,9 +35,21 @@ impl LayerStats {
         Self { kind: O::KIND, name, operations, slow }
     }
 
-    fn operation<O: Operation>(&self, operation: O) -> &OpStats {
+    /// Where calls of this operation are counted.
+    pub(super) fn operation<O: Operation>(&self, operation: O) -> &OpStats {
         debug_assert_eq!(self.kind, O::KIND);
         self.operations[operation.index()].get_or_init(|| Box::new(OpStats::new(self.name, operation)))
+    }
+
+    /// `true` if a call of this operation that took so long is slow.
+    pub(super) fn is_slow(&self, operation: &OpStats, time: Duration) -> bool {
+        let threshold = self.slow.thresholds[self.kind as usize].load(Relaxed);
+        !operation.lifetime && time.as_nanos() >= u128::from(threshold)
+    }
+
+    /// Reports a slow call of this operation.
+    pub(super) fn report_slow(&self, operation: &OpStats, outcome: Outcome, time: Duration) {
+        operation.slow_log.log(self, operation.name, outcome, time);
     }
 
     pub(super) fn snapshot(&self) -> LayerSnapshot {
@@ -68,19 +58,19 @@ impl LayerStats {
     }
 }
 
-/// What is counted of one operation.
-struct OpStats {
+/// The counters of one operation.
+pub(super) struct OpStats {
     name: &'static str,
     lifetime: bool,
-    stripes: [OnceLock<Box<Stripe>>; STRIPES],
+    stripes: [OnceLock<Box<StripeCounts>>; STRIPES],
     slow_log: SlowLog,
     #[cfg(feature = "metrics")]
     export: facade::OpExport,
 }
 
-/// The part of the threads that count here.
+/// The counts of one stripe.
 #[repr(align(128))]
-struct Stripe {
+struct StripeCounts {
     /// Calls that started minus calls that ended. A call may end in another thread than it started in, so only the sum
     /// of all stripes means something.
     open: AtomicU64,
@@ -88,7 +78,7 @@ struct Stripe {
     not_ok: [AtomicU64; Outcome::ALL.len()],
     rows: [AtomicU64; 2],
     bytes: [AtomicU64; 2],
-    /// What was found, and what was absent.
+    /// Rows that were found, and rows that were absent.
     lookups: [AtomicU64; 2],
     slow: AtomicU64,
     nanos: AtomicU64,
@@ -96,7 +86,7 @@ struct Stripe {
     times: [AtomicU64; Histogram::BUCKETS],
 }
 
-impl Default for Stripe {
+impl Default for StripeCounts {
     fn default() -> Self {
         Self {
             open: AtomicU64::default(),
@@ -110,16 +100,6 @@ impl Default for Stripe {
             times: [const { AtomicU64::new(0) }; Histogram::BUCKETS],
         }
     }
-}
-
-/// What ended.
-pub(super) struct Ended {
-    pub(super) outcome: Outcome,
-    pub(super) given: Volume,
-    pub(super) got: Volume,
-    /// How many of the rows that were asked for there are, and how many there are not.
-    pub(super) lookups: Option<[u64; 2]>,
-    pub(super) time: Duration,
 }
 
 impl OpStats {
@@ -137,44 +117,44 @@ impl OpStats {
     }
 
     /// Where this thread counts.
-    fn stripe(&self) -> (striped::Stripe, &Stripe) {
-        let place = striped::Stripe::current();
-        (place, self.stripes[place.index].get_or_init(Box::default))
+    fn stripe(&self) -> (Stripe, &StripeCounts) {
+        let stripe = Stripe::current();
+        (stripe, self.stripes[stripe.index].get_or_init(Box::default))
     }
 
-    /// `true` if the start was exported.
-    fn start(&self) -> bool {
-        let (place, stripe) = self.stripe();
-        place.add(&stripe.open, 1);
+    /// Counts a call that starts; `true` if that was exported.
+    pub(super) fn start(&self) -> bool {
+        let (stripe, counts) = self.stripe();
+        stripe.add(&counts.open, 1);
         #[cfg(feature = "metrics")]
         return self.export.start();
         #[cfg(not(feature = "metrics"))]
         false
     }
 
-    fn end(&self, ended: &Ended, slow: bool, exported: bool) {
-        let (place, stripe) = self.stripe();
-        place.add(&stripe.open, 1u64.wrapping_neg());
+    pub(super) fn end(&self, ended: &Ended, slow: bool, exported: bool) {
+        let (stripe, counts) = self.stripe();
+        stripe.add(&counts.open, 1u64.wrapping_neg());
         let nanos = u64::try_from(ended.time.as_nanos()).unwrap_or(u64::MAX);
         if ended.outcome != Outcome::Ok {
-            place.add(&stripe.not_ok[ended.outcome as usize], 1);
+            stripe.add(&counts.not_ok[ended.outcome as usize], 1);
         }
         let add = |counters: &[AtomicU64; 2], numbers: [u64; 2]| {
             for (counter, number) in counters.iter().zip(numbers).filter(|(_, number)| *number > 0) {
-                place.add(counter, number);
+                stripe.add(counter, number);
             }
         };
-        add(&stripe.rows, [ended.given.rows, ended.got.rows]);
-        add(&stripe.bytes, [ended.given.bytes, ended.got.bytes]);
-        add(&stripe.lookups, ended.lookups.unwrap_or_default());
+        add(&counts.rows, [ended.given.rows, ended.got.rows]);
+        add(&counts.bytes, [ended.given.bytes, ended.got.bytes]);
+        add(&counts.lookups, ended.lookups.unwrap_or_default());
         if slow {
-            place.add(&stripe.slow, 1);
+            stripe.add(&counts.slow, 1);
         }
-        place.add(&stripe.nanos, nanos);
-        if nanos > stripe.longest.load(Relaxed) {
-            stripe.longest.fetch_max(nanos, Relaxed);
+        stripe.add(&counts.nanos, nanos);
+        if nanos > counts.longest.load(Relaxed) {
+            counts.longest.fetch_max(nanos, Relaxed);
         }
-        place.add(&stripe.times[Histogram::bucket(nanos)], 1);
+        stripe.add(&counts.times[Histogram::bucket(nanos)], 1);
         #[cfg(feature = "metrics")]
         self.export.end(ended, slow, exported);
         #[cfg(not(feature = "metrics"))]
@@ -212,96 +192,6 @@ impl OpStats {
     }
 }
 
-/// How a call ended, and what it carried.
-pub(super) struct End {
-    pub(super) outcome: Outcome,
-    /// What it was given, if that is known only now.
-    pub(super) given: Option<Volume>,
-    pub(super) got: Volume,
-}
-
-impl From<Outcome> for End {
-    fn from(outcome: Outcome) -> Self {
-        Self { outcome, given: None, got: Volume::default() }
-    }
-}
-
-/// A call under way. Dropped before its end, it counts as cancelled.
-pub(super) struct Call<L: Deref<Target = LayerStats>, O: Operation> {
-    layer: L,
-    operation: O,
-    given: Volume,
-    start: Instant,
-    exported: bool,
-    ended: bool,
-    /// With the names of layer, operation and outcome.
-    #[cfg(feature = "tracing")]
-    pub(super) span: tracing::Span,
-}
-
-impl<L: Deref<Target = LayerStats>, O: Operation> Call<L, O> {
-    pub(super) fn start(layer: L, operation: O, given: Volume) -> Self {
-        #[cfg(feature = "tracing")]
-        let span = match operation.is_lifetime() {
-            true => tracing::Span::none(),
-            false => {
-                let (layer, op) = (layer.name, operation.name());
-                tracing::debug_span!(target: super::TARGET, "wa.call", layer, op, outcome = tracing::field::Empty)
-            }
-        };
-        let exported = layer.operation(operation).start();
-        Self {
-            layer,
-            operation,
-            given,
-            start: Instant::now(),
-            exported,
-            ended: false,
-            #[cfg(feature = "tracing")]
-            span,
-        }
-    }
-
-    /// The call ended.
-    pub(super) fn end(mut self, end: End) {
-        self.count(end);
-    }
-
-    fn count(&mut self, End { outcome, given, got }: End) {
-        debug_assert!(self.operation.outcomes().contains(&outcome));
-        self.ended = true;
-        let time = self.start.elapsed();
-        let given = given.unwrap_or(self.given);
-        let lookups = (self.operation.looks_up() && outcome == Outcome::Ok).then(|| {
-            // What has no key, such as the device, is asked for as well.
-            let asked = given.rows.max(1);
-            let found = got.rows.min(asked);
-            [found, asked - found]
-        });
-        let stats = self.layer.operation(self.operation);
-        let threshold = self.layer.slow.thresholds[self.layer.kind as usize].load(Relaxed);
-        let slow = !stats.lifetime && time.as_nanos() >= u128::from(threshold);
-        stats.end(&Ended { outcome, given, got, lookups, time }, slow, self.exported);
-        #[cfg(feature = "tracing")]
-        self.span.record("outcome", outcome.label());
-        if slow {
-            let report = || stats.slow_log.log(&self.layer, stats.name, outcome, time);
-            #[cfg(feature = "tracing")]
-            self.span.in_scope(report);
-            #[cfg(not(feature = "tracing"))]
-            report();
-        }
-    }
-}
-
-impl<L: Deref<Target = LayerStats>, O: Operation> Drop for Call<L, O> {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.count(Outcome::Cancelled.into());
-        }
-    }
-}
-
 /// Reports slow calls of an operation, once a second at most: a database that hangs must not fill a disk with logs.
 #[derive(Default)]
 struct SlowLog {
@@ -325,10 +215,10 @@ impl SlowLog {
         let suppressed = self.suppressed.swap(0, Relaxed);
         let (layer, outcome, milliseconds) = (layer.name, outcome.label(), time.as_secs_f64() * 1e3);
         #[cfg(feature = "tracing")]
-        tracing::warn!(target: super::TARGET, layer, op, outcome, milliseconds, suppressed, "slow call");
+        tracing::warn!(target: TARGET, layer, op, outcome, milliseconds, suppressed, "slow call");
         #[cfg(not(feature = "tracing"))]
         log::warn!(
-            target: super::TARGET,
+            target: TARGET,
             "slow call: layer={layer} op={op} outcome={outcome} milliseconds={milliseconds:.3} suppressed={suppressed}"
         );
     }

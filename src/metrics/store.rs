@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use wacore::store::traits::Backend;
 
-use super::observe::observe;
+use super::call::observe;
+use super::operation::{End, LayerKind, Operation};
 use super::outcome::Outcome;
-use super::snapshot::LayerKind;
-use super::stats::{End, LayerStats, Operation};
+use super::stats::LayerStats;
 use super::volume::{Answer, Arguments};
 use crate::layer::Layer;
 use crate::method::{Access, BoxFuture, Method, uniform_layer};

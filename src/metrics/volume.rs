@@ -17,7 +17,7 @@ use wacore::store::traits::{
 use super::outcome::Outcome;
 use crate::method::{Access, Method};
 
-/// What went in or came out.
+/// The volume of arguments or of an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Volume {
     pub(super) rows: u64,
@@ -53,7 +53,7 @@ pub(super) trait Measure {
         0
     }
 
-    /// What a sweep says how many rows it removed.
+    /// The number of rows that a sweep says it removed.
     fn removed(&self) -> Option<u64> {
         None
     }
@@ -64,7 +64,7 @@ pub(super) trait Arguments {
     fn volume(&self) -> Volume;
 }
 
-/// What a call answers.
+/// The answer of a call.
 pub(super) trait Answer {
     fn outcome(&self) -> Outcome;
     fn volume(&self, method: Method) -> Volume;

@@ -10,7 +10,7 @@ use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 
 use crate::layer::Layer;
-use crate::method::{BoxFuture, Method, Outcome, uniform_layer};
+use crate::method::{BoxFuture, Method, Refuse, uniform_layer};
 
 /// Disturbs calls on demand. A cheap handle; clones share their faults and their counters.
 ///
@@ -151,7 +151,7 @@ struct FaultStore {
 }
 
 impl FaultStore {
-    fn around<'a, A: Send + 'a, T: Outcome + Send + 'a>(
+    fn around<'a, A: Send + 'a, T: Refuse + Send + 'a>(
         &self,
         method: Method,
         arguments: A,

@@ -11,7 +11,7 @@ use wacore::store::InMemoryBackend;
 use wacore::store::traits::{Backend, LidPnMappingEntry, MsgSecretEntry, TcTokenEntry};
 
 use crate::cache::pool::Pool;
-use crate::cache::slot::Slot;
+use crate::cache::region::Region;
 use crate::gate::{Gate, Side};
 use crate::layer::Layer;
 use crate::method::{Method, Record};
@@ -37,7 +37,7 @@ fn bench_of(cache: CacheLayer) -> Bench {
 }
 
 fn bench() -> Bench {
-    bench_of(CacheLayer::bytes(1 << 20).with(Record::Session))
+    bench_of(CacheLayer::new(1 << 20).with(Record::Session))
 }
 
 impl Bench {
@@ -222,8 +222,8 @@ async fn a_write_that_was_dropped_may_be_carried_out_later() {
     }
     assert_eq!(bench.get().await, 1, "it has not come to the store yet");
     bench.below.put_tc_token(JID, &second).await.unwrap();
-    assert_eq!(bench.get().await, 2, "what was read meanwhile must not be kept");
-    // Neither what others write meanwhile.
+    assert_eq!(bench.get().await, 2, "a value that was read during the doubt must not be kept");
+    // Nor a value that another task writes during it.
     bench.gate.open(Method::PutTcToken);
     bench.put(3).await;
     bench.below.put_tc_token(JID, &token(4)).await.unwrap();
@@ -294,7 +294,7 @@ async fn who_misses_at_the_same_time_shares_one_call() {
     // The one that asked goes away; the others do not wait for it.
     drop(reads.remove(0));
     bench.gate.open(Method::GetTcToken);
-    // One that nobody polls is in nobody's way either.
+    // A read that is not polled is in no other's way.
     let asleep = reads.remove(0);
     for read in reads {
         assert_eq!(version(read.await.unwrap()), 1);
@@ -313,7 +313,7 @@ async fn a_load_that_nobody_waits_for_is_dropped() {
         let mut read = pin!(bench.store.get_tc_token(JID));
         assert!(poll!(&mut read).is_pending());
     }
-    assert_eq!(bench.asked(), 3, "each began anew");
+    assert_eq!(bench.asked(), 3, "each began again");
     bench.gate.open(Method::GetTcToken);
     assert_eq!(bench.get().await, 0);
 }
@@ -378,22 +378,22 @@ async fn a_warm_up_keeps_nothing_that_was_written_meanwhile() {
 
 #[tokio::test]
 async fn a_store_that_panics_hangs_nobody() {
-    let slot = Slot::<u64>::new(Pool::new(1 << 16), 1, None);
-    let key = slot.key([b"a"]);
+    let region = Region::<u64>::new(Pool::new(1 << 16), 1, None);
+    let key = region.key([b"a"]);
     let panics = || async { panic!("the store panics") };
     let one = tokio::spawn({
-        let (slot, key) = (slot.clone(), key.clone());
-        async move { slot.get(key, panics).await.map(|found| found.value) }
+        let (region, key) = (region.clone(), key.clone());
+        async move { region.get(key, panics).await.map(|found| found.value) }
     });
     assert!(one.await.is_err(), "the panic is the caller's");
-    assert_eq!(slot.get(key, || async { Ok(7) }).await.unwrap().value, 7);
+    assert_eq!(region.get(key, || async { Ok(7) }).await.unwrap().value, 7);
 }
 
 /// Keys in doubt take memory, so there is a limit, beyond which everything is in doubt.
 #[tokio::test]
-async fn many_dropped_writes_put_the_whole_slot_in_doubt() {
-    let slot = Slot::<u64>::new(Pool::new(1 << 20), 1, None);
-    let key = |number: u32| slot.key([&number.to_le_bytes()]);
+async fn many_dropped_writes_put_the_whole_region_in_doubt() {
+    let region = Region::<u64>::new(Pool::new(1 << 20), 1, None);
+    let key = |number: u32| region.key([&number.to_le_bytes()]);
     let loads = async |number| {
         let asked = Arc::new(AtomicUsize::new(0));
         for _ in 0..2 {
@@ -401,17 +401,17 @@ async fn many_dropped_writes_put_the_whole_slot_in_doubt() {
                 asked.fetch_add(1, Ordering::Relaxed);
                 async { Ok(7) }
             };
-            assert_eq!(slot.get(key(number), load).await.unwrap().value, 7);
+            assert_eq!(region.get(key(number), load).await.unwrap().value, 7);
         }
         asked.load(Ordering::Relaxed)
     };
     assert_eq!(loads(1_000_000).await, 1);
     for number in 0..10_000 {
-        drop(slot.write(std::iter::once(key(number))));
+        drop(region.write(std::iter::once(key(number))));
     }
     assert_eq!(loads(0).await, 2, "its own write was dropped");
     assert_eq!(loads(2_000_000).await, 2);
-    assert_eq!(slot.fill([(key(3_000_000), 7)].into_iter(), slot.before()), 0);
+    assert_eq!(region.fill([(key(3_000_000), 7)].into_iter(), region.snapshot()), 0);
 }
 
 #[tokio::test]
@@ -466,7 +466,7 @@ async fn calls_that_concern_other_rows_clear_them() {
 
 #[tokio::test]
 async fn values_grow_old_if_they_are_told_to() {
-    let bench = bench_of(CacheLayer::bytes(1 << 20).time_to_live(Duration::from_millis(200)));
+    let bench = bench_of(CacheLayer::new(1 << 20).time_to_live(Duration::from_millis(200)));
     bench.put(1).await;
     bench.below.put_tc_token(JID, &token(2)).await.unwrap();
     assert_eq!(bench.get().await, 1, "it is not old yet");
@@ -476,7 +476,7 @@ async fn values_grow_old_if_they_are_told_to() {
 
 #[tokio::test]
 async fn stores_under_one_layer_are_kept_apart_and_share_the_budget() {
-    let cache = CacheLayer::bytes(1 << 20);
+    let cache = CacheLayer::new(1 << 20);
     let stores: Vec<_> = (0..3).map(|_| cache.layer(Arc::new(InMemoryBackend::new()))).collect();
     for (number, store) in stores.iter().enumerate() {
         store.put_tc_token(JID, &token(number as i64 + 1)).await.unwrap();
@@ -495,18 +495,18 @@ async fn stores_under_one_layer_are_kept_apart_and_share_the_budget() {
 
 #[tokio::test]
 async fn what_is_not_cached_passes_through() {
-    let bench = bench_of(CacheLayer::bytes(0));
+    let bench = bench_of(CacheLayer::new(0));
     bench.put(1).await;
     for _ in 0..3 {
         assert_eq!(bench.get().await, 1);
     }
     assert_eq!(bench.asked(), 4);
     assert!(bench.cache.stats().records().is_empty());
-    let some = CacheLayer::bytes(1000).without(Record::TcToken).with(Record::Session).with(Record::Prekey);
+    let some = CacheLayer::new(1000).without(Record::TcToken).with(Record::Session).with(Record::Prekey);
     let stats = some.stats();
     assert!(stats.record(Record::TcToken).is_none() && stats.record(Record::Prekey).is_none());
     assert!(stats.record(Record::Session).is_some());
     for (bytes, name) in [(16 << 20, "cache(16 MiB)"), (3 << 10, "cache(3 KiB)"), (1001, "cache(1001 bytes)")] {
-        assert_eq!(format!("{:?}", CacheLayer::bytes(bytes)), name);
+        assert_eq!(format!("{:?}", CacheLayer::new(bytes)), name);
     }
 }

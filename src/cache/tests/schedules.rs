@@ -1,4 +1,4 @@
-//! Many tasks under random schedules: nobody ever reads something older than what was acknowledged before, and in the end
+//! Many tasks under random schedules: no task ever reads a value older than one acknowledged before, and in the end
 //! cache and store agree.
 
 use std::collections::HashMap;
@@ -14,11 +14,11 @@ use wacore::store::traits::Backend;
 
 use super::SHUTTLE;
 use crate::CacheLayer;
-use crate::cache::content::Content;
 use crate::cache::pool::Pool;
-use crate::cache::slot::Slot;
+use crate::cache::region::Region;
+use crate::cache::value::CacheValue;
 use crate::layer::Layer;
-use crate::method::{BoxFuture, Method, Outcome, Record, uniform_layer};
+use crate::method::{BoxFuture, Method, Record, Refuse, uniform_layer};
 use crate::testing::arguments::{Arguments, Key, call};
 use crate::testing::{Fault, Value};
 
@@ -53,7 +53,7 @@ async fn some_polls<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     .await
 }
 
-impl Content for u64 {
+impl CacheValue for u64 {
     fn heap_bytes(&self) -> usize {
         0
     }
@@ -61,7 +61,7 @@ impl Content for u64 {
     fn wipe(&mut self) {}
 }
 
-/// A store of numbers that rise with every write, whoever makes it.
+/// A store of numbers that rise with every write of any task.
 #[derive(Clone, Default)]
 struct Numbers {
     last: Arc<AtomicU64>,
@@ -93,7 +93,7 @@ impl Numbers {
 
 const ROWS: u8 = 2;
 
-async fn read(slot: &Arc<Slot<u64>>, store: &Numbers, row: u8) -> u64 {
+async fn read(region: &Arc<Region<u64>>, store: &Numbers, row: u8) -> u64 {
     let load = || {
         let store = store.clone();
         async move {
@@ -104,16 +104,16 @@ async fn read(slot: &Arc<Slot<u64>>, store: &Numbers, row: u8) -> u64 {
         }
     };
     loop {
-        if let Ok(found) = slot.get(slot.key([&[row]]), load).await {
+        if let Ok(found) = region.get(region.key([&[row]]), load).await {
             return found.value;
         }
     }
 }
 
 /// One step of a task: most of the time an acknowledged write, sometimes one that fails or is dropped.
-async fn write(slot: &Arc<Slot<u64>>, store: &Numbers) {
+async fn write(region: &Arc<Region<u64>>, store: &Numbers) {
     let row = thread_rng().gen_range(0..ROWS);
-    let write = slot.write(std::iter::once(slot.key([&[row]])));
+    let write = region.write(std::iter::once(region.key([&[row]])));
     yield_now().await;
     match thread_rng().gen_range(0..8) {
         0 => {
@@ -140,8 +140,8 @@ async fn write(slot: &Arc<Slot<u64>>, store: &Numbers) {
     }
 }
 
-async fn clear(slot: &Arc<Slot<u64>>, store: &Numbers) {
-    let clear = slot.clear();
+async fn clear(region: &Arc<Region<u64>>, store: &Numbers) {
+    let clear = region.clear();
     yield_now().await;
     if thread_rng().gen_bool(0.2) {
         drop(clear);
@@ -161,23 +161,23 @@ async fn clear(slot: &Arc<Slot<u64>>, store: &Numbers) {
 }
 
 #[test]
-fn a_slot_is_never_behind_what_was_acknowledged() {
+fn a_region_is_never_behind_what_was_acknowledged() {
     under_shuttle(schedules(6000, 200_000), || {
         future::block_on(async {
-            let (store, slot) = (Numbers::default(), Slot::new(Pool::new(1 << 16), 1, None));
+            let (store, region) = (Numbers::default(), Region::new(Pool::new(1 << 16), 1, None));
             let mut tasks = vec![];
             for task in 0..5 {
-                let (slot, store) = (slot.clone(), store.clone());
+                let (region, store) = (region.clone(), store.clone());
                 tasks.push(future::spawn(async move {
                     for _ in 0..4 {
                         match task {
-                            0 | 1 => write(&slot, &store).await,
-                            2 if thread_rng().gen_bool(0.5) => clear(&slot, &store).await,
+                            0 | 1 => write(&region, &store).await,
+                            2 if thread_rng().gen_bool(0.5) => clear(&region, &store).await,
                             _ => {
                                 let row = thread_rng().gen_range(0..ROWS);
                                 let floor = store.floor(row);
                                 let polls = thread_rng().gen_range(1..12);
-                                if let Some(found) = some_polls(polls, read(&slot, &store, row)).await {
+                                if let Some(found) = some_polls(polls, read(&region, &store, row)).await {
                                     assert!(found >= floor, "read {found} after {floor} was acknowledged");
                                 }
                             }
@@ -189,12 +189,12 @@ fn a_slot_is_never_behind_what_was_acknowledged() {
             for task in tasks {
                 task.await.unwrap();
             }
-            // What was dropped may still come, and is allowed for.
+            // A dropped write may still be carried out; this waits for it.
             for _ in 0..50 {
                 yield_now().await;
             }
             for row in 0..ROWS {
-                assert_eq!(read(&slot, &store, row).await, store.read(row), "cache and store disagree");
+                assert_eq!(read(&region, &store, row).await, store.read(row), "cache and store disagree");
             }
         });
     });
@@ -206,7 +206,7 @@ struct Rough {
 }
 
 impl Rough {
-    fn around<'a, A: Send + 'a, T: Outcome + Send + 'a>(
+    fn around<'a, A: Send + 'a, T: Refuse + Send + 'a>(
         &self,
         method: Method,
         arguments: A,
@@ -249,7 +249,7 @@ fn arguments(number: u8) -> Arguments {
     Arguments::numbered(Key { id: 7, text: "15550001111@lid" }, number)
 }
 
-/// What a read returns after each number was written.
+/// The answers of a read after each number was written.
 fn expected(put: Method, get: Method) -> Vec<Value> {
     futures::executor::block_on(async {
         let store = InMemoryBackend::new();
@@ -272,7 +272,7 @@ fn the_layer_is_never_behind_what_was_acknowledged() {
         future::block_on(async move {
             let below: Arc<dyn Backend> = Arc::new(InMemoryBackend::new());
             let signal = [Record::Session, Record::Identity, Record::SenderKey, Record::SignedPrekey];
-            let cache = signal.into_iter().fold(CacheLayer::bytes(1 << 20), CacheLayer::with);
+            let cache = signal.into_iter().fold(CacheLayer::new(1 << 20), CacheLayer::with);
             let store = cache.layer(Arc::new(Rough { inner: below.clone() }));
             let acknowledged = Arc::new(AtomicU64::new(0));
             let position = move |value: Value| values.iter().position(|known| *known == value).map(|at| at as u64);
@@ -305,7 +305,7 @@ fn the_layer_is_never_behind_what_was_acknowledged() {
                             let row = arguments(FIRST);
                             let polls = if thread_rng().gen_bool(0.2) { 2 } else { 1000 };
                             if let Some(Ok(value)) = some_polls(polls, call(&*store, get, &row, &[])).await {
-                                let found = position(value).expect("nobody wrote that");
+                                let found = position(value).expect("no task wrote that");
                                 assert!(found >= floor, "{}: {found} after {floor}", get.name());
                             }
                         }

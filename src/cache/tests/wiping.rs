@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use wacore::appstate::hash::HashState;
 use wacore::store::traits::{AppStateSyncKey, TcTokenEntry};
 
-use crate::cache::content::Content;
 use crate::cache::pool::Pool;
-use crate::cache::slot::Slot;
+use crate::cache::region::Region;
+use crate::cache::value::CacheValue;
 
 /// Counts how often values were wiped.
 #[derive(Clone)]
 struct Counted(Arc<AtomicUsize>);
 
-impl Content for Counted {
+impl CacheValue for Counted {
     fn heap_bytes(&self) -> usize {
         100
     }
@@ -30,23 +30,23 @@ async fn values_that_leave_are_wiped() {
     let value = || Counted(wiped.clone());
     let take = || wiped.swap(0, Ordering::Relaxed);
     let pool = Pool::new(1 << 16);
-    let slot = Slot::new(pool.clone(), 1, None);
-    let key = |number: u32| slot.key([&number.to_le_bytes()]);
-    let put = |number| slot.write(std::iter::once(key(number))).end(Ok(()), |_| Some(value())).unwrap();
+    let region = Region::new(pool.clone(), 1, None);
+    let key = |number: u32| region.key([&number.to_le_bytes()]);
+    let put = |number| region.write(std::iter::once(key(number))).end(Ok(()), |_| Some(value())).unwrap();
 
     put(1);
     assert_eq!(take(), 0);
     put(1);
     assert_eq!(take(), 1, "replaced");
-    slot.write(std::iter::once(key(1))).end(Ok(()), |_| None).unwrap();
+    region.write(std::iter::once(key(1))).end(Ok(()), |_| None).unwrap();
     assert_eq!(take(), 1, "invalidated");
     put(1);
-    drop(slot.write(std::iter::once(key(1))));
+    drop(region.write(std::iter::once(key(1))));
     assert_eq!(take(), 1, "a write was dropped");
     put(2);
-    let held = slot.peek(&key(2)).unwrap();
-    slot.forget();
-    assert_eq!(take(), 0, "somebody still has it");
+    let held = region.peek(&key(2)).unwrap();
+    region.forget();
+    assert_eq!(take(), 0, "it still has a holder");
     drop(held);
     assert_eq!(take(), 1, "forgotten");
     let entries = || pool.stats(crate::Record::TcToken).entries as usize;
@@ -54,7 +54,7 @@ async fn values_that_leave_are_wiped() {
     assert_eq!(take(), 1000 - entries(), "evicted");
     let left = entries();
     assert!(left > 10);
-    drop(slot);
+    drop(region);
     assert_eq!(take(), left, "dropped with the store");
 }
 

@@ -23,7 +23,7 @@ async fn deceived(both: &Both) -> (Evil, [Arc<dyn Backend>; 2]) {
     let evil = Evil::new();
     let encrypted = both.vault.layer().layer(evil.layer(both.inner.clone()));
     let records = [Record::Session, Record::Identity, Record::SenderKey, Record::SignedPrekey];
-    let cache = records.into_iter().fold(CacheLayer::bytes(1 << 20), CacheLayer::with);
+    let cache = records.into_iter().fold(CacheLayer::new(1 << 20), CacheLayer::with);
     (evil, [encrypted.clone(), cache.layer(encrypted)])
 }
 

@@ -126,7 +126,7 @@ fn live_and_let_go() {
         let inner: Arc<dyn Backend> = store.clone();
         let first = random_passphrase(&mut needles);
         let vault = options().create(inner.clone(), first.duplicate()).await.unwrap();
-        let layered = crate::CacheLayer::bytes(1 << 20).layer(vault.layer().layer(inner.clone()));
+        let layered = crate::CacheLayer::new(1 << 20).layer(vault.layer().layer(inner.clone()));
         sample::fill(&*layered).await;
         layered.get_session(sample::SESSION_ADDRESS).await.unwrap();
         needles.extend(keys(&vault));

@@ -1,4 +1,4 @@
-//! What the layers between two metrics layers cost.
+//! The cost of the layers between two metrics layers.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -27,11 +27,11 @@ async fn a_layer_that_takes_time_is_told_what_it_adds() {
     for _ in 0..5 {
         store.get_session(ADDRESS).await.unwrap();
     }
-    let cost = metrics.snapshot().between("above", "below").unwrap().named("slowness");
+    let cost = metrics.snapshot().between("above", "below").unwrap().with_label("slowness");
     let op = cost.op("get_session").unwrap();
-    assert_eq!(op.answered(), Some(0.0));
+    assert_eq!(op.answered_share(), Some(0.0));
     assert!((0.009..1.0).contains(&op.added_to_percentile(0.5)), "{op:?}");
-    assert!(op.own_time() >= Duration::from_millis(50), "{op:?}");
+    assert!(op.time_between() >= Duration::from_millis(50), "{op:?}");
     let text = cost.to_string();
     assert!(text.starts_with("slowness adds 1") && text.contains(" ms to get_session p50, "), "{text}");
     assert!(metrics.snapshot().between("above", "nowhere").is_none());
@@ -41,8 +41,8 @@ async fn a_layer_that_takes_time_is_told_what_it_adds() {
 #[tokio::test]
 async fn a_cache_is_told_what_it_answers() {
     let metrics = Metrics::new();
-    let cache = CacheLayer::bytes(1 << 20);
-    metrics.cache("cache", &cache);
+    let cache = CacheLayer::new(1 << 20);
+    metrics.track_cache("cache", &cache);
     let store = Stack::new(Arc::new(InMemoryBackend::new()))
         .layer(metrics.layer("database"))
         .layer(cache)
@@ -56,9 +56,9 @@ async fn a_cache_is_told_what_it_answers() {
         store.get_msg_secret_with_ts("a", "b", "c").await.unwrap();
     }
     let snapshot = metrics.snapshot();
-    let cost = snapshot.between("client", "database").unwrap().named("cache");
-    let answered = |op: &str| cost.op(op).unwrap().answered().unwrap();
-    // What is written is in the cache at once.
+    let cost = snapshot.between("client", "database").unwrap().with_label("cache");
+    let answered = |op: &str| cost.op(op).unwrap().answered_share().unwrap();
+    // A written value is in the cache at once.
     assert_eq!(answered("get_tc_token"), 1.0);
     assert_eq!(answered("put_tc_token"), 0.0);
     // Both questions are one below, and there is one answer in the cache for both.
@@ -92,10 +92,10 @@ async fn what_encryption_translates_is_compared_with_what_it_became() {
         store.put_identity(ADDRESS, [1; 32]).await.unwrap();
         store.load_identity(ADDRESS).await.unwrap();
     }
-    let cost = metrics.snapshot().between("client", "memory").unwrap().named("encrypt");
+    let cost = metrics.snapshot().between("client", "memory").unwrap().with_label("encrypt");
     let puts = cost.op("put_identity").unwrap();
     assert_eq!((puts.above().calls(), puts.below().calls()), (9, 9));
-    assert_eq!(cost.op("load_identity").unwrap().answered(), Some(0.0));
+    assert_eq!(cost.op("load_identity").unwrap().answered_share(), Some(0.0));
     assert_eq!(cost.ops().len(), 2, "{cost}");
     assert!(cost.to_string().contains("to put_identity + put_session p50"), "{cost}");
 }
@@ -123,14 +123,14 @@ async fn calls_under_way_make_no_difference() {
     let snapshot = metrics.snapshot();
     let answered = |snapshot: &crate::metrics::MetricsSnapshot| {
         let cost = snapshot.between("above", "below").unwrap();
-        cost.op("exists").map(|op| (op.answered(), cost.to_string().contains(" adds ")))
+        cost.op("exists").map(|op| (op.answered_share(), cost.to_string().contains(" adds ")))
     };
     let ended = |layer: &str| snapshot.layer(layer).unwrap().op("exists").unwrap().count(Outcome::Ok);
     assert_eq!((ended("below"), ended("above")), (13, 10));
     assert_eq!(answered(&snapshot), Some((Some(0.0), true)), "{}", snapshot.between("above", "below").unwrap());
 }
 
-/// What ended below before and ends above now.
+/// A call that ended below before and ends above now.
 #[test]
 fn calls_under_way_at_the_beginning_make_no_difference() {
     let cost = |in_flight_before| {
@@ -139,7 +139,7 @@ fn calls_under_way_at_the_beginning_make_no_difference() {
         above.in_flight_before = in_flight_before;
         let mut below = OpSnapshot::new("exists");
         below.outcomes[Outcome::Ok as usize] = 100;
-        OpCost::new(above, below).answered()
+        OpCost::new(above, below).answered_share()
     };
     assert_eq!([cost(10), cost(9)], [Some(0.0), Some(10.0 / 110.0)]);
 }
@@ -157,7 +157,7 @@ async fn calls_that_fail_before_they_arrive_are_not_answered() {
     for _ in 0..10 {
         store.exists().await.unwrap_err();
     }
-    assert_eq!(metrics.snapshot().between("above", "below").unwrap().op("exists").unwrap().answered(), Some(0.0));
+    assert_eq!(metrics.snapshot().between("above", "below").unwrap().op("exists").unwrap().answered_share(), Some(0.0));
 }
 
 #[tokio::test]
@@ -170,7 +170,7 @@ async fn calls_that_others_make_below_are_no_cost() {
         below.exists().await.unwrap();
     }
     let cost = metrics.snapshot().between("above", "below").unwrap();
-    assert_eq!(cost.op("exists").unwrap().answered(), None);
+    assert_eq!(cost.op("exists").unwrap().answered_share(), None);
     let expected = "between above and below passed 1 calls of exists on, and others made 4 more\n";
     assert_eq!(cost.to_string(), expected);
 }

@@ -138,7 +138,7 @@ fn length(value: &Value) -> u64 {
 #[test]
 fn rows_and_bytes_are_those_that_pass() {
     let Bench { metrics, spy, store, .. } = bench();
-    // What a device is in memory, a spy cannot see; the map of a collection's version has its contents in the names of
+    // A spy cannot see a device's size in memory; the map of a collection's version has its contents in the names of
     // fields, and one of version 0 is none.
     let inexact = [Method::Save, Method::Load, Method::GetVersion, Method::SetVersion];
     // Nothing is there the first time, and most of it the second time.
@@ -229,7 +229,7 @@ fn times_are_those_of_the_store() {
 fn a_panic_below_counts_as_cancelled_and_goes_on() {
     let metrics = Metrics::new();
     let stats = metrics.stats::<crate::metrics::store::StoreOp>("store");
-    let call = crate::metrics::observe::observe(
+    let call = crate::metrics::call::observe(
         &*stats,
         crate::metrics::store::StoreOp(Method::Load),
         Default::default(),
@@ -293,7 +293,7 @@ fn since_tells_what_happened_between() {
         let stats = metrics.stats::<crate::metrics::store::StoreOp>("store");
         let load = crate::metrics::store::StoreOp(Method::Load);
         let answer = |_: &()| Outcome::Ok.into();
-        crate::metrics::observe::observe(&*stats, load, Default::default(), pending::<()>, answer).await;
+        crate::metrics::call::observe(&*stats, load, Default::default(), pending::<()>, answer).await;
     });
     let mut context = Context::from_waker(Waker::noop());
     assert!(open.as_mut().poll(&mut context).is_ready());
@@ -311,8 +311,8 @@ fn since_tells_what_happened_between() {
 #[test]
 fn a_snapshot_is_json_for_programs() {
     let Bench { metrics, fault, store, .. } = bench();
-    let cache = crate::CacheLayer::bytes(1 << 20);
-    metrics.cache("memory", &cache);
+    let cache = crate::CacheLayer::new(1 << 20);
+    metrics.track_cache("memory", &cache);
     block_on(store.put_session("a", b"12345")).unwrap();
     fault.inject(When::Always, Effect::Fail(|| StoreError::Validation(String::new())));
     block_on(store.put_session("a", b"12345")).unwrap_err();

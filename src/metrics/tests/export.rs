@@ -1,4 +1,4 @@
-//! What goes to the recorder of the `metrics` facade.
+//! The series that go to the recorder of the `metrics` facade.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -74,8 +74,8 @@ fn scrape_of_everything() -> (String, Scrape) {
     let recorder = PrometheusBuilder::new().set_buckets(DURATION_BUCKETS).unwrap().build_recorder();
     let handle = recorder.handle();
     let metrics = Metrics::new();
-    let cache = CacheLayer::bytes(1 << 20);
-    metrics.cache("cache", &cache);
+    let cache = CacheLayer::new(1 << 20);
+    metrics.track_cache("cache", &cache);
     let store = Stack::new(Arc::new(InMemoryBackend::new())).layer(cache).layer(metrics.layer("client"));
     let store = store.into_backend();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -179,8 +179,8 @@ fn the_documented_table_is_what_is_exported() {
 #[test]
 fn a_recorder_may_come_later() {
     let metrics = Metrics::new();
-    let cache = CacheLayer::bytes(1 << 20);
-    metrics.cache("cache", &cache);
+    let cache = CacheLayer::new(1 << 20);
+    metrics.track_cache("cache", &cache);
     let store = metrics.layer("memory").layer(cache.layer(Arc::new(InMemoryBackend::new())));
     block_on(store.get_tc_token("a")).unwrap();
     let mut open = store.exists();
@@ -201,7 +201,7 @@ fn a_recorder_may_come_later() {
     assert_eq!(super::export::values(&snapshotter)["wa_store_op_total layer=memory op=get_tc_token outcome=ok"], 1.0);
 }
 
-/// What starts without a recorder and ends with one must not count as less than nothing in flight.
+/// A call that starts without a recorder and ends with one must not bring the gauge below zero.
 #[test]
 fn calls_in_flight_do_not_go_below_zero() {
     let (metrics, fault) = (Metrics::new(), Fault::new());

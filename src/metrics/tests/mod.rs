@@ -1,4 +1,4 @@
-//! What is counted, what is exported, and that nobody is named in it.
+//! The counts, the exported series, and that they name no one.
 
 mod between;
 mod chart;

@@ -389,7 +389,7 @@ async fn bodies_and_messages_are_not_copied() {
 #[test]
 fn operations_are_listed_in_their_order() {
     use crate::metrics::network::{HttpOp, TransportOp};
-    use crate::metrics::stats::Operation;
+    use crate::metrics::operation::Operation;
     use crate::metrics::store::StoreOp;
 
     fn positions<O: Operation>() -> Vec<usize> {

@@ -1,4 +1,4 @@
-//! Whatever passes, nobody is named: not in labels, spans, events, tables, charts, JSON or `Debug`.
+//! No one is named: not in labels, spans, events, tables, charts, JSON or `Debug`.
 
 use std::cell::RefCell;
 use std::io;
@@ -18,7 +18,7 @@ use crate::metrics::LayerKind;
 use crate::testing::{Effect, Fault, When};
 use crate::{CacheLayer, Key, Method, Metrics, Stack, VaultOptions, sample};
 
-/// Everything that spans and events of this thread say meanwhile, down to the most talkative level.
+/// Everything that spans and events of this thread say while `run` runs, down to the most talkative level.
 ///
 /// There is one subscriber for all tests: with one for each, a span that is first met in a thread without a subscriber
 /// may stay switched off.
@@ -62,8 +62,8 @@ fn nobody_is_named_anywhere() {
     for kind in LayerKind::ALL {
         metrics.log_slower_than(*kind, Some(Duration::ZERO));
     }
-    let cache = CacheLayer::bytes(1 << 20);
-    metrics.cache("cache", &cache);
+    let cache = CacheLayer::new(1 << 20);
+    metrics.track_cache("cache", &cache);
     let fault = Fault::new();
     let memory = Arc::new(InMemoryBackend::new());
     let key = Key::from_bytes(&mut [0x5a; 32]);

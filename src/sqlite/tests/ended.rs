@@ -20,7 +20,7 @@ async fn failure(backend: &dyn Backend, method: Method) -> Error {
 /// An encrypted account under a cache, with one of everything in it and in the cache.
 async fn in_use(store: &SqliteStore) -> (Vault, Stack) {
     let vault = Vault::create(Arc::new(store.clone()), Key::generate().unwrap()).await.unwrap();
-    let cache = CacheLayer::bytes(1 << 20).with(Record::Session).with(Record::Identity).with(Record::SenderKey);
+    let cache = CacheLayer::new(1 << 20).with(Record::Session).with(Record::Identity).with(Record::SenderKey);
     let stack = Stack::new(Arc::new(store.clone())).layer(vault.layer()).layer(cache);
     (vault, stack)
 }
@@ -180,7 +180,7 @@ async fn a_stack_is_closed_whatever_it_was_given_to() {
     let scratch = Scratch::new().await;
     let store: Arc<dyn Backend> = Arc::new(scratch.store.clone());
     let vault = Vault::create(store.clone(), Key::generate().unwrap()).await.unwrap();
-    let stack = Stack::new(store).layer(vault.layer()).layer(CacheLayer::bytes(1 << 20));
+    let stack = Stack::new(store).layer(vault.layer()).layer(CacheLayer::new(1 << 20));
     let closer = stack.closer();
     let backend = stack.into_backend();
     fill(&*backend).await;
@@ -236,7 +236,7 @@ async fn a_cache_gives_nothing_out_after_the_store_has_closed() {
     for _ in 0..50 {
         let scratch = Scratch::new().await;
         scratch.store.put_session("a", b"b").await.unwrap();
-        let cache = CacheLayer::bytes(1 << 20).with(Record::Session);
+        let cache = CacheLayer::new(1 << 20).with(Record::Session);
         let backend = Stack::new(Arc::new(scratch.store.clone())).layer(cache).into_backend();
         let readers: Vec<_> = (0..4)
             .map(|_| {

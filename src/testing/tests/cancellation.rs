@@ -227,7 +227,7 @@ async fn encrypted(store: Arc<dyn Backend>) -> Arc<dyn Backend> {
 /// A cache of everything that can be cached.
 fn cache() -> CacheLayer {
     let signal = [Record::Session, Record::Identity, Record::SenderKey, Record::SignedPrekey];
-    signal.into_iter().fold(CacheLayer::bytes(512 << 10), CacheLayer::with)
+    signal.into_iter().fold(CacheLayer::new(512 << 10), CacheLayer::with)
 }
 
 /// One stack, whose calls are dropped one after another, and the models that follow it. Each point has rows of its own.

@@ -1,4 +1,4 @@
-//! What can be cached: how much memory it takes, and how it is wiped.
+//! Values that can be cached: how much memory they take, and how they are wiped.
 
 use bytes::Bytes;
 use wacore::appstate::hash::HashState;
@@ -6,29 +6,29 @@ use wacore::store::traits::{AppStateSyncKey, DeviceInfo, DeviceListRecord, LidPn
 use zeroize::{Zeroize, Zeroizing};
 
 /// A value in the cache.
-pub(super) trait Content: Clone + Send + Sync + 'static {
+pub(super) trait CacheValue: Clone + Send + Sync + 'static {
     /// The memory that the value has allocated, in bytes.
     fn heap_bytes(&self) -> usize;
 
-    /// Overwrites what the value says.
+    /// Overwrites the content.
     fn wipe(&mut self);
 }
 
 /// A byte string that is wiped when the last [`Bytes`] that shares it is dropped.
 #[derive(Clone)]
-pub(super) struct Blob {
+pub(super) struct WipedBytes {
     bytes: Bytes,
     capacity: usize,
 }
 
 /// Takes the memory over.
-impl From<Vec<u8>> for Blob {
+impl From<Vec<u8>> for WipedBytes {
     fn from(bytes: Vec<u8>) -> Self {
         Self { capacity: bytes.capacity(), bytes: Bytes::from_owner(Zeroizing::new(bytes)) }
     }
 }
 
-impl Blob {
+impl WipedBytes {
     pub(super) fn copy(bytes: &[u8]) -> Self {
         Self::from(bytes.to_vec())
     }
@@ -43,7 +43,7 @@ impl Blob {
     }
 }
 
-impl Content for Blob {
+impl CacheValue for WipedBytes {
     fn heap_bytes(&self) -> usize {
         // The owner that `Bytes` allocates for it.
         self.capacity + 64
@@ -52,7 +52,7 @@ impl Content for Blob {
     fn wipe(&mut self) {}
 }
 
-impl<V: Content> Content for Option<V> {
+impl<V: CacheValue> CacheValue for Option<V> {
     fn heap_bytes(&self) -> usize {
         self.as_ref().map_or(0, V::heap_bytes)
     }
@@ -64,7 +64,7 @@ impl<V: Content> Content for Option<V> {
     }
 }
 
-impl Content for [u8; 32] {
+impl CacheValue for [u8; 32] {
     fn heap_bytes(&self) -> usize {
         0
     }
@@ -74,7 +74,7 @@ impl Content for [u8; 32] {
     }
 }
 
-impl Content for Vec<u8> {
+impl CacheValue for Vec<u8> {
     fn heap_bytes(&self) -> usize {
         self.capacity()
     }
@@ -85,7 +85,7 @@ impl Content for Vec<u8> {
 }
 
 /// A message secret, and when its message was sent.
-impl Content for (Vec<u8>, i64) {
+impl CacheValue for (Vec<u8>, i64) {
     fn heap_bytes(&self) -> usize {
         self.0.capacity()
     }
@@ -95,7 +95,7 @@ impl Content for (Vec<u8>, i64) {
     }
 }
 
-impl Content for AppStateSyncKey {
+impl CacheValue for AppStateSyncKey {
     fn heap_bytes(&self) -> usize {
         self.key_data.capacity() + self.fingerprint.capacity()
     }
@@ -106,7 +106,7 @@ impl Content for AppStateSyncKey {
     }
 }
 
-impl Content for HashState {
+impl CacheValue for HashState {
     fn heap_bytes(&self) -> usize {
         // A hash table is up to seven eighths full; a byte per place tells what is in it.
         let table = self.index_value_map.capacity() * 8 / 7 * (size_of::<(String, Vec<u8>)>() + 1);
@@ -121,7 +121,7 @@ impl Content for HashState {
 }
 
 /// The devices of a group, and whether they have our sender key.
-impl Content for Vec<(String, bool)> {
+impl CacheValue for Vec<(String, bool)> {
     fn heap_bytes(&self) -> usize {
         // Each string is an allocation of its own.
         self.capacity() * size_of::<(String, bool)>() + self.iter().map(|(jid, _)| jid.capacity() + 16).sum::<usize>()
@@ -132,7 +132,7 @@ impl Content for Vec<(String, bool)> {
     }
 }
 
-impl Content for LidPnMappingEntry {
+impl CacheValue for LidPnMappingEntry {
     fn heap_bytes(&self) -> usize {
         self.lid.capacity() + self.phone_number.capacity() + self.learning_source.capacity() + 3 * 16
     }
@@ -143,7 +143,7 @@ impl Content for LidPnMappingEntry {
     }
 }
 
-impl Content for DeviceListRecord {
+impl CacheValue for DeviceListRecord {
     fn heap_bytes(&self) -> usize {
         let phash = self.phash.as_ref().map_or(0, String::capacity);
         self.user.capacity() + phash + self.devices.capacity() * size_of::<DeviceInfo>() + 3 * 16
@@ -156,7 +156,7 @@ impl Content for DeviceListRecord {
     }
 }
 
-impl Content for TcTokenEntry {
+impl CacheValue for TcTokenEntry {
     fn heap_bytes(&self) -> usize {
         self.token.capacity()
     }

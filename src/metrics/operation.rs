@@ -1,0 +1,74 @@
+//! Operations, whose calls layers count, and the end of such a call.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::outcome::Outcome;
+use super::volume::Volume;
+
+/// The target of events and spans.
+pub(super) const TARGET: &str = "wastore::metrics";
+
+/// The kind of thing that a layer is put around.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum LayerKind {
+    /// A storage backend.
+    Store,
+    /// The connections to the server.
+    Transport,
+    /// HTTP exchanges.
+    Http,
+}
+
+impl LayerKind {
+    /// Every kind.
+    pub const ALL: &'static [LayerKind] = &[LayerKind::Store, LayerKind::Transport, LayerKind::Http];
+}
+
+/// An operation whose calls a layer counts.
+pub(super) trait Operation: Copy + 'static {
+    const KIND: LayerKind;
+    /// Every operation, in the order of `index`.
+    const ALL: &'static [Self];
+
+    /// The value of the label `op`.
+    fn name(self) -> &'static str;
+    fn index(self) -> usize;
+    /// `true` if it asks for rows that may be absent.
+    fn looks_up(self) -> bool {
+        false
+    }
+    /// `true` if it lasts as long as the client wants, so that its time is no measure of speed.
+    fn is_lifetime(self) -> bool {
+        false
+    }
+    /// Every way in which it can end.
+    fn outcomes(self) -> &'static [Outcome];
+}
+
+/// How a call ended, and what it carried.
+pub(super) struct End {
+    pub(super) outcome: Outcome,
+    /// The volume that it was given, if that is known only at the end.
+    pub(super) given: Option<Volume>,
+    pub(super) got: Volume,
+}
+
+impl From<Outcome> for End {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, given: None, got: Volume::default() }
+    }
+}
+
+/// A call that ended, with everything that is counted of it.
+pub(super) struct Ended {
+    pub(super) outcome: Outcome,
+    pub(super) given: Volume,
+    pub(super) got: Volume,
+    /// How many of the rows that were asked for exist, and how many do not.
+    pub(super) lookups: Option<[u64; 2]>,
+    pub(super) time: Duration,
+}
