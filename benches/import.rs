@@ -12,7 +12,10 @@ use std::time::Instant;
 
 use futures::executor::block_on;
 use rusqlite::Connection;
-use wastore::{Import, ImportPhase, Key, Rotate, SqliteStore, Vault};
+use wastore::import::Import;
+use wastore::maintenance::Phase;
+use wastore::maintenance::Rotate;
+use wastore::{Key, SqliteStore, Vault};
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
 
 fn main() {
@@ -58,7 +61,7 @@ fn import(folder: &Path) {
     let copied = Arc::new(Mutex::new((0, start.elapsed())));
     let seen = copied.clone();
     let import = Import::new().on_progress(move |progress| {
-        if progress.phase == ImportPhase::Copying {
+        if progress.phase == Phase::Copying {
             *seen.lock().unwrap() = (progress.done, start.elapsed());
         }
     });

@@ -12,7 +12,12 @@ use async_trait::async_trait;
 use wacore::store::InMemoryBackend;
 use wacore::store::error::StoreError;
 
+use crate::import::*;
+use crate::maintenance::forget;
+use crate::maintenance::inspect;
+use crate::maintenance::*;
 use crate::testing::{Evil, Fault, Operation, Rule, Spy, Subject};
+use crate::vault::*;
 use crate::*;
 
 /// Types that hold nothing: names, numbers and traits. Two are for tests only, and say so in their docs: they print what
@@ -219,7 +224,7 @@ async fn everything(folder: &Path, printed: &mut Printed) {
     printed.debug("Subject", &Subject::new(store.clone()));
 
     printed.debug("HeaderInfo", &HeaderInfo::read(&sqlite).await.unwrap());
-    let inspection = sqlite.inspect().await.unwrap();
+    let inspection = inspect(&sqlite).await.unwrap();
     printed.both("Inspection", &inspection);
     printed.debug("TableSize", &inspection.tables);
     printed.debug("InspectedAccount", &inspection.accounts);
@@ -275,7 +280,7 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         let report = repair.run(&sqlite, &vault, folder.join("before.db")).await.unwrap();
         assert!(!report.is_empty());
         printed.both("RepairReport", &report);
-        printed.both("ForgetReport", &sqlite.forget(&vault, sample::PHONE).await.unwrap());
+        printed.both("ForgetReport", &forget(&sqlite, &vault, sample::PHONE).await.unwrap());
         printed.0.extend(told().into_iter().map(|text| ("RepairProgress", text)));
     }
     {

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use wacore::store::traits::Backend;
-use wastore::{Argon2Cost, Passphrase, Stack, VaultOptions};
+use wastore::vault::Argon2Cost;
+use wastore::{Passphrase, Stack, VaultOptions};
 use whatsapp_rust::anyhow::{Result, bail};
 use whatsapp_rust::bot::Bot;
 use whatsapp_rust::http::{HttpClient, HttpRequest, HttpResponse};

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use wacore::store::InMemoryBackend;
 use wacore::store::traits::Backend;
 use wastore::testing::{Fault, Spy, Subject, backend_tests};
-use wastore::{CacheLayer, Key, Layer, Metrics, Padding, Record, SqliteStore, VaultOptions};
+use wastore::vault::Padding;
+use wastore::{CacheLayer, Key, Layer, Metrics, Record, SqliteStore, VaultOptions};
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamSqliteStore;
 
 async fn memory() -> Subject {

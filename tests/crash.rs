@@ -25,9 +25,11 @@ use wacore::appstate::hash::HashState;
 use wacore::appstate::processor::AppStateMutationMAC;
 use wacore::store::error::StoreError;
 use wacore::store::traits::{AppStateSyncKey, Backend, MsgSecretEntry};
+use wastore::maintenance::Verify;
+use wastore::sqlite::SqliteProblem;
+use wastore::vault::OpenMode;
 use wastore::{
-    CacheLayer, Durability, Error, Key, Metrics, Record, SqliteOptions, SqliteProblem, SqliteStore, Stack, Vault,
-    VaultOptions, Verify,
+    CacheLayer, Durability, Error, Key, Metrics, Record, SqliteOptions, SqliteStore, Stack, Vault, VaultOptions,
 };
 
 const TASKS: usize = 6;
@@ -356,7 +358,11 @@ async fn check(path: &Path, acknowledged: &Acknowledged, integrity: bool) {
         assert!(spares.iter().all(|(spare, _)| *spare >= number), "slot {number} was the oldest, not {spares:?}");
     }
     for (number, _) in spares {
-        VaultOptions::new().open_read_only(Arc::new(bot.sqlite.clone()), spare_key(number)).await.unwrap();
+        VaultOptions::new()
+            .mode(OpenMode::ReadOnly)
+            .open(Arc::new(bot.sqlite.clone()), spare_key(number))
+            .await
+            .unwrap();
     }
     if integrity {
         assert_eq!(bot.sqlite.integrity_check().await.unwrap(), [] as [String; 0]);

@@ -14,11 +14,13 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use rusqlite::Connection;
 use wacore::store::traits::{Backend, MsgSecretEntry, MsgSecretStore, SignalStore, TcTokenEntry};
+use wastore::import::{Export, Import, ImportReport};
+use wastore::maintenance::create_encrypted;
+use wastore::maintenance::{Phase, open_account};
 use wastore::testing::{Operation, Value};
-use wastore::{
-    Access, Argon2Cost, Error, Export, HeaderInfo, Import, ImportPhase, ImportReport, Key, Layer, Method, Passphrase,
-    Record, SqliteStore, Vault, VaultOptions,
-};
+use wastore::vault::OpenMode;
+use wastore::vault::{Argon2Cost, HeaderInfo};
+use wastore::{Access, Error, Key, Layer, Method, Passphrase, Record, SqliteStore, Vault, VaultOptions};
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
 
 /// How many of each kind there are besides one of everything: more than a batch.
@@ -221,7 +223,7 @@ async fn the_imported_store_answers_as_the_source_does() {
     assert!(report.to_string().contains("message secret"), "{report}");
     let seen = seen.lock().unwrap();
     let last = |phase| *seen.iter().rfind(|progress| progress.phase == phase).unwrap();
-    for phase in [ImportPhase::Copying, ImportPhase::Comparing] {
+    for phase in [Phase::Copying, Phase::Comparing] {
         assert_eq!((last(phase).done, last(phase).total), (last(phase).total, seen[0].total));
     }
     #[cfg(unix)]
@@ -237,7 +239,7 @@ async fn what_was_exported_answers_as_the_source_did() {
     Import::new().account(3).run(&bot.source, &bot.target, key()).await.unwrap();
 
     let store = SqliteStore::open(&bot.target).await.unwrap().account(3);
-    let vault = store.open_vault_read_only(&VaultOptions::new(), key()).await.unwrap();
+    let vault = open_account(&store, &VaultOptions::new().mode(OpenMode::ReadOnly), key()).await.unwrap();
     let back = bot.folder.path().join("back.db");
     let rows = Arc::new(AtomicU64::new(0));
     let (seen, told) = (rows.clone(), Export::new());
@@ -310,7 +312,7 @@ async fn of_two_lids_of_the_same_second_the_same_one_stays_the_newest() {
     Import::new().run(&bot.source, &bot.target, key()).await.unwrap();
     assert_eq!(newest(&*bot.imported(1).await).await, expected);
     let store = SqliteStore::open(&bot.target).await.unwrap();
-    let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
+    let vault = open_account(&store, &VaultOptions::new(), key()).await.unwrap();
     let back = bot.folder.path().join("back.db");
     Export::new().run(&store, &vault, &back).await.unwrap();
     let exported = UpstreamStore::new(back.to_str().unwrap()).await.unwrap();
@@ -324,7 +326,7 @@ async fn a_damaged_store_is_not_exported() {
     Import::new().run(&bot.source, &bot.target, key()).await.unwrap();
     Connection::open(&bot.target).unwrap().execute_batch("UPDATE group_metadata SET info = x'00'").unwrap();
     let store = SqliteStore::open(&bot.target).await.unwrap();
-    let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
+    let vault = open_account(&store, &VaultOptions::new(), key()).await.unwrap();
     let back = bot.folder.path().join("back.db");
     let error = Export::new().run(&store, &vault, &back).await.unwrap_err();
     assert!(matches!(error, Error::Plaintext { record: Record::GroupMetadata } | Error::Tampered { .. }), "{error}");
@@ -385,7 +387,7 @@ async fn an_unfinished_store_does_not_open() {
     let copied = Arc::new(AtomicBool::new(false));
     let (to, done) = (copy.clone(), copied.clone());
     let import = Import::new().on_progress(move |progress| {
-        if progress.phase == ImportPhase::Comparing && !done.swap(true, Ordering::Relaxed) {
+        if progress.phase == Phase::Comparing && !done.swap(true, Ordering::Relaxed) {
             let unfinished = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
             let unfinished = unfinished.into_iter().find(|path| path.is_dir()).unwrap();
             for ending in ["", "-wal"] {
@@ -604,7 +606,7 @@ async fn a_log_beside_the_name_of_a_new_database_is_refused() {
     let bot = closed_source().await;
     Import::new().run(&bot.source, &bot.target, key()).await.unwrap();
     let store = SqliteStore::open(&bot.target).await.unwrap();
-    let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
+    let vault = open_account(&store, &VaultOptions::new(), key()).await.unwrap();
     let new = bot.target.with_file_name("new.db");
     for ending in ["-wal", "-shm", "-journal"] {
         let log = bot.target.with_file_name(format!("new.db{ending}"));
@@ -613,7 +615,7 @@ async fn a_log_beside_the_name_of_a_new_database_is_refused() {
             Import::new().run(&bot.source, &new, key()).await.map(drop),
             Export::new().run(&store, &vault, &new).await.map(drop),
             store.backup(&new).await,
-            SqliteStore::create_encrypted(&new, &VaultOptions::new(), key()).await,
+            create_encrypted(&new, &VaultOptions::new(), key()).await,
         ] {
             assert!(matches!(&outcome, Err(Error::TargetExists { path }) if *path == log), "{ending}: {outcome:?}");
         }
@@ -704,7 +706,7 @@ async fn a_pipe_is_not_waited_for() {
         let error = Import::new().run(&bot.source, &bot.target, key()).await.unwrap_err();
         assert!(matches!(error, Error::File { what: "source", .. }), "{error:?}");
         let bot = Bot::new();
-        SqliteStore::create_encrypted(&bot.target, &VaultOptions::new(), key()).await.unwrap();
+        create_encrypted(&bot.target, &VaultOptions::new(), key()).await.unwrap();
         pipe(&bot.target.with_file_name(format!("wa.db{ending}")));
         let error = SqliteStore::open(&bot.target).await.unwrap_err();
         assert!(matches!(error, Error::File { what: "database", .. }), "{error:?}");
@@ -900,7 +902,7 @@ async fn an_interrupted_removal_is_finished() {
     assert!(removing.exists());
     // Another store that the same secret opens is not what was made of it.
     let other = bot.target.with_file_name("other.db");
-    SqliteStore::create_encrypted(&other, &VaultOptions::new(), key()).await.unwrap();
+    create_encrypted(&other, &VaultOptions::new(), key()).await.unwrap();
     let error = Import::new().remove_source().run(&bot.source, &other, key()).await.unwrap_err();
     assert!(not_removed(error).contains("was imported into another store"));
     // Nor is it removed if it has another name as well.

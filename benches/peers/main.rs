@@ -34,6 +34,7 @@ use wastore::{CacheLayer, Durability, Key, Layer, Metrics, Record, SqliteOptions
 use whatsapp_rust_sqlite_storage::{SqliteStore as UpstreamStore, SqliteStoreConfig};
 
 use report::Report;
+use wastore::maintenance::open_account;
 use workloads::{Measure, Measured, Open, Scene, Store, obey, resident_bytes, scenes};
 
 pub(crate) const UPSTREAM: &str = "upstream";
@@ -426,7 +427,9 @@ fn print_import() {
     use std::time::Instant;
 
     use wacore::store::traits::{DeviceStore, SignalStore};
-    use wastore::{Import, Rotate, SqliteStore};
+    use wastore::SqliteStore;
+    use wastore::import::Import;
+    use wastore::maintenance::Rotate;
 
     let key = || Key::from_bytes(&mut [0x5a; 32]);
     for records in [10_000usize, 50_000, 200_000] {
@@ -445,7 +448,7 @@ fn print_import() {
             Import::new().run(&source, &target, key()).await.unwrap();
             let imported = start.elapsed();
             let store = SqliteStore::open(&target).await.unwrap();
-            let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
+            let vault = open_account(&store, &VaultOptions::new(), key()).await.unwrap();
             let start = Instant::now();
             Rotate::new().run(&store, &vault).await.unwrap();
             let rate = |elapsed: Duration| records as f64 / elapsed.as_secs_f64();

@@ -3,7 +3,8 @@
 #![no_main]
 
 use futures::executor::block_on;
-use wastore::{Import, Key};
+use wastore::Key;
+use wastore::import::Import;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();

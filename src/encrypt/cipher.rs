@@ -113,5 +113,5 @@ pub(crate) fn sealed_prefix(row: &SealedRow) -> Result<Option<Prefix>> {
 /// The epoch that a sealed row states.
 #[cfg(test)]
 pub(crate) fn epoch_of(row: &SealedRow) -> u32 {
-    Prefix::read(row.record, &row.value).unwrap().epoch()
+    Prefix::read(record_of(row), &row.value).unwrap().epoch()
 }

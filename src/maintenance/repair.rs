@@ -20,7 +20,8 @@ use crate::rows::table::TABLES;
 /// # futures::executor::block_on(async {
 /// # let folder = tempfile::tempdir().unwrap();
 /// use std::sync::Arc;
-/// use wastore::{Key, Repair, SqliteStore, Vault};
+/// use wastore::{Key, SqliteStore, Vault};
+/// use wastore::maintenance::Repair;
 ///
 /// let store = Arc::new(SqliteStore::open(folder.path().join("wa.db")).await?);
 /// let vault = Vault::create(store.clone(), Key::generate()?).await?;

@@ -20,7 +20,8 @@ use crate::rows::store::{OwnRows, OwnStore, Rows};
 /// # futures::executor::block_on(async {
 /// # let folder = tempfile::tempdir().unwrap();
 /// use std::sync::Arc;
-/// use wastore::{Key, Rotate, SqliteStore, Vault};
+/// use wastore::{Key, SqliteStore, Vault};
+/// use wastore::maintenance::Rotate;
 ///
 /// let store = Arc::new(SqliteStore::open(folder.path().join("wa.db")).await?);
 /// let vault = Vault::create(store.clone(), Key::generate()?).await?;
@@ -62,7 +63,7 @@ impl Rotate {
         Self { leave_damaged: false, except: vec![], progress: Observer::default() }
     }
 
-    /// Forgets the old data keys even if there are records that do not verify, which [`Verify`](crate::Verify) lists. They
+    /// Forgets the old data keys even if there are records that do not verify, which [`Verify`](crate::maintenance::Verify) lists. They
     /// stay as they are, and unreadable.
     pub fn leave_damaged(mut self) -> Self {
         self.leave_damaged = true;

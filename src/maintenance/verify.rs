@@ -24,7 +24,8 @@ use crate::rows::table::{TABLES, Table};
 /// # futures::executor::block_on(async {
 /// # let folder = tempfile::tempdir().unwrap();
 /// use std::sync::Arc;
-/// use wastore::{Key, SqliteStore, Vault, Verify};
+/// use wastore::{Key, SqliteStore, Vault};
+/// use wastore::maintenance::Verify;
 ///
 /// let store = Arc::new(SqliteStore::open(folder.path().join("wa.db")).await?);
 /// let vault = Vault::create(store.clone(), Key::generate()?).await?;

@@ -5,12 +5,13 @@
 //! asked as the sender key of an address that no client uses, and answered from memory. An answer carries a random number
 //! of this process, so that a row planted in some other store is not taken for one.
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 
 use wacore::store::traits::Backend;
 
 use super::store::Rows;
 use crate::error::Result;
+use crate::sync::IgnorePoison;
 
 /// The address that asks. Blinded addresses have 24 characters, so none can be equal.
 pub(crate) const ADDRESS: &str = "wastoresqlitestore";
@@ -37,8 +38,7 @@ pub(crate) fn answer<D: OwnDatabase + 'static>(database: &Arc<D>, account: i32, 
     let database: Arc<dyn OwnDatabase> = database.clone();
     let database = Arc::downgrade(&database);
     let number = number_of(&database);
-    // Nothing panics while holding the guard.
-    let mut answered = ANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut answered = ANSWERED.lock().ignore_poison();
     answered.retain(|database| database.strong_count() > 0);
     if !answered.iter().any(|database| number_of(database) == number) {
         answered.push(database);
@@ -59,7 +59,7 @@ pub(crate) async fn own_store_below(backend: &dyn Backend) -> Result<Option<Arc<
     if (*PROCESS).is_none_or(|own| own != *process) {
         return Ok(None);
     }
-    let answered = ANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
+    let answered = ANSWERED.lock().ignore_poison();
     let mut databases = answered.iter().filter(|database| number_of(database).to_le_bytes() == number);
     let database = databases.find_map(Weak::upgrade);
     let Ok(account) = account.try_into().map(i32::from_le_bytes) else { return Ok(None) };

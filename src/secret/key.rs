@@ -96,7 +96,7 @@ impl Key {
         (repeats(bytes) || repeats(&steps)).then_some("holds the same few bytes over and over: make a random key")
     }
 
-    /// Returns the bytes, for a [`KeyProvider`](crate::KeyProvider) that has to wrap them or a program that has to store them.
+    /// Returns the bytes, for a [`KeyProvider`](crate::vault::KeyProvider) that has to wrap them or a program that has to store them.
     pub fn expose(&self) -> &[u8; 32] {
         &self.bytes
     }

@@ -23,7 +23,7 @@ use crate::printable::is_printable;
 /// 5. Bytes that are no text are taken as they are.
 ///
 /// Earlier builds had other rules for each way. A vault that was created by those still opens: if the passphrase does not open
-/// it, the same bytes are tried as they were read then, as long as that costs no more than [`KdfLimits`](crate::KdfLimits) allow.
+/// it, the same bytes are tried as they were read then, as long as that costs no more than [`KdfLimits`](crate::vault::KdfLimits) allow.
 pub struct Passphrase {
     pub(super) bytes: Zeroizing<Vec<u8>>,
     /// As earlier builds read the same bytes; empty for most passphrases.

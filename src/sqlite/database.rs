@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ use crate::ended;
 use crate::error::{Error, ForeignFile, Result, SqliteProblem};
 use crate::filesystem::{self, folder_of};
 use crate::private;
+use crate::sync::IgnorePoison;
 
 /// What the accounts in one database share.
 pub(super) struct Database {
@@ -148,8 +149,7 @@ impl Database {
 
     /// The life of an account from now on.
     pub(super) fn life(&self, account: i32) -> Life {
-        // Nothing panics while holding the guard.
-        let mut all = self.deletions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.deletions.lock().ignore_poison();
         let deletions = all.entry(account).or_default().clone();
         Life { before: deletions.load(Ordering::SeqCst), deletions }
     }
@@ -171,7 +171,7 @@ impl Database {
 
     /// Keeps others from reading the file by other means as long as it exists.
     pub(super) fn pin(&self) -> Option<Arc<OpenFile>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.open.lock().ignore_poison().clone()
     }
 
     /// Closes every connection but those of walks and backups under way; later calls fail.
@@ -212,7 +212,7 @@ impl Database {
         };
         // What was read while calls under way ended must not be given out either.
         ended::note();
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.open.lock().ignore_poison().take();
         emptied?;
         // Somebody else has it, and what is in the log is not in the file.
         let is_left = log_path(path).metadata().is_ok_and(|log| log.len() > 0);

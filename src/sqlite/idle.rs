@@ -1,11 +1,13 @@
 //! Copying the write-ahead log into databases that are no longer written to, so that soon the main file alone holds everything.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::Duration;
 
 use super::database::Database;
+
+use crate::sync::IgnorePoison;
 
 /// How long nothing was committed, in ticks, when a database counts as idle.
 const IDLE_TICKS: u32 = 2;
@@ -61,8 +63,7 @@ static WATCH: Mutex<Watch> = Mutex::new(Watch { databases: Vec::new(), has_threa
 static CAME: Condvar = Condvar::new();
 
 fn lock() -> MutexGuard<'static, Watch> {
-    // Nothing panics while holding the guard.
-    WATCH.lock().unwrap_or_else(PoisonError::into_inner)
+    WATCH.lock().ignore_poison()
 }
 
 fn watch(watched: Watched) {
@@ -81,7 +82,7 @@ fn run() {
     loop {
         let mut watch = lock();
         while watch.databases.is_empty() {
-            watch = CAME.wait(watch).unwrap_or_else(PoisonError::into_inner);
+            watch = CAME.wait(watch).ignore_poison();
         }
         drop(watch);
         thread::sleep(TICK);

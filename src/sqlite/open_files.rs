@@ -10,10 +10,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 #[cfg(unix)]
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard};
 
 use super::files::{beside, cannot_open};
 use crate::error::{Error, ForeignFile, Result};
+use crate::sync::IgnorePoison;
 
 #[cfg(unix)]
 type Identity = (u64, u64);
@@ -24,8 +25,7 @@ static OPEN: LazyLock<Mutex<HashMap<Identity, usize>>> = LazyLock::new(Mutex::de
 
 #[cfg(unix)]
 fn open_files() -> MutexGuard<'static, HashMap<Identity, usize>> {
-    // Nothing panics while holding the guard.
-    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+    OPEN.lock().ignore_poison()
 }
 
 /// A database file that is open as long as this exists.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 use futures_channel::oneshot;
@@ -15,6 +15,7 @@ use super::database::Database;
 use super::patience::{Patience, patiently};
 use crate::background;
 use crate::error::{Error, Result};
+use crate::sync::IgnorePoison;
 
 /// Connections for short queries, which run where the caller is and never wait for one another, and long ones, which run
 /// on as many blocking threads at most as there are slots. No call waits for another one's future to be polled.
@@ -113,12 +114,12 @@ impl Readers {
     }
 
     fn slot(&self, number: usize) -> Option<MutexGuard<'_, Slot>> {
-        self.slots.get(number).map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner))
+        self.slots.get(number).map(|slot| slot.lock().ignore_poison())
     }
 
     // Nothing panics while holding one of the guards.
     fn long(&self) -> MutexGuard<'_, LongQueries> {
-        self.long.lock().unwrap_or_else(PoisonError::into_inner)
+        self.long.lock().ignore_poison()
     }
 }
 

@@ -54,7 +54,7 @@ use crate::layer::sealed::Sealed;
 /// [`Error::of`](crate::Error::of) gets an [`Error::Sqlite`](crate::Error::Sqlite) that says what is wrong, or an
 /// [`Error::SchemaAltered`](crate::Error::SchemaAltered), also when the schema is altered while the store is open; and with
 /// [`StoreError::Serialization`] from an [`Error::Malformed`](crate::Error::Malformed) if a stored value is of a wrong type. Upstream's
-/// `is_database_busy_or_locked` is `true` for [`SqliteProblem::Contended`](crate::SqliteProblem::Contended) only.
+/// `is_database_busy_or_locked` is `true` for [`SqliteProblem::Contended`](crate::sqlite::SqliteProblem::Contended) only.
 #[derive(Clone)]
 pub struct SqliteStore {
     pub(super) database: Arc<Database>,
@@ -151,7 +151,7 @@ impl SqliteStore {
     /// # Errors
     /// [`Error::Sqlite`](crate::Error::Sqlite) as contended if a call does not end until the timeout: close again then. As anything
     /// else if the log cannot be emptied, and [`Error::NotAlone`](crate::Error::NotAlone) if it is not empty afterwards, because
-    /// another process, another store of this process, a backup, or a walk through all rows such as [`Verify`](crate::Verify)'s has the file open:
+    /// another process, another store of this process, a backup, or a walk through all rows such as [`Verify`](crate::maintenance::Verify)'s has the file open:
     /// everything is closed here then, but the file must not be moved without its `-wal`.
     pub async fn close(&self) -> Result<()> {
         self.database.close().await

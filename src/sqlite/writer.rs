@@ -9,7 +9,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use super::patience::{Patience, contended, patiently};
 use super::{fairness, schema};
 use crate::background;
 use crate::error::{Error, Result};
+use crate::sync::IgnorePoison;
 
 /// How many calls may wait before callers wait to be let into the queue.
 const WAITING_CALLS: usize = 1024;
@@ -132,8 +133,7 @@ impl Writer {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while holding the guard.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().ignore_poison()
     }
 }
 

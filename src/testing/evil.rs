@@ -2,12 +2,13 @@
 
 use std::any::{Any, type_name};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use wacore::store::traits::Backend;
 
 use crate::layer::Layer;
 use crate::method::{BoxFuture, Method, uniform_layer};
+use crate::sync::IgnorePoison;
 
 /// Stands for somebody who controls a store while it is in use: changes what it answers, differently each time if it
 /// likes. What somebody does to a store's rows between two calls, a test does through a handle on the store itself. A
@@ -87,7 +88,7 @@ impl Evil {
     }
 
     fn lock(&self) -> MutexGuard<'_, Lies> {
-        self.lies.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lies.lock().ignore_poison()
     }
 }
 

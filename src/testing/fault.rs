@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use wacore::store::traits::Backend;
 
 use crate::layer::Layer;
 use crate::method::{BoxFuture, Method, Refuse, uniform_layer};
+use crate::sync::IgnorePoison;
 
 /// Disturbs calls on demand. A cheap handle; clones share their faults and their counters.
 ///
@@ -125,7 +126,7 @@ impl Fault {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Injected>> {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+        self.faults.lock().ignore_poison()
     }
 }
 

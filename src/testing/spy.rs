@@ -1,13 +1,14 @@
 //! A layer that records every call.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use wacore::store::traits::Backend;
 
 use super::value::{ToValues, Value, write_fields};
 use crate::layer::Layer;
 use crate::method::{BoxFuture, Method, uniform_layer};
+use crate::sync::IgnorePoison;
 
 /// Records every call that passes: the method and its arguments. A cheap handle; clones share their record.
 ///
@@ -68,7 +69,7 @@ impl Spy {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Call>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+        self.calls.lock().ignore_poison()
     }
 }
 

@@ -39,7 +39,8 @@ use crate::sqlite::files::{cannot_write, explained, publish, refuse_taken};
 ///
 /// ```no_run
 /// # async fn export() -> Result<(), wastore::Error> {
-/// use wastore::{Export, Passphrase, SqliteStore, VaultOptions};
+/// use wastore::{Passphrase, SqliteStore, VaultOptions};
+/// use wastore::import::Export;
 ///
 /// let store = SqliteStore::open("wa.db").await?;
 /// let vault = store.open_vault_read_only(&VaultOptions::new(), Passphrase::from_file("passphrase")?).await?;

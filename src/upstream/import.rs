@@ -36,7 +36,8 @@ use crate::sqlite::{Durability, SqliteOptions, SqliteStore};
 ///
 /// ```no_run
 /// # async fn import() -> Result<(), wastore::Error> {
-/// use wastore::{Import, Passphrase, SqliteStore, Vault};
+/// use wastore::{Passphrase, SqliteStore, Vault};
+/// use wastore::import::Import;
 ///
 /// let secret = Passphrase::from_file("passphrase")?;
 /// let report = Import::new().run("whatsapp.db", "wa.db", secret).await?;

@@ -1,6 +1,7 @@
 //! Backups, and putting them back.
 
 use super::*;
+use wastore::maintenance::open_account;
 
 fn sessions(desk: &Desk, store: &str) -> usize {
     let printed = desk.ok(&format!("verify {store} --key-file key"));
@@ -11,7 +12,7 @@ fn sessions(desk: &Desk, store: &str) -> usize {
 /// As a bot opens the store.
 async fn bot(desk: &Desk) -> Arc<dyn Backend> {
     let store = Arc::new(SqliteStore::open(desk.path("wa.db")).await.unwrap());
-    let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
+    let vault = open_account(&store, &VaultOptions::new(), key()).await.unwrap();
     vault.layer().layer(store)
 }
 

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use rand::RngExt;
 use wacore::store::traits::{Backend, DeviceStore, SignalStore};
+use wastore::maintenance::open_account;
 use wastore::testing::Operation;
 use wastore::{Access, Layer, Method, Passphrase, Secret, SqliteStore, VaultOptions};
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
@@ -102,7 +103,7 @@ impl Desk {
     fn session(&self, name: &str, account: i32, secret: impl Into<Secret>) -> Option<String> {
         wait(async {
             let store = SqliteStore::open(self.path(name)).await.unwrap().account(account);
-            let vault = store.open_vault(&VaultOptions::new(), secret).await.unwrap();
+            let vault = open_account(&store, &VaultOptions::new(), secret).await.unwrap();
             let store: Arc<dyn Backend> = vault.layer().layer(Arc::new(store));
             let session = store.get_session(ADDRESS).await.unwrap();
             session.map(|session| String::from_utf8(session.to_vec()).unwrap())
@@ -316,7 +317,7 @@ fn with_many_sessions(desk: &Desk) -> u32 {
     const SESSIONS: u32 = 4000;
     wait(async {
         let store = Arc::new(SqliteStore::open(desk.path("wa.db")).await.unwrap());
-        let vault = store.open_vault(&VaultOptions::new(), key()).await.unwrap();
+        let vault = open_account(&store, &VaultOptions::new(), key()).await.unwrap();
         let sessions: Vec<_> = (0..SESSIONS)
             .map(|number| (Arc::from(format!("{number}@s")), bytes::Bytes::from(number.to_le_bytes().repeat(250))))
             .collect();

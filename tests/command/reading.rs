@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::*;
+use wastore::maintenance::create_encrypted;
 
 /// What only reads; what it makes goes to another folder.
 const READING: [&str; 8] = [
@@ -171,8 +172,8 @@ fn left_by_a_bot(folder: &Path) {
     let bot = tempfile::tempdir().unwrap();
     let path = bot.path().join("wa.db");
     wait(async {
-        let options = VaultOptions::new().kdf_cost(wastore::Argon2Cost::MINIMUM);
-        SqliteStore::create_encrypted(&path, &options, old()).await.unwrap();
+        let options = VaultOptions::new().kdf_cost(wastore::vault::Argon2Cost::MINIMUM);
+        create_encrypted(&path, &options, old()).await.unwrap();
         let store = Arc::new(SqliteStore::open(&path).await.unwrap());
         let vault = options.open(store.clone(), old()).await.unwrap();
         let layered = vault.layer().layer(store);

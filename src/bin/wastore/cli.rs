@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
-use wastore::{Argon2Cost, FileAnchor, Result, VaultOptions};
+use wastore::vault::{Argon2Cost, FileAnchor};
+use wastore::{Result, VaultOptions};
 
 use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret};
 

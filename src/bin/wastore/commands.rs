@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use indicatif::ProgressBar;
-use wastore::{
-    Error, Export, HeaderInfo, Import, ImportPhase, Key, RecoveryKey, RemovedSource, Repair, Rotate, SlotInfo,
-    SqliteStore, VaultOptions, Verify, VerifyReport, printable, printable_path,
+use wastore::import::{AccountToExport, Export, Import, RemovedSource};
+use wastore::maintenance::{
+    self, Repair, Rotate, Verify, VerifyReport, create_encrypted, open_account, restore_account_header,
 };
+use wastore::vault::{HeaderInfo, OpenMode, SlotInfo};
+use wastore::{Error, Key, RecoveryKey, SqliteStore, VaultOptions, printable, printable_path};
 use zeroize::Zeroizing;
 
 use crate::cli::{Accounts, Command, Header, ImportArgs, Keys, Store};
@@ -71,7 +73,7 @@ fn refuse_taken(target: &Path) -> Result<(), Failure> {
 
 async fn init(store: &Path, new: NewSecret, options: &VaultOptions) -> Done {
     refuse_taken(store)?;
-    SqliteStore::create_encrypted(store, options, new.read().await?).await?;
+    create_encrypted(store, options, new.read().await?).await?;
     say("an empty encrypted store was created\n")?;
     DONE
 }
@@ -85,8 +87,7 @@ async fn import(arguments: ImportArgs, options: &VaultOptions) -> Done {
     let bar = progress_bar();
     let shown = bar.clone();
     let mut import = Import::new().vault_options(options.clone()).on_progress(move |progress| {
-        let phase = if progress.phase == ImportPhase::Copying { "copying" } else { "comparing" };
-        show(&shown, phase, progress.done, progress.total);
+        show(&shown, progress.phase.name(), progress.done, progress.total);
     });
     if let Some(account) = account {
         import = import.account(account);
@@ -136,12 +137,14 @@ async fn export(
     };
     let (secret, mut vaults) = (secret.read().await?, vec![]);
     for account in &stores {
-        vaults.push(account.open_vault_read_only(options, secret.duplicate()).await?);
+        vaults.push(open_account(account, &options.clone().mode(OpenMode::ReadOnly), secret.duplicate()).await?);
     }
+    let exported: Vec<_> =
+        stores.iter().zip(&vaults).map(|(account, vault)| AccountToExport::new(account, vault)).collect();
     let bar = progress_bar();
     let shown = bar.clone();
     let export = Export::new().on_progress(move |progress| show(&shown, "exporting", progress.done, progress.total));
-    let reports = export.run_all(&stores.iter().zip(&vaults).collect::<Vec<_>>(), target).await;
+    let reports = export.run_all(&exported, target).await;
     bar.finish_and_clear();
     for (account, report) in stores.iter().zip(reports?) {
         say(format_args!("account {}\n{report}\n", account.account_number()))?;
@@ -217,7 +220,7 @@ async fn rotate(store: &Store, secret: CurrentSecret, leave_damaged: bool, optio
     let (bar, secret) = (progress_bar(), secret.read().await?);
     let change = async |account: SqliteStore| {
         let report = async {
-            let vault = account.open_vault(options, secret.duplicate()).await?;
+            let vault = open_account(&account, options, secret.duplicate()).await?;
             rotation(leave_damaged, &bar).run(&account, &vault).await
         };
         let report = report.await;
@@ -269,7 +272,7 @@ async fn verify(store: &Store, secret: CurrentSecret, quick: bool, json: bool, o
         let shown = bar.clone();
         let verify = Verify::new();
         let verify = verify.on_progress(move |progress| show(&shown, "checking", progress.done, progress.total));
-        let vault = account.open_vault_read_only(options, secret.duplicate()).await?;
+        let vault = open_account(&account, &options.clone().mode(OpenMode::ReadOnly), secret.duplicate()).await?;
         if quick { verify.quick() } else { verify }.run(&account, &vault).await
     };
     let (mut reports, mut sound) = (vec![], true);
@@ -321,7 +324,7 @@ async fn repair(
 async fn forget(store: &Store, secret: CurrentSecret, jid: &str, options: &VaultOptions) -> Done {
     let store = store.open().await?;
     let vault = secret.open(&store, options).await?;
-    let report = store.forget(&vault, jid).await?;
+    let report = maintenance::forget(&store, &vault, jid).await?;
     say(format_args!("deleted: {report}\n"))?;
     if report.is_empty() {
         let text = "nothing is stored of such a contact: give its JID as the client shows it".to_owned();
@@ -340,14 +343,15 @@ async fn prune_snapshots(store: &Path, keep: NonZeroUsize) -> Done {
 async fn accept_rollback(store: &Store, secret: CurrentSecret, options: &VaultOptions) -> Done {
     let (opened, secret) = (in_use(open(&store.store).await?).await?, secret.read().await?);
     for number in store.accounts(&opened).await? {
-        opened.account(number).accept_rollback(options, secret.duplicate()).await?;
+        open_account(&opened.account(number), &options.clone().mode(OpenMode::AcceptRollback), secret.duplicate())
+            .await?;
         say(format_args!("account {number} is taken as it is: link it again, and save its header again\n"))?;
     }
     DONE
 }
 
 async fn inspect(store: &Path, json: bool) -> Done {
-    let inspection = open_read_only(store).await?.inspect().await?;
+    let inspection = maintenance::inspect(&open_read_only(store).await?).await?;
     if json {
         let inspection = serde_json::to_value(&inspection).map_err(Failure::other)?;
         say(format_args!("{inspection:#}\n"))?;
@@ -364,7 +368,7 @@ async fn backup(store: &Path, file: Option<PathBuf>, to_folder: Option<(PathBuf,
         say(format_args!("{} is a copy of the store\n", printable_path(&file)))?;
     }
     if let Some((folder, keep)) = to_folder {
-        let (copy, removed) = store.backup_to_folder(folder, keep).await?;
+        let (copy, removed) = maintenance::backup_to_folder(&store, folder, keep).await?;
         say(format_args!(
             "{} is a copy of the store; its database is sound, its records were not opened\n",
             printable_path(&copy)
@@ -395,7 +399,7 @@ fn keygen(file: &Path) -> Done {
 }
 
 async fn list_accounts(store: &Path) -> Done {
-    for account in in_use(open_read_only(store).await?).await?.inspect().await?.accounts {
+    for account in maintenance::inspect(&in_use(open_read_only(store).await?).await?).await?.accounts {
         let vault = match (account.header, account.problem) {
             (Some(_), _) => "has a vault".to_owned(),
             (None, problem) => problem.unwrap_or_else(|| "has no vault".to_owned()),
@@ -407,7 +411,7 @@ async fn list_accounts(store: &Path) -> Done {
 
 async fn delete_account(store: &Path, number: i32) -> Done {
     let store = open(store).await?;
-    let accounts = store.inspect().await?.accounts;
+    let accounts = maintenance::inspect(&store).await?.accounts;
     let Some(deleted) = accounts.iter().find(|account| account.number == number) else {
         let text = format!("the store has no account {number}: `accounts list` shows those that it has");
         return Err(Failure { text, code: REFUSED });
@@ -443,7 +447,7 @@ async fn save_header(store: &Store, secret: CurrentSecret, file: &Path, options:
 async fn restore_header(store: &Store, secret: CurrentSecret, file: &Path, options: &VaultOptions) -> Done {
     let store = store.open().await?;
     let saved = saved_header(file).await?;
-    let vault = store.restore_vault_header(options, &saved, secret.read().await?).await?;
+    let vault = restore_account_header(&store, options, &saved, secret.read().await?).await?;
     say("the header was restored; save it again. These slots open the store, also those that were removed since:\n")?;
     say_slots(vault.slots())?;
     DONE

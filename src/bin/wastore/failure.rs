@@ -3,7 +3,8 @@
 use std::io;
 use std::path::Path;
 
-use wastore::{Error, SqliteProblem, printable_path};
+use wastore::sqlite::SqliteProblem;
+use wastore::{Error, printable_path};
 
 pub(crate) const INTERRUPTED: u8 = 130;
 pub(crate) const OTHER: u8 = 1;

@@ -13,6 +13,8 @@ use wastore::{Key, Passphrase, RecoveryKey, Secret, SqliteStore, Vault, VaultOpt
 
 use crate::failure::Failure;
 use crate::terminal::Terminal;
+use wastore::maintenance::open_account;
+use wastore::vault::OpenMode;
 
 /// What opens the store; a prompt if nothing is given.
 #[derive(Args, Clone)]
@@ -102,11 +104,11 @@ impl CurrentSecret {
     }
 
     pub(crate) async fn open(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
-        Ok(store.open_vault(options, self.read().await?).await?)
+        Ok(open_account(&store, options, self.read().await?).await?)
     }
 
     pub(crate) async fn open_read_only(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
-        Ok(store.open_vault_read_only(options, self.read().await?).await?)
+        Ok(open_account(&store, &options.clone().mode(OpenMode::ReadOnly), self.read().await?).await?)
     }
 
     pub(crate) async fn read(&self) -> Result<Secret, Failure> {

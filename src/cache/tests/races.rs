@@ -10,13 +10,14 @@ use tokio::sync::Semaphore;
 use wacore::store::InMemoryBackend;
 use wacore::store::traits::{Backend, LidPnMappingEntry, MsgSecretEntry, TcTokenEntry};
 
+use crate::CacheLayer;
+use crate::cache::RecordStats;
 use crate::cache::pool::Pool;
 use crate::cache::region::Region;
 use crate::gate::{Gate, Side};
 use crate::layer::Layer;
 use crate::method::{Method, Record};
 use crate::testing::{Effect, Fault, Spy, When};
-use crate::{CacheLayer, RecordStats};
 
 /// A cache over a gate over a store, with spies and faults between them.
 struct Bench {

@@ -7,13 +7,13 @@ use rusqlite::types::Value;
 use wacore::store::traits::{Backend, MsgSecretEntry};
 
 use super::{Sqlite, encrypted};
-use crate::encrypt::app_sync::join_carrier;
+use crate::encrypt::HeaderCopy;
+use crate::encrypt::carrier::join_carrier;
 use crate::encrypt::format::envelope::Prefix;
 use crate::encrypt::format::keys::LookupKeys;
 use crate::encrypt::format::token::Domain;
-use crate::encrypt::protocol::decode_text;
-use crate::encrypt::vault::HeaderCopy;
 use crate::method::{Method, Record};
+use crate::rows::encoding::decode_text;
 use crate::sample;
 
 /// A canary in the ways in which a store could write it down.
@@ -79,8 +79,8 @@ async fn no_canary_in_any_file() {
     canaries.push(("raw key".into(), super::raw_key().expose().to_vec()));
     canaries.push(("passphrase".into(), super::passphrase().as_bytes().to_vec()));
     canaries.push(("vault key".into(), vault.shared().root().vault_key.0.expose().to_vec()));
-    canaries.push(("listing key".into(), state.ring.lookup.siv.to_vec()));
-    canaries.push(("record key".into(), state.ring.active().record(1).to_vec()));
+    canaries.push(("listing key".into(), state.cipher.ring.lookup.siv.to_vec()));
+    canaries.push(("record key".into(), state.cipher.ring.active().record(1).to_vec()));
 
     let files = files(sqlite.folder.path());
     let names: Vec<_> = files.iter().map(|(name, _)| name.as_str()).collect();
@@ -165,9 +165,9 @@ async fn derive_listing() -> Vec<String> {
     backend.put_msg_secrets(vec![secret]).await.unwrap();
     let database = sqlite.folder.path().join("wa.db");
     let state = vault.shared().state();
-    let keyed = keyed_functions(&state.ring.lookup);
+    let keyed = keyed_functions(&state.cipher.ring.lookup);
     let blocks = [sample::MESSAGE_ID, sample::SECOND_MESSAGE_ID, OTHER_MESSAGE].map(|id| {
-        let block = state.ring.lookup.block(sample::CHAT, sample::SENDER, id).unwrap();
+        let block = state.cipher.ring.lookup.block(sample::CHAT, sample::SENDER, id).unwrap();
         block.encrypt(&sample::MESSAGE_SECRET).to_vec()
     });
     let classify = |record: Record, value: &Value| {

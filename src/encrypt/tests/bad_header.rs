@@ -7,10 +7,12 @@ use sha2::{Digest, Sha256};
 use wacore::store::traits::Backend;
 
 use super::{Scratch, headers, memory, options, passphrase, put_headers, raw_key};
-use crate::encrypt::vault::HeaderCopy;
+use crate::encrypt::HeaderCopy;
 use crate::encrypt::vault::header::Header;
 use crate::sample;
-use crate::{Error, KdfLimits, Key, Layer, Passphrase, Secret, Vault};
+use crate::vault::KdfLimits;
+use crate::vault::OpenMode;
+use crate::{Error, Key, Layer, Passphrase, Secret, Vault};
 
 const COPIES: [&str; 2] = [HeaderCopy::A.address(), HeaderCopy::B.address()];
 
@@ -102,7 +104,7 @@ async fn one_damaged_copy_is_repaired() {
             for damage in damaged {
                 write_one(&store, copy, &damage).await;
                 // Reading alone repairs nothing.
-                options().open_read_only(store.clone(), raw_key()).await.unwrap();
+                options().mode(OpenMode::ReadOnly).open(store.clone(), raw_key()).await.unwrap();
                 assert!(headers(&store).await[copy].as_ref() == Some(&damage));
                 options().open(store.clone(), raw_key()).await.unwrap();
                 let [a, b] = headers(&store).await;
@@ -371,7 +373,7 @@ async fn missing_headers_are_never_replaced() {
         for result in [
             options().open_or_create(store.clone(), passphrase()).await,
             options().create(store.clone(), passphrase()).await,
-            options().open_read_only(store.clone(), passphrase()).await,
+            options().mode(OpenMode::ReadOnly).open(store.clone(), passphrase()).await,
         ] {
             assert!(matches!(result, Err(Error::HeaderMissing)), "{result:?}");
         }

@@ -11,10 +11,11 @@ use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
 use super::{Scratch, encrypted, options, own_error, passphrase, put_headers, raw_key};
 use crate::encrypt::format::keys::LookupKeys;
 use crate::encrypt::format::token::Domain;
-use crate::encrypt::vault::State;
+use crate::encrypt::vault::open_vault::State;
 use crate::method::{Method, Record};
 use crate::sample::*;
-use crate::{Error, Key, Layer, OnDamage, Vault};
+use crate::vault::OnDamage;
+use crate::{Error, Key, Layer, Vault};
 
 /// A filled store, seen from both sides.
 pub(super) struct Both {
@@ -45,11 +46,11 @@ impl Both {
     }
 
     pub(super) fn token(&self, record: Record, domain: Domain, parts: &[&str]) -> String {
-        self.state().ring.lookup.token(record, domain, parts).unwrap().to_string()
+        self.state().cipher.ring.lookup.token(record, domain, parts).unwrap().to_string()
     }
 
     pub(super) fn address(&self, record: Record, address: &str) -> String {
-        self.state().ring.lookup.address(record, address).unwrap().to_string()
+        self.state().cipher.ring.lookup.address(record, address).unwrap().to_string()
     }
 }
 
@@ -146,14 +147,14 @@ pub(super) async fn stored(both: &Both, record: Record) -> Vec<u8> {
 
 fn mac_key(both: &Both) -> (String, [u8; 32]) {
     let state = both.state();
-    let lookup: &LookupKeys = &state.ring.lookup;
+    let lookup: &LookupKeys = &state.cipher.ring.lookup;
     let parts = [COLLECTION.as_bytes(), &INDEX_MAC];
     let index = lookup.index(Record::MutationMac, Domain::MutationIndex, &parts).unwrap();
     (both.token(Record::MutationMac, Domain::Collection, &[COLLECTION]), index)
 }
 
 fn tc_key(both: &Both) -> String {
-    both.state().ring.lookup.listed(Record::TcToken, Domain::TcTokenJid, TC_JID).unwrap()
+    both.state().cipher.ring.lookup.listed(Record::TcToken, Domain::TcTokenJid, TC_JID).unwrap()
 }
 
 /// Puts other bytes in the place of a record.
@@ -576,7 +577,7 @@ async fn injective_tokens() {
     use rand::RngExt;
 
     let [both, ..] = &Both::all().await[..] else { unreachable!() };
-    let lookup = &both.state().ring.lookup;
+    let lookup = &both.state().cipher.ring.lookup;
     let mut rng: rand::rngs::StdRng = rand::make_rng();
     let mut names = std::collections::HashSet::new();
     for name in ["abc", "ABC", "a\0bc", "a@b:c_d%e", "ünïcödé", "a\u{301}", "á", "x".repeat(65_533).as_str()] {
@@ -615,7 +616,7 @@ async fn header_rolled_back_under_newer_records() {
             assert_eq!(own_error(outer.get_session(SESSION_ADDRESS).await), "HeaderRolledBack");
             outer.get_sender_key(SENDER_KEY_ADDRESS).await.unwrap();
         }
-        // The official way puts it above every stamp.
+        // The official way puts it above every generation.
         let vault = options().restore_header(both.inner.clone(), &old, raw_key()).await.unwrap();
         let outer = vault.layer().layer(both.inner.clone());
         assert_eq!(outer.get_session(SESSION_ADDRESS).await.unwrap().as_deref(), Some(&b"newer"[..]));

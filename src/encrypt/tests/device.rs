@@ -101,7 +101,7 @@ async fn a_paired_plaintext_device_is_refused() {
             assert!(matches!(error, Error::PlaintextDevice), "{error:?}");
             assert!(error.to_string().contains("wastore import"), "{error}");
         }
-        assert_eq!(store.get_sender_key(crate::HeaderCopy::A.address()).await.unwrap(), None);
+        assert_eq!(store.get_sender_key(crate::vault::HeaderCopy::A.address()).await.unwrap(), None);
     }
 }
 
@@ -154,7 +154,7 @@ async fn a_device_that_was_deleted_is_missed() {
     backend.create().await.unwrap();
     // Another store with the same header and no device row.
     let emptied = memory();
-    for copy in [crate::HeaderCopy::A, crate::HeaderCopy::B] {
+    for copy in [crate::vault::HeaderCopy::A, crate::vault::HeaderCopy::B] {
         emptied.put_sender_key(copy.address(), &vault.save_header()).await.unwrap();
     }
     let vault = options().open(emptied.clone(), raw_key()).await.unwrap();

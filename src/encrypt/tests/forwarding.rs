@@ -9,6 +9,7 @@ use super::{encrypted, memory, options, raw_key};
 use crate::method::{Access, Method};
 use crate::sample;
 use crate::testing::Spy;
+use crate::vault::OpenMode;
 use crate::{Layer, Vault};
 
 fn spied(store: &Arc<dyn Backend>, vault: &Vault) -> (Arc<dyn Backend>, Spy) {
@@ -34,7 +35,7 @@ async fn read_only_vaults_refuse_every_change() {
     let store = memory();
     let (_, backend) = encrypted(&store).await;
     sample::fill(&*backend).await;
-    let vault = options().open_read_only(store.clone(), raw_key()).await.unwrap();
+    let vault = options().mode(OpenMode::ReadOnly).open(store.clone(), raw_key()).await.unwrap();
     let (backend, spy) = spied(&store, &vault);
     assert_eq!(format!("{:?}", vault.layer()), "encrypt(v1, read-only)");
     for method in Method::ALL {

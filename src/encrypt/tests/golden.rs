@@ -6,7 +6,8 @@ use super::interop::{assert_complete, open_store};
 use super::{open_sqlite, options, raw_key};
 use crate::sample;
 use crate::sample::*;
-use crate::{Error, HeaderInfo, Layer, Padding, Passphrase, RecoveryKey};
+use crate::vault::{HeaderInfo, Padding};
+use crate::{Error, Layer, Passphrase, RecoveryKey};
 
 const PASSPHRASE: &str = "golden passphrase";
 const CONTEXT: &str = "golden bot";

@@ -12,7 +12,8 @@ use crate::gate::{Pauses, polled};
 use crate::method::Record;
 use crate::sample::{self, SESSION, SESSION_ADDRESS};
 use crate::testing::{Effect, Fault, When};
-use crate::{Error, Key, Layer, Revocation};
+use crate::vault::Revocation;
+use crate::{Error, Key, Layer};
 
 /// A store whose calls fail after so many, until the fault is cleared.
 fn failing_after(store: &Arc<dyn Backend>, calls: u64) -> (Arc<dyn Backend>, Fault) {

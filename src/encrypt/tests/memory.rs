@@ -12,10 +12,12 @@ use wacore::store::traits::{AppStateSyncKey, Backend};
 use zeroize::Zeroize;
 
 use super::options;
-use crate::encrypt::format::envelope::KINDS;
-use crate::encrypt::vault::slot;
-use crate::encrypt::vault::{data_key_aad, lookup_key_aad};
-use crate::{Layer, Passphrase, Revocation, Rotate, Secret, SqliteStore, Vault, sample};
+use crate::encrypt::format::kind::KINDS;
+use crate::encrypt::vault::key_wrap::{data_key_aad, lookup_key_aad, unwrap};
+
+use crate::maintenance::Rotate;
+use crate::vault::Revocation;
+use crate::{Layer, Passphrase, Secret, SqliteStore, Vault, sample};
 
 /// A secret to look for, of which this process keeps no copy itself: every byte is masked.
 struct Needle {
@@ -44,16 +46,16 @@ fn keys(vault: &Vault) -> Vec<Needle> {
     let wrap = root.vault_key.key_wrap(store_id);
     needles.push(Needle::new("key-wrapping key", &*wrap));
     for key in &header.data_keys {
-        let data_key = slot::unwrap(&wrap, &key.wrapped, &data_key_aad(store_id, key.epoch)).unwrap();
+        let data_key = unwrap(&wrap, &key.wrapped, &data_key_aad(store_id, key.epoch)).unwrap();
         needles.push(Needle::new(format!("data key {}", key.epoch), data_key.expose()));
-        let keys = state.ring.epoch(key.epoch).unwrap();
+        let keys = state.cipher.ring.epoch(key.epoch).unwrap();
         for kind in 1..=KINDS as u8 {
             needles.push(Needle::new(format!("key of kind {kind}, epoch {}", key.epoch), keys.record(kind)));
         }
     }
-    let lookup_key = slot::unwrap(&wrap, &header.lookup_key, &lookup_key_aad(store_id)).unwrap();
+    let lookup_key = unwrap(&wrap, &header.lookup_key, &lookup_key_aad(store_id)).unwrap();
     needles.push(Needle::new("lookup key", lookup_key.expose()));
-    needles.push(Needle::new("SIV key", &state.ring.lookup.siv));
+    needles.push(Needle::new("SIV key", &state.cipher.ring.lookup.siv));
     needles
 }
 

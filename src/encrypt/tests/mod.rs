@@ -24,7 +24,8 @@ use wacore::store::error::StoreError;
 use wacore::store::traits::Backend;
 use whatsapp_rust_sqlite_storage::SqliteStore;
 
-use crate::{Argon2Cost, Error, HeaderCopy, Key, Layer, Passphrase, Vault, VaultOptions};
+use crate::vault::{Argon2Cost, HeaderCopy};
+use crate::{Error, Key, Layer, Passphrase, Vault, VaultOptions};
 
 /// How often to repeat a randomised test: more under `WASTORE_LONG=1`.
 fn rounds(usual: u64, long: u64) -> u64 {

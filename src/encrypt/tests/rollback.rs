@@ -12,7 +12,9 @@ use super::{Headers, Scratch, headers, memory, options, put_headers, raw_key};
 use crate::gate::{Pauses, polled};
 use crate::sample::{SESSION, SESSION_ADDRESS};
 use crate::testing::{Effect, Fault, When};
-use crate::{Anchor, Error, FileAnchor, Key, Layer, Revocation, RollbackAnchor, VaultOptions};
+use crate::vault::OpenMode;
+use crate::vault::{Anchor, FileAnchor, Revocation, RollbackAnchor};
+use crate::{Error, Key, Layer, VaultOptions};
 
 /// An anchor in memory, which can be switched off.
 #[derive(Default)]
@@ -65,7 +67,7 @@ async fn assert_refused(options: &VaultOptions, store: &Arc<dyn Backend>, expect
     let before = headers(store).await;
     for result in [
         options.open(store.clone(), raw_key()).await,
-        options.open_read_only(store.clone(), raw_key()).await,
+        options.clone().mode(OpenMode::ReadOnly).open(store.clone(), raw_key()).await,
         options.open_or_create(store.clone(), raw_key()).await,
     ] {
         let error = result.unwrap_err();
@@ -91,7 +93,7 @@ async fn a_store_that_was_put_back_is_refused_until_it_is_accepted() {
         let wrong = options.open(store.clone(), Key::from_bytes(&mut [1; 32])).await;
         assert!(matches!(wrong, Err(Error::WrongSecret)), "{wrong:?}");
 
-        let vault = options.accept_rollback(store.clone(), raw_key()).await.unwrap();
+        let vault = options.clone().mode(OpenMode::AcceptRollback).open(store.clone(), raw_key()).await.unwrap();
         vault.layer().layer(store.clone()).get_session(SESSION_ADDRESS).await.unwrap();
         options.open(store.clone(), raw_key()).await.unwrap();
         // The one that was given up is the older one now.
@@ -205,7 +207,7 @@ async fn one_step_that_the_anchor_has_not_heard_of_is_a_crash() {
     let known = anchor.anchors.lock().unwrap().clone();
     vault.add_slot("second", Key::from_bytes(&mut [2; 32])).await.unwrap();
     *anchor.anchors.lock().unwrap() = known.clone();
-    options.open_read_only(store.clone(), raw_key()).await.unwrap();
+    options.clone().mode(OpenMode::ReadOnly).open(store.clone(), raw_key()).await.unwrap();
     options.open(store.clone(), raw_key()).await.unwrap();
     *anchor.anchors.lock().unwrap() = known;
     assert_refused(&options, &store, "ForkDetected").await;
@@ -229,7 +231,7 @@ async fn changes_under_an_anchor_are_dropped_anywhere() {
             vault.add_slot("second", Key::from_bytes(&mut [2; 32])).await.unwrap();
             vault.renew_anchor().await.unwrap();
             drop(options.restore_header(store.clone(), &saved, raw_key()).await.unwrap());
-            drop(options.accept_rollback(store.clone(), raw_key()).await.unwrap());
+            drop(options.clone().mode(OpenMode::AcceptRollback).open(store.clone(), raw_key()).await.unwrap());
             let revocation = Revocation::prepare(&vault, new_key()).await.unwrap();
             vault.rotate_data_key().await.unwrap();
             vault.revoke(&revocation).await.unwrap();
@@ -238,7 +240,9 @@ async fn changes_under_an_anchor_are_dropped_anywhere() {
         let vault = match options.open(inner.clone(), raw_key()).await {
             Err(Error::WrongSecret) => options.open(inner.clone(), new_key()).await.unwrap(),
             // Putting a header back that was dropped half-way is decided upon once more.
-            Err(Error::ForkDetected) => options.accept_rollback(inner.clone(), raw_key()).await.unwrap(),
+            Err(Error::ForkDetected) => {
+                options.clone().mode(OpenMode::AcceptRollback).open(inner.clone(), raw_key()).await.unwrap()
+            }
             opened => opened.unwrap(),
         };
         vault.add_slot("last", Key::from_bytes(&mut [3; 32])).await.unwrap();
@@ -258,7 +262,7 @@ async fn a_copy_is_refused_from_the_next_header_on() {
     let vault = options.create(store.clone(), raw_key()).await.unwrap();
     let copied = headers(&store).await;
     put_headers(&store, &copied).await;
-    options.open_read_only(store.clone(), raw_key()).await.unwrap();
+    options.clone().mode(OpenMode::ReadOnly).open(store.clone(), raw_key()).await.unwrap();
     vault.renew_anchor().await.unwrap();
     put_headers(&store, &copied).await;
     assert_refused(&options, &store, "RollbackDetected").await;
@@ -273,9 +277,9 @@ async fn a_store_that_was_used_without_an_anchor_is_taken_over_on_purpose() {
     super::options().create(store.clone(), raw_key()).await.unwrap();
     super::options().open(store.clone(), raw_key()).await.unwrap();
     assert_refused(&options, &store, "AnchorMissing").await;
-    let unset = super::options().accept_rollback(store.clone(), raw_key()).await;
+    let unset = super::options().mode(OpenMode::AcceptRollback).open(store.clone(), raw_key()).await;
     assert!(matches!(unset, Err(Error::InvalidInput { .. })), "{unset:?}");
-    options.accept_rollback(store.clone(), raw_key()).await.unwrap();
+    options.clone().mode(OpenMode::AcceptRollback).open(store.clone(), raw_key()).await.unwrap();
     let vault = options.open(store.clone(), raw_key()).await.unwrap();
     // Putting a saved header back on purpose is a step of its own.
     let saved = vault.save_header();
@@ -330,7 +334,7 @@ async fn a_folder_keeps_the_anchors_of_many_stores() {
     std::fs::write(path, [&intact[..], &intact].concat()).unwrap();
     assert_refused(&options, &stores[1], "Anchor(").await;
     std::fs::write(path, &intact).unwrap();
-    options.accept_rollback(stores[1].clone(), raw_key()).await.unwrap();
+    options.clone().mode(OpenMode::AcceptRollback).open(stores[1].clone(), raw_key()).await.unwrap();
     options.open(stores[1].clone(), raw_key()).await.unwrap();
     // A disk that is not mounted.
     std::fs::rename(folder.path(), folder.path().with_extension("gone")).unwrap();
@@ -363,9 +367,11 @@ async fn crowd(store: Arc<dyn Backend>, anchor: Arc<impl RollbackAnchor + 'stati
                     vault.remove_slot(id).await
                 })
                 .await;
-                options.open_read_only(store.clone(), raw_key()).await.map(drop).unwrap_or_else(|error| {
-                    assert!(matches!(error, Error::HeaderConflict), "{error:?}");
-                });
+                options.clone().mode(OpenMode::ReadOnly).open(store.clone(), raw_key()).await.map(drop).unwrap_or_else(
+                    |error| {
+                        assert!(matches!(error, Error::HeaderConflict), "{error:?}");
+                    },
+                );
             }
         })
     });
@@ -431,7 +437,7 @@ async fn a_restored_backup_of_the_database_is_refused() {
     let error = open(&path, &options).await.map(drop).unwrap_err();
     assert!(matches!(error, Error::RollbackDetected), "{error:?}");
     let store: Arc<dyn Backend> = Arc::new(SqliteStore::open(&path).await.unwrap());
-    let vault = options.accept_rollback(store.clone(), raw_key()).await.unwrap();
+    let vault = options.clone().mode(OpenMode::AcceptRollback).open(store.clone(), raw_key()).await.unwrap();
     let session = vault.layer().layer(store).get_session(SESSION_ADDRESS).await.unwrap();
     assert_eq!(session.as_deref(), Some(&b"before"[..]));
 }
@@ -498,7 +504,7 @@ async fn a_store_that_vanished_is_not_begun_from_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let anchors = folder.path().join("anchors");
     std::fs::create_dir(&anchors).unwrap();
-    let options = options().rollback_anchor(Arc::new(crate::FileAnchor::new(&anchors)));
+    let options = options().rollback_anchor(Arc::new(crate::vault::FileAnchor::new(&anchors)));
     let path = folder.path().join("wa.db");
     let open = async || {
         let store = Arc::new(SqliteStore::open(&path).await.unwrap());
@@ -544,7 +550,7 @@ async fn who_loses_the_race_of_creating_leaves_nothing_in_the_anchor() {
         let folder = tempfile::tempdir().unwrap();
         let anchors = folder.path().join("anchors");
         std::fs::create_dir(&anchors).unwrap();
-        let options = options().rollback_anchor(Arc::new(crate::FileAnchor::new(&anchors)));
+        let options = options().rollback_anchor(Arc::new(crate::vault::FileAnchor::new(&anchors)));
         let store = Arc::new(SqliteStore::open(folder.path().join("wa.db")).await.unwrap());
         let tasks: Vec<_> = (0..4)
             .map(|_| {

@@ -12,10 +12,11 @@ use super::{Sqlite, encrypted, memory, options, passphrase, raw_key};
 use crate::encrypt::format::envelope::Prefix;
 use crate::encrypt::vault::header::Header;
 use crate::sample;
-use crate::{
-    Argon2Cost, Error, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, Key, KeyProvider, Layer, Padding, Passphrase,
-    Record, RecoveryKey, Revocation, SlotKind, Vault,
+use crate::vault::OpenMode;
+use crate::vault::{
+    Argon2Cost, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, KeyProvider, Padding, Revocation, SlotKind,
 };
+use crate::{Error, Key, Layer, Passphrase, Record, RecoveryKey, Vault};
 
 fn word(word: &str) -> Passphrase {
     Passphrase::new(word).unwrap()
@@ -41,7 +42,7 @@ async fn a_new_data_key_is_in_use_at_once_over_any_store() {
         assert_eq!(HeaderInfo::read(&*inner).await.unwrap().unwrap().epochs, [1, 2]);
         for (address, backend) in [("new@s", &backend), ("of a vault that was open already@s", &second)] {
             backend.put_session(address, b"new").await.unwrap();
-            let token = vault.shared().state().ring.lookup.address(Record::Session, address).unwrap();
+            let token = vault.shared().state().cipher.ring.lookup.address(Record::Session, address).unwrap();
             let stored = inner.get_session(&token).await.unwrap().unwrap();
             assert_eq!(Prefix::read(Record::Session, &stored).unwrap().epoch(), 2);
             assert_eq!(backend.get_session("old@s").await.unwrap().unwrap(), &b"old"[..]);
@@ -312,7 +313,7 @@ async fn plaintext_records_are_no_place_for_a_vault() {
 
 #[tokio::test]
 async fn slots_that_nobody_could_open_are_refused() {
-    let limits = crate::KdfLimits { work_kib: 2 * 19 * 1024, ..Default::default() };
+    let limits = crate::vault::KdfLimits { work_kib: 2 * 19 * 1024, ..Default::default() };
     let tight = options().kdf_limits(limits);
     let store = memory();
     let vault = tight.create(store.clone(), word("first")).await.unwrap();
@@ -352,7 +353,7 @@ async fn interrupted_header_writes() {
             headers.allow(usize::MAX, false);
             let open = async |secret| {
                 let options = options().header_store(headers.clone());
-                options.open_read_only(store.clone(), word(secret)).await.is_ok()
+                options.clone().mode(OpenMode::ReadOnly).open(store.clone(), word(secret)).await.is_ok()
             };
             let (old, new) = (open("old").await, open("new").await);
             assert_eq!((old, new), (writes == 0, writes > 0), "{writes} writes, torn: {torn}");

@@ -11,9 +11,9 @@ use crate::encrypt::format::keys::{DataKeys, LookupKeys, StoreId, VaultKey, deri
 use crate::encrypt::format::token::Domain;
 use crate::encrypt::vault::header::{Header, Kdf, Slot, Wrapped, WrappedDataKey};
 use crate::encrypt::vault::kdf::{self, Argon2Cost, Job};
+use crate::encrypt::vault::key_wrap::{data_key_aad, lookup_key_aad, wrap as wrap_under};
 use crate::encrypt::vault::slot;
 use crate::encrypt::vault::slot::NewSlot;
-use crate::encrypt::vault::{data_key_aad, lookup_key_aad};
 use crate::json;
 use crate::method::Record;
 use crate::{Error, Key, Passphrase};
@@ -86,7 +86,7 @@ fn header() {
         new.seal_with(id, &store_id(), &vault_key, counting(0xc0 + id)).unwrap()
     };
     let wrap = vault_key.key_wrap(&store_id());
-    let wrapped = |key: Key, aad: &[u8]| slot::wrap(&wrap, counting(0xd0), &key, aad).unwrap();
+    let wrapped = |key: Key, aad: &[u8]| wrap_under(&wrap, counting(0xd0), &key, aad).unwrap();
     let header = Header {
         store_id: store_id(),
         generation: 0x0102_0304_0506,
@@ -321,7 +321,7 @@ fn padded_envelope() {
 fn assert_opens(place: Place<'_>, sealed: &[u8], payload: &[u8]) {
     let mut buffer = sealed.to_vec();
     let prefix = Prefix::read(place.record, &buffer).unwrap();
-    assert_eq!((prefix.epoch(), prefix.stamp()), (7, 9));
+    assert_eq!((prefix.epoch(), prefix.generation()), (7, 9));
     let opened = envelope::open(&data_keys(), prefix, place, &mut buffer).unwrap();
     assert_eq!(opened.payload(&buffer), payload);
     assert_eq!(opened.into_payload(buffer), payload);

@@ -1,7 +1,7 @@
 //! The store that a vault was opened on, and what can be seen of the rows in it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use wacore::store::traits::Backend;
 
@@ -15,6 +15,7 @@ use crate::rows::below::own_store_below;
 use crate::rows::encoding::decode_text;
 use crate::rows::store::Rows;
 use crate::rows::table::TABLES;
+use crate::sync::IgnorePoison;
 
 /// The store that a vault was opened on.
 #[derive(Clone)]
@@ -77,12 +78,11 @@ impl Host {
             let claims = found.clone();
             own.sealed_prefixes(Box::new(move |row| {
                 if let Some(prefix) = row.prefix.as_ref().and_then(Prefix::of) {
-                    // Nothing panics while holding the guard.
-                    claims.lock().unwrap_or_else(PoisonError::into_inner).add(&prefix);
+                    claims.lock().ignore_poison().add(&prefix);
                 }
             }))
             .await?;
-            let claims = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+            let claims = std::mem::take(&mut *found.lock().ignore_poison());
             return Ok(claims);
         }
         let mut claims = Claims::default();

@@ -1,7 +1,7 @@
 //! The live vault: its keys and its header as they are now, and how the header is changed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
 use super::copies::{Candidate, Copies, HeaderCopy, HeaderStore, Stale, UPDATE_TRIES, write_copy, write_header};
 use super::header::{DEVICE_SEALED, Header};
@@ -14,6 +14,7 @@ use crate::encrypt::format::keys::{KeyRing, StoreId, VaultKey};
 use crate::ended;
 use crate::error::{Error, Result};
 use crate::method::Record;
+use crate::sync::IgnorePoison;
 
 /// What a vault and its layers have in common.
 pub(crate) struct Shared {
@@ -37,8 +38,7 @@ pub(crate) struct Shared {
 pub(super) static OPEN_VAULTS: Mutex<Vec<(StoreId, Weak<Shared>)>> = Mutex::new(Vec::new());
 
 pub(super) fn open_vaults() -> MutexGuard<'static, Vec<(StoreId, Weak<Shared>)>> {
-    // Nothing panics while holding the guard.
-    OPEN_VAULTS.lock().unwrap_or_else(PoisonError::into_inner)
+    OPEN_VAULTS.lock().ignore_poison()
 }
 
 /// The header as it is now, and the keys that it gave.
@@ -73,8 +73,7 @@ impl Shared {
     }
 
     pub(crate) fn state(&self) -> Arc<State> {
-        // Nothing panics while holding the guard, and the state is replaced as a whole.
-        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.read().ignore_poison().clone()
     }
 
     /// The state that knows an epoch: the one that was held while the record was read, the newest one, or the one after
@@ -118,8 +117,7 @@ impl Shared {
     }
 
     pub(super) fn next_root(&self) -> MutexGuard<'_, Option<Arc<Root>>> {
-        // Nothing panics while holding the guard.
-        self.next_root.lock().unwrap_or_else(PoisonError::into_inner)
+        self.next_root.lock().ignore_poison()
     }
 
     /// The vault key that a header is under, if one of the vaults of this process that are on the same store has it, or is
@@ -138,7 +136,7 @@ impl Shared {
 
     /// `true` if no call holds a state from before the last change of the header.
     pub(super) fn is_settled(&self) -> bool {
-        let mut superseded = self.superseded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut superseded = self.superseded.lock().ignore_poison();
         superseded.retain(|state| state.upgrade().is_some());
         superseded.is_empty()
     }
@@ -345,10 +343,10 @@ impl Shared {
             State::unwrapped(header, root.clone())?
         };
         // Noted before anybody can find out that it is over.
-        let mut superseded = self.superseded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut superseded = self.superseded.lock().ignore_poison();
         superseded.retain(|state| state.strong_count() > 0);
         superseded.push(Arc::downgrade(&state));
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        *self.state.write().ignore_poison() = Arc::new(new);
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 
 /// Remembers the newest header of each store, in a place that is not copied or restored together with the store: another
 /// disk, another machine, a TPM's counter. Set with [`VaultOptions::rollback_anchor`](crate::VaultOptions::rollback_anchor);
-/// [`FileAnchor`](crate::FileAnchor) is one.
+/// [`FileAnchor`](crate::vault::FileAnchor) is one.
 ///
 /// With it, opening a copy of a store from before the header was last written is [`Error::RollbackDetected`], and opening a
 /// copy that went on by itself since is [`Error::ForkDetected`]. The header is written when a vault is opened, when its
@@ -38,7 +38,8 @@ use crate::error::{Error, Result};
 /// ```
 /// # use std::sync::Arc;
 /// # use wacore::store::InMemoryBackend;
-/// use wastore::{Error, FileAnchor, Passphrase, VaultOptions};
+/// use wastore::{Error, Passphrase, VaultOptions};
+/// use wastore::vault::FileAnchor;
 ///
 /// # futures::executor::block_on(async {
 /// # let folder = tempfile::tempdir().unwrap();
@@ -55,7 +56,7 @@ use crate::error::{Error, Result};
 /// ```
 /// use std::collections::HashMap;
 /// use std::sync::Mutex;
-/// use wastore::{Anchor, RollbackAnchor};
+/// use wastore::vault::{Anchor, RollbackAnchor};
 ///
 /// /// Stands for a table with the columns `store` and `anchor`.
 /// #[derive(Default)]

@@ -4,6 +4,7 @@ use wacore::store::traits::{Backend, DeviceStore, MsgSecretStore, ProtocolStore,
 
 use super::*;
 use crate::method::{Access, Method};
+use crate::vault::OpenMode;
 use crate::{Key, Stack, Vault, VaultOptions, sample};
 
 /// Every row of every table, without the account's number.
@@ -88,7 +89,10 @@ async fn a_file_of_other_accounts_is_not_begun_with_the_account_that_comes_first
     for opened in [
         Vault::open_or_create(first.clone(), key()).await,
         Vault::open(first.clone(), key()).await,
-        VaultOptions::new().open_read_only(Stack::new(first).named("a layer between").into_backend(), key()).await,
+        VaultOptions::new()
+            .mode(OpenMode::ReadOnly)
+            .open(Stack::new(first).named("a layer between").into_backend(), key())
+            .await,
     ] {
         let error = opened.unwrap_err();
         assert!(matches!(&error, Error::OtherAccounts { account: 1, others } if *others == [7]), "{error:?}");

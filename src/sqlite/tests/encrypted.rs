@@ -6,7 +6,8 @@ use wacore::store::traits::{Backend, DeviceStore, SignalStore};
 
 use super::*;
 use crate::method::Method;
-use crate::{Argon2Cost, Key, Layer, Vault, VaultOptions, sample};
+use crate::vault::Argon2Cost;
+use crate::{Key, Layer, Vault, VaultOptions, sample};
 
 fn raw_key(number: u8) -> Key {
     Key::from_bytes(&mut [number; 32])
@@ -200,7 +201,7 @@ async fn restoring_replaces_planted_and_damaged_headers() {
 
     let foreign = SqliteStore::in_memory().await.unwrap();
     options().create(Arc::new(foreign.clone()) as Arc<dyn Backend>, raw_key(2)).await.unwrap();
-    for copy in crate::HeaderCopy::BOTH {
+    for copy in crate::vault::HeaderCopy::BOTH {
         let planted = foreign.get_sender_key(copy.address()).await.unwrap().unwrap();
         // The store does not let it in through the front door.
         let error = store.put_sender_key(copy.address(), &planted).await.unwrap_err();
@@ -212,7 +213,7 @@ async fn restoring_replaces_planted_and_damaged_headers() {
         assert!(store.put_sender_key(copy.address(), b"rubbish").await.is_err());
     }
     let sql = "/* test */ INSERT OR REPLACE INTO sender_keys (account, address, record) VALUES (1, ?1, ?2)";
-    for copy in crate::HeaderCopy::BOTH {
+    for copy in crate::vault::HeaderCopy::BOTH {
         let planted = foreign.get_sender_key(copy.address()).await.unwrap().unwrap();
         scratch.store.write(Plan::SIGNAL, move |c| c.run(sql, (copy.address(), &planted))).await.unwrap();
     }
@@ -224,15 +225,19 @@ async fn restoring_replaces_planted_and_damaged_headers() {
     // A damaged copy A is repaired from copy B, an old copy A catches up with it.
     scratch
         .store
-        .write(Plan::SIGNAL, move |c| c.run(sql, (crate::HeaderCopy::A.address(), &b"rubbish"[..])))
+        .write(Plan::SIGNAL, move |c| c.run(sql, (crate::vault::HeaderCopy::A.address(), &b"rubbish"[..])))
         .await
         .unwrap();
     Vault::open(store.clone(), raw_key(1)).await.unwrap();
-    let old = store.get_sender_key(crate::HeaderCopy::A.address()).await.unwrap().unwrap();
+    let old = store.get_sender_key(crate::vault::HeaderCopy::A.address()).await.unwrap().unwrap();
     Vault::open(store.clone(), raw_key(1)).await.unwrap();
-    scratch.store.write(Plan::SIGNAL, move |c| c.run(sql, (crate::HeaderCopy::A.address(), &old))).await.unwrap();
+    scratch
+        .store
+        .write(Plan::SIGNAL, move |c| c.run(sql, (crate::vault::HeaderCopy::A.address(), &old)))
+        .await
+        .unwrap();
     Vault::open(store.clone(), raw_key(1)).await.unwrap();
-    let copies = crate::HeaderCopy::BOTH.map(|copy| store.get_sender_key(copy.address()));
+    let copies = crate::vault::HeaderCopy::BOTH.map(|copy| store.get_sender_key(copy.address()));
     let [a, b] = copies;
     assert_eq!(a.await.unwrap(), b.await.unwrap());
     drop(vault);

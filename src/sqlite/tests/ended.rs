@@ -3,6 +3,7 @@
 use wacore::store::traits::{Backend, DeviceStore, SignalStore};
 
 use super::*;
+use crate::maintenance::inspect;
 use crate::method::{Access, Method};
 use crate::{CacheLayer, Key, Record, Stack, Vault, sample};
 
@@ -120,7 +121,7 @@ async fn a_closed_store_lets_go_of_its_file() {
             assert!(matches!(error, Error::Closed { what: "store" }), "{}: {error:?}", method.name());
         }
     }
-    assert!(matches!(scratch.store.inspect().await, Err(Error::Store(_) | Error::Closed { .. })));
+    assert!(matches!(inspect(&scratch.store).await, Err(Error::Store(_) | Error::Closed { .. })));
     assert!(matches!(scratch.store.backup(scratch.path.with_extension("copy")).await, Err(Error::Closed { .. })));
     assert!(vault.renew_anchor().await.is_err());
     second.close().await.unwrap();
@@ -214,7 +215,7 @@ async fn a_closed_vault_gives_nothing_out() {
 async fn a_store_that_somebody_else_has_open_is_closed_and_not_to_be_moved() {
     let scratch = Scratch::new().await;
     scratch.store.put_session("before", b"before").await.unwrap();
-    let walk = crate::sqlite::rows::Snapshot::open(&scratch.store).await.unwrap();
+    let walk = crate::sqlite::walk::Snapshot::open(&scratch.store).await.unwrap();
     scratch.store.put_session("after", b"after").await.unwrap();
     let error = scratch.store.close().await.unwrap_err();
     assert!(matches!(error, Error::NotAlone), "{error:?}");

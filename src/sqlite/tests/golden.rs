@@ -4,7 +4,10 @@ use wacore::store::traits::DeviceStore;
 
 use super::semantics::assert_filled;
 use super::*;
-use crate::{Argon2Cost, Layer, Passphrase, VaultOptions, Verify, sample};
+use crate::maintenance::Verify;
+use crate::maintenance::open_account;
+use crate::vault::Argon2Cost;
+use crate::{Layer, Passphrase, VaultOptions, sample};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -33,7 +36,7 @@ async fn write_missing_golden_file() {
         let (first, second) = (Arc::new(scratch.store.account(1)), Arc::new(scratch.store.account(2)));
         let vault = options.create(first.clone(), passphrase()).await.unwrap();
         sample::fill(&*vault.layer().layer(first)).await;
-        let derived = second.derived_secret(&vault);
+        let derived = crate::Secret::from(vault.account_key("account 2"));
         let vault = options.derived_from(&vault).create(second.clone(), derived).await.unwrap();
         sample::fill(&*vault.layer().layer(second)).await;
         scratch.store.backup(golden(ENCRYPTED)).await.unwrap();
@@ -61,7 +64,7 @@ async fn golden_encrypted_files_open() {
     let store = config().open(&path).await.unwrap();
     for number in [1, 2] {
         let account = Arc::new(store.account(number));
-        let vault = account.open_vault(&VaultOptions::new(), passphrase()).await.unwrap();
+        let vault = open_account(&account, &VaultOptions::new(), passphrase()).await.unwrap();
         let layered = vault.layer().layer(account.clone());
         let session = layered.get_session(sample::SESSION_ADDRESS).await.unwrap();
         assert_eq!(session.as_deref(), Some(sample::SESSION));

@@ -12,8 +12,11 @@ use super::schema::ALTERATIONS;
 use super::walks::{Closed, counts, key, loosely, without_index};
 use super::*;
 use crate::encrypt::VaultOptions;
+use crate::maintenance::Verify;
 use crate::method::{Method, Record};
-use crate::{Layer, Verify, sample};
+use crate::rows::store::Rows;
+use crate::vault::OpenMode;
+use crate::{Layer, sample};
 
 const TABLES: [&str; 18] = [
     "sessions",
@@ -158,7 +161,7 @@ async fn try_everything(closed: &Closed, rng: &mut StdRng, edits: &mut Vec<Strin
             return (false, false);
         }
     };
-    let vault = match VaultOptions::new().open_read_only(Arc::new(store.clone()), key()).await {
+    let vault = match VaultOptions::new().mode(OpenMode::ReadOnly).open(Arc::new(store.clone()), key()).await {
         Ok(vault) => vault,
         Err(error) => {
             tame(&error, edits);
@@ -193,7 +196,7 @@ async fn try_everything(closed: &Closed, rng: &mut StdRng, edits: &mut Vec<Strin
     #[cfg(feature = "upstream")]
     {
         let (counted, target) = (counts(&closed.path), closed.folder.path().join("export.db"));
-        match crate::Export::new().run(&store, &vault, &target).await {
+        match crate::import::Export::new().run(&store, &vault, &target).await {
             Ok(report) => {
                 let given: u64 =
                     Record::ALL.iter().map(|record| report.exported(*record) + report.dropped(*record)).sum();
@@ -215,7 +218,7 @@ async fn try_everything(closed: &Closed, rng: &mut StdRng, edits: &mut Vec<Strin
         Err(error) => tame(&error, edits),
     }
     std::fs::remove_file(&copy).ok();
-    match store.sealed_prefixes(|_| {}).await {
+    match store.sealed_prefixes(Box::new(|_| {})).await {
         Ok(prefixes) => {
             if let Ok(counted) = counts(&closed.path) {
                 assert!(prefixes.iter().all(|table| counted[table.table] == table.rows), "{edits:?}: {prefixes:?}");

@@ -11,8 +11,12 @@ use wacore::store::traits::Backend;
 
 use super::*;
 use crate::encrypt::{Vault, VaultOptions};
+use crate::maintenance::Rotate;
+use crate::maintenance::restore_account_header;
 use crate::secret::Key;
-use crate::{Anchor, Argon2Cost, HeaderCopy, HeaderInfo, Layer, RollbackAnchor, Rotate, sample};
+use crate::vault::OpenMode;
+use crate::vault::{Anchor, Argon2Cost, HeaderCopy, HeaderInfo, RollbackAnchor};
+use crate::{Layer, sample};
 
 const ADDRESS: &str = "15550001111:2@s.whatsapp.net";
 /// The secret of the beginning, the one after a revocation, and one that is removed again.
@@ -205,7 +209,9 @@ impl Explorer {
 
     /// Which of the device and the session a secret reads.
     async fn reads(&self, secret: u8) -> [bool; 2] {
-        let Ok(vault) = self.options().open_read_only(self.backend(), key(secret)).await else { return [false; 2] };
+        let Ok(vault) = self.options().mode(OpenMode::ReadOnly).open(self.backend(), key(secret)).await else {
+            return [false; 2];
+        };
         let layered = vault.layer().layer(self.backend());
         let session = layered.get_session(ADDRESS).await.is_ok_and(|found| found.is_some());
         [layered.load().await.is_ok_and(|found| found.is_some()), session]
@@ -246,9 +252,11 @@ impl Explorer {
             }
             Step::RestoreFirst | Step::RestoreNewest => {
                 let saved = if step == Step::RestoreFirst { &world.first } else { &world.saved };
-                self.store.restore_vault_header(&self.options(), saved, key(world.secret)).await.map(|_| 0)
+                restore_account_header(&self.store, &self.options(), saved, key(world.secret)).await.map(|_| 0)
             }
-            Step::AcceptRollback => self.options().accept_rollback(self.backend(), key(world.secret)).await.map(|_| 0),
+            Step::AcceptRollback => {
+                self.options().mode(OpenMode::AcceptRollback).open(self.backend(), key(world.secret)).await.map(|_| 0)
+            }
             Step::PutHeaderBack | Step::PutFirstHeaderBack | Step::PutSessionBack | Step::PutDeviceBack => Ok(0),
         }
     }

@@ -1,9 +1,10 @@
 //! No statement reads a table from end to end.
 
 use super::*;
+use crate::maintenance::Rotate;
 use crate::method::Method;
 use crate::sqlite::connection::permitted;
-use crate::{Key, Layer, Rotate, Vault, sample};
+use crate::{Key, Layer, Vault, sample};
 
 /// How statements begin that are about whole tables: of accounts, and of checks. Other tests run them meanwhile.
 const WHOLE_TABLE: [&str; 5] = [

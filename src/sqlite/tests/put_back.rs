@@ -5,8 +5,14 @@ use wacore::store::traits::Backend;
 
 use super::*;
 use crate::encrypt::{Vault, VaultOptions};
+use crate::maintenance::inspect;
+use crate::maintenance::open_account;
+use crate::maintenance::restore_account_header;
+use crate::maintenance::{Rotate, Verify};
 use crate::secret::{Key, Passphrase};
-use crate::{Argon2Cost, HeaderCopy, HeaderInfo, Layer, Record, Revocation, Rotate, Verify, sample};
+use crate::vault::OpenMode;
+use crate::vault::{Argon2Cost, HeaderCopy, HeaderInfo, Revocation};
+use crate::{Layer, Record, sample};
 
 fn key(byte: u8) -> Key {
     Key::from_bytes(&mut [byte; 32])
@@ -129,12 +135,12 @@ async fn a_header_from_before_a_rotation_is_not_rotated() {
     for _ in 0..3 {
         bot.open(key(7)).await.unwrap();
     }
-    let restored = bot.scratch.store.restore_vault_header(&options(), &after, key(7)).await.unwrap();
+    let restored = restore_account_header(&bot.scratch.store, &options(), &after, key(7)).await.unwrap();
     assert_eq!(bot.readable(&restored).await, SESSIONS);
     let report = Verify::new().run(&bot.scratch.store, &restored).await.unwrap();
     assert!(report.is_sound(), "{report}");
     // And the older one, over the newer, does not take its data key away.
-    let restored = bot.scratch.store.restore_vault_header(&options(), &before, key(7)).await.unwrap();
+    let restored = restore_account_header(&bot.scratch.store, &options(), &before, key(7)).await.unwrap();
     assert_eq!(bot.readable(&restored).await, SESSIONS);
 }
 
@@ -224,8 +230,10 @@ async fn an_account_does_not_take_the_place_of_another_one() {
     }
     let second: Arc<dyn Backend> = Arc::new(second);
     for options in [options(), options().context("account 2")] {
-        for opened in [options.open(second.clone(), key(7)).await, options.open_read_only(second.clone(), key(7)).await]
-        {
+        for opened in [
+            options.open(second.clone(), key(7)).await,
+            options.clone().mode(OpenMode::ReadOnly).open(second.clone(), key(7)).await,
+        ] {
             assert!(matches!(opened, Err(Error::WrongContext)), "{opened:?}");
         }
     }
@@ -261,18 +269,21 @@ async fn files_with_the_same_secret_that_were_exchanged_are_told_apart() {
 #[tokio::test]
 async fn an_anchor_remembers_the_store_of_a_context() {
     let folder = tempfile::tempdir().unwrap();
-    let anchor = Arc::new(crate::FileAnchor::new(folder.path()));
+    let anchor = Arc::new(crate::vault::FileAnchor::new(folder.path()));
     let bound = options().context("bot").rollback_anchor(anchor);
     let bot = Bot::with(&bound).await;
     bound.open(bot.store(), key(7)).await.unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
-    let elsewhere = Arc::new(crate::FileAnchor::new(elsewhere.path()));
+    let elsewhere = Arc::new(crate::vault::FileAnchor::new(elsewhere.path()));
     let other = Bot::with(&options().context("bot").rollback_anchor(elsewhere)).await;
-    for opened in [bound.open(other.store(), key(7)).await, bound.open_read_only(other.store(), key(7)).await] {
+    for opened in [
+        bound.open(other.store(), key(7)).await,
+        bound.clone().mode(OpenMode::ReadOnly).open(other.store(), key(7)).await,
+    ] {
         assert!(matches!(opened, Err(Error::WrongStore)), "{opened:?}");
     }
     bound.open(bot.store(), key(7)).await.unwrap();
-    bound.accept_rollback(other.store(), key(7)).await.unwrap();
+    bound.clone().mode(OpenMode::AcceptRollback).open(other.store(), key(7)).await.unwrap();
     assert!(matches!(bound.open(bot.store(), key(7)).await, Err(Error::WrongStore)));
 }
 
@@ -302,9 +313,9 @@ async fn derived_accounts_know_their_parent() {
         fill(&second, &options, bot.vault.account_key("account 2")).await;
         fill(&bot.scratch.store.account(-5), &self::options(), key(66)).await;
         fill(&bot.scratch.store.account(0), &self::options(), key(7)).await;
-        second.open_vault(&self::options(), key(7)).await.unwrap();
-        second.open_vault_read_only(&self::options(), key(7)).await.unwrap();
-        let wrong = second.open_vault(&self::options(), key(1)).await;
+        open_account(&second, &self::options(), key(7)).await.unwrap();
+        open_account(&second, &self::options().mode(OpenMode::ReadOnly), key(7)).await.unwrap();
+        let wrong = open_account(&second, &self::options(), key(1)).await;
         assert!(matches!(wrong, Err(Error::WrongSecret)), "{wrong:?}");
     }
 }
@@ -314,14 +325,14 @@ async fn a_revocation_covers_every_account_or_changes_nothing() {
     let bot = Bot::new().await;
     fill(&bot.scratch.store.account(2), &options(), key(66)).await;
     bot.change("INSERT INTO sessions (account, address, record) VALUES (3, 'a', x'00')", ());
-    let before = bot.scratch.store.inspect().await.unwrap();
+    let before = inspect(&bot.scratch.store).await.unwrap();
     let revoke = async |rotate: Rotate| rotate.revoke(&bot.scratch.store, &options(), key(7), key(8)).await;
     for (rotate, missing) in [(Rotate::new(), vec![2, 3]), (Rotate::new().except(3), vec![2])] {
         match revoke(rotate).await {
             Err(Error::AccountsNotCovered { accounts }) => assert_eq!(accounts, missing),
             refused => panic!("{refused:?}"),
         }
-        assert_eq!(bot.scratch.store.inspect().await.unwrap(), before, "nothing was changed");
+        assert_eq!(inspect(&bot.scratch.store).await.unwrap(), before, "nothing was changed");
     }
     let report = revoke(Rotate::new().except(3).except(2)).await.unwrap();
     assert_eq!(report.others(), [3, 2]);

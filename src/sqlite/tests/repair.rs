@@ -5,7 +5,12 @@ use wacore::store::traits::Backend;
 
 use super::verify::{Sealed, damages, sealed};
 use super::*;
-use crate::{Key, Layer, OnDamage, Record, Repair, Vault, VaultOptions, Verify, sample};
+use crate::maintenance::forget;
+use crate::maintenance::inspect;
+use crate::maintenance::{Repair, Verify};
+use crate::vault::OnDamage;
+use crate::vault::OpenMode;
+use crate::{Key, Layer, Record, Vault, VaultOptions, sample};
 
 /// A copy of a store, damaged.
 struct Damaged {
@@ -31,12 +36,12 @@ impl Damaged {
         self.path.with_file_name("backup.db")
     }
 
-    async fn repair(&self) -> crate::Result<crate::RepairReport> {
+    async fn repair(&self) -> crate::Result<crate::maintenance::RepairReport> {
         Repair::new().run(&self.store, &self.vault, self.backup()).await
     }
 
     async fn rows(&self) -> Vec<(&'static str, u64)> {
-        let tables = self.store.inspect().await.unwrap().tables;
+        let tables = inspect(&self.store).await.unwrap().tables;
         tables.into_iter().map(|table| (table.name, table.rows)).collect()
     }
 }
@@ -89,15 +94,17 @@ async fn what_only_a_backup_helps_against_is_not_repaired() {
     let saved = sealed.vault.save_header();
     // Records under a data key that the header does not have.
     let damaged = Damaged::copy_of(&sealed, "UPDATE sessions SET record = record").await;
-    crate::Rotate::new().run(&damaged.store, &damaged.vault).await.unwrap();
+    crate::maintenance::Rotate::new().run(&damaged.store, &damaged.vault).await.unwrap();
     let connection = Connection::open(&damaged.path).unwrap();
     for copy in HeaderCopy::BOTH {
         connection.execute("UPDATE sender_keys SET record = ?1 WHERE address = ?2", (&saved, copy.address())).unwrap();
     }
     drop(connection);
     let before = damaged.rows().await;
-    let vault =
-        VaultOptions::new().open_read_only(Arc::new(damaged.store.clone()), Key::from_bytes(&mut [7; 32])).await;
+    let vault = VaultOptions::new()
+        .mode(OpenMode::ReadOnly)
+        .open(Arc::new(damaged.store.clone()), Key::from_bytes(&mut [7; 32]))
+        .await;
     let error = Repair::new().run(&damaged.store, &vault.unwrap(), damaged.backup()).await.unwrap_err();
     assert!(matches!(error, Error::UnknownEpoch { .. } | Error::HeaderRolledBack), "{error:?}");
     assert_eq!(damaged.rows().await, before);
@@ -152,12 +159,12 @@ async fn a_contact_is_forgotten_under_both_of_its_names() {
         layered.put_sender_key(&format!("120363@g.us:{address}"), b"sender key").await.unwrap();
     }
     // One that nobody can open any more.
-    let token = sealed.vault.state().tokens_of_user(phone).unwrap().prefix;
+    let token = crate::encrypt::columns::addresses_of_user(sealed.vault.state().cipher.lookup(), phone).unwrap().prefix;
     let planted = format!("{}@damaged", &*token);
     store.put_session(&planted, b"nonsense").await.unwrap();
     let before = Verify::new().run(&sealed.scratch.store, &sealed.vault).await.unwrap();
 
-    let report = sealed.scratch.store.forget(&sealed.vault, &format!("+{phone}:7@s.whatsapp.net")).await.unwrap();
+    let report = forget(&sealed.scratch.store, &sealed.vault, &format!("+{phone}:7@s.whatsapp.net")).await.unwrap();
     // The session of the sample is one of them.
     assert_eq!((report.sessions, report.identities, report.sender_keys), (6, 5, 5), "{report}");
     for address in &contact {
@@ -174,10 +181,10 @@ async fn a_contact_is_forgotten_under_both_of_its_names() {
     assert_eq!(before.damaged_count(), 1);
     assert!(after.is_sound(), "{after}");
     assert_eq!(before.checked(Record::SenderKey) - after.checked(Record::SenderKey), 5);
-    let nothing = sealed.scratch.store.forget(&sealed.vault, lid).await.unwrap();
+    let nothing = forget(&sealed.scratch.store, &sealed.vault, lid).await.unwrap();
     assert_eq!((nothing.sessions, nothing.identities, nothing.sender_keys), (0, 0, 0));
     for nobody in ["", "@s.whatsapp.net", "+"] {
-        let error = sealed.scratch.store.forget(&sealed.vault, nobody).await.unwrap_err();
+        let error = forget(&sealed.scratch.store, &sealed.vault, nobody).await.unwrap_err();
         assert!(matches!(error, Error::InvalidInput { .. }), "{nobody}: {error:?}");
     }
 }

@@ -13,17 +13,19 @@ use rusqlite::Connection;
 use wacore::store::traits::{Backend, SignalStore};
 
 use super::*;
-use crate::encrypt::sealed_row::epoch_of;
+use crate::encrypt::cipher::{epoch_of, record_of};
 use crate::encrypt::{Vault, VaultOptions};
 use crate::gate::{Gate, Side};
+use crate::maintenance::open_account;
+use crate::maintenance::{Rotate, RotateReport, Verify};
 use crate::method::{Access, Method};
+use crate::rows::encoding::encode_text;
+use crate::rows::store::Rows;
+use crate::rows::table::TABLES;
 use crate::secret::{Key, Passphrase};
-use crate::sqlite::rows::Pages;
-use crate::sqlite::tables::TABLES;
 use crate::testing::Operation;
-use crate::{
-    Argon2Cost, HeaderCopy, HeaderInfo, Layer, Padding, Record, Revocation, Rotate, RotateReport, Verify, sample,
-};
+use crate::vault::{Argon2Cost, HeaderCopy, HeaderInfo, Padding, Revocation};
+use crate::{Layer, Record, sample};
 
 struct Sealed {
     scratch: Scratch,
@@ -77,12 +79,13 @@ impl Sealed {
 /// The epoch of every value in the tables.
 async fn stored_epochs(store: &SqliteStore) -> Vec<(Record, u32)> {
     let mut epochs = vec![];
-    for table in TABLES.iter().filter(|table| table.replace.is_some()) {
-        let mut pages = Pages::of(table);
-        while let Some(page) = pages.next(store).await.unwrap() {
+    for table in TABLES.iter().filter(|table| table.is_sealed) {
+        let mut rows = store.rows();
+        rows.begin(table);
+        while let Some(page) = rows.next().await.unwrap() {
             for (_, row) in page {
                 if let Some(row) = row.unwrap() {
-                    epochs.push((row.record, epoch_of(&row)));
+                    epochs.push((record_of(&row), epoch_of(&row)));
                 }
             }
         }
@@ -112,7 +115,7 @@ async fn answers(store: &dyn Backend) -> Vec<String> {
 async fn every_record_is_sealed_anew_and_nothing_else_changes() {
     let sealed = sealed().await;
     let before = answers(&*sealed.layered).await;
-    let old = sealed.vault.state().ring.clone();
+    let old = sealed.vault.state().cipher.ring.clone();
     let was = stored_epochs(&sealed.scratch.store).await;
     let told = Arc::new(Mutex::new(vec![]));
     let teller = told.clone();
@@ -148,11 +151,13 @@ async fn what_was_there_is_gone_from_the_files() {
     sealed.scratch.store.checkpoint().await.unwrap();
     let header = sealed.scratch.store.get_sender_key(HeaderCopy::A.address()).await.unwrap().unwrap();
     let mut gone = vec![header[header.len() - 32..].to_vec()];
-    for table in TABLES.iter().filter(|table| table.replace.is_some()) {
-        let page = Pages::of(table).next(&sealed.scratch.store).await.unwrap().unwrap();
+    for table in TABLES.iter().filter(|table| table.is_sealed) {
+        let mut rows = sealed.scratch.store.rows();
+        rows.begin(table);
+        let page = rows.next().await.unwrap().unwrap();
         for row in page.into_iter().filter_map(|(_, row)| row.unwrap()) {
             let text = matches!(row.record, Record::LidMapping | Record::DeviceList);
-            let value = if text { crate::encrypt::sealed_row::encode_text(&row.value).into_bytes() } else { row.value };
+            let value = if text { encode_text(&row.value).into_bytes() } else { row.value };
             gone.push(value[value.len() - 20..].to_vec());
         }
     }
@@ -573,12 +578,12 @@ async fn accounts_that_open_with_the_lowest_are_revoked_with_it() {
     let derived = sealed.vault.account_key("account 2");
     options().open(Arc::new(account(2)), derived.duplicate()).await.unwrap();
     let report = Rotate::new().except(4).revoke(&sealed.scratch.store, &options(), raw_key(), new_key()).await.unwrap();
-    let revoked: Vec<_> = report.revoked().iter().map(|(number, _)| *number).collect();
+    let revoked: Vec<_> = report.revoked().iter().map(|revoked| revoked.account).collect();
     assert_eq!((&revoked[..], report.others()), (&[1, 3, 2][..], &[4][..]));
     for number in [1, 2, 3] {
-        let refused = account(number).open_vault(&options(), raw_key()).await;
+        let refused = open_account(&account(number), &options(), raw_key()).await;
         assert!(matches!(refused, Err(Error::WrongSecret)), "{number}: {refused:?}");
-        let vault = account(number).open_vault(&options(), new_key()).await.unwrap();
+        let vault = open_account(&account(number), &options(), new_key()).await.unwrap();
         assert_eq!(vault.slots().len(), 1);
         let layered = vault.layer().layer(Arc::new(account(number)));
         if number > 1 {
@@ -621,13 +626,13 @@ async fn a_revocation_is_finished_by_the_next_one() {
             }
         }
         let (options, main) = (options(), &sealed.scratch.store);
-        let old = main.open_vault(&options, raw_key()).await.is_ok();
-        let new = main.open_vault(&options, passphrase()).await.is_ok();
+        let old = open_account(&main, &options, raw_key()).await.is_ok();
+        let new = open_account(&main, &options, passphrase()).await.is_ok();
         assert!(old != new, "{polls}: {old} {new}");
         for account in [main, &second] {
             let vault = match old {
-                true => account.open_vault(&options, raw_key()).await.unwrap(),
-                false => account.open_vault(&options, passphrase()).await.unwrap(),
+                true => open_account(&account, &options, raw_key()).await.unwrap(),
+                false => open_account(&account, &options, passphrase()).await.unwrap(),
             };
             assert!(Verify::new().run(account, &vault).await.unwrap().is_sound(), "{polls}");
         }
@@ -636,10 +641,10 @@ async fn a_revocation_is_finished_by_the_next_one() {
             true => rotate.revoke(main, &options, raw_key(), new_key()).await.unwrap(),
             false => rotate.revoke(main, &options, passphrase(), new_key()).await.unwrap(),
         };
-        let vault = second.open_vault(&options, new_key()).await.unwrap();
+        let vault = open_account(&second, &options, new_key()).await.unwrap();
         let session = vault.layer().layer(store).get_session("a@b").await.unwrap();
         assert_eq!(session.unwrap(), &b"c"[..]);
-        assert!(main.open_vault(&options, raw_key()).await.is_err());
+        assert!(open_account(&main, &options, raw_key()).await.is_err());
         if finished {
             break;
         }

@@ -5,8 +5,10 @@ use wacore::store::traits::Backend;
 
 use super::*;
 use crate::encrypt::{Vault, VaultOptions};
+use crate::maintenance::inspect;
+use crate::maintenance::{Verify, VerifyReport};
 use crate::secret::Key;
-use crate::{Layer, Record, Verify, VerifyReport, sample};
+use crate::{Layer, Record, sample};
 
 pub(super) struct Sealed {
     pub(super) scratch: Scratch,
@@ -117,7 +119,7 @@ async fn a_sound_store_is_sound_and_every_row_is_counted() {
     let sealed = sealed().await;
     let report = sealed.verify().await;
     assert!(report.is_sound(), "{report}");
-    let inspection = sealed.scratch.store.inspect().await.unwrap();
+    let inspection = inspect(&sealed.scratch.store).await.unwrap();
     let rows: u64 = inspection.tables.iter().map(|table| table.rows).sum();
     let checked: u64 = Record::ALL.iter().map(|record| report.checked(*record)).sum();
     // Two rows are the header.
@@ -157,7 +159,7 @@ async fn a_report_names_nobody() {
     let sealed = sealed().await;
     let report = sealed.after("UPDATE sessions SET record = x'e757'").await;
     let texts = [format!("{report} {report:?}"), serde_json::to_string(&report).unwrap()];
-    let inspection = sealed.scratch.store.inspect().await.unwrap();
+    let inspection = inspect(&sealed.scratch.store).await.unwrap();
     for text in texts.into_iter().chain([format!("{inspection} {inspection:?}")]) {
         for (name, canary) in sample::canaries() {
             assert!(memchr::memmem::find(text.as_bytes(), &canary).is_none(), "{name} is named: {text}");
@@ -177,7 +179,7 @@ async fn accounts_are_checked_by_themselves_and_inspected_together() {
     // With the keys of another account nothing is what it should be.
     let wrong = Verify::new().run(&second, &sealed.vault).await.unwrap();
     assert!(wrong.damaged_count() >= 1, "{wrong}");
-    let inspection = sealed.scratch.store.inspect().await.unwrap();
+    let inspection = inspect(&sealed.scratch.store).await.unwrap();
     let accounts: Vec<_> =
         inspection.accounts.iter().map(|account| (account.number, account.header.is_some())).collect();
     assert_eq!(accounts, [(1, true), (2, true)]);

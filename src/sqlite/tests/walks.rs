@@ -8,12 +8,17 @@ use rusqlite::Connection;
 use wacore::store::traits::{Backend, DeviceStore, SignalStore};
 
 use super::*;
-use crate::encrypt::sealed_row::epoch_of;
+use crate::encrypt::cipher::epoch_of;
 use crate::encrypt::{Vault, VaultOptions};
+use crate::maintenance::inspect;
+use crate::maintenance::{Verify, VerifyReport};
+use crate::rows::store::{RowPrefix, RowReader, Rows};
+use crate::rows::table::TABLES;
 use crate::secret::Key;
-use crate::sqlite::rows::{Pages, RowPrefix, Snapshot};
-use crate::sqlite::tables::TABLES;
-use crate::{Layer, Record, Verify, VerifyReport, sample};
+use crate::sqlite::tables::SqlTable;
+use crate::sqlite::walk::Snapshot;
+use crate::vault::OpenMode;
+use crate::{Layer, Record, sample};
 
 /// The bytes of a sealed store of many rows, in a file that is closed.
 pub(super) struct Closed {
@@ -65,7 +70,7 @@ impl Closed {
 
     pub(super) async fn open(&self) -> crate::Result<(SqliteStore, Vault)> {
         let store = config().open(&self.path).await?;
-        let vault = VaultOptions::new().open_read_only(Arc::new(store.clone()), key()).await?;
+        let vault = VaultOptions::new().mode(OpenMode::ReadOnly).open(Arc::new(store.clone()), key()).await?;
         Ok((store, vault))
     }
 
@@ -78,7 +83,7 @@ impl Closed {
 /// How many rows account 1 has in each table, as SQLite counts them from end to end.
 pub(super) fn counts(path: &Path) -> rusqlite::Result<BTreeMap<&'static str, u64>> {
     let connection = Connection::open(path)?;
-    let count = |table: &crate::sqlite::tables::Table| {
+    let count = |table: &crate::rows::table::Table| {
         let sql = format!("SELECT count(*) FROM {} NOT INDEXED WHERE +account = 1", table.name);
         Ok((table.name, connection.query_row(&sql, (), |row| row.get::<_, i64>(0))? as u64))
     };
@@ -128,12 +133,12 @@ async fn walk(store: &SqliteStore) -> crate::Result<BTreeMap<&'static str, (u64,
     let mut snapshot = Snapshot::open(store).await?;
     let mut seen = BTreeMap::new();
     for table in &TABLES {
-        let (mut pages, mut rows) = (Pages::of(table), (0, 0));
-        while let Some(page) = snapshot.next(&mut pages).await? {
+        snapshot.begin(table);
+        let mut rows = (0, 0);
+        while let Some(page) = snapshot.next().await? {
             rows.0 += page.len() as u64;
             rows.1 += page.iter().filter(|(_, row)| row.is_err()).count() as u64;
         }
-        assert_eq!(pages.seen(), rows.0);
         seen.insert(table.name, rows);
     }
     Ok(seen)
@@ -157,8 +162,9 @@ async fn a_snapshot_is_of_one_moment() {
     let (store, vault) = closed.open().await.unwrap();
     let mut snapshot = Snapshot::open(&store).await.unwrap();
     let table = TABLES.iter().find(|table| table.name == "sessions").unwrap();
-    let (mut pages, mut seen) = (Pages::of(table), 0);
-    while let Some(page) = snapshot.next(&mut pages).await.unwrap() {
+    snapshot.begin(table);
+    let mut seen = 0;
+    while let Some(page) = snapshot.next().await.unwrap() {
         seen += page.len() as u64;
         store.delete_session(&address(0)).await.unwrap();
         for number in 0..50 {
@@ -240,7 +246,7 @@ async fn rows_of_accounts_that_are_no_numbers_stop_no_listing() {
     let (store, vault) = closed.open().await.unwrap();
     assert_eq!(store.accounts_in_use().await.unwrap(), [1, 7, 8]);
     assert_eq!(store.accounts().await.unwrap(), [1, 8]);
-    assert_eq!(store.inspect().await.unwrap().accounts.len(), 3);
+    assert_eq!(inspect(&store).await.unwrap().accounts.len(), 3);
     let report = Verify::new().run(&store, &vault).await.unwrap();
     assert!(!report.is_sound() && report.damaged_count() == 0, "{report}");
 }
@@ -274,7 +280,7 @@ fn keys_of_any_type_do_not_stop_a_walk() {
     }
     let table = TABLES.iter().find(|table| table.name == "mutation_macs").unwrap();
     for limit in [1, 7, 50, 500] {
-        assert_eq!(table.walk_all(&c, limit).unwrap(), rows.len() as u64, "{limit}");
+        assert_eq!(SqlTable::of(table).walk_all(&c, limit).unwrap(), rows.len() as u64, "{limit}");
     }
 }
 
@@ -303,7 +309,7 @@ async fn a_table_that_does_not_fit_its_index_is_damage() {
         missed(store.backup(closed.folder.path().join("copy.db")).await.unwrap_err());
         assert!(!closed.folder.path().join("copy.db").exists());
         if table != "sender_key_devices" {
-            missed(store.sealed_prefixes(|_| {}).await.unwrap_err());
+            missed(store.sealed_prefixes(Box::new(|_| {})).await.unwrap_err());
         }
         let report = Verify::new().run(&store, &vault).await.unwrap();
         assert!(!report.is_sound());
@@ -314,7 +320,7 @@ async fn a_table_that_does_not_fit_its_index_is_damage() {
         #[cfg(feature = "upstream")]
         {
             let target = closed.folder.path().join("export.db");
-            match crate::Export::new().run(&store, &vault, &target).await.unwrap_err() {
+            match crate::import::Export::new().run(&store, &vault, &target).await.unwrap_err() {
                 // The rows that were copied are under names that are not theirs.
                 Error::Tampered { .. } if change.starts_with("INSERT") => {}
                 error => missed(error),
@@ -363,7 +369,7 @@ async fn a_broken_chain_of_pages_is_damage_of_one_row() {
         // And the prefixes of the others are told.
         let told = Arc::new(Mutex::new(vec![]));
         let teller = told.clone();
-        store.sealed_prefixes(move |prefix| teller.lock().unwrap().push(prefix)).await.unwrap();
+        store.sealed_prefixes(Box::new(move |prefix| teller.lock().unwrap().push(prefix))).await.unwrap();
         let told = told.lock().unwrap();
         let sessions: Vec<_> = told.iter().filter(|prefix| prefix.table == "sessions").collect();
         assert_eq!(sessions.len() as u64, closed.rows["sessions"]);
@@ -380,12 +386,14 @@ async fn prefixes_are_those_of_the_sealed_values() {
     let (store, _vault) = closed.open().await.unwrap();
     let told = Arc::new(Mutex::new(vec![]));
     let teller = told.clone();
-    let counted = store.sealed_prefixes(move |prefix: RowPrefix| teller.lock().unwrap().push(prefix)).await.unwrap();
+    let counted =
+        store.sealed_prefixes(Box::new(move |prefix: RowPrefix| teller.lock().unwrap().push(prefix))).await.unwrap();
     let told = std::mem::take(&mut *told.lock().unwrap());
     let mut expected = vec![];
-    for table in TABLES.iter().filter(|table| table.replace.is_some()) {
-        let mut pages = Pages::of(table);
-        while let Some(page) = pages.next(&store).await.unwrap() {
+    for table in TABLES.iter().filter(|table| table.is_sealed) {
+        let mut rows = store.rows();
+        rows.begin(table);
+        while let Some(page) = rows.next().await.unwrap() {
             for (row, found) in page {
                 let Some(found) = found.unwrap() else { continue };
                 if found.value.is_empty() {
@@ -400,7 +408,9 @@ async fn prefixes_are_those_of_the_sealed_values() {
     let told: Vec<_> = told.iter().map(|row| (row.table, row.row, row.prefix.unwrap().to_vec())).collect();
     assert_eq!(told, expected);
     assert_eq!(counted.len(), 14);
-    assert!(store.account(2).sealed_prefixes(|_| panic!()).await.unwrap().iter().all(|counted| counted.rows == 0));
+    assert!(
+        store.account(2).sealed_prefixes(Box::new(|_| panic!())).await.unwrap().iter().all(|counted| counted.rows == 0)
+    );
 }
 
 #[tokio::test]
@@ -421,7 +431,7 @@ async fn short_and_odd_values_have_no_prefix() {
     let each = move |row: RowPrefix| {
         *teller.lock().unwrap().entry(row.table).or_default() += u64::from(row.prefix.is_none());
     };
-    store.sealed_prefixes(each).await.unwrap();
+    store.sealed_prefixes(Box::new(each)).await.unwrap();
     let told = told.lock().unwrap();
     let expected = [("sessions", 2), ("lid_mappings", 1), ("collection_versions", 1)];
     assert!(expected.iter().all(|(table, count)| told[table] == *count), "{told:?}");
@@ -439,7 +449,7 @@ async fn many_prefixes_take_little_time() {
     );
     Connection::open(&scratch.path).unwrap().execute_batch(&fill).unwrap();
     let start = std::time::Instant::now();
-    let counted = scratch.store.sealed_prefixes(|row| assert!(row.prefix.is_some())).await.unwrap();
+    let counted = scratch.store.sealed_prefixes(Box::new(|row| assert!(row.prefix.is_some()))).await.unwrap();
     println!("{rows} prefixes: {:?}", start.elapsed());
     assert!(counted.iter().any(|counted| counted.rows == rows));
     assert!(start.elapsed() < Duration::from_secs(20));

@@ -23,9 +23,8 @@ use crate::gate::{Pauses, polled};
 use crate::testing::arguments::{self, Arguments, call};
 use crate::testing::sequence::agree;
 use crate::testing::{Spy, Value};
-use crate::{
-    Access, Argon2Cost, CacheLayer, Error, Key, Layer, Method, Metrics, Passphrase, Record, Secret, VaultOptions,
-};
+use crate::vault::Argon2Cost;
+use crate::{Access, CacheLayer, Error, Key, Layer, Method, Metrics, Passphrase, Record, Secret, VaultOptions};
 
 #[test]
 fn dropped_anywhere_over_memory() {
