@@ -5,7 +5,7 @@ use std::path::Path;
 
 use zeroize::{Zeroize, Zeroizing};
 
-use super::invalid;
+use super::read::invalid;
 use super::read::{normalized, open, read_to_end};
 use crate::error::Result;
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 pub use key::Key;
 pub use passphrase::Passphrase;
@@ -101,7 +101,3 @@ macro_rules! redacted_debug {
 }
 
 redacted_debug!(Passphrase, Key, RecoveryKey, Secret);
-
-const fn invalid(what: &'static str, problem: &'static str) -> Error {
-    Error::InvalidInput { what, problem }
-}

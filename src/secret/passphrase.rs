@@ -5,7 +5,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::invalid;
+use super::read::invalid;
 use super::read::{normalized, open, read_to_end, without_line_break};
 use crate::error::Result;
 use crate::printable::is_printable;

@@ -6,7 +6,6 @@ use std::path::Path;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 use zeroize::Zeroizing;
 
-use super::invalid;
 use crate::error::{Error, Result};
 use crate::json::WipingBuffer;
 
@@ -85,4 +84,8 @@ pub(super) fn read_to_end(reader: impl Read, what: &'static str, limit: usize) -
     }
     let bytes = buffer.into_bytes();
     if bytes.len() > limit { Err(invalid(what, "file is too long")) } else { Ok(bytes) }
+}
+
+pub(super) const fn invalid(what: &'static str, problem: &'static str) -> Error {
+    Error::InvalidInput { what, problem }
 }

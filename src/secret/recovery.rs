@@ -9,8 +9,9 @@ use data_encoding::{Encoding, Specification};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::key::Key;
+use super::read::invalid;
 use super::read::{normalized, open, read_to_end};
-use super::{Key, invalid};
 use crate::error::Result;
 
 /// A key to print and keep in a safe, which opens the vault when everything else is lost.

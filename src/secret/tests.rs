@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::error::Error;
 
 #[test]
 fn recovery_key_survives_being_typed() {

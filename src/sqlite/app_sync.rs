@@ -9,9 +9,9 @@ use wacore::appstate::processor::AppStateMutationMAC;
 use wacore::store::error::Result;
 use wacore::store::traits::{AppStateSyncKey, AppSyncStore};
 
-use super::SqliteStore;
 use super::connection::Statements;
-use super::writer::Plan;
+use super::plan::Plan;
+use super::store::SqliteStore;
 use crate::error::Error;
 use crate::method::Record;
 use crate::rows::encoding::{decode_map, encode_map};

@@ -2,19 +2,15 @@
 
 use std::cell::Cell;
 use std::cmp::Ordering;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, Params, Row, Statement, ToSql};
+use rusqlite::{CachedStatement, Connection, ErrorCode, Params, Row, Statement, ToSql};
 
-use super::SqliteOptions;
-use super::read_only::ReadOnlyFile;
-use super::schema;
+use super::options::SqliteOptions;
 use crate::error::{Error, Result, SqliteProblem};
 use crate::method::Record;
 use crate::rows::table::TABLES;
@@ -24,35 +20,6 @@ use crate::rows::table::TABLES;
 pub(super) enum Role {
     Writer,
     Reader,
-}
-
-/// Where the database is.
-#[derive(Clone, Debug)]
-pub(super) enum Location {
-    /// A file, by its absolute path without symbolic links.
-    File(PathBuf),
-    /// A file that must stay as it is.
-    ReadOnly(ReadOnlyFile),
-    /// Memory that the connections of one store share.
-    Memory { uri: String },
-}
-
-impl Location {
-    /// Opens a connection. Never creates a file: one that is gone must be noticed, not replaced by an empty one.
-    pub(super) fn connect(&self) -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = match self {
-            Location::File(path) => Connection::open_with_flags(path, flags)?,
-            Location::ReadOnly(file) => file.connect()?,
-            Location::Memory { uri } => {
-                Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI)?
-            }
-        };
-        // Waiting blocks the thread, so it is done where that is allowed: see `patiently`.
-        connection.busy_timeout(Duration::ZERO)?;
-        guard(&connection)?;
-        Ok(connection)
-    }
 }
 
 /// Keeps SQL that is in the file from running (https://www.sqlite.org/security.html), and statements within bounds. In an own
@@ -191,7 +158,7 @@ pub(super) enum Loaded {
 /// From now on statements run against the schema that the connection has loaded, and no other. SQLite prepares them by itself
 /// once more when another connection has changed the schema, and asks before; the answer is no, so that they fail before they
 /// touch anything. It costs nothing as long as the schema stays. After that nothing is prepared before the schema was looked
-/// at: see [`run_checked`]. As long as it is unknown, nothing is prepared but a query of the schema.
+/// at: see `schema::run_checked`. As long as it is unknown, nothing is prepared but a query of the schema.
 pub(super) fn watch(connection: &Connection, loaded: Loaded) -> rusqlite::Result<()> {
     connection.flush_prepared_statement_cache();
     let mut changed = loaded == Loaded::Unknown;
@@ -218,23 +185,6 @@ pub(super) fn watch(connection: &Connection, loaded: Loaded) -> rusqlite::Result
         }
     }))
 }
-
-/// Runs what may find the schema changed, and if so looks whether it is still as it should be, and runs it again.
-///
-/// # Errors
-/// [`Error::SchemaAltered`], and what `attempt` returns.
-pub(super) fn run_checked<T>(connection: &Connection, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    for _ in 0..SCHEMA_CHANGES {
-        match attempt() {
-            Err(error) if error.is_changed_schema() => schema::check(connection, schema::NEWEST)?,
-            result => return result,
-        }
-    }
-    attempt()
-}
-
-/// How often the schema may change while one call runs.
-pub(super) const SCHEMA_CHANGES: usize = 8;
 
 /// A value as it lies in the database, whatever is in it.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,33 +1,34 @@
-//! One open database: its writing connection, its readers, and its write-ahead log.
+//! One open database: opening, reading and closing it.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthContext, Authorization};
-use rusqlite::{Connection, Row};
-use tempfile::TempDir;
 
-use super::SqliteOptions;
-use super::connection::{Location, Role, configure, run_checked, sync_for_good};
-use super::fairness;
+use super::connection::{Role, configure};
+use super::coop;
 use super::files::{
     Files, NO_LOCKS, cannot_open, existing, explained, is_absent, log_path, refuse_companions,
     warn_if_readable_by_others,
 };
-use super::idle::Activity;
+use super::location::Location;
 use super::open_files::{self, OpenFile};
+use super::options::SqliteOptions;
 use super::patience::{Patience, contended, patiently};
+use super::plan::Plan;
 use super::read_only::ReadOnlyFile;
 use super::readers::Readers;
-use super::schema;
-use super::writer::{Plan, Writer};
+use super::schema::{self, run_checked};
+use super::wal::{CheckpointMode, Wal};
+use super::writer::Writer;
 use crate::background::{self};
 use crate::ended;
 use crate::error::{Error, ForeignFile, Result, SqliteProblem};
@@ -37,27 +38,12 @@ use crate::sync::IgnorePoison;
 
 /// What the accounts in one database share.
 pub(super) struct Database {
-    pub(super) config: SqliteOptions,
-    pub(super) location: Location,
-    // Closed before the writer, whose settings are right for the checkpoint of the last close.
-    pub(super) readers: Readers,
-    pub(super) writer: Writer,
-    files: Option<Files>,
-    // Goes after the connections.
-    open: Mutex<Option<Arc<OpenFile>>>,
-    activity: Arc<Activity>,
-    checkpointing: AtomicBool,
-    /// From how many pages of the write-ahead log on the next checkpoint is due.
-    checkpoint_at: AtomicU32,
-    /// The next commit begins the write-ahead log anew, which waits for the disk whatever the durability.
-    log_starts_over: AtomicBool,
+    // Their connections are closed before the writer's, whose settings are right for the checkpoint of the last close.
+    pub(super) readers: Arc<Readers>,
+    pub(super) writer: Arc<Writer>,
+    pub(super) wal: Arc<Wal>,
     /// How often each account was deleted, of those that were opened.
     deletions: Mutex<HashMap<i32, Arc<AtomicU64>>>,
-    closed: AtomicBool,
-    /// How many readers of a database in memory were turned away and try again.
-    waiting_readers: Arc<AtomicUsize>,
-    // Goes when everything above is closed.
-    _folder: Option<Arc<TempDir>>,
 }
 
 impl Database {
@@ -125,26 +111,9 @@ impl Database {
         connection: Connection,
         files: Option<(Files, OpenFile)>,
     ) -> Self {
-        let (files, open) = files.unzip();
-        Self {
-            readers: Readers::new(config.readers),
-            _folder: match &location {
-                Location::ReadOnly(file) => file.folder(),
-                _ => config.unfinished.clone(),
-            },
-            config,
-            location,
-            writer: Writer::new(connection),
-            files,
-            open: Mutex::new(open.map(Arc::new)),
-            activity: Arc::default(),
-            checkpointing: AtomicBool::new(false),
-            checkpoint_at: AtomicU32::new(CHECKPOINT_PAGES),
-            log_starts_over: AtomicBool::new(true),
-            deletions: Mutex::default(),
-            closed: AtomicBool::new(false),
-            waiting_readers: Arc::default(),
-        }
+        let wal = Arc::new(Wal::new(config, location, files));
+        let writer = Arc::new(Writer::new(connection, wal.clone()));
+        Self { readers: Arc::new(Readers::new(writer.clone(), wal.clone())), writer, wal, deletions: Mutex::default() }
     }
 
     /// The life of an account from now on.
@@ -154,34 +123,14 @@ impl Database {
         Life { before: deletions.load(Ordering::SeqCst), deletions }
     }
 
-    /// Opens one more connection.
-    ///
-    /// # Errors
-    /// [`Error::Closed`] once the database is closed.
-    pub(super) fn connect(&self) -> Result<Connection> {
-        if self.is_closed() {
-            return Err(Error::Closed { what: "store" });
-        }
-        Ok(self.location.connect()?)
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
-    }
-
-    /// Keeps others from reading the file by other means as long as it exists.
-    pub(super) fn pin(&self) -> Option<Arc<OpenFile>> {
-        self.open.lock().ignore_poison().clone()
-    }
-
     /// Closes every connection but those of walks and backups under way; later calls fail.
     ///
     /// # Errors
     /// Contention if a call does not end until the timeout, [`Error::NotAlone`] if the log is not empty afterwards, and what
     /// emptying it fails with.
     pub(super) async fn close(self: &Arc<Self>) -> Result<()> {
-        self.closed.store(true, Ordering::SeqCst);
-        self.refuse_writes();
+        self.wal.close();
+        self.writer.refuse_calls();
         ended::note();
         let database = self.clone();
         background::unblock(move || database.close_connections()).await
@@ -189,22 +138,24 @@ impl Database {
 
     /// Blocks its thread.
     fn close_connections(self: &Arc<Self>) -> Result<()> {
-        let mut patience = Patience::new(self.config.busy_timeout);
-        while self.checkpointing.swap(true, Ordering::Relaxed) {
-            thread::sleep(patience.next().ok_or_else(contended)?);
-        }
-        let _no_checkpoint = Checkpointing(self.clone());
+        let mut patience = Patience::new(self.wal.config.busy_timeout);
+        let _no_checkpoint = loop {
+            match self.wal.begin_checkpoint() {
+                Some(only) => break only,
+                None => thread::sleep(patience.next().ok_or_else(contended)?),
+            }
+        };
         if !self.readers.close_for_good(&mut patience) {
             return Err(contended());
         }
-        let Location::File(path) = &self.location else {
-            drop(self.take_writer(&mut patience)?);
+        let Location::File(path) = &self.wal.location else {
+            drop(self.writer.take_connection(&mut patience)?);
             ended::note();
             return Ok(());
         };
-        let emptied = match self.take_writer(&mut patience)? {
+        let emptied = match self.writer.take_connection(&mut patience)? {
             // Closing it would do it as well, and not say whether it failed.
-            Some(writer) => match self.checkpoint(&writer, CheckpointMode::Truncate) {
+            Some(writer) => match self.wal.checkpoint(&writer, CheckpointMode::Truncate) {
                 Err(error) if error.is_contention() => Ok(false),
                 emptied => emptied,
             },
@@ -212,7 +163,7 @@ impl Database {
         };
         // What was read while calls under way ended must not be given out either.
         ended::note();
-        self.open.lock().ignore_poison().take();
+        self.wal.unpin();
         emptied?;
         // Somebody else has it, and what is in the log is not in the file.
         let is_left = log_path(path).metadata().is_ok_and(|log| log.len() > 0);
@@ -221,11 +172,7 @@ impl Database {
 
     /// The path of the database file, or `None` in memory.
     pub(super) fn path(&self) -> Option<&Path> {
-        match &self.location {
-            Location::File(path) => Some(path),
-            Location::ReadOnly(file) => Some(file.path()),
-            Location::Memory { .. } => None,
-        }
+        self.wal.location.path()
     }
 
     /// How many connections there are, each with a page cache of its own.
@@ -237,21 +184,21 @@ impl Database {
     ///
     /// # Errors
     /// What `query` returns; contention only after the timeout.
-    pub(super) async fn read<T>(self: &Arc<Self>, mut query: impl FnMut(&Connection) -> Result<T> + Send) -> Result<T> {
-        fairness::spend(fairness::READ);
-        if fairness::is_tired() {
-            fairness::step_aside().await;
+    pub(super) async fn read<T>(&self, mut query: impl FnMut(&Connection) -> Result<T> + Send) -> Result<T> {
+        coop::spend(coop::READ);
+        if coop::is_tired() {
+            coop::step_aside().await;
         }
         let mut patience = None;
         loop {
-            let result = match self.read_as_writer(&mut query) {
+            let result = match self.writer.read(&mut query) {
                 Some(result) => result,
                 // Opening a reader can meet somebody in the way as well.
-                None => self.reader().await.and_then(|reader| reader.run(|c| run_checked(c, || query(c)))),
+                None => self.readers.reader().await.and_then(|reader| reader.run(|c| run_checked(c, || query(c)))),
             };
             match result {
                 Err(error) if error.is_contention() => {
-                    match patience.get_or_insert_with(|| self.patience_of_readers()).next() {
+                    match patience.get_or_insert_with(|| self.wal.patience_of_readers()).next() {
                         Some(pause) => blocking::unblock(move || thread::sleep(pause)).await,
                         None => return Err(error),
                     }
@@ -261,46 +208,14 @@ impl Database {
         }
     }
 
-    /// Without a write-ahead log, as in memory, a transaction that writes turns readers away, and under steady load there
-    /// is hardly a moment without one: readers try often, and writers leave gaps for them.
-    pub(super) fn patience_of_readers(&self) -> Patience {
-        let patience = Patience::new(self.config.busy_timeout);
-        match self.location {
-            Location::File(_) | Location::ReadOnly(_) => patience,
-            Location::Memory { .. } => patience.restless(GAP / 4, &self.waiting_readers),
-        }
-    }
-
-    /// Leaves a gap between two transactions if somebody waits for one. Blocks its thread.
-    pub(super) fn let_readers_in(&self) {
-        if self.waiting_readers.load(Ordering::Relaxed) > 0 {
-            thread::sleep(GAP);
-        }
-    }
-
-    /// Opens a reader. Blocks its thread.
-    ///
-    /// # Errors
-    /// Contention while readers are closed, and the errors of opening.
-    pub(super) fn open_reader(&self) -> Result<Connection> {
-        let connection = self.connect()?;
-        if self.readers.are_closed() {
-            return Err(contended());
-        }
-        configure(&connection, &self.config, Role::Reader)?;
-        self.check_files()?;
-        schema::check(&connection, schema::NEWEST)?;
-        Ok(connection)
-    }
-
     /// Opens a connection that sees the database as it is at this moment, as long as it is open. Blocks its thread.
     ///
     /// # Errors
-    /// As [`Database::open_reader`].
+    /// Those of opening a connection.
     pub(super) fn open_snapshot(&self) -> Result<Connection> {
-        let connection = self.connect()?;
-        configure(&connection, &self.config, Role::Reader)?;
-        self.check_files()?;
+        let connection = self.wal.connect()?;
+        configure(&connection, &self.wal.config, Role::Reader)?;
+        self.wal.check_files()?;
         connection.execute_batch("BEGIN")?;
         // Its first query, from which on the moment is fixed.
         schema::check(&connection, schema::NEWEST)?;
@@ -315,12 +230,12 @@ impl Database {
         if self.path().is_none() {
             return Ok(());
         }
-        let mut patience = Patience::new(self.config.busy_timeout.min(Duration::from_secs(5)));
+        let mut patience = Patience::new(self.wal.config.busy_timeout.min(Duration::from_secs(5)));
         // Each attempt by itself, so that calls and checkpoints go on in between.
         loop {
             let database = Arc::downgrade(self);
             let look = move |writer: &Connection| database.upgrade().map_or(Ok(true), |it| it.is_alone(writer));
-            if self.write(Plan::UPKEEP, look).await? {
+            if self.writer.write(Plan::UPKEEP, look).await? {
                 return Ok(());
             }
             match patience.next() {
@@ -332,11 +247,8 @@ impl Database {
 
     /// Every connection holds a shared lock on the file as long as it is open, so only a lone one gets an exclusive lock
     /// (<https://www.sqlite.org/wal.html>, section 8).
-    fn is_alone(self: &Arc<Self>, writer: &Connection) -> Result<bool> {
-        if self.checkpointing.swap(true, Ordering::Relaxed) {
-            return Ok(false);
-        }
-        let _no_checkpoint = Checkpointing(self.clone());
+    fn is_alone(&self, writer: &Connection) -> Result<bool> {
+        let Some(_no_checkpoint) = self.wal.begin_checkpoint() else { return Ok(false) };
         let mut patience = Patience::new(Duration::from_millis(100));
         let Some(_closed) = self.readers.close(&mut patience) else { return Ok(false) };
         let set = |mode| writer.pragma_update_and_check(None, "locking_mode", mode, |_| Ok(()));
@@ -351,66 +263,28 @@ impl Database {
         }
     }
 
+    /// Runs a call that changes something; see [`Writer::write`].
+    pub(super) async fn write<T, F>(&self, plan: Plan, operation: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.writer.write(plan, operation).await
+    }
+
+    /// Runs a query of many rows; see [`Readers::run_long`].
+    pub(super) async fn read_long<T, F>(&self, query: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.readers.run_long(query).await
+    }
+
     /// # Errors
-    /// [`Error::FileMoved`] if what lies at the path is not what the writer has open.
+    /// As [`Wal::check_files`].
     pub(super) fn check_files(&self) -> Result<()> {
-        if let Location::ReadOnly(file) = &self.location {
-            file.check()?;
-        }
-        self.files.as_ref().map_or(Ok(()), Files::check)
-    }
-
-    /// Whether the next commit waits for the disk, because it begins the write-ahead log anew.
-    pub(super) fn log_starts_over(&self) -> bool {
-        self.log_starts_over.load(Ordering::Relaxed)
-    }
-
-    /// What a commit has to be followed by, before its caller hears of it.
-    ///
-    /// # Errors
-    /// [`Error::FileMoved`] if the commit went to a file that is not at its path any more.
-    pub(super) fn after_commit(self: &Arc<Self>, wal_pages: u32) -> Result<()> {
-        self.check_files()?;
-        if self.log_starts_over() {
-            self.log_starts_over.store(false, Ordering::Relaxed);
-        }
-        // One that is on its way to its place is closed soon.
-        if self.files.is_some() && self.config.unfinished.is_none() {
-            self.activity.note(|| Arc::downgrade(self));
-        }
-        if wal_pages >= self.checkpoint_at.load(Ordering::Relaxed) {
-            self.checkpoint_in_background();
-        }
-        Ok(())
-    }
-
-    /// Copies the write-ahead log into the database, unless that is under way.
-    pub(super) fn checkpoint_in_background(self: &Arc<Self>) {
-        if !self.is_closed() && !self.checkpointing.swap(true, Ordering::Relaxed) {
-            let checkpointing = Checkpointing(self.clone());
-            background::detached(move || checkpointing.run());
-        }
-    }
-
-    /// Copies what it can of the write-ahead log into the database. `true` if that was everything.
-    ///
-    /// # Errors
-    /// [`Error::Sqlite`] if reading or writing fails. Somebody in the way is no error.
-    pub(super) fn checkpoint(&self, connection: &Connection, mode: CheckpointMode) -> Result<bool> {
-        let sql = match mode {
-            CheckpointMode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
-            CheckpointMode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
-        };
-        let columns = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
-        let (blocked, pages, copied) = connection.query_row(sql, (), columns)?;
-        let complete = blocked == 0 && pages == copied;
-        if complete {
-            self.log_starts_over.store(true, Ordering::Relaxed);
-        }
-        // If a reader of an older state is in the way, it will be for a while.
-        let grown = u32::try_from(pages).unwrap_or(0).saturating_add(CHECKPOINT_PAGES);
-        self.checkpoint_at.store(if complete { CHECKPOINT_PAGES } else { grown }, Ordering::Relaxed);
-        Ok(complete)
+        self.wal.check_files()
     }
 }
 
@@ -434,69 +308,11 @@ impl Life {
     }
 }
 
-#[derive(Clone, Copy)]
-pub(super) enum CheckpointMode {
-    /// As far as nobody is in the way.
-    Passive,
-    /// Everything, and empties the log; nothing if somebody is in the way.
-    Truncate,
-}
-
-/// The one checkpoint at a time.
-struct Checkpointing(Arc<Database>);
-
-impl Checkpointing {
-    /// Copies most of the write-ahead log into the database on a connection of its own, beside readers and the writer,
-    /// and queues the rest, for which the writer must stand still: otherwise the log would never end under steady load.
-    fn run(self) {
-        if let Err(error) = self.copy_most() {
-            log::warn!("the write-ahead log could not be copied into the database: {error}");
-        }
-        let database = self.0.clone();
-        let finish = move |connection: &Connection| {
-            let complete = self.0.checkpoint(connection, CheckpointMode::Passive)?;
-            if !complete {
-                // Somebody reads an older state. When the database is idle, it is tried again.
-                self.0.activity.note(|| Arc::downgrade(&self.0));
-            }
-            Ok(complete)
-        };
-        database.enqueue_detached(Plan::UPKEEP, finish);
-    }
-
-    fn copy_most(&self) -> Result<()> {
-        let connection = self.0.connect()?;
-        self.0.check_files()?;
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
-        sync_for_good(&connection)?;
-        // Each pass copies what came during the one before, so there is less to do every time.
-        for _ in 0..CHECKPOINT_PASSES {
-            self.0.checkpoint(&connection, CheckpointMode::Passive)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Checkpointing {
-    fn drop(&mut self) {
-        self.0.checkpointing.store(false, Ordering::Relaxed);
-    }
-}
-
-/// How long a gap for readers is.
-const GAP: Duration = Duration::from_millis(2);
-
 /// The oldest version with `STRICT` tables.
 const OLDEST_SQLITE: i32 = 3_037_000;
 
 /// Five sessions of 1.5 KB fit, where a page of 4 KB holds two; a page is what a commit writes.
 const PAGE_BYTES: i64 = 8192;
-
-/// From how many pages on the write-ahead log is copied into the database: 32 MiB. A page that was written several times
-/// meanwhile is copied once.
-const CHECKPOINT_PAGES: u32 = 4096;
-
-const CHECKPOINT_PASSES: usize = 3;
 
 /// Opens the writing connection.
 fn prepare(location: &Location, path: &Path, config: &SqliteOptions) -> Result<Connection> {

@@ -15,9 +15,9 @@ use wacore::store::error::Result;
 use wacore::store::traits::DeviceStore;
 use zeroize::Zeroizing;
 
-use super::SqliteStore;
 use super::connection::Statements;
-use super::writer::Plan;
+use super::plan::Plan;
+use super::store::SqliteStore;
 use crate::error::{self, Error};
 use crate::json;
 use crate::method::Record;
@@ -77,7 +77,7 @@ impl DeviceStore for SqliteStore {
             Ok((value("page_count")?.cast_unsigned(), value("page_size")?.cast_unsigned()))
         };
         let Ok((pages, page_size)) = self.database.read(pragmas).await else { return StorageResourceReport::default() };
-        let cache = (self.database.config.page_cache as u64).min(pages.saturating_mul(page_size));
+        let cache = (self.database.wal.config.page_cache as u64).min(pages.saturating_mul(page_size));
         let shared = cache.saturating_mul(self.database.open_connections() as u64);
         let memory_bytes = Some(if self.account == 1 { shared } else { 0 });
         StorageResourceReport { memory_bytes, pages: Some(pages), ..StorageResourceReport::default() }

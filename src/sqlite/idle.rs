@@ -5,13 +5,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::Duration;
 
-use super::database::Database;
-
 use crate::sync::IgnorePoison;
 
 /// How long nothing was committed, in ticks, when a database counts as idle.
 const IDLE_TICKS: u32 = 2;
 const TICK: Duration = Duration::from_secs(1);
+
+/// Something that has work to do when a database is idle.
+pub(super) trait Idle: Send + Sync {
+    fn on_idle(self: Arc<Self>);
+}
 
 /// How much is committed to a database.
 #[derive(Default)]
@@ -22,7 +25,7 @@ pub(super) struct Activity {
 
 impl Activity {
     /// Notes a commit. If nothing watches for the end of them, something does from now on.
-    pub(super) fn note(self: &Arc<Self>, database: impl FnOnce() -> Weak<Database>) {
+    pub(super) fn note(self: &Arc<Self>, database: impl FnOnce() -> Weak<dyn Idle>) {
         self.commits.fetch_add(1, Ordering::Relaxed);
         if !self.watched.load(Ordering::Relaxed) && !self.watched.swap(true, Ordering::SeqCst) {
             watch(Watched { activity: self.clone(), database: database(), commits: 0, idle: 0 });
@@ -32,7 +35,7 @@ impl Activity {
 
 struct Watched {
     activity: Arc<Activity>,
-    database: Weak<Database>,
+    database: Weak<dyn Idle>,
     /// How many commits there were when it was looked at last, and for how many ticks there have been no more.
     commits: u64,
     idle: u32,
@@ -40,7 +43,7 @@ struct Watched {
 
 impl Watched {
     /// The database, if it has become idle.
-    fn tick(&mut self) -> Option<Weak<Database>> {
+    fn tick(&mut self) -> Option<Weak<dyn Idle>> {
         let commits = self.activity.commits.load(Ordering::Relaxed);
         self.idle = if commits == self.commits { self.idle + 1 } else { 0 };
         self.commits = commits;
@@ -95,7 +98,7 @@ fn run() {
             None => watched.database.strong_count() > 0,
         });
         for database in idle.iter().filter_map(Weak::upgrade) {
-            database.checkpoint_in_background();
+            database.on_idle();
         }
     }
 }

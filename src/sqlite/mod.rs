@@ -19,16 +19,18 @@
 
 mod app_sync;
 pub(crate) mod connection;
+mod coop;
 mod database;
 mod device;
-mod fairness;
 pub(crate) mod files;
 mod idle;
+mod location;
 mod msg_secret;
 mod open_files;
 mod options;
 mod pages;
 mod patience;
+mod plan;
 mod protocol;
 pub(crate) mod read_only;
 mod readers;
@@ -41,6 +43,7 @@ mod store;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod wal;
 mod walk;
 mod writer;
 

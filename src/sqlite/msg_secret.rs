@@ -4,10 +4,10 @@ use async_trait::async_trait;
 use wacore::store::error::Result;
 use wacore::store::traits::{MessageSecret, MsgSecretEntry, MsgSecretStore};
 
-use super::SqliteStore;
 use super::connection::Statements;
+use super::plan::Plan;
 use super::store::SWEEP_ROWS;
-use super::writer::Plan;
+use super::store::SqliteStore;
 
 // An `expires_at` of 0 is never.
 const PUT: &str = "INSERT INTO message_secrets (account, chat, sender, msg_id, secret, expires_at, message_ts)

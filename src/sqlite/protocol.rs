@@ -7,10 +7,10 @@ use wacore::store::traits::{
     DeviceListRecord, LidPnMappingEntry, PendingInboundKey, PendingInboundRow, ProtocolStore, TcTokenEntry,
 };
 
-use super::SqliteStore;
 use super::connection::Statements;
+use super::plan::Plan;
 use super::store::SWEEP_ROWS;
-use super::writer::Plan;
+use super::store::SqliteStore;
 use crate::clock;
 use crate::error::{self, Error};
 use crate::method::Record;
@@ -132,7 +132,7 @@ impl ProtocolStore for SqliteStore {
             (SELECT rowid FROM base_keys WHERE account = ?1 AND created_at < ?2 LIMIT ?3)";
         let (account, now) = (self.account, clock::now_secs().cast_signed());
         let (address, message_id, base_key) = (address.to_owned(), message_id.to_owned(), base_key.to_vec());
-        let retention = self.database.config.base_key_retention;
+        let retention = self.database.wal.config.base_key_retention;
         let cutoff = retention.map(|kept| now.saturating_sub_unsigned(kept.as_secs()));
         let save = move |c: &Connection| {
             if let Some(cutoff) = cutoff {

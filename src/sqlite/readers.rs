@@ -10,9 +10,11 @@ use std::thread;
 use futures_channel::oneshot;
 use rusqlite::Connection;
 
-use super::connection::run_checked;
-use super::database::Database;
-use super::patience::{Patience, patiently};
+use super::connection::{Role, configure};
+use super::patience::{Patience, contended, patiently};
+use super::schema::{self, run_checked};
+use super::wal::Wal;
+use super::writer::Writer;
 use crate::background;
 use crate::error::{Error, Result};
 use crate::sync::IgnorePoison;
@@ -28,6 +30,9 @@ pub(super) struct Readers {
     lent: AtomicUsize,
     /// No connection may be opened.
     closed: AtomicBool,
+    wal: Arc<Wal>,
+    // Its connection is closed last.
+    _writer: Arc<Writer>,
 }
 
 enum Slot {
@@ -45,14 +50,16 @@ struct LongQueries {
 type LongQuery = Box<dyn FnOnce(Result<&Connection>) -> Box<dyn FnOnce() + Send> + Send>;
 
 impl Readers {
-    pub(super) fn new(count: usize) -> Self {
-        let slots = (0..count).map(|_| Mutex::new(Slot::Free(None))).collect();
+    pub(super) fn new(writer: Arc<Writer>, wal: Arc<Wal>) -> Self {
+        let slots = (0..wal.config.readers).map(|_| Mutex::new(Slot::Free(None))).collect();
         Self {
             slots,
             long: Mutex::default(),
             open: AtomicUsize::new(0),
             lent: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
+            wal,
+            _writer: writer,
         }
     }
 
@@ -189,48 +196,63 @@ impl Drop for Reader<'_> {
 }
 
 /// Counts a connection that is being opened on another thread.
-struct Opening(Arc<Database>);
+struct Opening(Arc<Readers>);
 
 impl Opening {
-    fn of(database: &Arc<Database>) -> Self {
-        database.readers.lent.fetch_add(1, Ordering::SeqCst);
-        Self(database.clone())
+    fn of(readers: &Arc<Readers>) -> Self {
+        readers.lent.fetch_add(1, Ordering::SeqCst);
+        Self(readers.clone())
     }
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        self.0.readers.lent.fetch_sub(1, Ordering::SeqCst);
+        self.0.lent.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-impl Database {
+impl Readers {
     /// A reader for a short query.
     pub(super) async fn reader(self: &Arc<Self>) -> Result<Reader<'_>> {
-        let mut reader = Reader::take(&self.readers);
+        let mut reader = Reader::take(self);
         if reader.connection.is_none() {
-            let database = self.clone();
+            let readers = self.clone();
             // The connection is closed before the database if nobody waits for it any more.
             // Counted also if nobody waits for it any more.
             let opening = Opening::of(self);
-            let open = move || Ok::<_, Error>((database.open_reader()?, opening, database));
-            let (connection, _opening, _database) = background::unblock(open).await?;
+            let open = move || Ok::<_, Error>((readers.open_reader()?, opening, readers));
+            let (connection, _opening, _readers) = background::unblock(open).await?;
             reader.fill(connection);
         }
         Ok(reader)
     }
 
+    /// Opens a reader. Blocks its thread.
+    ///
+    /// # Errors
+    /// Contention while readers are closed, and the errors of opening.
+    fn open_reader(&self) -> Result<Connection> {
+        let connection = self.wal.connect()?;
+        if self.are_closed() {
+            return Err(contended());
+        }
+        configure(&connection, &self.wal.config, Role::Reader)?;
+        self.wal.check_files()?;
+        schema::check(&connection, schema::NEWEST)?;
+        Ok(connection)
+    }
+
     /// Runs a query of many rows on a blocking thread.
     ///
     /// # Errors
-    /// As [`Database::read`].
-    pub(super) async fn read_long<T, F>(self: &Arc<Self>, mut query: F) -> Result<T>
+    /// As `Database::read`.
+    pub(super) async fn run_long<T, F>(self: &Arc<Self>, mut query: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         let (reply, outcome) = oneshot::channel();
-        let mut patience = self.patience_of_readers();
+        let mut patience = self.wal.patience_of_readers();
         let run: LongQuery = Box::new(move |connection| {
             let result = connection
                 .and_then(|connection| patiently(&mut patience, || run_checked(connection, || query(connection))));
@@ -243,21 +265,21 @@ impl Database {
 
     /// Puts a query into the queue, and starts a thread for it unless there are enough.
     fn enqueue_long(self: &Arc<Self>, query: LongQuery) {
-        let mut long = self.readers.long();
+        let mut long = self.long();
         long.waiting.push_back(query);
-        if long.threads < self.readers.slots.len() {
+        if long.threads < self.slots.len() {
             long.threads += 1;
-            let database = self.clone();
-            background::detached(move || database.run_long_queries());
+            let readers = self.clone();
+            background::detached(move || readers.run_long_queries());
         }
     }
 
     /// Runs long queries until none wait.
     fn run_long_queries(self: Arc<Self>) {
-        let mut reader = Reader::take(&self.readers);
+        let mut reader = Reader::take(&self);
         let mut tell: Option<Box<dyn FnOnce() + Send>> = None;
         loop {
-            let mut long = self.readers.long();
+            let mut long = self.long();
             let Some(query) = long.waiting.pop_front() else {
                 long.threads -= 1;
                 break;
@@ -266,11 +288,11 @@ impl Database {
             if let Some(tell) = tell.take() {
                 tell();
             }
-            if self.readers.are_closed() {
+            if self.are_closed() {
                 reader.close();
             }
             if reader.connection.is_none() {
-                match patiently(&mut self.patience_of_readers(), || self.open_reader()) {
+                match patiently(&mut self.wal.patience_of_readers(), || self.open_reader()) {
                     Ok(connection) => reader.fill(connection),
                     Err(error) => {
                         tell = Some(query(Err(error)));

@@ -4,9 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::SqliteStore;
 use super::files::{COMPANIONS, beside, cannot_open, cannot_write};
 use super::open_files;
+use super::store::SqliteStore;
 use crate::background::{self, Caller};
 use crate::error::{Error, Result};
 use crate::filesystem::{self, folder_of};

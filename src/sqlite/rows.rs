@@ -10,10 +10,10 @@ use rusqlite::{Connection, Row, params_from_iter};
 use super::connection::{Statements, permitted};
 use super::database::Database;
 use super::pages::count;
+use super::plan::Plan;
 use super::store::{SqliteStore, numbers};
 use super::tables::{SqlTable, TABLES};
 use super::walk::{LiveReader, Snapshot};
-use super::writer::Plan;
 use crate::ended;
 use crate::error::Result;
 use crate::method::Record;
@@ -54,7 +54,7 @@ impl Rows for SqliteStore {
     }
 
     fn place(&self) -> Option<Vec<u8>> {
-        let path = self.path().filter(|_| self.database.config.unfinished.is_none())?;
+        let path = self.path().filter(|_| self.database.wal.config.unfinished.is_none())?;
         let account = self.account.to_le_bytes();
         Some([b"sqlite\0", path.as_os_str().as_encoded_bytes(), b"\0", &account].concat())
     }

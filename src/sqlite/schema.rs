@@ -185,3 +185,20 @@ fn altered(Object([kind, name, ..]): &Object) -> Error {
 fn foreign(path: &Path, found: ForeignFile) -> Error {
     Error::ForeignFile { path: path.to_owned(), found }
 }
+
+/// Runs what may find the schema changed, and if so looks whether it is still as it should be, and runs it again.
+///
+/// # Errors
+/// [`Error::SchemaAltered`], and what `attempt` returns.
+pub(super) fn run_checked<T>(connection: &Connection, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 0..SCHEMA_CHANGES {
+        match attempt() {
+            Err(error) if error.is_changed_schema() => check(connection, NEWEST)?,
+            result => return result,
+        }
+    }
+    attempt()
+}
+
+/// How often the schema may change while one call runs.
+pub(super) const SCHEMA_CHANGES: usize = 8;

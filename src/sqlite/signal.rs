@@ -8,9 +8,9 @@ use rusqlite::{Connection, Row};
 use wacore::store::error::Result;
 use wacore::store::traits::SignalStore;
 
-use super::SqliteStore;
 use super::connection::Statements;
-use super::writer::Plan;
+use super::plan::Plan;
+use super::store::SqliteStore;
 use crate::encrypt::HeaderCopy;
 use crate::error::{self, Error};
 use crate::method::Record;

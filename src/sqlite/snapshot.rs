@@ -12,14 +12,16 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tempfile::NamedTempFile;
 
-use super::SqliteStore;
-use super::connection::{Location, Statements, damaged, permitted, with_attachment};
-use super::database::{CheckpointMode, Database};
+use super::connection::{Statements, damaged, permitted, with_attachment};
+use super::database::Database;
 use super::files::{COMPANIONS, beside, explained, refuse_taken};
+use super::location::Location;
 use super::patience::{Patience, contended, patiently};
+use super::plan::Plan;
 use super::schema;
+use super::store::SqliteStore;
 use super::tables::TABLES;
-use super::writer::Plan;
+use super::wal::CheckpointMode;
 use crate::background::{self, Caller};
 use crate::clock;
 use crate::error::{Error, Result, SqliteProblem};
@@ -57,7 +59,7 @@ impl SqliteStore {
     /// Copies the database, and writes a file that goes with the copy. One job, which ends without a copy when nobody waits any
     /// more. The file comes first, so that there is no copy that lacks it.
     async fn copy_to(&self, path: PathBuf, beside: Option<(PathBuf, Vec<u8>)>, lasting: Lasting) -> Result<()> {
-        let (database, mut patience) = (self.database.clone(), Patience::new(self.database.config.busy_timeout));
+        let (database, mut patience) = (self.database.clone(), Patience::new(self.database.wal.config.busy_timeout));
         let caller = Caller::new();
         let waits = caller.waits();
         background::unblock(move || {
@@ -117,7 +119,7 @@ impl SqliteStore {
     /// [`Error::Sqlite`], as contended if somebody reads an older state of the database until the timeout, for example a
     /// [`backup`](Self::backup).
     pub async fn checkpoint(&self) -> Result<()> {
-        self.empty_log(self.database.config.busy_timeout).await
+        self.empty_log(self.database.wal.config.busy_timeout).await
     }
 
     /// The same, if nobody is in the way.
@@ -128,14 +130,14 @@ impl SqliteStore {
     }
 
     pub(super) async fn empty_log(&self, timeout: Duration) -> Result<()> {
-        let mut patience = Patience::new(self.database.config.busy_timeout.min(timeout));
+        let mut patience = Patience::new(self.database.wal.config.busy_timeout.min(timeout));
         // Each attempt by itself, so that others may write while somebody still reads.
         loop {
             let database = Arc::downgrade(&self.database);
             let attempt = move |connection: &Connection| {
                 database
                     .upgrade()
-                    .map_or(Ok(false), |database| database.checkpoint(connection, CheckpointMode::Truncate))
+                    .map_or(Ok(false), |database| database.wal.checkpoint(connection, CheckpointMode::Truncate))
             };
             if self.database.write(Plan::UPKEEP, attempt).await? {
                 return Ok(());
@@ -216,7 +218,7 @@ impl SqliteStore {
         }
         let extra = extra.map(|content| (path_at(time, ".extra"), content));
         self.copy_to(path_at(time, ""), extra, Lasting::Yes).await?;
-        if let Some(keep) = self.database.config.snapshots_kept {
+        if let Some(keep) = self.database.wal.config.snapshots_kept {
             self.prune_snapshots(keep).await?;
         }
         Ok(())
@@ -283,8 +285,8 @@ fn copy(
     // SQLite takes an empty file as a target; its path goes in as a parameter.
     let target = file.path().to_str().ok_or(Error::InvalidInput { what: "the path", problem: "is not valid UTF-8" })?;
     // On a connection of its own, so that no reader is missing for as long as it takes.
-    let _pin = database.pin();
-    let connection = database.connect()?;
+    let _pin = database.wal.pin();
+    let connection = database.wal.connect()?;
     let waits = caller_waits.clone();
     connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || !waits()))?;
     database.check_files()?;

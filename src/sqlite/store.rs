@@ -12,8 +12,8 @@ use wacore::store::traits::Backend;
 use super::connection::Statements;
 use super::database::{Database, Life};
 use super::options::SqliteOptions;
+use super::plan::Plan;
 use super::tables::TABLES;
-use super::writer::Plan;
 use crate::background;
 use crate::error::Result;
 use crate::layer::IntoBackend;
@@ -136,7 +136,7 @@ impl SqliteStore {
             TABLES.iter().try_for_each(|table| connection.run(&table.delete_all, (account,)).map(drop))
         };
         let life = self.life.clone();
-        self.database.write_and(Plan::SIGNAL, delete, move || life.end()).await?;
+        self.database.writer.write_and(Plan::SIGNAL, delete, move || life.end()).await?;
         // It is deleted in any case.
         if let Err(error) = self.empty_log(Duration::from_secs(1)).await {
             log::warn!("the write-ahead log still holds what was deleted: {error}");

@@ -92,9 +92,9 @@ impl Snapshot {
     /// [`Error::SchemaAltered`], [`Error::FileMoved`] and [`Error::Sqlite`].
     pub(super) async fn open(store: &SqliteStore) -> Result<Self> {
         let (database, account) = (store.database.clone(), store.account);
-        let mut patience = database.patience_of_readers();
+        let mut patience = database.wal.patience_of_readers();
         let open = move || {
-            let pin = database.pin();
+            let pin = database.wal.pin();
             Ok::<_, Error>((patiently(&mut patience, || database.open_snapshot())?, database, pin))
         };
         Ok(Self { connection: Some(background::unblock(open).await?), account, pages: None })

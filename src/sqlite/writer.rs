@@ -9,7 +9,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,13 @@ use futures_channel::oneshot;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::connection::{SCHEMA_CHANGES, Statements, run_checked};
-use super::database::Database;
+use super::connection::Statements;
+use super::coop;
+use super::idle::Idle;
 use super::patience::{Patience, contended, patiently};
-use super::{fairness, schema};
+use super::plan::Plan;
+use super::schema::{self, SCHEMA_CHANGES, run_checked};
+use super::wal::Wal;
 use crate::background;
 use crate::error::{Error, Result};
 use crate::sync::IgnorePoison;
@@ -30,59 +33,16 @@ const WAITING_CALLS: usize = 1024;
 /// How many calls share a transaction on a blocking thread, and where the caller is.
 const GROUP: usize = 256;
 const INLINE_GROUP: usize = 32;
-/// What a call may do where the caller is: about 0.2 ms.
-const INLINE_ROWS: usize = 128;
-const INLINE_BYTES: usize = 256 * 1024;
 /// How long somebody runs the calls of others before a blocking thread takes over.
 const INLINE_TIME: Duration = Duration::from_micros(500);
 /// How many lone calls it takes to stop waiting for company.
 const SOCIABLE_CALLS: u8 = 8;
 
-/// What the queue has to know about a call.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
-    /// The commit is to survive a power cut under [`Durability::SignalState`](super::Durability).
-    pub(super) signal: bool,
-    /// More than one statement that changes something.
-    several: bool,
-    long: bool,
-    outside_transactions: bool,
-    /// What the call costs where it runs.
-    cost: u32,
-}
-
-impl Plan {
-    /// One statement on records that the client cannot fetch again.
-    pub(super) const SIGNAL: Self =
-        Self { signal: true, several: false, long: false, outside_transactions: false, cost: fairness::WRITE };
-    /// One statement on records that the client can fetch again, or does without.
-    pub(super) const CACHE: Self = Self { signal: false, ..Self::SIGNAL };
-    /// Not in a transaction, on a blocking thread.
-    pub(super) const UPKEEP: Self = Self { long: true, outside_transactions: true, ..Self::CACHE };
-
-    /// Several statements that belong together.
-    pub(super) const fn transaction(self) -> Self {
-        Self { several: true, ..self }
-    }
-
-    /// Too much to run on a thread of the async runtime.
-    pub(super) const fn long(self) -> Self {
-        Self { long: true, ..self }
-    }
-
-    /// One statement per row, and so many bytes in all.
-    pub(super) const fn batch(self, rows: usize, bytes: usize) -> Self {
-        let long = self.long || rows > INLINE_ROWS || bytes > INLINE_BYTES;
-        // Beyond that it is long, and its cost not asked for.
-        let cost = if long { 0 } else { rows as u32 * fairness::ROW + bytes as u32 / fairness::BYTES };
-        Self { several: self.several || rows > 1, long, cost: self.cost + cost, ..self }
-    }
-}
-
 /// A queue in front of the writing connection.
 pub(super) struct Writer {
     state: Mutex<State>,
     room: Arc<Semaphore>,
+    wal: Arc<Wal>,
 }
 
 struct State {
@@ -110,7 +70,7 @@ struct WriteConnection {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection) -> Self {
+    pub(super) fn new(connection: Connection, wal: Arc<Wal>) -> Self {
         connection.wal_hook(Some(|_, pages| {
             WAL_PAGES.set(pages.max(0) as u32);
             Ok(())
@@ -119,17 +79,18 @@ impl Writer {
         Self {
             state: Mutex::new(State { connection, waiting: VecDeque::new(), sociable: 0, closed: Closed::No }),
             room: Arc::new(Semaphore::new(WAITING_CALLS)),
+            wal,
         }
     }
 
     /// Takes the connection for a call that need not wait for others, because there are none.
-    fn lead_at_once(&self, database: &Arc<Database>) -> Option<Lease> {
+    fn lead_at_once(self: &Arc<Self>) -> Option<Lease> {
         let mut state = self.state();
         if !state.waiting.is_empty() || state.sociable > 0 || state.closed != Closed::No {
             return None;
         }
         let connection = state.connection.take()?;
-        Some(Lease { database: database.clone(), connection: Some(connection) })
+        Some(Lease { writer: self.clone(), connection: Some(connection) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -142,7 +103,7 @@ thread_local! {
     static WAL_PAGES: Cell<u32> = const { Cell::new(0) };
 }
 
-impl Database {
+impl Writer {
     /// Runs a call that changes something, and returns once it is committed.
     ///
     /// # Errors
@@ -154,12 +115,12 @@ impl Database {
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         let blocking = self.needs_blocking_thread(plan);
-        let tired = !blocking && fairness::is_tired();
+        let tired = !blocking && coop::is_tired();
         if !blocking
             && !tired
-            && let Some(mut lease) = self.writer.lead_at_once(self)
+            && let Some(mut lease) = self.lead_at_once()
         {
-            fairness::spend(plan.cost);
+            coop::spend(plan.cost);
             let result = lease.run_alone(plan, &mut operation);
             // Waiting for another process is for the blocking thread below.
             if !result.as_ref().is_err_and(Error::is_contention) {
@@ -167,7 +128,7 @@ impl Database {
                 return result;
             }
         }
-        let room = self.writer.room.clone().acquire_owned().await.map_err(|_| Error::Stopped)?;
+        let room = self.room.clone().acquire_owned().await.map_err(|_| Error::Stopped)?;
         let (reply, mut outcome) = oneshot::channel();
         let mut call = self.pending(plan, operation);
         (call.reply, call._room) = (Some(reply), Some(room));
@@ -175,9 +136,9 @@ impl Database {
         if !blocking && queued.unattended {
             // Whoever else is about to write joins the queue meanwhile.
             if tired {
-                fairness::step_aside().await;
+                coop::step_aside().await;
             } else {
-                fairness::let_others_run().await;
+                coop::let_others_run().await;
             }
             // Unless one of them has run this call with theirs.
             if let Ok(Some(result)) = outcome.try_recv() {
@@ -195,7 +156,7 @@ impl Database {
     /// Runs a long call in a transaction of its own, and `committed` when it is, before another call has its turn.
     ///
     /// # Errors
-    /// As [`Database::write`].
+    /// As [`Writer::write`].
     pub(super) async fn write_and<T, F>(
         self: &Arc<Self>,
         plan: Plan,
@@ -208,13 +169,13 @@ impl Database {
     {
         let whole = move |connection: &Connection| in_transaction(connection, &mut operation).inspect(|_| committed());
         let done = self.write(Plan { long: true, outside_transactions: true, ..plan }, whole).await?;
-        self.check_files()?;
+        self.wal.check_files()?;
         Ok(done)
     }
 
     /// Refuses calls that come from now on.
-    pub(super) fn refuse_writes(&self) {
-        let mut state = self.writer.state();
+    pub(super) fn refuse_calls(&self) {
+        let mut state = self.state();
         if state.closed == Closed::No {
             state.closed = Closed::Closing;
         }
@@ -224,9 +185,9 @@ impl Database {
     ///
     /// # Errors
     /// Contention if there is no more patience.
-    pub(super) fn take_writer(self: &Arc<Self>, patience: &mut Patience) -> Result<Option<Connection>> {
+    pub(super) fn take_connection(self: &Arc<Self>, patience: &mut Patience) -> Result<Option<Connection>> {
         loop {
-            let mut state = self.writer.state();
+            let mut state = self.state();
             if state.closed == Closed::Yes {
                 return Ok(None);
             }
@@ -242,11 +203,8 @@ impl Database {
     }
 
     /// Runs a short query on the writing connection, if nobody has it: unlike a reader's, its page cache outlives commits.
-    pub(super) fn read_as_writer<T>(
-        self: &Arc<Self>,
-        query: &mut impl FnMut(&Connection) -> Result<T>,
-    ) -> Option<Result<T>> {
-        if self.is_closed() {
+    pub(super) fn read<T>(self: &Arc<Self>, query: &mut impl FnMut(&Connection) -> Result<T>) -> Option<Result<T>> {
+        if self.wal.is_closed() {
             return None;
         }
         let lease = Lease::take(self)?;
@@ -265,29 +223,77 @@ impl Database {
     }
 
     fn pending<T, F>(&self, plan: Plan, operation: F) -> Pending<T, F> {
-        let patience = Patience::new(self.config.busy_timeout);
+        let patience = Patience::new(self.wal.config.busy_timeout);
         Pending { plan, operation, patience, result: None, reply: None, _room: None }
     }
 
     /// Puts a call into the queue. When the guard is dropped, somebody has run it, or will.
     fn enqueue(self: &Arc<Self>, mut call: Box<dyn Call>) -> Queued<'_> {
-        let mut state = self.writer.state();
+        let mut state = self.state();
         if state.closed != Closed::No {
             drop(state);
             call.fail(Error::Closed { what: "store" });
             call.finish();
-            return Queued { database: self, unattended: false, over: true };
+            return Queued { writer: self, unattended: false, over: true };
         }
         state.waiting.push_back(call);
-        Queued { database: self, unattended: state.connection.is_some(), over: false }
+        Queued { writer: self, unattended: state.connection.is_some(), over: false }
+    }
+
+    /// Notes a commit, before its caller hears of it.
+    fn after_commit(self: &Arc<Self>) -> Result<()> {
+        let is_due = self.wal.after_commit(WAL_PAGES.take())?;
+        if self.wal.is_emptied_when_idle() {
+            self.wal.activity.note(|| self.idle());
+        }
+        if is_due {
+            self.checkpoint_in_background();
+        }
+        Ok(())
+    }
+
+    fn idle(self: &Arc<Self>) -> Weak<dyn Idle> {
+        let idle: Arc<dyn Idle> = self.clone();
+        Arc::downgrade(&idle)
+    }
+
+    /// Copies the log into the database, unless that is under way. Most of it beside readers and the writer; the rest in
+    /// turn, while the writer stands still: otherwise the log would never end under steady load.
+    fn checkpoint_in_background(self: &Arc<Self>) {
+        if self.wal.is_closed() {
+            return;
+        }
+        let Some(checkpointing) = self.wal.begin_checkpoint() else { return };
+        let writer = self.clone();
+        background::detached(move || {
+            if let Err(error) = checkpointing.copy_most() {
+                log::warn!("the write-ahead log could not be copied into the database: {error}");
+            }
+            let (queue, weak) = (writer.clone(), writer.idle());
+            let finish = move |connection: &Connection| {
+                let complete = checkpointing.copy_rest(connection)?;
+                if !complete {
+                    // A reader holds an older state. When the database is idle, it is tried again.
+                    writer.wal.activity.note(|| weak.clone());
+                }
+                Ok(complete)
+            };
+            queue.enqueue_detached(Plan::UPKEEP, finish);
+        });
     }
 
     fn needs_blocking_thread(&self, plan: Plan) -> bool {
-        plan.long || self.full_sync(plan) || self.log_starts_over()
+        plan.long || self.full_sync(plan) || self.wal.log_starts_over()
     }
 
     fn full_sync(&self, plan: Plan) -> bool {
-        self.config.durability.full_sync(plan.signal)
+        self.wal.config.durability.full_sync(plan.signal)
+    }
+}
+
+impl Idle for Writer {
+    fn on_idle(self: Arc<Self>) {
+        self.checkpoint_in_background();
     }
 }
 
@@ -354,15 +360,15 @@ where
 
 /// Having the writing connection. Dropping it gives the connection back, or to those who wait.
 struct Lease {
-    database: Arc<Database>,
+    writer: Arc<Writer>,
     connection: Option<Box<WriteConnection>>,
 }
 
 impl Lease {
     /// Takes the connection if nobody has it.
-    fn take(database: &Arc<Database>) -> Option<Self> {
-        let connection = database.writer.state().connection.take()?;
-        Some(Self { database: database.clone(), connection: Some(connection) })
+    fn take(writer: &Arc<Writer>) -> Option<Self> {
+        let connection = writer.state().connection.take()?;
+        Some(Self { writer: writer.clone(), connection: Some(connection) })
     }
 
     fn connection(&self) -> Result<&Connection> {
@@ -383,7 +389,7 @@ impl Lease {
     }
 
     fn attempt<T>(&mut self, plan: Plan, operation: &mut impl FnMut(&Connection) -> Result<T>) -> Result<T> {
-        self.set_sync(self.database.full_sync(plan))?;
+        self.set_sync(self.writer.full_sync(plan))?;
         let connection = self.connection()?;
         if plan.outside_transactions {
             return operation(connection);
@@ -394,7 +400,7 @@ impl Lease {
             // A single statement is a transaction by itself.
             operation(connection)?
         };
-        self.database.after_commit(WAL_PAGES.take())?;
+        self.writer.after_commit()?;
         Ok(result)
     }
 
@@ -402,12 +408,12 @@ impl Lease {
     fn run_waiting_inline(mut self) {
         let start = Instant::now();
         while start.elapsed() < INLINE_TIME {
-            let fits = |database: &Database, plan| !database.needs_blocking_thread(plan);
-            let mut calls = self.next_group(INLINE_GROUP, fairness::BUDGET, fits);
+            let fits = |writer: &Writer, plan| !writer.needs_blocking_thread(plan);
+            let mut calls = self.next_group(INLINE_GROUP, coop::BUDGET, fits);
             if calls.is_empty() {
                 return;
             }
-            fairness::spend(calls.iter().map(|call| call.plan().cost).sum());
+            coop::spend(calls.iter().map(|call| call.plan().cost).sum());
             match self.run_together(&mut calls) {
                 Ok(true) => calls.into_iter().for_each(Call::finish),
                 // One by one, or after waiting for another process: on a blocking thread.
@@ -440,13 +446,13 @@ impl Lease {
                 }
                 Err(error) => calls = self.wait_or_fail(calls, &error),
             }
-            if self.database.writer.state().waiting.is_empty() {
+            if self.writer.state().waiting.is_empty() {
                 // Before the callers know: one of them may drop the store and expect it to be closed.
                 drop(self);
                 return calls.into_iter().for_each(Call::finish);
             }
             calls.into_iter().for_each(Call::finish);
-            self.database.let_readers_in();
+            self.writer.wal.let_readers_in();
         }
     }
 
@@ -473,18 +479,18 @@ impl Lease {
 
     /// Puts calls back to the front of the queue.
     fn put_back(&self, calls: Vec<Box<dyn Call>>) {
-        let mut state = self.database.writer.state();
+        let mut state = self.writer.state();
         calls.into_iter().rev().for_each(|call| state.waiting.push_front(call));
     }
 
     /// Takes the calls from the front of the queue that may share a transaction and that fit, up to a number and a cost.
-    fn next_group(&self, most: usize, budget: u32, fits: impl Fn(&Database, Plan) -> bool) -> Vec<Box<dyn Call>> {
-        let mut state = self.database.writer.state();
+    fn next_group(&self, most: usize, budget: u32, fits: impl Fn(&Writer, Plan) -> bool) -> Vec<Box<dyn Call>> {
+        let mut state = self.writer.state();
         let (mut count, mut spent) = (0, 0u32);
         for plan in state.waiting.iter().take(most).map(|call| call.plan()) {
             let alone = plan.long || plan.outside_transactions;
             spent = spent.saturating_add(plan.cost);
-            if !fits(&self.database, plan) || (count > 0 && (alone || spent > budget)) {
+            if !fits(&self.writer, plan) || (count > 0 && (alone || spent > budget)) {
                 break;
             }
             count += 1;
@@ -505,14 +511,14 @@ impl Lease {
     /// # Errors
     /// If no transaction could be begun; nothing has run then.
     fn run_together(&mut self, calls: &mut [Box<dyn Call>]) -> Result<bool> {
-        self.set_sync(calls.iter().any(|call| self.database.full_sync(call.plan())))?;
+        self.set_sync(calls.iter().any(|call| self.writer.full_sync(call.plan())))?;
         let connection = self.connection()?;
         connection.run(BEGIN, ())?;
         if !calls.iter_mut().all(|call| call.run(connection)) || connection.run(COMMIT, ()).is_err() {
             rollback(connection);
             return Ok(false);
         }
-        if let Err(error) = self.database.after_commit(WAL_PAGES.take()) {
+        if let Err(error) = self.writer.after_commit() {
             calls.iter_mut().for_each(|call| call.fail(error.duplicate()));
         }
         Ok(true)
@@ -534,19 +540,19 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let Some(holder) = self.connection.take() else { return };
         rollback(&holder.connection);
-        let mut state = self.database.writer.state();
+        let mut state = self.writer.state();
         if state.waiting.is_empty() {
             state.connection = Some(holder);
         } else {
             drop(state);
-            Lease { database: self.database.clone(), connection: Some(holder) }.lead_on_blocking_thread();
+            Lease { writer: self.writer.clone(), connection: Some(holder) }.lead_on_blocking_thread();
         }
     }
 }
 
 /// A call in the queue. Dropping it makes sure that somebody leads.
 struct Queued<'a> {
-    database: &'a Arc<Database>,
+    writer: &'a Arc<Writer>,
     /// Nobody had the connection when the call came.
     unattended: bool,
     /// The call has run; whoever waits now has a guard of their own.
@@ -555,13 +561,13 @@ struct Queued<'a> {
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        let mut state = self.database.writer.state();
+        let mut state = self.writer.state();
         if self.over || state.waiting.is_empty() {
             return;
         }
         if let Some(connection) = state.connection.take() {
             drop(state);
-            Lease { database: self.database.clone(), connection: Some(connection) }.lead_on_blocking_thread();
+            Lease { writer: self.writer.clone(), connection: Some(connection) }.lead_on_blocking_thread();
         }
     }
 }

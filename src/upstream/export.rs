@@ -289,6 +289,11 @@ impl Writer {
             let part = key.get(part).ok_or_else(damaged)?;
             std::str::from_utf8(part).map_err(|_| damaged())
         };
+        let id_of_key = || -> Result<i32> {
+            let id = key.first().and_then(|id| <[u8; 4]>::try_from(&id[..]).ok()).ok_or_else(damaged)?;
+            // Upstream keeps unsigned ids in signed columns of the same width.
+            Ok(i32::from_le_bytes(id))
+        };
         let number = |at: usize| numbers.get(at).copied().flatten().ok_or_else(damaged);
         let blob = &payload[..];
         let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| -> Result<bool> {
@@ -304,14 +309,13 @@ impl Writer {
                 "INSERT OR REPLACE INTO sessions (address, record, device_id) VALUES (?1, ?2, ?3)",
                 params![text(0)?, blob, account],
             ),
-            // Upstream keeps unsigned ids in signed columns of the same width.
             Record::Prekey => run(
                 "INSERT OR REPLACE INTO prekeys (id, key, uploaded, device_id) VALUES (?1, ?2, ?3, ?4)",
-                params![number(0)? as i32, blob, number(1)? != 0, account],
+                params![id_of_key()?, blob, number(0)? != 0, account],
             ),
             Record::SignedPrekey => run(
                 "INSERT OR REPLACE INTO signed_prekeys (id, record, device_id) VALUES (?1, ?2, ?3)",
-                params![number(0)? as i32, blob, account],
+                params![id_of_key()?, blob, account],
             ),
             Record::SenderKey => run(
                 "INSERT OR REPLACE INTO sender_keys (address, record, device_id) VALUES (?1, ?2, ?3)",

@@ -9,9 +9,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use rusqlite::{Connection, OpenFlags};
 use wacore::store::traits::Backend;
 
-use super::records::{self, Batch, TABLES};
+use super::records::{self, Batch};
 use super::remove::{self, RemovedSource};
-use super::schema;
+use super::schema::{self, TABLES};
 use crate::background;
 use crate::encrypt::{OpenMode, Vault, VaultOptions};
 use crate::error::{Error, NotRead, Result, SqliteProblem};

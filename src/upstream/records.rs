@@ -15,7 +15,8 @@ use wacore::store::traits::{
     AppStateSyncKey, Backend, DeviceListRecord, LidPnMappingEntry, MsgSecretEntry, PendingInboundRow, TcTokenEntry,
 };
 
-use super::wire;
+use super::schema::{TABLES, is_read};
+use super::wire::{self, unsigned};
 use crate::error::{Error, NotRead, Result};
 use crate::method::Record;
 
@@ -40,29 +41,6 @@ pub(super) enum Batch {
     MessageSecrets(Vec<MsgSecretEntry>),
     Device(Box<Device>),
 }
-
-/// The kinds in the order in which they are copied, and upstream's tables. The device comes last: a store without it is no
-/// bot's.
-pub(super) const TABLES: [(Record, &str); 18] = [
-    (Record::Identity, "identities"),
-    (Record::Session, "sessions"),
-    (Record::Prekey, "prekeys"),
-    (Record::SignedPrekey, "signed_prekeys"),
-    (Record::SenderKey, "sender_keys"),
-    (Record::SyncKey, "app_state_keys"),
-    (Record::CollectionVersion, "app_state_versions"),
-    (Record::MutationMac, "app_state_mutation_macs"),
-    (Record::SenderKeyDevice, "sender_key_devices"),
-    (Record::LidMapping, "lid_pn_mapping"),
-    (Record::BaseKey, "base_keys"),
-    (Record::DeviceList, "device_registry"),
-    (Record::GroupMetadata, "group_metadata"),
-    (Record::TcToken, "tc_tokens"),
-    (Record::SentMessage, "sent_messages"),
-    (Record::PendingInbound, "pending_inbound_messages"),
-    (Record::MessageSecret, "msg_secrets"),
-    (Record::Device, "device"),
-];
 
 /// The numbers of all accounts, in ascending order.
 pub(super) fn accounts(source: &Connection) -> Result<Vec<i32>> {
@@ -100,7 +78,7 @@ pub(super) fn not_read(source: &Connection, accounts: &[(i32, u64)]) -> Result<V
     }
     let mut statement = source.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")?;
     let tables = statement.query_map((), |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
-    let others = tables.into_iter().filter(|table| !super::schema::is_read(table) && !table.starts_with("sqlite_"));
+    let others = tables.into_iter().filter(|table| !is_read(table) && !table.starts_with("sqlite_"));
     not_read.extend(others.map(|table| NotRead { table, rows: None }));
     Ok(not_read)
 }
@@ -116,118 +94,16 @@ pub(super) fn read(
     emit: &mut dyn FnMut(Batch) -> Result<()>,
 ) -> Result<Vec<(Record, u64)>> {
     let mut reader = Reader { source, account, emit, seen: 0, left_out: vec![] };
-    reader.table(Record::Identity, "SELECT address, key FROM identities", Batch::Identities, |row| {
-        let key = row.get::<_, Vec<u8>>(1)?.try_into();
-        let key = key.map_err(|_| unreadable(Record::Identity, "a key has another length than 32 bytes"))?;
-        Ok(Some((row.get::<_, String>(0)?.into(), key)))
-    })?;
-    reader.table(Record::Session, "SELECT address, record FROM sessions", Batch::Sessions, blob)?;
-    for uploaded in [false, true] {
-        let sql = match uploaded {
-            false => "SELECT id, key FROM prekeys NOT INDEXED WHERE uploaded IS NOT TRUE AND device_id = ?1",
-            true => "SELECT id, key FROM prekeys NOT INDEXED WHERE uploaded IS TRUE AND device_id = ?1",
-        };
-        let batch = move |rows| Batch::Prekeys { uploaded, rows };
-        reader.query(Record::Prekey, sql, batch, |row| {
-            Ok(Some((id(row, Record::Prekey)?, row.get::<_, Vec<u8>>(1)?.into())))
-        })?;
-    }
-    let batch = Batch::SignedPrekeys;
-    reader.table(Record::SignedPrekey, "SELECT id, record FROM signed_prekeys", batch, |row| {
-        Ok(Some((id(row, Record::SignedPrekey)?, row.get(1)?)))
-    })?;
-    reader.table(Record::SenderKey, "SELECT address, record FROM sender_keys", Batch::SenderKeys, blob)?;
-    reader.table(Record::SyncKey, "SELECT key_id, key_data FROM app_state_keys", Batch::SyncKeys, |row| {
-        let key = wire::sync_key(&row.get::<_, Vec<u8>>(1)?);
-        key.map(|key| Ok((row.get(0)?, key))).transpose()
-    })?;
-    let sql = "SELECT name, state_data FROM app_state_versions";
-    reader.table(Record::CollectionVersion, sql, Batch::CollectionVersions, |row| {
-        let version = wire::collection_version(&row.get::<_, Vec<u8>>(1)?);
-        version.map(|version| Ok((row.get(0)?, version))).transpose()
-    })?;
-    let sql = "SELECT name, version, index_mac, value_mac FROM app_state_mutation_macs";
-    reader.table(Record::MutationMac, sql, Batch::MutationMacs, |row| {
-        let mac = AppStateMutationMAC { index_mac: row.get(2)?, value_mac: row.get(3)? };
-        Ok(Some((row.get(0)?, row.get::<_, i64>(1)? as u64, mac)))
-    })?;
-    let sql = "SELECT group_jid, device_jid, has_key FROM sender_key_devices";
-    reader.table(Record::SenderKeyDevice, sql, Batch::SenderKeyDevices, |row| {
-        Ok(Some((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)? != 0)))
-    })?;
-    // Of LIDs that were learned in the same second the first one is the newest there, and the last one here.
-    let sql = "SELECT lid, phone_number, created_at, updated_at, learning_source FROM lid_pn_mapping
-        NOT INDEXED WHERE device_id = ?1 ORDER BY rowid DESC";
-    reader.query(Record::LidMapping, sql, Batch::LidMappings, |row| {
-        Ok(Some(LidPnMappingEntry {
-            lid: row.get(0)?,
-            phone_number: row.get(1)?,
-            created_at: row.get(2)?,
-            updated_at: row.get(3)?,
-            learning_source: row.get(4)?,
-        }))
-    })?;
-    let sql = "SELECT address, message_id, base_key FROM base_keys";
-    reader.table(Record::BaseKey, sql, Batch::BaseKeys, |row| Ok(Some((row.get(0)?, row.get(1)?, row.get(2)?))))?;
-    let sql = "SELECT user_id, devices_json, timestamp, phash, raw_id FROM device_registry";
-    reader.table(Record::DeviceList, sql, Batch::DeviceLists, |row| {
-        let devices = serde_json::from_str(&row.get::<_, String>(1)?);
-        Ok(Some(DeviceListRecord {
-            user: row.get(0)?,
-            devices: devices.map_err(|_| unreadable(Record::DeviceList, "its devices are no JSON of upstream's"))?,
-            timestamp: row.get(2)?,
-            phash: row.get(3)?,
-            raw_id: match row.get::<_, Option<i64>>(4)? {
-                Some(id) => Some(
-                    unsigned(id).ok_or_else(|| unreadable(Record::DeviceList, "its raw id is no number of 32 bits"))?,
-                ),
-                None => None,
-            },
-        }))
-    })?;
-    let sql = "SELECT group_jid, info FROM group_metadata";
-    reader.table(Record::GroupMetadata, sql, Batch::GroupMetadata, |row| Ok(Some((row.get(0)?, row.get(1)?))))?;
-    let sql = "SELECT jid, token, token_timestamp, sender_timestamp FROM tc_tokens";
-    reader.table(Record::TcToken, sql, Batch::TcTokens, |row| {
-        let (token, token_timestamp, sender_timestamp) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        Ok(Some((row.get(0)?, TcTokenEntry { token, token_timestamp, sender_timestamp })))
-    })?;
-    let sql = "SELECT chat_jid, message_id, payload FROM sent_messages";
-    let batch = Batch::SentMessages;
-    reader.table(Record::SentMessage, sql, batch, |row| Ok(Some((row.get(0)?, row.get(1)?, row.get(2)?))))?;
-    let sql = "SELECT chat, sender, id, message FROM pending_inbound_messages";
-    reader.table(Record::PendingInbound, sql, Batch::PendingInbound, |row| {
-        Ok(Some(([row.get(0)?, row.get(1)?, row.get(2)?], row.get(3)?)))
-    })?;
-    let sql = "SELECT chat, sender, msg_id, secret, expires_at, message_ts FROM msg_secrets";
-    reader.table(Record::MessageSecret, sql, Batch::MessageSecrets, |row| {
-        let secret = row.get::<_, Vec<u8>>(3)?.try_into();
-        Ok(Some(MsgSecretEntry {
-            chat: row.get::<_, String>(0)?.into(),
-            sender: row.get::<_, String>(1)?.into(),
-            msg_id: row.get::<_, String>(2)?.into(),
-            secret: secret.map_err(|_| unreadable(Record::MessageSecret, "it has another length than 32 bytes"))?,
-            expires_at: row.get(4)?,
-            message_ts: row.get(5)?,
-        }))
-    })?;
-    let sql = format!("SELECT {} FROM device WHERE id = ?1", wire::DEVICE_COLUMNS);
-    let mut statement = source.prepare(&sql)?;
-    let mut rows = statement.query((account,))?;
-    while let Some(row) = rows.next()? {
-        reader.seen += 1;
-        (reader.emit)(Batch::Device(Box::new(wire::device(row)?)))?;
-    }
+    reader.signal()?;
+    reader.app_sync()?;
+    reader.contacts()?;
+    reader.messages()?;
+    reader.device()?;
     if reader.seen == counted { Ok(reader.left_out) } else { Err(Error::SourceDamaged) }
 }
 
 fn id(row: &Row<'_>, record: Record) -> Result<u32> {
     unsigned(row.get(0)?).ok_or_else(|| unreadable(record, "its id is no number of 32 bits"))
-}
-
-/// Upstream keeps unsigned numbers in signed columns of the same width.
-pub(super) fn unsigned(number: i64) -> Option<u32> {
-    i32::try_from(number).ok().map(i32::cast_unsigned).or_else(|| u32::try_from(number).ok())
 }
 
 fn blob(row: &Row<'_>) -> Result<Option<(Arc<str>, Bytes)>> {
@@ -251,6 +127,135 @@ struct Reader<'c, 'e> {
 }
 
 impl Reader<'_, '_> {
+    /// Identities, sessions, prekeys and sender keys.
+    fn signal(&mut self) -> Result<()> {
+        self.table(Record::Identity, "SELECT address, key FROM identities", Batch::Identities, |row| {
+            let key = row.get::<_, Vec<u8>>(1)?.try_into();
+            let key = key.map_err(|_| unreadable(Record::Identity, "a key has another length than 32 bytes"))?;
+            Ok(Some((row.get::<_, String>(0)?.into(), key)))
+        })?;
+        self.table(Record::Session, "SELECT address, record FROM sessions", Batch::Sessions, blob)?;
+        for uploaded in [false, true] {
+            let sql = match uploaded {
+                false => "SELECT id, key FROM prekeys NOT INDEXED WHERE uploaded IS NOT TRUE AND device_id = ?1",
+                true => "SELECT id, key FROM prekeys NOT INDEXED WHERE uploaded IS TRUE AND device_id = ?1",
+            };
+            let batch = move |rows| Batch::Prekeys { uploaded, rows };
+            self.query(Record::Prekey, sql, batch, |row| {
+                Ok(Some((id(row, Record::Prekey)?, row.get::<_, Vec<u8>>(1)?.into())))
+            })?;
+        }
+        let batch = Batch::SignedPrekeys;
+        self.table(Record::SignedPrekey, "SELECT id, record FROM signed_prekeys", batch, |row| {
+            Ok(Some((id(row, Record::SignedPrekey)?, row.get(1)?)))
+        })?;
+        self.table(Record::SenderKey, "SELECT address, record FROM sender_keys", Batch::SenderKeys, blob)?;
+        Ok(())
+    }
+
+    /// App-state keys, versions and mutation MACs.
+    fn app_sync(&mut self) -> Result<()> {
+        self.table(Record::SyncKey, "SELECT key_id, key_data FROM app_state_keys", Batch::SyncKeys, |row| {
+            let key = wire::sync_key(&row.get::<_, Vec<u8>>(1)?);
+            key.map(|key| Ok((row.get(0)?, key))).transpose()
+        })?;
+        let sql = "SELECT name, state_data FROM app_state_versions";
+        self.table(Record::CollectionVersion, sql, Batch::CollectionVersions, |row| {
+            let version = wire::collection_version(&row.get::<_, Vec<u8>>(1)?);
+            version.map(|version| Ok((row.get(0)?, version))).transpose()
+        })?;
+        let sql = "SELECT name, version, index_mac, value_mac FROM app_state_mutation_macs";
+        self.table(Record::MutationMac, sql, Batch::MutationMacs, |row| {
+            let mac = AppStateMutationMAC { index_mac: row.get(2)?, value_mac: row.get(3)? };
+            Ok(Some((row.get(0)?, row.get::<_, i64>(1)? as u64, mac)))
+        })?;
+        Ok(())
+    }
+
+    /// What is known of contacts and groups.
+    fn contacts(&mut self) -> Result<()> {
+        let sql = "SELECT group_jid, device_jid, has_key FROM sender_key_devices";
+        self.table(Record::SenderKeyDevice, sql, Batch::SenderKeyDevices, |row| {
+            Ok(Some((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)? != 0)))
+        })?;
+        // Of LIDs that were learned in the same second the first one is the newest there, and the last one here.
+        let sql = "SELECT lid, phone_number, created_at, updated_at, learning_source FROM lid_pn_mapping
+            NOT INDEXED WHERE device_id = ?1 ORDER BY rowid DESC";
+        self.query(Record::LidMapping, sql, Batch::LidMappings, |row| {
+            Ok(Some(LidPnMappingEntry {
+                lid: row.get(0)?,
+                phone_number: row.get(1)?,
+                created_at: row.get(2)?,
+                updated_at: row.get(3)?,
+                learning_source: row.get(4)?,
+            }))
+        })?;
+        let sql = "SELECT address, message_id, base_key FROM base_keys";
+        self.table(Record::BaseKey, sql, Batch::BaseKeys, |row| Ok(Some((row.get(0)?, row.get(1)?, row.get(2)?))))?;
+        let sql = "SELECT user_id, devices_json, timestamp, phash, raw_id FROM device_registry";
+        self.table(Record::DeviceList, sql, Batch::DeviceLists, |row| {
+            let devices = serde_json::from_str(&row.get::<_, String>(1)?);
+            Ok(Some(DeviceListRecord {
+                user: row.get(0)?,
+                devices: devices
+                    .map_err(|_| unreadable(Record::DeviceList, "its devices are no JSON of upstream's"))?,
+                timestamp: row.get(2)?,
+                phash: row.get(3)?,
+                raw_id: match row.get::<_, Option<i64>>(4)? {
+                    Some(id) => Some(
+                        unsigned(id)
+                            .ok_or_else(|| unreadable(Record::DeviceList, "its raw id is no number of 32 bits"))?,
+                    ),
+                    None => None,
+                },
+            }))
+        })?;
+        let sql = "SELECT group_jid, info FROM group_metadata";
+        self.table(Record::GroupMetadata, sql, Batch::GroupMetadata, |row| Ok(Some((row.get(0)?, row.get(1)?))))?;
+        let sql = "SELECT jid, token, token_timestamp, sender_timestamp FROM tc_tokens";
+        self.table(Record::TcToken, sql, Batch::TcTokens, |row| {
+            let (token, token_timestamp, sender_timestamp) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            Ok(Some((row.get(0)?, TcTokenEntry { token, token_timestamp, sender_timestamp })))
+        })?;
+        Ok(())
+    }
+
+    /// Messages that are kept, and the secrets of messages.
+    fn messages(&mut self) -> Result<()> {
+        let sql = "SELECT chat_jid, message_id, payload FROM sent_messages";
+        let batch = Batch::SentMessages;
+        self.table(Record::SentMessage, sql, batch, |row| Ok(Some((row.get(0)?, row.get(1)?, row.get(2)?))))?;
+        let sql = "SELECT chat, sender, id, message FROM pending_inbound_messages";
+        self.table(Record::PendingInbound, sql, Batch::PendingInbound, |row| {
+            Ok(Some(([row.get(0)?, row.get(1)?, row.get(2)?], row.get(3)?)))
+        })?;
+        let sql = "SELECT chat, sender, msg_id, secret, expires_at, message_ts FROM msg_secrets";
+        self.table(Record::MessageSecret, sql, Batch::MessageSecrets, |row| {
+            let secret = row.get::<_, Vec<u8>>(3)?.try_into();
+            Ok(Some(MsgSecretEntry {
+                chat: row.get::<_, String>(0)?.into(),
+                sender: row.get::<_, String>(1)?.into(),
+                msg_id: row.get::<_, String>(2)?.into(),
+                secret: secret.map_err(|_| unreadable(Record::MessageSecret, "it has another length than 32 bytes"))?,
+                expires_at: row.get(4)?,
+                message_ts: row.get(5)?,
+            }))
+        })?;
+        Ok(())
+    }
+
+    /// The device, which comes last.
+    fn device(&mut self) -> Result<()> {
+        let sql = format!("SELECT {} FROM device WHERE id = ?1", wire::DEVICE_COLUMNS);
+        let mut statement = self.source.prepare(&sql)?;
+        let mut rows = statement.query((self.account,))?;
+        while let Some(row) = rows.next()? {
+            self.seen += 1;
+            (self.emit)(Batch::Device(Box::new(wire::device(row)?)))?;
+        }
+        Ok(())
+    }
+
     /// Reads the rows of this account; `None` for those that are left out.
     fn table<T>(
         &mut self,

@@ -5,9 +5,32 @@ use std::path::Path;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode};
 
-use super::records::TABLES;
 use crate::error::{Error, Result};
+use crate::method::Record;
 use crate::sqlite::connection::guard;
+
+/// The kinds in the order in which they are copied, and upstream's tables. The device comes last: a store without it is no
+/// bot's.
+pub(super) const TABLES: [(Record, &str); 18] = [
+    (Record::Identity, "identities"),
+    (Record::Session, "sessions"),
+    (Record::Prekey, "prekeys"),
+    (Record::SignedPrekey, "signed_prekeys"),
+    (Record::SenderKey, "sender_keys"),
+    (Record::SyncKey, "app_state_keys"),
+    (Record::CollectionVersion, "app_state_versions"),
+    (Record::MutationMac, "app_state_mutation_macs"),
+    (Record::SenderKeyDevice, "sender_key_devices"),
+    (Record::LidMapping, "lid_pn_mapping"),
+    (Record::BaseKey, "base_keys"),
+    (Record::DeviceList, "device_registry"),
+    (Record::GroupMetadata, "group_metadata"),
+    (Record::TcToken, "tc_tokens"),
+    (Record::SentMessage, "sent_messages"),
+    (Record::PendingInbound, "pending_inbound_messages"),
+    (Record::MessageSecret, "msg_secrets"),
+    (Record::Device, "device"),
+];
 
 /// The migrations of `whatsapp-rust-sqlite-storage` 0.7.0, as Diesel numbers them: the digits of their folders.
 pub(super) const MIGRATIONS: [(&str, &str); 23] = [

@@ -12,7 +12,6 @@ use wacore::store::Device;
 use wacore::store::device::{CachedNoiseCert, CachedServerCertChain, account_serde};
 use wacore::store::traits::AppStateSyncKey;
 
-use super::records::unsigned;
 use crate::error::{Error, Result};
 use crate::method::Record;
 
@@ -207,4 +206,9 @@ fn fixed<const LENGTH: usize>(bytes: Vec<u8>) -> Result<[u8; LENGTH]> {
 
 fn unreadable(problem: &'static str) -> Error {
     Error::Source { record: Record::Device, problem }
+}
+
+/// Upstream keeps unsigned numbers in signed columns of the same width.
+pub(super) fn unsigned(number: i64) -> Option<u32> {
+    i32::try_from(number).ok().map(i32::cast_unsigned).or_else(|| u32::try_from(number).ok())
 }

@@ -1,0 +1,210 @@
+//! The write-ahead log of one open database, and what its connections have in common.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, Row};
+use tempfile::TempDir;
+
+use super::connection::sync_for_good;
+use super::files::Files;
+use super::idle::Activity;
+use super::location::Location;
+use super::open_files::OpenFile;
+use super::options::SqliteOptions;
+use super::patience::Patience;
+use crate::error::{Error, Result};
+use crate::sync::IgnorePoison;
+
+/// A write-ahead log, and the file that it belongs to. It goes after every connection.
+pub(super) struct Wal {
+    pub(super) config: SqliteOptions,
+    pub(super) location: Location,
+    files: Option<Files>,
+    open: Mutex<Option<Arc<OpenFile>>>,
+    pub(super) activity: Arc<Activity>,
+    checkpointing: AtomicBool,
+    /// From how many pages on the next checkpoint is due.
+    checkpoint_at: AtomicU32,
+    /// The next commit begins the log from its start, which waits for the disk whatever the durability.
+    log_starts_over: AtomicBool,
+    closed: AtomicBool,
+    /// How many readers of a database in memory were turned away and try again.
+    waiting_readers: Arc<AtomicUsize>,
+    _folder: Option<Arc<TempDir>>,
+}
+
+impl Wal {
+    pub(super) fn new(config: SqliteOptions, location: Location, files: Option<(Files, OpenFile)>) -> Self {
+        let (files, open) = files.unzip();
+        Self {
+            _folder: match &location {
+                Location::ReadOnly(file) => file.folder(),
+                _ => config.unfinished.clone(),
+            },
+            config,
+            location,
+            files,
+            open: Mutex::new(open.map(Arc::new)),
+            activity: Arc::default(),
+            checkpointing: AtomicBool::new(false),
+            checkpoint_at: AtomicU32::new(CHECKPOINT_PAGES),
+            log_starts_over: AtomicBool::new(true),
+            closed: AtomicBool::new(false),
+            waiting_readers: Arc::default(),
+        }
+    }
+
+    /// Opens one more connection.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] once the database is closed.
+    pub(super) fn connect(&self) -> Result<Connection> {
+        if self.is_closed() {
+            return Err(Error::Closed { what: "store" });
+        }
+        Ok(self.location.connect()?)
+    }
+
+    /// From now on no connection is opened.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Keeps others from reading the file by other means as long as it exists.
+    pub(super) fn pin(&self) -> Option<Arc<OpenFile>> {
+        self.open.lock().ignore_poison().clone()
+    }
+
+    /// Lets others read the file by other means.
+    pub(super) fn unpin(&self) {
+        self.open.lock().ignore_poison().take();
+    }
+
+    /// Without a write-ahead log, as in memory, a transaction that writes turns readers away, and under steady load there
+    /// is hardly a moment without one: readers try often, and writers leave gaps for them.
+    pub(super) fn patience_of_readers(&self) -> Patience {
+        let patience = Patience::new(self.config.busy_timeout);
+        match self.location {
+            Location::File(_) | Location::ReadOnly(_) => patience,
+            Location::Memory { .. } => patience.restless(GAP / 4, &self.waiting_readers),
+        }
+    }
+
+    /// Leaves a gap between two transactions if somebody waits for one. Blocks its thread.
+    pub(super) fn let_readers_in(&self) {
+        if self.waiting_readers.load(Ordering::Relaxed) > 0 {
+            thread::sleep(GAP);
+        }
+    }
+
+    /// # Errors
+    /// [`Error::FileMoved`] if another file lies at the path than the one that is open.
+    pub(super) fn check_files(&self) -> Result<()> {
+        if let Location::ReadOnly(file) = &self.location {
+            file.check()?;
+        }
+        self.files.as_ref().map_or(Ok(()), Files::check)
+    }
+
+    /// Whether the next commit waits for the disk, because it begins the write-ahead log anew.
+    pub(super) fn log_starts_over(&self) -> bool {
+        self.log_starts_over.load(Ordering::Relaxed)
+    }
+
+    /// Notes a commit, before its caller hears of it. `true` if a checkpoint is due.
+    ///
+    /// # Errors
+    /// [`Error::FileMoved`] if the commit went to a file that is not at its path any more.
+    pub(super) fn after_commit(&self, pages: u32) -> Result<bool> {
+        self.check_files()?;
+        if self.log_starts_over() {
+            self.log_starts_over.store(false, Ordering::Relaxed);
+        }
+        Ok(pages >= self.checkpoint_at.load(Ordering::Relaxed))
+    }
+
+    /// Whether the log is to be emptied when the database is idle: one that is on its way to its place is closed soon.
+    pub(super) fn is_emptied_when_idle(&self) -> bool {
+        self.files.is_some() && self.config.unfinished.is_none()
+    }
+
+    /// Begins the one checkpoint at a time; `None` while another one is under way.
+    pub(super) fn begin_checkpoint(self: &Arc<Self>) -> Option<Checkpointing> {
+        let is_under_way = self.checkpointing.swap(true, Ordering::Relaxed);
+        (!is_under_way).then(|| Checkpointing(self.clone()))
+    }
+
+    /// Copies what it can of the write-ahead log into the database. `true` if that was everything.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`] if reading or writing fails. Somebody in the way is no error.
+    pub(super) fn checkpoint(&self, connection: &Connection, mode: CheckpointMode) -> Result<bool> {
+        let sql = match mode {
+            CheckpointMode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+            CheckpointMode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+        };
+        let columns = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+        let (blocked, pages, copied) = connection.query_row(sql, (), columns)?;
+        let complete = blocked == 0 && pages == copied;
+        if complete {
+            self.log_starts_over.store(true, Ordering::Relaxed);
+        }
+        // If a reader of an older state is in the way, it will be for a while.
+        let grown = u32::try_from(pages).unwrap_or(0).saturating_add(CHECKPOINT_PAGES);
+        self.checkpoint_at.store(if complete { CHECKPOINT_PAGES } else { grown }, Ordering::Relaxed);
+        Ok(complete)
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum CheckpointMode {
+    /// As far as nobody is in the way.
+    Passive,
+    /// Everything, and empties the log; nothing if somebody is in the way.
+    Truncate,
+}
+
+/// The one checkpoint at a time. Dropping it lets the next one begin.
+pub(super) struct Checkpointing(Arc<Wal>);
+
+impl Checkpointing {
+    /// Copies most of the log into the database, on a connection of its own, beside readers and the writer.
+    pub(super) fn copy_most(&self) -> Result<()> {
+        let connection = self.0.connect()?;
+        self.0.check_files()?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        sync_for_good(&connection)?;
+        // Each pass copies what came during the one before, so there is less to do every time.
+        for _ in 0..CHECKPOINT_PASSES {
+            self.0.checkpoint(&connection, CheckpointMode::Passive)?;
+        }
+        Ok(())
+    }
+
+    /// Copies the rest, on the writing connection. `true` if that was everything.
+    pub(super) fn copy_rest(&self, writer: &Connection) -> Result<bool> {
+        self.0.checkpoint(writer, CheckpointMode::Passive)
+    }
+}
+
+impl Drop for Checkpointing {
+    fn drop(&mut self) {
+        self.0.checkpointing.store(false, Ordering::Relaxed);
+    }
+}
+
+/// How long a gap for readers is.
+const GAP: Duration = Duration::from_millis(2);
+
+/// From how many pages on the log is copied into the database: 32 MiB. A page that was written several times since then is
+/// copied once.
+const CHECKPOINT_PAGES: u32 = 4096;
+
+const CHECKPOINT_PASSES: usize = 3;
