@@ -35,7 +35,7 @@ use tokio::runtime::Runtime;
 use wacore::store::error::StoreError;
 
 use super::connection::Statements;
-use super::writer::Plan;
+use super::plan::Plan;
 use super::{Durability, SqliteOptions, SqliteStore};
 use crate::encrypt::{HeaderCopy, HeaderStore};
 use crate::error::{Error, SqliteProblem};
