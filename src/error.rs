@@ -23,7 +23,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// An error of this crate.
 ///
 /// Storage methods return upstream's [`StoreError`]: errors of the inner store pass through unchanged, and an `Error`
-/// travels as the source of a [`StoreError`], from where [`Error::of`] gets it back.
+/// travels as the source of a [`StoreError`], from where [`Error::downcast_ref`] gets it back.
 ///
 /// No text names a key, a passphrase, a JID or a message id, and none contains a word that upstream takes for a
 /// congested database (see [`StoreError::is_database_busy_or_locked`]), which would make it retry, except that of a
@@ -166,12 +166,12 @@ pub enum Error {
     SlotsFull,
     /// A vault has at most sixteen data keys.
     #[error("all 16 data keys are in use: the store's records must be sealed anew before another one can be added")]
-    EpochsFull,
+    DataKeysFull,
     /// Records did not verify and so could not be sealed anew. The old data keys were kept.
     #[error(
         "{count} records are damaged and could not be sealed anew; the old data key is kept: `wastore verify` lists them, restore a backup or leave them behind"
     )]
-    NotResealed {
+    DamagedRecords {
         /// How many records.
         count: u64,
     },
@@ -278,7 +278,7 @@ pub enum Error {
     /// Somebody else has the database open, who might go on writing under a data key that is to be forgotten.
     #[cfg(feature = "sqlite")]
     #[error("another process, or a backup, has the store open: end it and try again, or do this in the same process")]
-    NotAlone,
+    StoreInUse,
     /// The tables and indexes of the database are not those that this crate makes: one was added, altered or removed, so that
     /// statements could mean something else. Nothing was read from it and nothing written to it.
     #[cfg(feature = "sqlite")]
@@ -314,7 +314,7 @@ pub enum Error {
     /// A thread of the store stopped in the middle of the call. Whether it was stored is unknown.
     #[cfg(feature = "sqlite")]
     #[error("the store stopped working on the call: open it again to see whether it was stored")]
-    Stopped,
+    WorkerGone,
 
     /// The file to import from is not a database of whatsapp-rust's SQLite store.
     #[cfg(feature = "upstream")]
@@ -371,7 +371,7 @@ pub enum Error {
     /// A record of the source cannot be read, so that the copy would not be complete.
     #[cfg(feature = "upstream")]
     #[error("a {record} record of the source cannot be read: {problem}")]
-    Source {
+    UnreadableRecord {
         /// The record's kind.
         record: Record,
         /// What is wrong with it.
@@ -422,9 +422,9 @@ impl Error {
     /// ```
     /// use wastore::Error;
     /// let from_a_layer = wacore::store::error::StoreError::from(Error::WrongSecret);
-    /// assert!(matches!(Error::of(&from_a_layer), Some(Error::WrongSecret)));
+    /// assert!(matches!(Error::downcast_ref(&from_a_layer), Some(Error::WrongSecret)));
     /// ```
-    pub fn of(error: &StoreError) -> Option<&Error> {
+    pub fn downcast_ref(error: &StoreError) -> Option<&Error> {
         match error {
             StoreError::Serialization(source) | StoreError::Database(source) | StoreError::Connection(source) => {
                 source.downcast_ref()
@@ -442,7 +442,7 @@ impl Error {
             Error::AccountDeleted => Error::AccountDeleted,
             Error::Closed { what } => Error::Closed { what },
             Error::SchemaAltered { object } => Error::SchemaAltered { object: object.clone() },
-            _ => Error::Stopped,
+            _ => Error::WorkerGone,
         }
     }
 
@@ -473,8 +473,8 @@ impl From<Error> for StoreError {
             Error::Sqlite { .. }
             | Error::SchemaAltered { .. }
             | Error::FileMoved
-            | Error::NotAlone
-            | Error::Stopped => StoreError::Database(Box::new(error)),
+            | Error::StoreInUse
+            | Error::WorkerGone => StoreError::Database(Box::new(error)),
             own => StoreError::Serialization(Box::new(own)),
         }
     }

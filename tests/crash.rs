@@ -242,7 +242,7 @@ fn succeeded<T>(result: Result<T, StoreError>, faults: bool) -> Option<T> {
         Err(error) => error,
     };
     assert!(faults, "{error:?}");
-    let source = Error::of(&error);
+    let source = Error::downcast_ref(&error);
     assert!(matches!(source, Some(Error::Sqlite { problem, .. }) if *problem != SqliteProblem::Damaged), "{error:?}");
     None
 }

@@ -540,7 +540,7 @@ async fn what_cannot_be_imported_is_refused_and_named() {
     ] {
         let damaged = changed(&format!("{}.db", sql.len()), sql);
         let error = run(&damaged).await.unwrap_err();
-        assert!(matches!(error, Error::Source { record: found, .. } if found == record), "{sql}: {error}");
+        assert!(matches!(error, Error::UnreadableRecord { record: found, .. } if found == record), "{sql}: {error}");
         std::fs::remove_file(damaged).unwrap();
     }
     bot.assert_nothing_was_made();
@@ -690,7 +690,7 @@ async fn a_source_that_is_not_read_whole_is_not_removed() {
     source.execute("UPDATE prekeys SET id = id + 4294967296", ()).unwrap();
     drop(source);
     let error = Import::new().run(&bot.source, &bot.target, key()).await.unwrap_err();
-    assert!(matches!(error, Error::Source { record: Record::Prekey, .. }), "{error:?}");
+    assert!(matches!(error, Error::UnreadableRecord { record: Record::Prekey, .. }), "{error:?}");
 }
 
 #[cfg(unix)]

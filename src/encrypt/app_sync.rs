@@ -18,7 +18,7 @@ use zeroize::Zeroize;
 
 use super::carrier::join_carrier;
 use super::columns::mutation_mac;
-use super::format::envelope::{Place, nonce, nonces};
+use super::format::envelope::{RowBinding, nonce, nonces};
 use super::layer::EncryptStore;
 use crate::error::{self, Error};
 use crate::json;
@@ -32,17 +32,17 @@ impl AppSyncStore for EncryptStore {
     async fn get_sync_key(&self, key_id: &[u8]) -> Result<Option<AppStateSyncKey>> {
         let state = self.state();
         let Some(carrier) = self.inner.get_sync_key(key_id).await? else { return Ok(None) };
-        let place = Place::new(Record::SyncKey, [key_id], []);
-        let ReadSyncKey(key) = self.open_typed(&state, place, join_carrier(carrier)).await?;
+        let binding = RowBinding::new(Record::SyncKey, [key_id], []);
+        let ReadSyncKey(key) = self.open_typed(&state, binding, join_carrier(carrier)).await?;
         Ok(Some(key))
     }
 
     async fn set_sync_key(&self, key_id: &[u8], mut key: AppStateSyncKey) -> Result<()> {
-        let place = Place::new(Record::SyncKey, [key_id], []);
+        let binding = RowBinding::new(Record::SyncKey, [key_id], []);
         let state = self.state();
         let encoded = json::encode(Record::SyncKey, &key);
         key.key_data.zeroize();
-        let mut sealed = state.cipher.seal(&nonce()?, place, &encoded?)?;
+        let mut sealed = state.cipher.seal(&nonce()?, binding, &encoded?)?;
         // An envelope is longer than its overhead of 54 bytes, so there is always something to split off.
         let fingerprint = sealed.split_off(KEY_DATA_BYTES.min(sealed.len()));
         self.inner.set_sync_key(key_id, AppStateSyncKey { key_data: sealed, fingerprint, timestamp: 0 }).await
@@ -64,15 +64,15 @@ impl AppSyncStore for EncryptStore {
                 Err(Error::Tampered { record: Record::CollectionVersion }.into())
             };
         };
-        let place = Place::new(Record::CollectionVersion, [token.as_bytes()], [name.as_bytes()]);
-        Ok(self.open_typed(&vault, place, sealed).await?)
+        let binding = RowBinding::new(Record::CollectionVersion, [token.as_bytes()], [name.as_bytes()]);
+        Ok(self.open_typed(&vault, binding, sealed).await?)
     }
 
     async fn set_version(&self, name: &str, state: HashState) -> Result<()> {
         let vault = self.state();
         let token = vault.cipher.lookup().collection(Record::CollectionVersion, name)?;
-        let place = Place::new(Record::CollectionVersion, [token.as_bytes()], [name.as_bytes()]);
-        let sealed = vault.cipher.seal(&nonce()?, place, &json::encode(Record::CollectionVersion, &state)?)?;
+        let binding = RowBinding::new(Record::CollectionVersion, [token.as_bytes()], [name.as_bytes()]);
+        let sealed = vault.cipher.seal(&nonce()?, binding, &json::encode(Record::CollectionVersion, &state)?)?;
         let carrier = HashState {
             version: state.version,
             index_value_map: HashMap::from([(CARRIER.to_owned(), sealed)]),
@@ -89,8 +89,8 @@ impl AppSyncStore for EncryptStore {
             .zip(nonces(mutations.len())?)
             .map(|(mutation, nonce)| {
                 let index = vault.cipher.lookup().mutation_index(name, &mutation.index_mac)?;
-                let place = mutation_mac(&token, &index, &mutation.index_mac);
-                let value_mac = vault.cipher.seal(&nonce, place, &mutation.value_mac)?;
+                let binding = mutation_mac(&token, &index, &mutation.index_mac);
+                let value_mac = vault.cipher.seal(&nonce, binding, &mutation.value_mac)?;
                 Ok(AppStateMutationMAC { index_mac: index.to_vec(), value_mac })
             })
             .collect::<Result<Vec<_>>>()?;

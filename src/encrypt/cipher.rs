@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::columns::place;
-use super::format::envelope::{self, Nonce, Place, Prefix};
+use super::columns::binding;
+use super::format::envelope::{self, Nonce, Prefix, RowBinding};
 use super::format::keys::{DataKeys, KeyRing, LookupKeys};
 use super::format::padding::Padding;
 use crate::error::{Error, Result};
@@ -34,8 +34,8 @@ impl RecordCipher {
     }
 
     /// Seals a value with a nonce of its own.
-    pub(crate) fn seal(&self, nonce: &Nonce, place: Place<'_>, payload: &[u8]) -> Result<Vec<u8>> {
-        envelope::seal(self.ring.active(), self.generation, self.padding, nonce, place, payload)
+    pub(crate) fn seal(&self, nonce: &Nonce, binding: RowBinding<'_>, payload: &[u8]) -> Result<Vec<u8>> {
+        envelope::seal(self.ring.active(), self.generation, self.padding, nonce, binding, payload)
     }
 
     /// Which data key a row opens under, and its generation; `None` if it is of those that no data key seals. Nothing of the
@@ -48,7 +48,7 @@ impl RecordCipher {
         let record = record_of(row);
         let mut value = Zeroizing::new(row.value.clone());
         let keys = self.keys(&prefix, record)?;
-        envelope::open(keys, prefix, place(record, &row.columns)?, &mut value)?;
+        envelope::open(keys, prefix, binding(record, &row.columns)?, &mut value)?;
         Ok(Some(OpenedUnder { active: keys.epoch == self.ring.active().epoch, generation: prefix.generation() }))
     }
 
@@ -65,8 +65,8 @@ impl RecordCipher {
         }
         let record = record_of(row);
         let sealed_under = self.keys(&prefix, record)?;
-        let place = place(record, &row.columns)?;
-        let value = envelope::reseal(sealed_under, active, self.generation, prefix, nonce, place, &row.value)?;
+        let binding = binding(record, &row.columns)?;
+        let value = envelope::reseal(sealed_under, active, self.generation, prefix, nonce, binding, &row.value)?;
         Ok(Resealed::Again { value, generation: prefix.generation() })
     }
 }

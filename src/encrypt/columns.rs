@@ -4,7 +4,7 @@
 
 #![cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "only own stores list their rows"))]
 
-use super::format::envelope::Place;
+use super::format::envelope::RowBinding;
 use super::format::keys::LookupKeys;
 use super::format::token::{Domain, Token, UNUSED};
 use crate::error::{Error, Result};
@@ -17,11 +17,11 @@ impl LookupKeys {
     }
 
     pub(super) fn mutation_index(&self, name: &str, index_mac: &[u8]) -> Result<[u8; 32]> {
-        self.index(Record::MutationMac, Domain::MutationIndex, &[name.as_bytes(), index_mac])
+        self.token_bytes(Record::MutationMac, Domain::MutationIndex, &[name.as_bytes(), index_mac])
     }
 
     pub(super) fn device_jids<'j>(&self, jids: impl Iterator<Item = &'j str>) -> Result<Vec<String>> {
-        jids.map(|jid| self.listed(Record::SenderKeyDevice, Domain::DeviceJid, jid)).collect()
+        jids.map(|jid| self.encrypt_name(Record::SenderKeyDevice, Domain::DeviceJid, jid)).collect()
     }
 
     pub(super) fn lid(&self, lid: &str) -> Result<Token> {
@@ -38,7 +38,7 @@ impl LookupKeys {
 
     pub(super) fn base_key(&self, address: &str, message_id: &str, base_key: &[u8]) -> Result<(Token, [u8; 32])> {
         let parts = [address.as_bytes(), message_id.as_bytes(), base_key];
-        Ok((self.base_key_row(address, message_id)?, self.index(Record::BaseKey, Domain::BaseKeyValue, &parts)?))
+        Ok((self.base_key_row(address, message_id)?, self.token_bytes(Record::BaseKey, Domain::BaseKeyValue, &parts)?))
     }
 
     pub(super) fn device_list(&self, user: &str) -> Result<Token> {
@@ -50,7 +50,7 @@ impl LookupKeys {
     }
 
     pub(super) fn tc_token_jid(&self, jid: &str) -> Result<String> {
-        self.listed(Record::TcToken, Domain::TcTokenJid, jid)
+        self.encrypt_name(Record::TcToken, Domain::TcTokenJid, jid)
     }
 
     pub(super) fn sent_message(&self, chat: &str, id: &str) -> Result<Token> {
@@ -75,31 +75,31 @@ pub(crate) fn addresses_of_user(lookup: &LookupKeys, user: &str) -> Result<UserA
     })
 }
 
-pub(super) fn prekey(record: Record, id: &[u8; 4]) -> Place<'_> {
-    Place::new(record, [id], [])
+pub(super) fn prekey(record: Record, id: &[u8; 4]) -> RowBinding<'_> {
+    RowBinding::new(record, [id], [])
 }
 
-pub(super) fn mutation_mac<'a>(token: &'a Token, index: &'a [u8; 32], index_mac: &'a [u8]) -> Place<'a> {
-    Place::new(Record::MutationMac, [token.as_bytes(), index], [index_mac])
+pub(super) fn mutation_mac<'a>(token: &'a Token, index: &'a [u8; 32], index_mac: &'a [u8]) -> RowBinding<'a> {
+    RowBinding::new(Record::MutationMac, [token.as_bytes(), index], [index_mac])
 }
 
-pub(super) fn sent_message<'a>(token: &'a Token, chat: &'a str, id: &'a str) -> Place<'a> {
+pub(super) fn sent_message<'a>(token: &'a Token, chat: &'a str, id: &'a str) -> RowBinding<'a> {
     let columns = [UNUSED.as_bytes(), token.as_bytes()];
-    Place::new(Record::SentMessage, columns, [chat.as_bytes(), id.as_bytes()])
+    RowBinding::new(Record::SentMessage, columns, [chat.as_bytes(), id.as_bytes()])
 }
 
-pub(super) fn pending_inbound<'a>(token: &'a Token, chat: &'a str, sender: &'a str, id: &'a str) -> Place<'a> {
+pub(super) fn pending_inbound<'a>(token: &'a Token, chat: &'a str, sender: &'a str, id: &'a str) -> RowBinding<'a> {
     let columns = [UNUSED.as_bytes(), UNUSED.as_bytes(), token.as_bytes()];
-    Place::new(Record::PendingInbound, columns, [chat, sender, id].map(str::as_bytes))
+    RowBinding::new(Record::PendingInbound, columns, [chat, sender, id].map(str::as_bytes))
 }
 
-/// The place of a row, without the key that its value carries.
-pub(super) fn place(record: Record, columns: &[Vec<u8>]) -> Result<Place<'_>> {
+/// The binding of a row, without the key that its value carries.
+pub(super) fn binding(record: Record, columns: &[Vec<u8>]) -> Result<RowBinding<'_>> {
     match columns {
-        [] => Ok(Place::new(record, [], [])),
-        [one] => Ok(Place::new(record, [one], [])),
-        [one, two] => Ok(Place::new(record, [one, two], [])),
-        [one, two, three] => Ok(Place::new(record, [one, two, three], [])),
+        [] => Ok(RowBinding::new(record, [], [])),
+        [one] => Ok(RowBinding::new(record, [one], [])),
+        [one, two] => Ok(RowBinding::new(record, [one, two], [])),
+        [one, two, three] => Ok(RowBinding::new(record, [one, two, three], [])),
         _ => Err(Error::Tampered { record }),
     }
 }

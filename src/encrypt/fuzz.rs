@@ -10,7 +10,7 @@ use wacore::appstate::hash::HashState;
 use wacore::store::Device;
 use wacore::store::traits::{AppStateSyncKey, DeviceListRecord};
 
-use super::format::envelope::{self, Place, Prefix};
+use super::format::envelope::{self, Prefix, RowBinding};
 use super::format::keys::{DataKeys, LookupKeys, VaultKey};
 use super::format::kind::{KINDS, kind_number};
 use super::format::token::Domain;
@@ -65,7 +65,7 @@ pub fn envelope(data: &[u8]) {
     let Some(([kind, place, at, bit, padding], data)) = data.split_first_chunk::<5>() else { return };
     let record = Record::ALL[usize::from(*kind) % Record::ALL.len()];
     assert!((1..=KINDS as u8).contains(&kind_number(record)));
-    let place = Place::new(record, [std::slice::from_ref(place)], [b"original"]);
+    let place = RowBinding::new(record, [std::slice::from_ref(place)], [b"original"]);
     if let Ok(prefix) = Prefix::read(record, data) {
         let opened = envelope::open(&DATA_KEYS, prefix, place, &mut data.to_vec());
         assert!(opened.is_err(), "an envelope opened that nobody sealed");
@@ -93,7 +93,7 @@ pub fn envelope(data: &[u8]) {
 pub fn names(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let record = Record::TcToken;
-    assert!(LOOKUP_KEYS.name(record, Domain::TcTokenJid, text).is_err(), "a made-up token named somebody");
+    assert!(LOOKUP_KEYS.decrypt_name(record, Domain::TcTokenJid, text).is_err(), "a made-up token named somebody");
     let half = (0..=text.len() / 2).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let (one, other) = text.split_at(half);
     let Ok(token) = LOOKUP_KEYS.token(record, Domain::User, &[one, other]) else { return };
@@ -102,9 +102,9 @@ pub fn names(data: &[u8]) {
         let elsewhere = LOOKUP_KEYS.token(record, Domain::User, &[text, ""]);
         assert!(elsewhere.is_ok_and(|elsewhere| *elsewhere != *token), "two splits of a text share a token");
     }
-    if let Ok(listed) = LOOKUP_KEYS.listed(record, Domain::TcTokenJid, text) {
-        assert_eq!(LOOKUP_KEYS.name(record, Domain::TcTokenJid, &listed).ok().as_deref(), Some(text));
-        assert!(LOOKUP_KEYS.name(record, Domain::DeviceJid, &listed).is_err());
+    if let Ok(listed) = LOOKUP_KEYS.encrypt_name(record, Domain::TcTokenJid, text) {
+        assert_eq!(LOOKUP_KEYS.decrypt_name(record, Domain::TcTokenJid, &listed).ok().as_deref(), Some(text));
+        assert!(LOOKUP_KEYS.decrypt_name(record, Domain::DeviceJid, &listed).is_err());
     }
     let _ = LOOKUP_KEYS.address(Record::Session, text);
 }

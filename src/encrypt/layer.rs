@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use wacore::store::traits::Backend;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::format::envelope::{self, Opened, Place, Prefix};
+use super::format::envelope::{self, Opened, Prefix, RowBinding};
 use super::vault::handle::Vault;
-use super::vault::open_vault::{Shared, State};
+use super::vault::open_vault::{OpenVault, VaultState};
 use super::vault::options::OnDamage;
 use crate::error::{Error, Result};
 use crate::layer::Layer;
@@ -24,7 +24,7 @@ use crate::method::{BoxFuture, Method, Refuse, uniform_layer};
 /// device with a few more calls, and a record written by another process under a newer header makes the header be read
 /// again, once.
 pub struct EncryptLayer {
-    vault: Arc<Shared>,
+    vault: Arc<OpenVault>,
 }
 
 impl Vault {
@@ -54,22 +54,27 @@ impl fmt::Debug for EncryptLayer {
 /// The backend that [`EncryptLayer`] makes. The trait impls are in the files named after the upstream traits.
 pub(super) struct EncryptStore {
     pub(super) inner: Arc<dyn Backend>,
-    pub(super) vault: Arc<Shared>,
+    pub(super) vault: Arc<OpenVault>,
 }
 
 impl EncryptStore {
-    pub(super) fn state(&self) -> Arc<State> {
+    pub(super) fn state(&self) -> Arc<VaultState> {
         self.vault.state()
     }
 
     // A state is taken before the call to the inner store and held until it has answered. So whoever puts a data key out
     // of use can wait for those who still seal under it, and a value that was read just before stays readable.
 
-    /// Verifies and decrypts in place a value that was read while `held` was held.
-    pub(super) async fn open_in_place(&self, held: &Arc<State>, place: Place<'_>, value: &mut [u8]) -> Result<Opened> {
-        let prefix = Prefix::read(place.record, value)?;
-        let state = self.vault.state_for(held, place.record, prefix.epoch()).await?;
-        let opened = envelope::open(state.cipher.keys(&prefix, place.record)?, prefix, place, value)?;
+    /// Verifies and decrypts in binding a value that was read while `held` was held.
+    pub(super) async fn open_in_place(
+        &self,
+        held: &Arc<VaultState>,
+        binding: RowBinding<'_>,
+        value: &mut [u8],
+    ) -> Result<Opened> {
+        let prefix = Prefix::read(binding.record, value)?;
+        let state = self.vault.state_for(held, binding.record, prefix.epoch()).await?;
+        let opened = envelope::open(state.cipher.keys(&prefix, binding.record)?, prefix, binding, value)?;
         if let Err(error) = self.vault.check_generation(&state, prefix.generation()).await {
             value.zeroize();
             return Err(error);
@@ -78,16 +83,26 @@ impl EncryptStore {
     }
 
     /// Returns the payload of a stored value.
-    pub(super) async fn open(&self, held: &Arc<State>, place: Place<'_>, mut value: Vec<u8>) -> Result<Vec<u8>> {
-        let opened = self.open_in_place(held, place, &mut value).await?;
+    pub(super) async fn open(
+        &self,
+        held: &Arc<VaultState>,
+        binding: RowBinding<'_>,
+        mut value: Vec<u8>,
+    ) -> Result<Vec<u8>> {
+        let opened = self.open_in_place(held, binding, &mut value).await?;
         Ok(opened.into_payload(value))
     }
 
     /// Returns the payload of a stored value that may be shared with the inner store.
-    pub(super) async fn open_bytes(&self, held: &Arc<State>, place: Place<'_>, value: Bytes) -> Result<Bytes> {
-        let prefix = Prefix::read(place.record, &value)?;
-        let state = self.vault.state_for(held, place.record, prefix.epoch()).await?;
-        let payload = envelope::open_bytes(state.cipher.keys(&prefix, place.record)?, prefix, place, value)?;
+    pub(super) async fn open_bytes(
+        &self,
+        held: &Arc<VaultState>,
+        binding: RowBinding<'_>,
+        value: Bytes,
+    ) -> Result<Bytes> {
+        let prefix = Prefix::read(binding.record, &value)?;
+        let state = self.vault.state_for(held, binding.record, prefix.epoch()).await?;
+        let payload = envelope::open_bytes(state.cipher.keys(&prefix, binding.record)?, prefix, binding, value)?;
         self.vault.check_generation(&state, prefix.generation()).await?;
         Ok(payload)
     }
@@ -95,13 +110,13 @@ impl EncryptStore {
     /// Decodes the typed payload of a stored value and wipes the encoding.
     pub(super) async fn open_typed<T: DeserializeOwned>(
         &self,
-        held: &Arc<State>,
-        place: Place<'_>,
+        held: &Arc<VaultState>,
+        binding: RowBinding<'_>,
         value: Vec<u8>,
     ) -> Result<T> {
         let mut value = Zeroizing::new(value);
-        let opened = self.open_in_place(held, place, &mut value).await?;
-        serde_json::from_slice(opened.payload(&value)).map_err(|_| Error::Tampered { record: place.record })
+        let opened = self.open_in_place(held, binding, &mut value).await?;
+        serde_json::from_slice(opened.payload(&value)).map_err(|_| Error::Tampered { record: binding.record })
     }
 
     /// Applies [`OnDamage`] to a record that the client can fetch again.
@@ -130,7 +145,7 @@ impl EncryptStore {
 /// Refuses every method of a closed vault, and every method that would change a row of a read-only one.
 struct Guard {
     inner: Arc<dyn Backend>,
-    vault: Arc<Shared>,
+    vault: Arc<OpenVault>,
 }
 
 impl Guard {

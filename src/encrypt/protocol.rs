@@ -23,10 +23,10 @@ use zeroize::Zeroizing;
 
 use super::cipher::RecordCipher;
 use super::columns::{pending_inbound, sent_message};
-use super::format::envelope::{Nonce, Place, nonce, nonces};
+use super::format::envelope::{Nonce, RowBinding, nonce, nonces};
 use super::format::token::{Domain, Token, UNUSED};
 use super::layer::EncryptStore;
-use super::vault::open_vault::State;
+use super::vault::open_vault::VaultState;
 use crate::error::{self, Error};
 use crate::json;
 use crate::method::{Record, forward};
@@ -42,7 +42,7 @@ impl ProtocolStore for EncryptStore {
         let rows = self.inner.get_sender_key_devices(&group).await?;
         let mut devices = Vec::with_capacity(rows.len());
         for (token, has_key) in rows {
-            let jid = state.cipher.lookup().name(Record::SenderKeyDevice, Domain::DeviceJid, &token);
+            let jid = state.cipher.lookup().decrypt_name(Record::SenderKeyDevice, Domain::DeviceJid, &token);
             if let Some(jid) = self.or_absent(jid)? {
                 devices.push((jid, has_key));
             }
@@ -174,8 +174,8 @@ impl ProtocolStore for EncryptStore {
         let state = self.state();
         let token = state.cipher.lookup().group_metadata(group_jid)?;
         let Some(value) = self.inner.get_group_metadata(&token).await? else { return Ok(None) };
-        let place = Place::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]);
-        let blob = self.open(&state, place, value).await;
+        let binding = RowBinding::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]);
+        let blob = self.open(&state, binding, value).await;
         Ok(self.or_absent(blob)?)
     }
 
@@ -184,7 +184,7 @@ impl ProtocolStore for EncryptStore {
         let token = state.cipher.lookup().group_metadata(group_jid)?;
         let sealed = state.cipher.seal(
             &nonce()?,
-            Place::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]),
+            RowBinding::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]),
             blob,
         )?;
         self.inner.put_group_metadata(&token, &sealed).await
@@ -202,8 +202,8 @@ impl ProtocolStore for EncryptStore {
         if entry.token.is_empty() {
             return Ok(Some(entry));
         }
-        let place = Place::new(Record::TcToken, [listed.as_bytes()], []);
-        let token = self.open(&state, place, std::mem::take(&mut entry.token)).await;
+        let binding = RowBinding::new(Record::TcToken, [listed.as_bytes()], []);
+        let token = self.open(&state, binding, std::mem::take(&mut entry.token)).await;
         Ok(self.or_absent(token)?.map(|token| TcTokenEntry { token, ..entry }))
     }
 
@@ -223,7 +223,11 @@ impl ProtocolStore for EncryptStore {
         let rows = self.inner.get_all_tc_token_jids().await?;
         let mut jids = Vec::with_capacity(rows.len());
         for token in rows {
-            jids.extend(self.or_absent(state.cipher.lookup().name(Record::TcToken, Domain::TcTokenJid, &token))?);
+            jids.extend(self.or_absent(state.cipher.lookup().decrypt_name(
+                Record::TcToken,
+                Domain::TcTokenJid,
+                &token,
+            ))?);
         }
         Ok(jids)
     }
@@ -302,10 +306,14 @@ const TAMPERED_LID: Error = Error::Tampered { record: Record::LidMapping };
 
 impl EncryptStore {
     /// Opens a row of the LID table whose key columns are the tokens that it is stored under.
-    async fn open_lid_mapping(&self, held: &Arc<State>, row: LidPnMappingEntry) -> error::Result<LidPnMappingEntry> {
+    async fn open_lid_mapping(
+        &self,
+        held: &Arc<VaultState>,
+        row: LidPnMappingEntry,
+    ) -> error::Result<LidPnMappingEntry> {
         let mut value = Zeroizing::new(decode_text(Record::LidMapping, &row.learning_source)?);
         let columns = [row.lid.as_bytes(), row.phone_number.as_bytes()];
-        let opened = self.open_in_place(held, Place::new(Record::LidMapping, columns, []), &mut value).await?;
+        let opened = self.open_in_place(held, RowBinding::new(Record::LidMapping, columns, []), &mut value).await?;
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| TAMPERED_LID);
         let mut original = opened.parts(&value);
         let (Some(lid), Some(phone_number), None) = (original.next(), original.next(), original.next()) else {
@@ -322,15 +330,15 @@ impl EncryptStore {
 
     async fn open_device_list(
         &self,
-        held: &Arc<State>,
+        held: &Arc<VaultState>,
         token: &Token,
         user: &str,
         row: DeviceListRecord,
     ) -> error::Result<DeviceListRecord> {
         let record = Record::DeviceList;
         let carrier = row.phash.ok_or(Error::Plaintext { record })?;
-        let place = Place::new(record, [token.as_bytes()], [user.as_bytes()]);
-        self.open_typed(held, place, decode_text(record, &carrier)?).await
+        let binding = RowBinding::new(record, [token.as_bytes()], [user.as_bytes()]);
+        self.open_typed(held, binding, decode_text(record, &carrier)?).await
     }
 }
 
@@ -341,7 +349,7 @@ impl RecordCipher {
         if token.is_empty() {
             return Ok((listed, Cow::Borrowed(token)));
         }
-        let sealed = self.seal(&nonce()?, Place::new(Record::TcToken, [listed.as_bytes()], []), token)?;
+        let sealed = self.seal(&nonce()?, RowBinding::new(Record::TcToken, [listed.as_bytes()], []), token)?;
         Ok((listed, Cow::Owned(sealed)))
     }
 
@@ -350,8 +358,8 @@ impl RecordCipher {
         let phone_number = self.lookup().phone_number(&entry.phone_number)?;
         let columns = [lid.as_bytes(), phone_number.as_bytes()];
         let original = [entry.lid.as_bytes(), entry.phone_number.as_bytes()];
-        let place = Place::new(Record::LidMapping, columns, original);
-        let sealed = self.seal(nonce, place, entry.learning_source.as_bytes())?;
+        let binding = RowBinding::new(Record::LidMapping, columns, original);
+        let sealed = self.seal(nonce, binding, entry.learning_source.as_bytes())?;
         Ok(LidPnMappingEntry {
             lid: lid.to_string(),
             phone_number: phone_number.to_string(),
@@ -363,8 +371,8 @@ impl RecordCipher {
 
     fn seal_device_list(&self, nonce: &Nonce, record: &DeviceListRecord) -> error::Result<DeviceListRecord> {
         let token = self.lookup().device_list(&record.user)?;
-        let place = Place::new(Record::DeviceList, [token.as_bytes()], [record.user.as_bytes()]);
-        let sealed = self.seal(nonce, place, &json::encode(Record::DeviceList, record)?)?;
+        let binding = RowBinding::new(Record::DeviceList, [token.as_bytes()], [record.user.as_bytes()]);
+        let sealed = self.seal(nonce, binding, &json::encode(Record::DeviceList, record)?)?;
         Ok(DeviceListRecord {
             user: token.to_string(),
             devices: Vec::new(),

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::cipher::record_of;
-use super::columns::{columns_of, place};
+use super::columns::{binding, columns_of};
 use super::format::envelope::{self, Prefix};
 use super::format::token::Domain;
 use super::vault::handle::Vault;
-use super::vault::open_vault::State;
+use super::vault::open_vault::VaultState;
 use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::rows::SealedRow;
@@ -30,7 +30,7 @@ pub(crate) struct OpenRow {
 /// What can be said of a row that is as it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RowCheck {
-    /// This vault sealed it, for this place and under this name.
+    /// This vault sealed it, for this binding and under this name.
     Sealed,
     /// It has the form of what this vault writes, but carries nothing that could be verified.
     Unauthenticated,
@@ -41,7 +41,7 @@ impl Vault {
     ///
     /// # Errors
     /// [`Error::Tampered`], [`Error::Plaintext`], [`Error::UnknownEpoch`] and [`Error::HeaderRolledBack`] about the row.
-    pub(crate) async fn check_row(&self, held: &Arc<State>, row: SealedRow) -> Result<RowCheck> {
+    pub(crate) async fn check_row(&self, held: &Arc<VaultState>, row: SealedRow) -> Result<RowCheck> {
         let unauthenticated = matches!(row.record, Record::BaseKey | Record::MessageSecret | Record::SenderKeyDevice);
         self.open_row(held, row).await?;
         Ok(if unauthenticated { RowCheck::Unauthenticated } else { RowCheck::Sealed })
@@ -52,7 +52,7 @@ impl Vault {
     ///
     /// # Errors
     /// As [`Vault::check_row`].
-    pub(crate) async fn open_row(&self, held: &Arc<State>, row: SealedRow) -> Result<OpenRow> {
+    pub(crate) async fn open_row(&self, held: &Arc<VaultState>, row: SealedRow) -> Result<OpenRow> {
         let record = record_of(&row);
         let SealedRow { columns, value, numbers, .. } = row;
         let lookup = held.cipher.lookup();
@@ -64,7 +64,7 @@ impl Vault {
         match record {
             // All that there is of it is its name.
             Record::SenderKeyDevice => {
-                lookup.name(record, Domain::DeviceJid, text(1)?)?;
+                lookup.decrypt_name(record, Domain::DeviceJid, text(1)?)?;
                 return Ok(OpenRow { record, key: columns, payload: Zeroizing::default(), numbers });
             }
             Record::BaseKey | Record::MessageSecret if value.len() == 32 => {
@@ -72,7 +72,7 @@ impl Vault {
             }
             Record::BaseKey | Record::MessageSecret => return Err(tampered()),
             Record::TcToken => {
-                let jid = lookup.name(record, Domain::TcTokenJid, text(0)?)?;
+                let jid = lookup.decrypt_name(record, Domain::TcTokenJid, text(0)?)?;
                 // A placeholder stays empty for the store to find it.
                 let payload = match value.is_empty() {
                     true => Zeroizing::default(),
@@ -96,10 +96,10 @@ impl Vault {
         Ok(OpenRow { record, key, payload, numbers })
     }
 
-    /// Verifies a value in its place, and gives the key that it carries, and the payload.
+    /// Verifies a value in its binding, and gives the key that it carries, and the payload.
     async fn open_value(
         &self,
-        held: &Arc<State>,
+        held: &Arc<VaultState>,
         record: Record,
         columns: &[Vec<u8>],
         value: Vec<u8>,
@@ -107,7 +107,8 @@ impl Vault {
         let mut value = Zeroizing::new(value);
         let prefix = Prefix::read(record, &value)?;
         let state = self.shared.state_for(held, record, prefix.epoch()).await?;
-        let opened = envelope::open(state.cipher.keys(&prefix, record)?, prefix, place(record, columns)?, &mut value)?;
+        let opened =
+            envelope::open(state.cipher.keys(&prefix, record)?, prefix, binding(record, columns)?, &mut value)?;
         self.shared.check_generation(&state, prefix.generation()).await?;
         let original = opened.parts(&value).map(<[u8]>::to_vec).collect();
         Ok((original, Zeroizing::new(opened.payload(&value).to_vec())))

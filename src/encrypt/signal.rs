@@ -16,7 +16,7 @@ use wacore::store::traits::SignalStore;
 
 use super::cipher::RecordCipher;
 use super::columns::prekey;
-use super::format::envelope::{Nonce, Place, nonce, nonces};
+use super::format::envelope::{Nonce, RowBinding, nonce, nonces};
 use super::format::token::{Domain, Token, user_of};
 use super::layer::EncryptStore;
 use super::vault::options::OnDamage;
@@ -46,8 +46,8 @@ impl SignalStore for EncryptStore {
         let state = self.state();
         let token = state.cipher.lookup().address(Record::Identity, address)?;
         let Some(value) = self.inner.get_session(&token).await? else { return Ok(None) };
-        let place = Place::new(Record::Identity, [token.as_bytes()], [address.as_bytes()]);
-        let opened = self.open_bytes(&state, place, value).await;
+        let binding = RowBinding::new(Record::Identity, [token.as_bytes()], [address.as_bytes()]);
+        let opened = self.open_bytes(&state, binding, value).await;
         let key = opened.and_then(|key| key[..].try_into().map_err(|_| Error::Tampered { record: Record::Identity }));
         Ok(self.or_renegotiated(key)?)
     }
@@ -61,8 +61,8 @@ impl SignalStore for EncryptStore {
         let state = self.state();
         let token = state.cipher.lookup().address(Record::Session, address)?;
         let Some(value) = self.inner.get_session(&token).await? else { return Ok(None) };
-        let place = Place::new(Record::Session, [token.as_bytes()], [address.as_bytes()]);
-        Ok(self.or_renegotiated(self.open_bytes(&state, place, value).await)?)
+        let binding = RowBinding::new(Record::Session, [token.as_bytes()], [address.as_bytes()]);
+        Ok(self.or_renegotiated(self.open_bytes(&state, binding, value).await)?)
     }
 
     async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
@@ -175,8 +175,8 @@ impl SignalStore for EncryptStore {
         let state = self.state();
         let token = state.cipher.lookup().address(Record::SenderKey, address)?;
         let Some(value) = self.inner.get_sender_key(&token).await? else { return Ok(None) };
-        let place = Place::new(Record::SenderKey, [token.as_bytes()], [address.as_bytes()]);
-        Ok(self.or_renegotiated(self.open(&state, place, value).await)?)
+        let binding = RowBinding::new(Record::SenderKey, [token.as_bytes()], [address.as_bytes()]);
+        Ok(self.or_renegotiated(self.open(&state, binding, value).await)?)
     }
 
     async fn delete_sender_key(&self, address: &str) -> Result<()> {
@@ -201,8 +201,8 @@ impl RecordCipher {
         value: &[u8],
     ) -> error::Result<(Token, Vec<u8>)> {
         let token = self.lookup().address(record, address)?;
-        let place = Place::new(record, [token.as_bytes()], [address.as_bytes()]);
-        Ok((token, self.seal(nonce, place, value)?))
+        let binding = RowBinding::new(record, [token.as_bytes()], [address.as_bytes()]);
+        Ok((token, self.seal(nonce, binding, value)?))
     }
 
     fn seal_addressed_batch<V: AsRef<[u8]>>(

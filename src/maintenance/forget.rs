@@ -21,7 +21,7 @@ use crate::rows::table::TABLES;
 /// Stop the client before: it keeps sessions itself, and would write them again.
 ///
 /// # Errors
-/// [`Error::InvalidInput`] if there is no name before the `@`; [`Error::NotAlone`] if another process has the database open;
+/// [`Error::InvalidInput`] if there is no name before the `@`; [`Error::StoreInUse`] if another process has the database open;
 /// [`Error::Sqlite`]. Nothing was deleted then.
 pub async fn forget(store: &impl OwnStore, vault: &Vault, jid: &str) -> Result<ForgetReport> {
     let OwnRows(store) = store.own_rows();

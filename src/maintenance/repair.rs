@@ -65,7 +65,7 @@ impl Repair {
     /// Repairs this account with its vault. The copy from before goes to a new file at `backup`.
     ///
     /// # Errors
-    /// Nothing was dropped then, unless it is [`Error::Sqlite`]. [`Error::NotAlone`] if another process has the database open;
+    /// Nothing was dropped then, unless it is [`Error::Sqlite`]. [`Error::StoreInUse`] if another process has the database open;
     /// [`Error::Tampered`] and the like of the device, [`Error::DeviceMissing`], [`Error::UnknownEpoch`], [`Error::HeaderRolledBack`], [`Error::RowsMissed`] and
     /// [`Error::Sqlite`] as damaged, of what only a backup helps against; those of [`SqliteStore::backup`](crate::SqliteStore::backup).
     pub async fn run(&self, store: &impl OwnStore, vault: &Vault, backup: impl AsRef<Path>) -> Result<RepairReport> {

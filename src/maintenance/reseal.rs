@@ -8,7 +8,7 @@ use crate::background;
 use crate::encrypt::Vault;
 use crate::encrypt::cipher::Resealed;
 use crate::encrypt::format::envelope::nonces;
-use crate::encrypt::vault::open_vault::State;
+use crate::encrypt::vault::open_vault::VaultState;
 use crate::error::{Error, Result};
 use crate::rows::SealedRow;
 use crate::rows::store::{Found, Replacement, RowReader, Rows};
@@ -82,7 +82,7 @@ impl Proof {
         Ok(proof)
     }
 
-    fn and(mut self, state: &State, row: Result<Option<SealedRow>>) -> Result<Self> {
+    fn and(mut self, state: &VaultState, row: Result<Option<SealedRow>>) -> Result<Self> {
         match row.and_then(|row| row.map_or(Ok(None), |row| state.cipher.opens(&row))) {
             Ok(None) => {}
             Ok(Some(under)) => {
@@ -111,7 +111,7 @@ impl Pass {
     async fn table(
         &mut self,
         store: &dyn Rows,
-        state: &Arc<State>,
+        state: &Arc<VaultState>,
         table: &'static Table,
         tell: &mut impl FnMut(u64),
     ) -> Result<()> {
@@ -140,13 +140,13 @@ struct Page {
 
 impl Page {
     /// Reads a page, and seals it where it may take its time.
-    async fn next(rows: &mut dyn RowReader, state: &Arc<State>) -> Result<Option<Self>> {
+    async fn next(rows: &mut dyn RowReader, state: &Arc<VaultState>) -> Result<Option<Self>> {
         let Some(page) = rows.next().await? else { return Ok(None) };
         let state = state.clone();
         background::unblock(move || Self::seal(&state, page)).await.map(Some)
     }
 
-    fn seal(state: &State, rows: Vec<Found>) -> Result<Self> {
+    fn seal(state: &VaultState, rows: Vec<Found>) -> Result<Self> {
         let mut page = Self { rows: rows.len() as u64, ..Self::default() };
         for ((id, found), nonce) in rows.into_iter().zip(nonces(page.rows as usize)?) {
             let sealed = found.map(|row| row.map(|row| (state.cipher.reseal(&row, &nonce), row)));

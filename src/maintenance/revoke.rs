@@ -172,7 +172,7 @@ impl RevokeReport {
     }
 
     /// The accounts that were excepted: they are as they were.
-    pub fn others(&self) -> &[i32] {
+    pub fn untouched_accounts(&self) -> &[i32] {
         &self.others
     }
 }

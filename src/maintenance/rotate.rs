@@ -53,7 +53,7 @@ pub struct Rotate {
 pub struct RotateReport {
     resealed: u64,
     left_behind: u64,
-    is_in_log: bool,
+    old_key_in_wal: bool,
     is_rewritten: bool,
 }
 
@@ -89,9 +89,9 @@ impl Rotate {
     /// this is.
     ///
     /// # Errors
-    /// The old data keys are kept in any of these cases, and everything stays readable. [`Error::NotAlone`] if somebody
+    /// The old data keys are kept in any of these cases, and everything stays readable. [`Error::StoreInUse`] if somebody
     /// else has the database open; [`Error::InvalidInput`] if the vault was not opened on this account of this database;
-    /// [`Error::NotResealed`] if records are damaged; [`Error::ReadOnly`], [`Error::Sqlite`], and the errors of changing the
+    /// [`Error::DamagedRecords`] if records are damaged; [`Error::ReadOnly`], [`Error::Sqlite`], and the errors of changing the
     /// header, as [`Vault::add_slot`].
     pub async fn run(&self, store: &impl OwnStore, vault: &Vault) -> Result<RotateReport> {
         let OwnRows(store) = store.own_rows();
@@ -103,14 +103,14 @@ impl Rotate {
 
     /// Puts a new data key in place and forgets the old ones.
     pub(super) async fn change(&self, store: &Arc<dyn Rows>, vault: &Vault) -> Result<RotateReport> {
-        let mut report = RotateReport { resealed: 0, left_behind: 0, is_in_log: false, is_rewritten: true };
+        let mut report = RotateReport { resealed: 0, left_behind: 0, old_key_in_wal: false, is_rewritten: true };
         loop {
             // Before anything is changed, and again when everybody who opens the vault finds the new key.
             store.refuse_others().await?;
             let (epoch, is_new) = vault.begin_rotation(self.leave_damaged).await?;
             store.refuse_others().await?;
             let keeps_header = keeps_header(&**store, vault).await?;
-            while !vault.is_settled() {
+            while !vault.no_retired_state_in_use() {
                 background::unblock(|| thread::sleep(Duration::from_millis(1))).await;
             }
             // What was stored by a call whose future is gone is in the table when the queue has been worked off.
@@ -137,7 +137,7 @@ impl Rotate {
                 store.checkpoint().await?;
             }
             if report.left_behind > 0 && !self.leave_damaged {
-                return Err(Error::NotResealed { count: report.left_behind });
+                return Err(Error::DamagedRecords { count: report.left_behind });
             }
             let finished = vault.finish_rotation(epoch).await;
             if matches!(finished, Err(Error::Anchor(_))) {
@@ -207,8 +207,8 @@ impl RotateReport {
 
     /// `true` if the write-ahead log could not be emptied, because somebody reads an older state of the database. It holds the
     /// old header and records under the old key until a later [`SqliteStore::checkpoint`].
-    pub fn is_in_log(&self) -> bool {
-        self.is_in_log
+    pub fn old_key_in_wal(&self) -> bool {
+        self.old_key_in_wal
     }
 }
 
@@ -221,7 +221,7 @@ impl fmt::Display for RotateReport {
         if !self.is_rewritten {
             f.write_str("; the file could not be rewritten and may hold pieces of old records: run `wastore vacuum`")?;
         }
-        if self.is_in_log {
+        if self.old_key_in_wal {
             f.write_str("; the write-ahead log still holds what is under it: close and open the store to empty it")?;
         }
         Ok(())
@@ -231,7 +231,7 @@ impl fmt::Display for RotateReport {
 /// How the rewriting of a file ended.
 pub(super) struct Rewritten {
     is_rewritten: bool,
-    is_in_log: bool,
+    old_key_in_wal: bool,
 }
 
 impl Rewritten {
@@ -239,15 +239,15 @@ impl Rewritten {
     /// header.
     pub(super) async fn of(store: &dyn Rows) -> Self {
         match store.rewrite().await {
-            Ok(()) => Self { is_rewritten: true, is_in_log: false },
+            Ok(()) => Self { is_rewritten: true, old_key_in_wal: false },
             Err(error) => {
                 log::warn!("the file could not be rewritten after its data key was changed: {error}");
-                Self { is_rewritten: false, is_in_log: store.checkpoint().await.is_err() }
+                Self { is_rewritten: false, old_key_in_wal: store.checkpoint().await.is_err() }
             }
         }
     }
 
     pub(super) fn note_in(&self, report: &mut RotateReport) {
-        (report.is_rewritten, report.is_in_log) = (self.is_rewritten, self.is_in_log);
+        (report.is_rewritten, report.old_key_in_wal) = (self.is_rewritten, self.old_key_in_wal);
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::encrypt::cipher::record_of;
 use crate::encrypt::sealed_row::RowCheck;
-use crate::encrypt::vault::open_vault::State;
+use crate::encrypt::vault::open_vault::VaultState;
 use crate::encrypt::{HeaderCopy, HeaderInfo, Vault};
 use crate::error::{Error, Result, SqliteProblem};
 use crate::method::Record;
@@ -205,7 +205,7 @@ impl VerifyReport {
     async fn look_at(
         &mut self,
         vault: &Vault,
-        held: &Arc<State>,
+        held: &Arc<VaultState>,
         table: &Table,
         row: i64,
         found: Result<Option<SealedRow>>,

@@ -176,7 +176,7 @@ pub(crate) trait Rows: Backend + fmt::Debug {
     ) -> Result<(Vec<Option<Vec<u8>>>, u64)>;
 
     /// # Errors
-    /// [`Error::NotAlone`] if another process can write to the store.
+    /// [`Error::StoreInUse`] if another process can write to the store.
     async fn refuse_others(&self) -> Result<()>;
 
     /// Waits until every call that was made before has been carried out.

@@ -126,7 +126,7 @@ impl Database {
     /// Closes every connection but those of walks and backups under way; later calls fail.
     ///
     /// # Errors
-    /// Contention if a call does not end until the timeout, [`Error::NotAlone`] if the log is not empty afterwards, and what
+    /// Contention if a call does not end until the timeout, [`Error::StoreInUse`] if the log is not empty afterwards, and what
     /// emptying it fails with.
     pub(super) async fn close(self: &Arc<Self>) -> Result<()> {
         self.wal.close();
@@ -167,7 +167,7 @@ impl Database {
         emptied?;
         // Somebody else has it, and what is in the log is not in the file.
         let is_left = log_path(path).metadata().is_ok_and(|log| log.len() > 0);
-        if is_left { Err(Error::NotAlone) } else { Ok(()) }
+        if is_left { Err(Error::StoreInUse) } else { Ok(()) }
     }
 
     /// The path of the database file, or `None` in memory.
@@ -225,7 +225,7 @@ impl Database {
     /// Makes sure that nobody but this store has the database open at this moment. Calls wait for that.
     ///
     /// # Errors
-    /// [`Error::NotAlone`] if somebody else has, for five seconds or the timeout.
+    /// [`Error::StoreInUse`] if somebody else has, for five seconds or the timeout.
     pub(super) async fn refuse_others(self: &Arc<Self>) -> Result<()> {
         if self.path().is_none() {
             return Ok(());
@@ -240,7 +240,7 @@ impl Database {
             }
             match patience.next() {
                 Some(pause) => blocking::unblock(move || thread::sleep(pause)).await,
-                None => return Err(Error::NotAlone),
+                None => return Err(Error::StoreInUse),
             }
         }
     }

@@ -87,7 +87,7 @@ pub(crate) const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// Gives a finished database its name: closes what is open of it, waits for the disk, and removes the folder in which it was made.
 ///
 /// # Errors
-/// [`Error::TargetExists`] if another file has that name by now, [`Error::File`]. [`Error::Stopped`] if the future was dropped: the
+/// [`Error::TargetExists`] if another file has that name by now, [`Error::File`]. [`Error::WorkerGone`] if the future was dropped: the
 /// caller has been told that there is no such file.
 pub(crate) async fn publish(
     open: impl Send + 'static,
@@ -101,7 +101,7 @@ pub(crate) async fn publish(
         drop(open);
         filesystem::sync_file(&file).map_err(cannot_write)?;
         if !waits() {
-            return Err(Error::Stopped);
+            return Err(Error::WorkerGone);
         }
         refuse_taken(&target)?;
         filesystem::rename_new(&file, &target).map_err(|error| match error.kind() {
@@ -114,7 +114,7 @@ pub(crate) async fn publish(
             filesystem::sync_folder_of(&target).map_err(|error| cannot_write(filesystem::complete(&target, error)));
         if !waits() {
             fs::remove_file(&target).map_err(cannot_write)?;
-            return Err(Error::Stopped);
+            return Err(Error::WorkerGone);
         }
         synced
     })

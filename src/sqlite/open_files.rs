@@ -76,12 +76,12 @@ impl Drop for OpenFile {
 /// Looks at a file by other means than SQLite while nothing here opens it.
 ///
 /// # Errors
-/// [`Error::NotAlone`] if this process has it open.
+/// [`Error::StoreInUse`] if this process has it open.
 #[cfg(unix)]
 pub(super) fn unless_open<T>(path: &Path, look: impl FnOnce() -> Result<T>) -> Result<T> {
     let open = open_files();
     if super::files::identity(path).is_ok_and(|identity| open.contains_key(&identity)) {
-        return Err(Error::NotAlone);
+        return Err(Error::StoreInUse);
     }
     look()
 }

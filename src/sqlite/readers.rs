@@ -174,7 +174,7 @@ impl<'a> Reader<'a> {
 
     pub(super) fn run<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         // It is there until `drop`.
-        query(self.connection.as_ref().ok_or(Error::Stopped)?)
+        query(self.connection.as_ref().ok_or(Error::WorkerGone)?)
     }
 }
 
@@ -260,7 +260,7 @@ impl Readers {
             Box::new(move || drop(reply.send(result)))
         });
         self.enqueue_long(run);
-        outcome.await.unwrap_or(Err(Error::Stopped))
+        outcome.await.unwrap_or(Err(Error::WorkerGone))
     }
 
     /// Puts a query into the queue, and starts a thread for it unless there are enough.
@@ -300,7 +300,7 @@ impl Readers {
                     }
                 }
             }
-            tell = Some(query(reader.connection.as_ref().ok_or(Error::Stopped)));
+            tell = Some(query(reader.connection.as_ref().ok_or(Error::WorkerGone)));
         }
         // Before the caller knows: it may drop the store and expect it to be closed.
         drop(reader);

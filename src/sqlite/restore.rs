@@ -23,7 +23,7 @@ impl SqliteStore {
     ///
     /// # Errors
     /// Those of [`SqliteStore::open_read_only`] about the backup, and [`Error::Sqlite`] as damaged; [`Error::NoVault`] if it has no
-    /// account. [`Error::NotAlone`] if this or another process has the store open. [`Error::File`].
+    /// account. [`Error::StoreInUse`] if this or another process has the store open. [`Error::File`].
     pub async fn restore(backup: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<Option<PathBuf>> {
         let target = target.as_ref().to_owned();
         let backup = Self::open_read_only(backup).await?;
@@ -50,7 +50,7 @@ impl SqliteStore {
             refuse_in_use(&target)?;
             filesystem::sync_file(&file).map_err(cannot_write)?;
             if !waits() {
-                return Err(Error::Stopped);
+                return Err(Error::WorkerGone);
             }
             // From here on to its end, also if the caller is gone: a store has to be there.
             let aside = put_aside(&target).map_err(cannot_write)?;
@@ -71,7 +71,7 @@ impl SqliteStore {
 }
 
 /// # Errors
-/// [`Error::NotAlone`] if this or another process has the database open, [`Error::File`].
+/// [`Error::StoreInUse`] if this or another process has the database open, [`Error::File`].
 fn refuse_in_use(path: &Path) -> Result<()> {
     #[cfg(unix)]
     return open_files::unless_open(path, || {
@@ -89,7 +89,7 @@ fn refuse_in_use(path: &Path) -> Result<()> {
             offset_type: FlockOffsetType::Set,
         };
         let held = fcntl_getlk(&file, &lock).map_err(|error| cannot_open(error.into()))?;
-        if held.is_some() { Err(Error::NotAlone) } else { Ok(()) }
+        if held.is_some() { Err(Error::StoreInUse) } else { Ok(()) }
     });
     #[cfg(not(unix))]
     {

@@ -304,13 +304,13 @@ fn copy(
     // It may have changed after it was looked at.
     schema::check(&Location::File(file.path().to_owned()).connect()?, schema::NEWEST)?;
     if !caller_waits() {
-        return Err(Error::Stopped);
+        return Err(Error::WorkerGone);
     }
     refuse_taken(path)?;
     finish(file, path, lasting)?;
     if !caller_waits() {
         fs::remove_file(path).map_err(cannot_write)?;
-        return Err(Error::Stopped);
+        return Err(Error::WorkerGone);
     }
     Ok(())
 }

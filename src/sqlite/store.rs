@@ -51,7 +51,7 @@ use crate::layer::sealed::Sealed;
 ///
 /// # Errors
 /// Methods of the storage traits fail with [`StoreError::Database`] or [`StoreError::Connection`], from which
-/// [`Error::of`](crate::Error::of) gets an [`Error::Sqlite`](crate::Error::Sqlite) that says what is wrong, or an
+/// [`Error::downcast_ref`](crate::Error::downcast_ref) gets an [`Error::Sqlite`](crate::Error::Sqlite) that says what is wrong, or an
 /// [`Error::SchemaAltered`](crate::Error::SchemaAltered), also when the schema is altered while the store is open; and with
 /// [`StoreError::Serialization`] from an [`Error::Malformed`](crate::Error::Malformed) if a stored value is of a wrong type. Upstream's
 /// `is_database_busy_or_locked` is `true` for [`SqliteProblem::Contended`](crate::sqlite::SqliteProblem::Contended) only.
@@ -150,7 +150,7 @@ impl SqliteStore {
     ///
     /// # Errors
     /// [`Error::Sqlite`](crate::Error::Sqlite) as contended if a call does not end until the timeout: close again then. As anything
-    /// else if the log cannot be emptied, and [`Error::NotAlone`](crate::Error::NotAlone) if it is not empty afterwards, because
+    /// else if the log cannot be emptied, and [`Error::StoreInUse`](crate::Error::StoreInUse) if it is not empty afterwards, because
     /// another process, another store of this process, a backup, or a walk through all rows such as [`Verify`](crate::maintenance::Verify)'s has the file open:
     /// everything is closed here then, but the file must not be moved without its `-wal`.
     pub async fn close(&self) -> Result<()> {

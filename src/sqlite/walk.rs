@@ -105,7 +105,7 @@ impl Snapshot {
         &mut self,
         query: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let connection = self.connection.take().ok_or(Error::Stopped)?;
+        let connection = self.connection.take().ok_or(Error::WorkerGone)?;
         let run = move || {
             let result = query(&connection.0);
             (connection, result)

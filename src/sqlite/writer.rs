@@ -128,7 +128,7 @@ impl Writer {
                 return result;
             }
         }
-        let room = self.room.clone().acquire_owned().await.map_err(|_| Error::Stopped)?;
+        let room = self.room.clone().acquire_owned().await.map_err(|_| Error::WorkerGone)?;
         let (reply, mut outcome) = oneshot::channel();
         let mut call = self.pending(plan, operation);
         (call.reply, call._room) = (Some(reply), Some(room));
@@ -150,7 +150,7 @@ impl Writer {
             }
         }
         drop(queued);
-        outcome.await.unwrap_or(Err(Error::Stopped))
+        outcome.await.unwrap_or(Err(Error::WorkerGone))
     }
 
     /// Runs a long call in a transaction of its own, and `committed` when it is, before another call has its turn.
@@ -373,7 +373,7 @@ impl Lease {
 
     fn connection(&self) -> Result<&Connection> {
         // It is there until `drop`.
-        self.connection.as_ref().map(|holder| &holder.connection).ok_or(Error::Stopped)
+        self.connection.as_ref().map(|holder| &holder.connection).ok_or(Error::WorkerGone)
     }
 
     /// Runs one call and commits it, or fails with contention at once.
@@ -526,7 +526,7 @@ impl Lease {
 
     /// Decides whether the next commit waits until it is on the disk.
     fn set_sync(&mut self, full: bool) -> Result<()> {
-        let Some(holder) = &mut self.connection else { return Err(Error::Stopped) };
+        let Some(holder) = &mut self.connection else { return Err(Error::WorkerGone) };
         if holder.full_sync != Some(full) {
             holder.full_sync = None;
             holder.connection.pragma_update(None, "synchronous", if full { "FULL" } else { "NORMAL" })?;

@@ -130,7 +130,7 @@ impl Import {
     /// * [`Error::InvalidInput`] if the source is to be removed, and is in use or not imported as a whole;
     /// * [`Error::SourceChanged`] if a bot began to use the source meanwhile, or used it before it could be removed;
     /// * [`Error::SourceDamaged`]; [`Error::SourceHoldsMore`] if the source is to be removed and holds what is not read;
-    /// * [`Error::Source`] if a record of the source cannot be read, [`Error::ImportUnequal`] if one came out differently;
+    /// * [`Error::UnreadableRecord`] if a record of the source cannot be read, [`Error::ImportUnequal`] if one came out differently;
     /// * [`Error::TargetExists`]; [`Error::File`] if the target's folder is not there or cannot be written;
     /// * [`Error::Sqlite`] if the source cannot be read, or there is no space for the target;
     /// * those of [`Vault::create`] about the secret.
@@ -224,7 +224,7 @@ impl Import {
         target: &Path,
         secret: Secret,
     ) -> Result<(ImportReport, [u8; 16])> {
-        let Message::Accounts(accounts, not_read) = next(messages).await? else { return Err(Error::Stopped) };
+        let Message::Accounts(accounts, not_read) = next(messages).await? else { return Err(Error::WorkerGone) };
         let total = accounts.iter().map(|(_, records)| records).sum::<u64>();
         let unfinished = private::unfinished_folder(target, ".wastore-import-").map_err(cannot_write)?;
         let (file, unfinished) = (unfinished.path().join("store.db"), Arc::new(unfinished));
@@ -238,7 +238,7 @@ impl Import {
             let secret = match (vaults.first(), secret.take()) {
                 (Some(vault), _) => vault.account_key(&store.key_label()).into(),
                 (None, Some(secret)) => secret,
-                (None, None) => return Err(Error::Stopped),
+                (None, None) => return Err(Error::WorkerGone),
             };
             let options = match vaults.first() {
                 Some(first) => self.options.importing().derived_from(first),
@@ -264,7 +264,7 @@ impl Import {
             vault.finish_import().await?;
         }
         first.checkpoint().await?;
-        let store_id = vaults.first().ok_or(Error::Stopped)?.store_id();
+        let store_id = vaults.first().ok_or(Error::WorkerGone)?.store_id();
         publish((vaults, stores, first), unfinished, file, target.to_owned()).await?;
         Ok((report, store_id))
     }
@@ -290,7 +290,7 @@ impl Import {
                         self.one_done(phase, total, &mut done, under_way.next().await, report)?;
                     }
                     let store = stores.iter().find(|(number, _)| *number == account);
-                    let store = store.map(|(_, store)| store.clone()).ok_or(Error::Stopped)?;
+                    let store = store.map(|(_, store)| store.clone()).ok_or(Error::WorkerGone)?;
                     under_way.push(async move {
                         let equal = match phase {
                             Phase::Comparing => batch.equals(&*store).await,
@@ -301,7 +301,7 @@ impl Import {
                 }
                 Message::LeftOut(record, rows) => report.add(record, 0, rows),
                 Message::EndOfPass => break,
-                Message::Accounts(..) => return Err(Error::Stopped),
+                Message::Accounts(..) => return Err(Error::WorkerGone),
                 Message::Failed(error) => return Err(error),
             }
             // The next batch is sealed while this one is written.
@@ -427,7 +427,7 @@ async fn next(messages: &Receiver<Message>) -> Result<Message> {
     match messages.recv().await {
         Ok(Message::Failed(error)) => Err(error),
         Ok(message) => Ok(message),
-        Err(_) => Err(Error::Stopped),
+        Err(_) => Err(Error::WorkerGone),
     }
 }
 
@@ -445,7 +445,7 @@ fn read_source(path: &Path, accounts: Accounts, is_to_be_removed: bool, writer: 
 }
 
 fn read_twice(path: &Path, accounts: Accounts, is_to_be_removed: bool, writer: &Sender<Message>) -> Result<()> {
-    let send = |message| writer.send_blocking(message).map_err(|_| Error::Stopped);
+    let send = |message| writer.send_blocking(message).map_err(|_| Error::WorkerGone);
     let Source { connection, quiet } = Source::open(path)?;
     schema::restrict(&connection)?;
     // A long query ends when nobody waits for it any more.

@@ -87,7 +87,7 @@ pub(super) fn not_read(source: &Connection, accounts: &[(i32, u64)]) -> Result<V
 /// upstream's store does not read those either.
 ///
 /// # Errors
-/// [`Error::SourceDamaged`] if others were read than were counted; [`Error::Source`].
+/// [`Error::SourceDamaged`] if others were read than were counted; [`Error::UnreadableRecord`].
 pub(super) fn read(
     source: &Connection,
     (account, counted): (i32, u64),
@@ -111,7 +111,7 @@ fn blob(row: &Row<'_>) -> Result<Option<(Arc<str>, Bytes)>> {
 }
 
 fn unreadable(record: Record, problem: &'static str) -> Error {
-    Error::Source { record, problem }
+    Error::UnreadableRecord { record, problem }
 }
 
 /// How many rows, and how many bytes of database, a batch has at most, roughly.

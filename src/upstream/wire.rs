@@ -148,7 +148,7 @@ pub(super) const DEVICE_COLUMNS: &str = "pn, lid, registration_id, noise_key, id
 /// The device in a row of [`DEVICE_COLUMNS`].
 ///
 /// # Errors
-/// [`Error::Source`] if a key, the account or a JID cannot be read: a device without them would have to be paired again.
+/// [`Error::UnreadableRecord`] if a key, the account or a JID cannot be read: a device without them would have to be paired again.
 pub(super) fn device(row: &Row<'_>) -> Result<Device> {
     let text = |column: &str| row.get::<_, String>(column);
     let blob = |column: &str| row.get::<_, Vec<u8>>(column);
@@ -205,7 +205,7 @@ fn fixed<const LENGTH: usize>(bytes: Vec<u8>) -> Result<[u8; LENGTH]> {
 }
 
 fn unreadable(problem: &'static str) -> Error {
-    Error::Source { record: Record::Device, problem }
+    Error::UnreadableRecord { record: Record::Device, problem }
 }
 
 /// Upstream keeps unsigned numbers in signed columns of the same width.

@@ -36,7 +36,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let own = match &error {
-            Error::Store(inner) => Error::of(inner).unwrap_or(&error),
+            Error::Store(inner) => Error::downcast_ref(inner).unwrap_or(&error),
             error => error,
         };
         let code = match own {
@@ -52,7 +52,7 @@ impl From<Error> for Failure {
             | Error::Plaintext { .. }
             | Error::PlaintextDevice
             | Error::UnknownEpoch { .. }
-            | Error::NotResealed { .. }
+            | Error::DamagedRecords { .. }
             | Error::SchemaAltered { .. }
             | Error::RowsMissed { .. }
             | Error::Malformed { .. }

@@ -58,7 +58,7 @@ pub(crate) fn nonces(count: usize) -> Result<Vec<Nonce>> {
 
 /// Where a sealed value belongs.
 #[derive(Clone, Copy)]
-pub(crate) struct Place<'a> {
+pub(crate) struct RowBinding<'a> {
     pub(crate) record: Record,
     columns: Parts<'a>,
     original: Parts<'a>,
@@ -88,7 +88,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-impl<'a> Place<'a> {
+impl<'a> RowBinding<'a> {
     /// `columns` are the key columns that the inner store is given, in the order of the trait's parameters; `original`
     /// is the key that the sealed body keeps, empty for kinds that are not self-describing.
     pub(crate) const fn new<const C: usize, const O: usize>(
@@ -123,7 +123,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Seals `payload` for `place` in one exactly sized allocation.
+/// Seals `payload` for `binding` in one exactly sized allocation.
 ///
 /// # Errors
 /// [`Error::InputTooLong`] if the key or the payload does not fit the format.
@@ -132,10 +132,10 @@ pub(crate) fn seal(
     generation: u32,
     padding: Padding,
     nonce: &Nonce,
-    place: Place<'_>,
+    binding: RowBinding<'_>,
     payload: &[u8],
 ) -> Result<Vec<u8>> {
-    let described = place.described_bytes()?;
+    let described = binding.described_bytes()?;
     let unpadded = described + payload.len();
     let body = padding.padded(unpadded);
     let mut envelope = Vec::with_capacity(BODY_AT + body + TAG_BYTES);
@@ -145,7 +145,7 @@ pub(crate) fn seal(
     header[2] = VERSION;
     header[3] = SUITE;
     header[4] = if padding == Padding::None { 0 } else { PADDED } | if described > 0 { SELF_DESCRIBING } else { 0 };
-    header[5] = kind_number(place.record);
+    header[5] = kind_number(binding.record);
     header[6..10].copy_from_slice(&keys.epoch.to_le_bytes());
     header[10..].copy_from_slice(&generation.to_le_bytes());
     envelope.extend_from_slice(&header);
@@ -153,7 +153,7 @@ pub(crate) fn seal(
 
     if described > 0 {
         envelope.extend_from_slice(&((described - 2) as u16).to_le_bytes());
-        for part in place.original.as_slice() {
+        for part in binding.original.as_slice() {
             envelope.extend_from_slice(&(part.len() as u16).to_le_bytes());
             envelope.extend_from_slice(part);
         }
@@ -164,9 +164,9 @@ pub(crate) fn seal(
         envelope.resize(BODY_AT + body, 0);
     }
 
-    let key = keys.record(kind_number(place.record));
-    let tag = aead::seal(key, nonce, &place.aad(&header), &mut envelope[BODY_AT..]).ok_or(Error::InputTooLong {
-        record: place.record,
+    let key = keys.record(kind_number(binding.record));
+    let tag = aead::seal(key, nonce, &binding.aad(&header), &mut envelope[BODY_AT..]).ok_or(Error::InputTooLong {
+        record: binding.record,
         what: "value",
         limit: u32::MAX as usize,
     })?;
@@ -174,7 +174,7 @@ pub(crate) fn seal(
     Ok(envelope)
 }
 
-/// Seals a value anew, as it is, in the same place and under other keys. Arguments as those of [`open`] and [`seal`].
+/// Seals a value anew, as it is, in the same binding and under other keys. Arguments as those of [`open`] and [`seal`].
 ///
 /// # Errors
 /// As [`open`].
@@ -184,21 +184,21 @@ pub(crate) fn reseal(
     generation: u32,
     prefix: Prefix,
     nonce: &Nonce,
-    place: Place<'_>,
+    binding: RowBinding<'_>,
     value: &[u8],
 ) -> Result<Vec<u8>> {
     let mut value = zeroize::Zeroizing::new(value.to_vec());
-    open(under, prefix, place, &mut value)?;
+    open(under, prefix, binding, &mut value)?;
     let mut header = prefix.bytes;
     header[6..10].copy_from_slice(&keys.epoch.to_le_bytes());
     header[10..].copy_from_slice(&generation.to_le_bytes());
     value[..HEADER_BYTES].copy_from_slice(&header);
     value[HEADER_BYTES..BODY_AT].copy_from_slice(nonce);
 
-    let tampered = || Error::Tampered { record: place.record };
-    let key = keys.record(kind_number(place.record));
+    let tampered = || Error::Tampered { record: binding.record };
+    let key = keys.record(kind_number(binding.record));
     let (sealed, tag) = value.split_last_chunk_mut::<TAG_BYTES>().ok_or_else(tampered)?;
-    *tag = aead::seal(key, nonce, &place.aad(&header), &mut sealed[BODY_AT..]).ok_or_else(tampered)?;
+    *tag = aead::seal(key, nonce, &binding.aad(&header), &mut sealed[BODY_AT..]).ok_or_else(tampered)?;
     Ok(std::mem::take(&mut *value))
 }
 
@@ -276,27 +276,27 @@ impl Opened {
     }
 }
 
-/// Verifies and decrypts `value` in place.
+/// Verifies and decrypts `value` in binding.
 ///
-/// `prefix` is what [`Prefix::read`] returned for it, `keys` those of its epoch. If `place` has an original key, the
+/// `prefix` is what [`Prefix::read`] returned for it, `keys` those of its epoch. If `binding` has an original key, the
 /// envelope must be self-describing and name exactly that key.
 ///
 /// # Errors
-/// [`Error::Tampered`] if the value was not sealed by this vault for this place; [`Error::UnsupportedVersion`] if it
+/// [`Error::Tampered`] if the value was not sealed by this vault for this binding; [`Error::UnsupportedVersion`] if it
 /// verifies but carries a flag of a later version.
-pub(crate) fn open(keys: &DataKeys, prefix: Prefix, place: Place<'_>, value: &mut [u8]) -> Result<Opened> {
-    let record = place.record;
+pub(crate) fn open(keys: &DataKeys, prefix: Prefix, binding: RowBinding<'_>, value: &mut [u8]) -> Result<Opened> {
+    let record = binding.record;
     let tampered = || Error::Tampered { record };
     let (sealed, tag) = value.split_last_chunk_mut::<TAG_BYTES>().ok_or_else(tampered)?;
     let (front, body) = sealed.split_at_mut_checked(BODY_AT).ok_or_else(tampered)?;
     let nonce: &Nonce = front.last_chunk().ok_or_else(tampered)?;
     let key = keys.record(kind_number(record));
-    aead::open(key, nonce, &place.aad(&prefix.bytes), body, tag).map_err(|_| tampered())?;
+    aead::open(key, nonce, &binding.aad(&prefix.bytes), body, tag).map_err(|_| tampered())?;
 
     let opened = parse_body(prefix.bytes[4], record, body);
     let accepted = opened.and_then(|opened| {
         let described = opened.parts.iter().map(|&(start, end)| &body[start - BODY_AT..end - BODY_AT]);
-        let original = place.original.as_slice();
+        let original = binding.original.as_slice();
         let expected = original.is_empty() || described.eq(original.iter().copied());
         if expected { Ok(opened) } else { Err(tampered()) }
     });
@@ -341,9 +341,9 @@ fn parse_body(flags: u8, record: Record, body: &[u8]) -> Result<Opened> {
     Ok(Opened { parts, start: BODY_AT + at, end: BODY_AT + end })
 }
 
-/// [`open`] for a value that may be shared: decrypts in place if it is not, in a copy if it is.
-pub(crate) fn open_bytes(keys: &DataKeys, prefix: Prefix, place: Place<'_>, value: Bytes) -> Result<Bytes> {
+/// [`open`] for a value that may be shared: decrypts in binding if it is not, in a copy if it is.
+pub(crate) fn open_bytes(keys: &DataKeys, prefix: Prefix, binding: RowBinding<'_>, value: Bytes) -> Result<Bytes> {
     let mut buffer = value.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-    let opened = open(keys, prefix, place, &mut buffer)?;
+    let opened = open(keys, prefix, binding, &mut buffer)?;
     Ok(buffer.freeze().slice(opened.start..opened.end))
 }

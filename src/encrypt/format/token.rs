@@ -121,7 +121,7 @@ impl LookupKeys {
     }
 
     /// `index(domain; name, bytes)`.
-    pub(crate) fn index(&self, record: Record, domain: Domain, parts: &[&[u8]]) -> Result<[u8; 32]> {
+    pub(crate) fn token_bytes(&self, record: Record, domain: Domain, parts: &[&[u8]]) -> Result<[u8; 32]> {
         self.mac(record, domain, parts.iter().copied())
     }
 
@@ -147,7 +147,7 @@ impl LookupKeys {
     }
 
     /// `listed(domain; name)`: deterministic, and [`LookupKeys::name`] gets the name back.
-    pub(crate) fn listed(&self, record: Record, domain: Domain, name: &str) -> Result<String> {
+    pub(crate) fn encrypt_name(&self, record: Record, domain: Domain, name: &str) -> Result<String> {
         let length = u16::try_from(name.len()).map_err(|_| too_long(record))?;
         let padded = (2 + name.len()).next_multiple_of(16);
         let mut buffer = Vec::with_capacity(SIV_TAG_BYTES + padded);
@@ -165,7 +165,7 @@ impl LookupKeys {
     ///
     /// # Errors
     /// [`Error::Tampered`] if this vault did not make the token for this domain.
-    pub(crate) fn name(&self, record: Record, domain: Domain, token: &str) -> Result<String> {
+    pub(crate) fn decrypt_name(&self, record: Record, domain: Domain, token: &str) -> Result<String> {
         let tampered = || Error::Tampered { record };
         // A tag and the longest name, in base32.
         if token.len() > BASE32.encode_len(SIV_TAG_BYTES + (2 + MAX_PART_BYTES).next_multiple_of(16)) {

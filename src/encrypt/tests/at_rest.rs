@@ -78,7 +78,7 @@ async fn no_canary_in_any_file() {
     let state = vault.shared().state();
     canaries.push(("raw key".into(), super::raw_key().expose().to_vec()));
     canaries.push(("passphrase".into(), super::passphrase().as_bytes().to_vec()));
-    canaries.push(("vault key".into(), vault.shared().root().vault_key.0.expose().to_vec()));
+    canaries.push(("vault key".into(), vault.shared().vault_keys().vault_key.0.expose().to_vec()));
     canaries.push(("listing key".into(), state.cipher.ring.lookup.siv.to_vec()));
     canaries.push(("record key".into(), state.cipher.ring.active().record(1).to_vec()));
 
@@ -349,7 +349,7 @@ fn keyed_functions(lookup: &LookupKeys) -> HashSet<Vec<u8>> {
     let mut outputs = HashSet::new();
     let mut add = |parts: &[&[u8]]| {
         for domain in domains {
-            let index = lookup.index(Record::Session, domain, parts).unwrap();
+            let index = lookup.token_bytes(Record::Session, domain, parts).unwrap();
             let token = data_encoding::BASE32_NOPAD.encode(&index[..15]).to_lowercase();
             outputs.extend([index.to_vec(), token.into_bytes()]);
         }
@@ -364,7 +364,7 @@ fn keyed_functions(lookup: &LookupKeys) -> HashSet<Vec<u8>> {
         }
     }
     for (domain, jid) in [(DeviceJid, sample::DEVICE_JID), (TcTokenJid, sample::TC_JID)] {
-        outputs.insert(lookup.listed(Record::TcToken, domain, jid).unwrap().into_bytes());
+        outputs.insert(lookup.encrypt_name(Record::TcToken, domain, jid).unwrap().into_bytes());
     }
     outputs
 }

@@ -11,7 +11,7 @@ use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
 use super::{Scratch, encrypted, options, own_error, passphrase, put_headers, raw_key};
 use crate::encrypt::format::keys::LookupKeys;
 use crate::encrypt::format::token::Domain;
-use crate::encrypt::vault::open_vault::State;
+use crate::encrypt::vault::open_vault::VaultState;
 use crate::method::{Method, Record};
 use crate::sample::*;
 use crate::vault::OnDamage;
@@ -41,7 +41,7 @@ impl Both {
         Self { inner, vault, outer, _scratch: scratch }
     }
 
-    fn state(&self) -> Arc<State> {
+    fn state(&self) -> Arc<VaultState> {
         self.vault.shared().state()
     }
 
@@ -149,12 +149,12 @@ fn mac_key(both: &Both) -> (String, [u8; 32]) {
     let state = both.state();
     let lookup: &LookupKeys = &state.cipher.ring.lookup;
     let parts = [COLLECTION.as_bytes(), &INDEX_MAC];
-    let index = lookup.index(Record::MutationMac, Domain::MutationIndex, &parts).unwrap();
+    let index = lookup.token_bytes(Record::MutationMac, Domain::MutationIndex, &parts).unwrap();
     (both.token(Record::MutationMac, Domain::Collection, &[COLLECTION]), index)
 }
 
 fn tc_key(both: &Both) -> String {
-    both.state().cipher.ring.lookup.listed(Record::TcToken, Domain::TcTokenJid, TC_JID).unwrap()
+    both.state().cipher.ring.lookup.encrypt_name(Record::TcToken, Domain::TcTokenJid, TC_JID).unwrap()
 }
 
 /// Puts other bytes in the place of a record.

@@ -165,5 +165,8 @@ async fn a_device_that_was_deleted_is_missed() {
     let fault = Fault::new();
     fault.inject(When::Always, Effect::Fail(Fault::error));
     let failing = vault.layer().layer(fault.layer(memory()));
-    assert!(Error::of(&failing.exists().await.unwrap_err()).is_none(), "an error of the store is not a missing device");
+    assert!(
+        Error::downcast_ref(&failing.exists().await.unwrap_err()).is_none(),
+        "an error of the store is not a missing device"
+    );
 }

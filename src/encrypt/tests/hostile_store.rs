@@ -56,7 +56,7 @@ async fn one_row_answered_differently_each_time_is_one_of_its_own_values() {
                         told += 1;
                     }
                     Err(error) => {
-                        let error = Error::of(&error).unwrap();
+                        let error = Error::downcast_ref(&error).unwrap();
                         assert!(matches!(error, Error::Tampered { .. } | Error::Plaintext { .. }), "{error:?}");
                         errors += 1;
                     }

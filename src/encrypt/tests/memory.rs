@@ -40,7 +40,7 @@ impl Needle {
 /// Every key of a vault.
 fn keys(vault: &Vault) -> Vec<Needle> {
     let state = vault.shared().state();
-    let (header, root) = (&state.header, &state.root);
+    let (header, root) = (&state.header, &state.vault_keys);
     let store_id = &header.store_id;
     let mut needles = vec![Needle::new("vault key", root.vault_key.0.expose())];
     let wrap = root.vault_key.key_wrap(store_id);

@@ -127,5 +127,5 @@ async fn encrypted(store: &Arc<dyn Backend>) -> (Vault, Arc<dyn Backend>) {
 fn own_error<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
     let error = result.expect_err("the call should have failed");
     assert!(!error.is_database_busy_or_locked(), "{error:?}");
-    format!("{:?}", Error::of(&error).unwrap_or_else(|| panic!("not an error of ours: {error:?}")))
+    format!("{:?}", Error::downcast_ref(&error).unwrap_or_else(|| panic!("not an error of ours: {error:?}")))
 }

@@ -445,10 +445,10 @@ async fn error_texts_are_safe() {
         Error::NoSuchSlot(3),
         Error::SlotsFull,
         Error::AmbiguousPassphrase(2),
-        Error::EpochsFull,
-        Error::NotResealed { count: 1 },
+        Error::DataKeysFull,
+        Error::DamagedRecords { count: 1 },
         #[cfg(feature = "sqlite")]
-        Error::NotAlone,
+        Error::StoreInUse,
         Error::InvalidInput { what: "passphrase", problem: "must not be empty" },
         Error::KeyProvider("offline".into()),
         Error::Random,
@@ -464,7 +464,7 @@ async fn error_texts_are_safe() {
         let text = error.to_string().to_lowercase();
         assert!(!text.contains("lock") && !text.contains("busy"), "{text}");
         let error = StoreError::from(error);
-        assert!(!error.is_database_busy_or_locked() && Error::of(&error).is_some());
+        assert!(!error.is_database_busy_or_locked() && Error::downcast_ref(&error).is_some());
     }
     for record in crate::Record::ALL {
         assert!(!record.name().contains("lock") && !record.name().contains("busy"));

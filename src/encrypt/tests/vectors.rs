@@ -6,7 +6,7 @@ use wacore::appstate::hash::HashState;
 use wacore::store::traits::{AppStateSyncKey, DeviceInfo, DeviceListRecord};
 
 use crate::encrypt::Padding;
-use crate::encrypt::format::envelope::{self, Place, Prefix};
+use crate::encrypt::format::envelope::{self, Prefix, RowBinding};
 use crate::encrypt::format::keys::{DataKeys, LookupKeys, StoreId, VaultKey, derive};
 use crate::encrypt::format::token::Domain;
 use crate::encrypt::vault::header::{Header, Kdf, Slot, Wrapped, WrappedDataKey};
@@ -175,10 +175,10 @@ fn lookup_keys() {
     );
     let listed =
         "f2tl4b5xzncajx22kydbuweopwttvqnolrmgy2lqbjwqs3qmfveemnrbbffqrudmqdtwlv54vzj3ia6luirzrknnws4fmf4pe53nsda";
-    assert_eq!(lookup.listed(Record::SenderKeyDevice, Domain::DeviceJid, ADDRESS).unwrap(), listed);
-    assert_eq!(lookup.name(Record::SenderKeyDevice, Domain::DeviceJid, listed).unwrap(), ADDRESS);
+    assert_eq!(lookup.encrypt_name(Record::SenderKeyDevice, Domain::DeviceJid, ADDRESS).unwrap(), listed);
+    assert_eq!(lookup.decrypt_name(Record::SenderKeyDevice, Domain::DeviceJid, listed).unwrap(), ADDRESS);
     assert!(matches!(
-        lookup.name(Record::TcToken, Domain::TcTokenJid, listed),
+        lookup.decrypt_name(Record::TcToken, Domain::TcTokenJid, listed),
         Err(Error::Tampered { record: Record::TcToken })
     ));
 }
@@ -194,7 +194,7 @@ fn message_secret_block() {
 
 #[test]
 fn session_envelope() {
-    let place = Place::new(Record::Session, [STORED_SESSION.as_bytes()], [ADDRESS.as_bytes()]);
+    let place = RowBinding::new(Record::Session, [STORED_SESSION.as_bytes()], [ADDRESS.as_bytes()]);
     let sealed = envelope::seal(&data_keys(), 9, Padding::None, &counting(0xe0), place, b"session-bytes").unwrap();
     assert_eq!(sealed.len(), 102);
     assert_eq!(hex::encode(&sealed[..14]), "e757010102010700000009000000");
@@ -216,13 +216,13 @@ fn envelope_of_every_kind() {
     let sender_key = lookup.address(Record::SenderKey, "120363021033254949@g.us:5511987650001.0").unwrap();
     let collection = token(Record::CollectionVersion, Domain::Collection, &["regular_high"]);
     let index_mac = [0x11; 32];
-    let index = lookup.index(Record::MutationMac, Domain::MutationIndex, &[b"regular_high", &index_mac]).unwrap();
+    let index = lookup.token_bytes(Record::MutationMac, Domain::MutationIndex, &[b"regular_high", &index_mac]).unwrap();
     let (lid, pn) = ("100000012345678", "5511987650001");
     let lid_token = token(Record::LidMapping, Domain::Lid, &[lid]);
     let pn_token = token(Record::LidMapping, Domain::PhoneNumber, &[pn]);
     let user = token(Record::DeviceList, Domain::DeviceListUser, &[pn]);
     let group = token(Record::GroupMetadata, Domain::GroupMetadata, &["120363021033254949@g.us"]);
-    let tc_token = lookup.listed(Record::TcToken, Domain::TcTokenJid, "100000012345678@lid").unwrap();
+    let tc_token = lookup.encrypt_name(Record::TcToken, Domain::TcTokenJid, "100000012345678@lid").unwrap();
     let (chat, sender, message) = ("120363021033254949@g.us", "5511987650001@s.whatsapp.net", "3EB0AABBCCDDEEFF0011");
     let sent = token(Record::SentMessage, Domain::SentMessage, &[chat, message]);
     let pending = token(Record::PendingInbound, Domain::PendingInbound, &[chat, sender, message]);
@@ -241,42 +241,42 @@ fn envelope_of_every_kind() {
     let version = json::encode(Record::CollectionVersion, &version).unwrap();
     let device_list = json::encode(Record::DeviceList, &device_list).unwrap();
 
-    let kinds: [(Place<'_>, &[u8]); 15] = [
-        (Place::new(Record::Identity, [identity.as_bytes()], [ADDRESS.as_bytes()]), &[0x22; 32]),
-        (Place::new(Record::Prekey, [&id], []), b"prekey"),
-        (Place::new(Record::SignedPrekey, [&id], []), b"signed prekey"),
+    let kinds: [(RowBinding<'_>, &[u8]); 15] = [
+        (RowBinding::new(Record::Identity, [identity.as_bytes()], [ADDRESS.as_bytes()]), &[0x22; 32]),
+        (RowBinding::new(Record::Prekey, [&id], []), b"prekey"),
+        (RowBinding::new(Record::SignedPrekey, [&id], []), b"signed prekey"),
         (
-            Place::new(Record::SenderKey, [sender_key.as_bytes()], [b"120363021033254949@g.us:5511987650001.0"]),
+            RowBinding::new(Record::SenderKey, [sender_key.as_bytes()], [b"120363021033254949@g.us:5511987650001.0"]),
             b"sender key",
         ),
-        (Place::new(Record::SyncKey, [&[0, 1, 0, 0, 0, 2]], []), &sync_key),
-        (Place::new(Record::CollectionVersion, [collection.as_bytes()], [b"regular_high"]), &version),
-        (Place::new(Record::MutationMac, [collection.as_bytes(), &index], [&index_mac]), &[0x33; 32]),
+        (RowBinding::new(Record::SyncKey, [&[0, 1, 0, 0, 0, 2]], []), &sync_key),
+        (RowBinding::new(Record::CollectionVersion, [collection.as_bytes()], [b"regular_high"]), &version),
+        (RowBinding::new(Record::MutationMac, [collection.as_bytes(), &index], [&index_mac]), &[0x33; 32]),
         (
-            Place::new(
+            RowBinding::new(
                 Record::LidMapping,
                 [lid_token.as_bytes(), pn_token.as_bytes()],
                 [lid.as_bytes(), pn.as_bytes()],
             ),
             b"usync",
         ),
-        (Place::new(Record::DeviceList, [user.as_bytes()], [pn.as_bytes()]), &device_list),
-        (Place::new(Record::GroupMetadata, [group.as_bytes()], [b"120363021033254949@g.us"]), b"group metadata"),
-        (Place::new(Record::TcToken, [tc_token.as_bytes()], []), b"tc token"),
+        (RowBinding::new(Record::DeviceList, [user.as_bytes()], [pn.as_bytes()]), &device_list),
+        (RowBinding::new(Record::GroupMetadata, [group.as_bytes()], [b"120363021033254949@g.us"]), b"group metadata"),
+        (RowBinding::new(Record::TcToken, [tc_token.as_bytes()], []), b"tc token"),
         (
-            Place::new(Record::SentMessage, [b"x", sent.as_bytes()], [chat.as_bytes(), message.as_bytes()]),
+            RowBinding::new(Record::SentMessage, [b"x", sent.as_bytes()], [chat.as_bytes(), message.as_bytes()]),
             b"sent message",
         ),
         (
-            Place::new(
+            RowBinding::new(
                 Record::PendingInbound,
                 [b"x", b"x", pending.as_bytes()],
                 [chat, sender, message].map(str::as_bytes),
             ),
             b"pending inbound",
         ),
-        (Place::new(Record::Device, [], []), b"{}"),
-        (Place::new(Record::SnapshotExtra, [snapshot.as_bytes()], []), b"snapshot extra"),
+        (RowBinding::new(Record::Device, [], []), b"{}"),
+        (RowBinding::new(Record::SnapshotExtra, [snapshot.as_bytes()], []), b"snapshot extra"),
     ];
     let mut report = String::new();
     for (place, payload) in kinds {
@@ -288,7 +288,7 @@ fn envelope_of_every_kind() {
     report += &format!("base key row: {}\n", &*token(Record::BaseKey, Domain::BaseKeyRow, &[ADDRESS, message]));
     report += &format!(
         "base key value: {}\n",
-        hex::encode(lookup.index(Record::BaseKey, Domain::BaseKeyValue, &base_key).unwrap())
+        hex::encode(lookup.token_bytes(Record::BaseKey, Domain::BaseKeyValue, &base_key).unwrap())
     );
     report += &format!(
         "message secret row: {}\n",
@@ -306,7 +306,7 @@ fn envelope_of_every_kind() {
 
 #[test]
 fn padded_envelope() {
-    let place = Place::new(Record::Prekey, [b"id"], []);
+    let place = RowBinding::new(Record::Prekey, [b"id"], []);
     for (padding, length) in
         [(Padding::Padme, 54 + 64), (Padding::Multiple(16), 54 + 16), (Padding::Multiple(100), 54 + 100)]
     {
@@ -318,7 +318,7 @@ fn padded_envelope() {
     }
 }
 
-fn assert_opens(place: Place<'_>, sealed: &[u8], payload: &[u8]) {
+fn assert_opens(place: RowBinding<'_>, sealed: &[u8], payload: &[u8]) {
     let mut buffer = sealed.to_vec();
     let prefix = Prefix::read(place.record, &buffer).unwrap();
     assert_eq!((prefix.epoch(), prefix.generation()), (7, 9));

@@ -199,7 +199,7 @@ pub(super) async fn write_header(headers: &dyn HeaderStore, bytes: &[u8]) -> Res
 /// [`Error::HeaderConflict`] if the store can tell that another header is there than the one that `bytes` was made from.
 pub(super) async fn write_copy(headers: &dyn HeaderStore, copy: HeaderCopy, bytes: &[u8]) -> Result<()> {
     match headers.write(copy, bytes).await {
-        Err(error) if matches!(Error::of(&error), Some(Error::HeaderConflict)) => Err(Error::HeaderConflict),
+        Err(error) if matches!(Error::downcast_ref(&error), Some(Error::HeaderConflict)) => Err(Error::HeaderConflict),
         written => Ok(written?),
     }
 }

@@ -5,11 +5,11 @@
 //! the only readable rows are under. So every change of the keys looks at the rows first.
 
 use super::host::Claims;
-use super::open_vault::Shared;
+use super::open_vault::OpenVault;
 use crate::error::Result;
 use crate::method::Record;
 
-impl Shared {
+impl OpenVault {
     /// Looks at every row that can be found, under the header as it is stored now.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::header::IMPORTING;
 use super::header::{Header, MAX_SLOTS};
 use super::kdf::Argon2Cost;
-use super::open_vault::{SLOT_STEP, Shared, State};
+use super::open_vault::{OpenVault, SLOT_STEP, VaultState};
 use super::options::VaultOptions;
 use super::slot::{NewSlot, SlotInfo};
 use crate::encrypt::format::padding::Padding;
@@ -35,7 +35,7 @@ use crate::secret::{Key, Passphrase, RecoveryKey, Secret};
 /// # }).unwrap();
 /// ```
 pub struct Vault {
-    pub(in crate::encrypt) shared: Arc<Shared>,
+    pub(in crate::encrypt) shared: Arc<OpenVault>,
     /// The slot that opened the vault, which `change_passphrase` replaces.
     pub(super) slot: u8,
     pub(super) options: VaultOptions,
@@ -112,7 +112,7 @@ impl Vault {
     /// every secret that opens the vault now, also after that secret is removed: keep it like a key.
     pub fn save_header(&self) -> Vec<u8> {
         let state = self.shared.state();
-        state.header.serialize(&state.root.mac_key)
+        state.header.serialize(&state.vault_keys.mac_key)
     }
 
     /// The random id of this vault, for [`VaultOptions::expect_store`]: no secret, stored in the header, and never the same
@@ -143,7 +143,7 @@ impl Vault {
     /// open those, not the other way round.
     pub fn account_key(&self, label: &str) -> Key {
         let state = self.shared.state();
-        state.root.vault_key.account_key(&state.header.store_id, label)
+        state.vault_keys.vault_key.account_key(&state.header.store_id, label)
     }
 
     /// From now on the vault can be opened.
@@ -279,7 +279,7 @@ impl Vault {
     }
 
     /// What to hold while rows are read that are opened then.
-    pub(crate) fn state(&self) -> Arc<State> {
+    pub(crate) fn state(&self) -> Arc<VaultState> {
         self.shared.state()
     }
 
@@ -287,7 +287,7 @@ impl Vault {
     ///
     /// # Errors
     /// [`Error::HeaderRolledBack`] if a row is newer than the stored header.
-    pub(crate) async fn check_generation(&self, state: &State, generation: u32) -> Result<()> {
+    pub(crate) async fn check_generation(&self, state: &VaultState, generation: u32) -> Result<()> {
         self.shared.check_generation(state, generation).await
     }
 
@@ -313,7 +313,7 @@ impl Vault {
     }
 
     #[cfg(test)]
-    pub(crate) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &OpenVault {
         &self.shared
     }
 

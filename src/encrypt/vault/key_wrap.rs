@@ -12,12 +12,12 @@ use crate::error::{Error, Result};
 use crate::secret::Key;
 
 /// The vault key, and the key that authenticates the header.
-pub(crate) struct Root {
+pub(crate) struct VaultKeys {
     pub(crate) vault_key: VaultKey,
     pub(super) mac_key: Hmac<Sha256>,
 }
 
-impl Root {
+impl VaultKeys {
     pub(super) fn new(vault_key: VaultKey, store_id: &StoreId) -> Arc<Self> {
         let mac_key = vault_key.header_mac(store_id);
         Arc::new(Self { vault_key, mac_key })

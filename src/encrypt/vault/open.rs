@@ -9,9 +9,9 @@ use super::copies::{Candidate, Copies, HeaderStore, InBackend, Stale, refuse_exi
 use super::handle::Vault;
 use super::header::{DEVICE_SEALED, Header, IMPORTING, ROTATING, WrappedDataKey};
 use super::host::Host;
-use super::key_wrap::{Root, data_key_aad, lookup_key_aad, unwrap_ring, wrap_key};
+use super::key_wrap::{VaultKeys, data_key_aad, lookup_key_aad, unwrap_ring, wrap_key};
 use super::occupancy::{self, holds_sealed_device};
-use super::open_vault::{Holder, RESTORE_STEP, Shared, State, open_vaults};
+use super::open_vault::{OpenVault, RESTORE_STEP, ReloadPolicy, VaultState, open_vaults};
 use super::options::{OpenMode, VaultOptions};
 use super::slot::{self, NewSlot, Unlocked};
 use crate::clock;
@@ -107,9 +107,9 @@ impl VaultOptions {
         let new_slot = NewSlot::prepare(secret, self.label.as_deref(), self.cost(), &self.limits()).await?;
         let mut store_id = [0; 16];
         getrandom::fill(&mut store_id)?;
-        let root = Root::generate(&store_id)?;
+        let vault_keys = VaultKeys::generate(&store_id)?;
         let (lookup_key, data_key) = (Key::generate()?, Key::generate()?);
-        let key_wrap = root.vault_key.key_wrap(&store_id);
+        let key_wrap = vault_keys.vault_key.key_wrap(&store_id);
         let created = clock::now_secs();
         let (padding_policy, padding_parameter) = padding.to_header();
         let mut header = Header {
@@ -122,7 +122,7 @@ impl VaultOptions {
             padding: padding_policy,
             padding_parameter,
             flags: self.flags,
-            slots: vec![new_slot.seal(0, &store_id, &root.vault_key)?],
+            slots: vec![new_slot.seal(0, &store_id, &vault_keys.vault_key)?],
             data_keys: vec![WrappedDataKey {
                 epoch: 1,
                 active: true,
@@ -134,8 +134,8 @@ impl VaultOptions {
         };
         header.set_context(self.context.clone().or_else(|| host.context()).as_deref());
         header.set_parent(self.parent.as_ref());
-        let opened = OpenedHeader::new(header, root, 0)?;
-        let bytes = opened.header.serialize(&opened.root.mac_key);
+        let opened = OpenedHeader::new(header, vault_keys, 0)?;
+        let bytes = opened.header.serialize(&opened.vault_keys.mac_key);
         // So that as a rule nothing is written if it cannot be used.
         self.anchor.load(&store_id).await?;
         self.anchor.check_store(self.context.as_deref(), &store_id, false).await?;
@@ -188,12 +188,12 @@ impl VaultOptions {
         match self.mode {
             // Nothing is written that would ask the anchor.
             OpenMode::ReadOnly if self.anchor.0.is_some() => {
-                vault.shared.reload(Holder::Opening).await?;
+                vault.shared.reload(ReloadPolicy::Opening).await?;
             }
             OpenMode::ReadOnly => {}
             OpenMode::ReadWrite => vault.note_opening(&*store, passphrase).await?,
             OpenMode::AcceptRollback => {
-                vault.shared.update_as(Holder::Accepting, None, RESTORE_STEP, |_, _| Ok(())).await?;
+                vault.shared.update_as(ReloadPolicy::Accepting, None, RESTORE_STEP, |_, _| Ok(())).await?;
                 vault.note_opening(&*store, passphrase).await?;
             }
         }
@@ -209,8 +209,8 @@ impl VaultOptions {
         host: &Host,
     ) -> Result<(OpenedHeader, Option<Passphrase>)> {
         let Unlocked { vault_key, slot, passphrase } = slot::unlock(&header, secret, &self.limits()).await?;
-        let root = Root::new(vault_key, &header.store_id);
-        header.verify(bytes, &root.mac_key)?;
+        let vault_keys = VaultKeys::new(vault_key, &header.store_id);
+        header.verify(bytes, &vault_keys.mac_key)?;
         if self.expected.is_some_and(|expected| expected != header.store_id) {
             return Err(Error::WrongStore);
         }
@@ -226,7 +226,7 @@ impl VaultOptions {
         if header.flags & IMPORTING != 0 {
             return Err(Error::ImportIncomplete);
         }
-        Ok((OpenedHeader::new(header, root, slot)?, passphrase))
+        Ok((OpenedHeader::new(header, vault_keys, slot)?, passphrase))
     }
 
     /// Checks that a header with these slots would be opened again.
@@ -245,15 +245,15 @@ impl VaultOptions {
         opened: OpenedHeader,
         read_only: bool,
     ) -> Vault {
-        let OpenedHeader { header, root, ring, slot } = opened;
+        let OpenedHeader { header, vault_keys, ring, slot } = opened;
         let store_id = header.store_id;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(OpenVault {
             headers,
             host,
             anchor: self.anchor.clone(),
-            state: RwLock::new(Arc::new(State::new(header, root, ring))),
-            superseded: Mutex::default(),
-            next_root: Mutex::default(),
+            state: RwLock::new(Arc::new(VaultState::new(header, vault_keys, ring))),
+            retired_states: Mutex::default(),
+            pending_keys: Mutex::default(),
             header_io: async_lock::Mutex::new(()),
             on_damage: self.on_damage,
             damaged: AtomicU64::new(0),
@@ -276,16 +276,16 @@ pub(super) async fn no_vault(store: Arc<dyn Backend>) -> Error {
 /// A header that a secret opened, and what came out.
 pub(super) struct OpenedHeader {
     pub(super) header: Header,
-    pub(super) root: Arc<Root>,
+    pub(super) vault_keys: Arc<VaultKeys>,
     pub(super) ring: Arc<KeyRing>,
     /// The slot that opened.
     pub(super) slot: u8,
 }
 
 impl OpenedHeader {
-    pub(super) fn new(header: Header, root: Arc<Root>, slot: u8) -> Result<Self> {
-        let ring = Arc::new(unwrap_ring(&header, &root.vault_key)?);
-        Ok(Self { header, root, ring, slot })
+    pub(super) fn new(header: Header, vault_keys: Arc<VaultKeys>, slot: u8) -> Result<Self> {
+        let ring = Arc::new(unwrap_ring(&header, &vault_keys.vault_key)?);
+        Ok(Self { header, vault_keys, ring, slot })
     }
 }
 
@@ -310,7 +310,7 @@ impl Vault {
             _ => None,
         };
         self.shared
-            .update_as(Holder::Opening, None, 1, |header, vault_key| {
+            .update_as(ReloadPolicy::Opening, None, 1, |header, vault_key| {
                 if device {
                     header.flags |= DEVICE_SEALED;
                 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use super::copies::{Candidate, Copies, HeaderCopy, HeaderStore, Stale, UPDATE_TRIES, write_copy, write_header};
 use super::header::{DEVICE_SEALED, Header};
 use super::host::Host;
-use super::key_wrap::{Root, unwrap_ring};
+use super::key_wrap::{VaultKeys, unwrap_ring};
 use super::options::OnDamage;
 use super::rollback::OptionalAnchor;
 use crate::encrypt::cipher::RecordCipher;
@@ -17,15 +17,15 @@ use crate::method::Record;
 use crate::sync::IgnorePoison;
 
 /// What a vault and its layers have in common.
-pub(crate) struct Shared {
+pub(crate) struct OpenVault {
     pub(super) headers: Arc<dyn HeaderStore>,
     pub(super) host: Host,
     pub(super) anchor: OptionalAnchor,
-    pub(super) state: RwLock<Arc<State>>,
+    pub(super) state: RwLock<Arc<VaultState>>,
     /// Older states that calls may still hold.
-    pub(super) superseded: Mutex<Vec<Weak<State>>>,
+    pub(super) retired_states: Mutex<Vec<Weak<VaultState>>>,
     /// The vault key that the header is being put under.
-    pub(super) next_root: Mutex<Option<Arc<Root>>>,
+    pub(super) pending_keys: Mutex<Option<Arc<VaultKeys>>>,
     /// Held while header copies are read and written, never while records are.
     pub(super) header_io: async_lock::Mutex<()>,
     pub(crate) on_damage: OnDamage,
@@ -35,32 +35,32 @@ pub(crate) struct Shared {
 }
 
 /// The vaults that this process has open, so that all of a store hear of a new data key.
-pub(super) static OPEN_VAULTS: Mutex<Vec<(StoreId, Weak<Shared>)>> = Mutex::new(Vec::new());
+pub(super) static OPEN_VAULTS: Mutex<Vec<(StoreId, Weak<OpenVault>)>> = Mutex::new(Vec::new());
 
-pub(super) fn open_vaults() -> MutexGuard<'static, Vec<(StoreId, Weak<Shared>)>> {
+pub(super) fn open_vaults() -> MutexGuard<'static, Vec<(StoreId, Weak<OpenVault>)>> {
     OPEN_VAULTS.lock().ignore_poison()
 }
 
 /// The header as it is now, and the keys that it gave.
-pub(crate) struct State {
+pub(crate) struct VaultState {
     pub(crate) header: Header,
-    pub(crate) root: Arc<Root>,
+    pub(crate) vault_keys: Arc<VaultKeys>,
     pub(crate) cipher: RecordCipher,
 }
 
-impl State {
-    pub(super) fn new(header: Header, root: Arc<Root>, ring: Arc<KeyRing>) -> Self {
+impl VaultState {
+    pub(super) fn new(header: Header, vault_keys: Arc<VaultKeys>, ring: Arc<KeyRing>) -> Self {
         let cipher = RecordCipher { ring, padding: header.padding(), generation: header.record_generation() };
-        Self { header, root, cipher }
+        Self { header, vault_keys, cipher }
     }
 
-    pub(super) fn unwrapped(header: Header, root: Arc<Root>) -> Result<Self> {
-        let ring = Arc::new(unwrap_ring(&header, &root.vault_key)?);
-        Ok(Self::new(header, root, ring))
+    pub(super) fn unwrapped(header: Header, vault_keys: Arc<VaultKeys>) -> Result<Self> {
+        let ring = Arc::new(unwrap_ring(&header, &vault_keys.vault_key)?);
+        Ok(Self::new(header, vault_keys, ring))
     }
 }
 
-impl Shared {
+impl OpenVault {
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         ended::note();
@@ -72,7 +72,7 @@ impl Shared {
         if self.closed.load(Ordering::SeqCst) { Err(Error::Closed { what: "vault" }) } else { Ok(()) }
     }
 
-    pub(crate) fn state(&self) -> Arc<State> {
+    pub(crate) fn state(&self) -> Arc<VaultState> {
         self.state.read().ignore_poison().clone()
     }
 
@@ -81,8 +81,13 @@ impl Shared {
     ///
     /// # Errors
     /// [`Error::UnknownEpoch`] if the stored header does not know it either.
-    pub(crate) async fn state_for(&self, held: &Arc<State>, record: Record, epoch: u32) -> Result<Arc<State>> {
-        let knows = |state: &Arc<State>| state.cipher.ring.epoch(epoch).is_some();
+    pub(crate) async fn state_for(
+        &self,
+        held: &Arc<VaultState>,
+        record: Record,
+        epoch: u32,
+    ) -> Result<Arc<VaultState>> {
+        let knows = |state: &Arc<VaultState>| state.cipher.ring.epoch(epoch).is_some();
         if knows(held) {
             return Ok(held.clone());
         }
@@ -99,7 +104,7 @@ impl Shared {
     ///
     /// # Errors
     /// [`Error::HeaderRolledBack`] if the record is newer than the stored header.
-    pub(crate) async fn check_generation(&self, state: &State, generation: u32) -> Result<()> {
+    pub(crate) async fn check_generation(&self, state: &VaultState, generation: u32) -> Result<()> {
         if generation > state.cipher.generation && generation > self.state().cipher.generation {
             self.refresh().await?;
             if generation > self.state().cipher.generation {
@@ -112,33 +117,33 @@ impl Shared {
     /// Reads the header again.
     pub(crate) async fn refresh(&self) -> Result<()> {
         let _header_io = self.header_io.lock().await;
-        self.reload(Holder::Open).await?;
+        self.reload(ReloadPolicy::Open).await?;
         Ok(())
     }
 
-    pub(super) fn next_root(&self) -> MutexGuard<'_, Option<Arc<Root>>> {
-        self.next_root.lock().ignore_poison()
+    pub(super) fn pending_keys(&self) -> MutexGuard<'_, Option<Arc<VaultKeys>>> {
+        self.pending_keys.lock().ignore_poison()
     }
 
     /// The vault key that a header is under, if one of the vaults of this process that are on the same store has it, or is
     /// putting it in place. One that is on a copy of this crate's own store does not count: its header may have been planted.
-    pub(super) fn root_of(&self, header: &Header, bytes: &[u8]) -> Option<Arc<Root>> {
-        let here = self.siblings().into_iter().filter(|vault| self.host.may_be(&vault.host));
-        let roots = here.flat_map(|vault| [Some(vault.state().root.clone()), vault.next_root().clone()]);
-        roots.flatten().find(|root| header.verify(bytes, &root.mac_key).is_ok())
+    pub(super) fn keys_of(&self, header: &Header, bytes: &[u8]) -> Option<Arc<VaultKeys>> {
+        let here = self.same_store().into_iter().filter(|vault| self.host.may_be(&vault.host));
+        let roots = here.flat_map(|vault| [Some(vault.state().vault_keys.clone()), vault.pending_keys().clone()]);
+        roots.flatten().find(|vault_keys| header.verify(bytes, &vault_keys.mac_key).is_ok())
     }
 
     /// This and every other vault that this process has open on the same store, or on a copy of it.
-    pub(super) fn siblings(&self) -> Vec<Arc<Shared>> {
+    pub(super) fn same_store(&self) -> Vec<Arc<OpenVault>> {
         let store_id = self.state().header.store_id;
         open_vaults().iter().filter(|(id, _)| *id == store_id).filter_map(|(_, vault)| vault.upgrade()).collect()
     }
 
     /// `true` if no call holds a state from before the last change of the header.
-    pub(super) fn is_settled(&self) -> bool {
-        let mut superseded = self.superseded.lock().ignore_poison();
-        superseded.retain(|state| state.upgrade().is_some());
-        superseded.is_empty()
+    pub(super) fn no_retired_state_in_use(&self) -> bool {
+        let mut retired_states = self.retired_states.lock().ignore_poison();
+        retired_states.retain(|state| state.upgrade().is_some());
+        retired_states.is_empty()
     }
 
     /// Notes that a sealed device was written, so that its absence is an error from now on.
@@ -172,7 +177,7 @@ impl Shared {
         step: u64,
         change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
     ) -> Result<T> {
-        self.update_as(Holder::Open, None, step, change).await
+        self.update_as(ReloadPolicy::Open, None, step, change).await
     }
 
     /// The same for what somebody asks for, after a look at the rows: a header that was put back must not be washed by it.
@@ -191,18 +196,18 @@ impl Shared {
 
     /// The same, after which the header is under another vault key. `change` gets the one it is under at that time, which
     /// is the new one if its work is done.
-    pub(super) async fn update_root<T>(
+    pub(super) async fn update_keys<T>(
         &self,
-        root: &Arc<Root>,
+        vault_keys: &Arc<VaultKeys>,
         change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
     ) -> Result<T> {
-        self.update_as(Holder::Open, Some(root), SLOT_STEP, change).await
+        self.update_as(ReloadPolicy::Open, Some(vault_keys), SLOT_STEP, change).await
     }
 
     pub(super) async fn update_as<T>(
         &self,
-        holder: Holder,
-        next: Option<&Arc<Root>>,
+        policy: ReloadPolicy,
+        next: Option<&Arc<VaultKeys>>,
         step: u64,
         mut change: impl FnMut(&mut Header, &VaultKey) -> Result<T>,
     ) -> Result<T> {
@@ -212,10 +217,10 @@ impl Shared {
         let _header_io = self.header_io.lock().await;
         if let Some(next) = next {
             // Before it is written, so that whoever reads it knows it.
-            *self.next_root() = Some(next.clone());
+            *self.pending_keys() = Some(next.clone());
         }
         for _ in 0..UPDATE_TRIES {
-            match self.update_once(holder, next, step, &mut change).await {
+            match self.update_once(policy, next, step, &mut change).await {
                 Err(Error::HeaderConflict) => {}
                 result => return result,
             }
@@ -227,12 +232,12 @@ impl Shared {
     /// [`Error::HeaderConflict`] if another process writes at the same time.
     pub(super) async fn update_once<T>(
         &self,
-        holder: Holder,
-        next: Option<&Arc<Root>>,
+        policy: ReloadPolicy,
+        next: Option<&Arc<VaultKeys>>,
         step: u64,
         change: &mut impl FnMut(&mut Header, &VaultKey) -> Result<T>,
     ) -> Result<T> {
-        let current = self.reload(holder).await?;
+        let current = self.reload(policy).await?;
         // Both copies hold the newest header before one of them is written, so that a torn write loses nothing.
         for copy in HeaderCopy::BOTH {
             if self.headers.read(copy).await?.as_ref() != Some(&current) {
@@ -241,9 +246,9 @@ impl Shared {
         }
         let state = self.state();
         let mut header = state.header.clone();
-        let result = change(&mut header, &state.root.vault_key)?;
-        let known = match holder {
-            Holder::Accepting => self.anchor.load(&header.store_id).await?,
+        let result = change(&mut header, &state.vault_keys.vault_key)?;
+        let known = match policy {
+            ReloadPolicy::Accepting => self.anchor.load(&header.store_id).await?,
             _ => self.anchor.known(&header, &current)?,
         };
         // Above what is remembered, which is higher only if that is to be given up.
@@ -251,8 +256,8 @@ impl Shared {
         header.generation = newest.saturating_add(step);
         header.set_previous(Header::checksum(&current));
         self.anchor.distinguish(&mut header)?;
-        let root = next.unwrap_or(&state.root);
-        let bytes = header.serialize(&root.mac_key);
+        let vault_keys = next.unwrap_or(&state.vault_keys);
+        let bytes = header.serialize(&vault_keys.mac_key);
         // Two processes that only open write the same bytes, which is no conflict.
         let found = self.headers.read(HeaderCopy::A).await?;
         if found.as_ref() != Some(&current) && found.as_ref() != Some(&bytes) {
@@ -260,13 +265,13 @@ impl Shared {
         }
         write_header(&*self.headers, &bytes).await?;
         let remembered = self.anchor.advance(known, &header, &bytes).await;
-        self.install(header, root)?;
+        self.install(header, vault_keys)?;
         if next.is_some() {
-            *self.next_root() = None;
+            *self.pending_keys() = None;
         }
         if matches!(remembered, Err(Error::HeaderConflict)) {
             // Somebody has gone on from this header, which is as good, or from another one.
-            self.reload(Holder::Opening).await?;
+            self.reload(ReloadPolicy::Opening).await?;
         } else {
             remembered?;
         }
@@ -274,8 +279,8 @@ impl Shared {
     }
 
     #[cfg(test)]
-    pub(crate) fn root(&self) -> Arc<Root> {
-        self.state().root.clone()
+    pub(crate) fn vault_keys(&self) -> Arc<VaultKeys> {
+        self.state().vault_keys.clone()
     }
 
     /// Writes a header that the public functions would not write.
@@ -289,12 +294,12 @@ impl Shared {
     }
 
     /// Takes over the stored header if it is another one than that in use, and returns its bytes.
-    pub(super) async fn reload(&self, holder: Holder) -> Result<Vec<u8>> {
+    pub(super) async fn reload(&self, policy: ReloadPolicy) -> Result<Vec<u8>> {
         let mut doubted = None;
         for _ in 0..UPDATE_TRIES {
-            let (bytes, header, root) = self.stored(holder).await?;
-            let fresh = match holder {
-                Holder::Accepting => Ok(()),
+            let (bytes, header, vault_keys) = self.stored(policy).await?;
+            let fresh = match policy {
+                ReloadPolicy::Accepting => Ok(()),
                 _ => self.anchor.check(&header, &bytes, self.read_only).await,
             };
             match fresh {
@@ -308,8 +313,8 @@ impl Shared {
             }
             // At the same generation it is what a process wrote that met this one; the stored header is the one that counts.
             let state = self.state();
-            if bytes != state.header.serialize(&state.root.mac_key) {
-                self.install(header, &root)?;
+            if bytes != state.header.serialize(&state.vault_keys.mac_key) {
+                self.install(header, &vault_keys)?;
             }
             return Ok(bytes);
         }
@@ -317,35 +322,35 @@ impl Shared {
     }
 
     /// Reads and verifies the stored header.
-    pub(super) async fn stored(&self, holder: Holder) -> Result<(Vec<u8>, Header, Arc<Root>)> {
+    pub(super) async fn stored(&self, policy: ReloadPolicy) -> Result<(Vec<u8>, Header, Arc<VaultKeys>)> {
         let Candidate { bytes, header, stale } = Copies::read(&*self.headers).await?.candidate()?;
         let state = self.state();
-        let root = match header.verify(&bytes, &state.root.mac_key) {
-            Err(Error::HeaderTampered) => self.root_of(&header, &bytes).ok_or(Error::HeaderTampered)?,
-            verified => verified.map(|()| state.root.clone())?,
+        let vault_keys = match header.verify(&bytes, &state.vault_keys.mac_key) {
+            Err(Error::HeaderTampered) => self.keys_of(&header, &bytes).ok_or(Error::HeaderTampered)?,
+            verified => verified.map(|()| state.vault_keys.clone())?,
         };
         if stale == Stale::Fork || header.store_id != state.header.store_id {
             return Err(Error::HeaderTampered);
         }
         // A vault that is being opened has no records yet that could be newer.
-        if header.generation < state.header.generation && holder == Holder::Open {
+        if header.generation < state.header.generation && policy == ReloadPolicy::Open {
             return Err(Error::HeaderRolledBack);
         }
-        Ok((bytes, header, root))
+        Ok((bytes, header, vault_keys))
     }
 
-    pub(super) fn install(&self, header: Header, root: &Arc<Root>) -> Result<()> {
+    pub(super) fn install(&self, header: Header, vault_keys: &Arc<VaultKeys>) -> Result<()> {
         let state = self.state();
         let same_keys = header.data_keys == state.header.data_keys && header.lookup_key == state.header.lookup_key;
         let new = if same_keys {
-            State::new(header, root.clone(), state.cipher.ring.clone())
+            VaultState::new(header, vault_keys.clone(), state.cipher.ring.clone())
         } else {
-            State::unwrapped(header, root.clone())?
+            VaultState::unwrapped(header, vault_keys.clone())?
         };
         // Noted before anybody can find out that it is over.
-        let mut superseded = self.superseded.lock().ignore_poison();
-        superseded.retain(|state| state.strong_count() > 0);
-        superseded.push(Arc::downgrade(&state));
+        let mut retired_states = self.retired_states.lock().ignore_poison();
+        retired_states.retain(|state| state.strong_count() > 0);
+        retired_states.push(Arc::downgrade(&state));
         *self.state.write().ignore_poison() = Arc::new(new);
         Ok(())
     }
@@ -353,7 +358,7 @@ impl Shared {
 
 /// Who reads the header.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Holder {
+pub(super) enum ReloadPolicy {
     /// A vault on its way to being opened.
     Opening,
     /// The same, whatever the rollback anchor remembers.

@@ -10,7 +10,7 @@ use super::header::{DEVICE_SEALED, Header, MAX_DATA_KEYS, ROTATING, WrappedDataK
 use super::host::Host;
 use super::occupancy::{holds_sealed_device, is_occupied};
 use super::open::OpenedHeader;
-use super::open_vault::{RESTORE_STEP, State};
+use super::open_vault::{RESTORE_STEP, VaultState};
 use super::options::VaultOptions;
 use crate::encrypt::cipher::sealed_prefix;
 use crate::error::{Error, Result};
@@ -52,7 +52,7 @@ impl VaultOptions {
     ) -> Result<Vault> {
         let host = Host::of(store.clone()).await?;
         let (opened, _) = self.open_header(Header::parse(saved)?, saved, secret, &host).await?;
-        let OpenedHeader { mut header, root, slot, .. } = opened;
+        let OpenedHeader { mut header, vault_keys, slot, .. } = opened;
         let headers = self.headers(&store);
         let in_use = holds_sealed_device(&*store).await? || is_occupied(&*store).await?;
 
@@ -62,7 +62,7 @@ impl VaultOptions {
             // Copy A decides, if it is intact.
             replaced = replaced.or_else(|| Header::checksum(&bytes));
             match Header::parse(&bytes) {
-                Ok(intact) if intact.verify(&bytes, &root.mac_key).is_ok() => found.push(intact),
+                Ok(intact) if intact.verify(&bytes, &vault_keys.mac_key).is_ok() => found.push(intact),
                 // It was put in place when secrets of the saved header had leaked.
                 Ok(intact) if intact.store_id == header.store_id => return Err(Error::VaultExists),
                 Ok(_) => foreign = Some(Error::VaultExists),
@@ -78,7 +78,7 @@ impl VaultOptions {
 
         let headers_with_keys = std::iter::once(header.clone()).chain(found);
         let mut sets = headers_with_keys
-            .map(|header| State::unwrapped(header, root.clone()).map(KeySet::of))
+            .map(|header| VaultState::unwrapped(header, vault_keys.clone()).map(KeySet::of))
             .collect::<Result<Vec<_>>>()?;
         let rows = look_at(&host, &mut sets).await?;
         // An intact header of another vault stays, unless the sealed device proves that this is the vault's store, and
@@ -104,16 +104,16 @@ impl VaultOptions {
         header.generation = newest.max(known.map_or(0, |known| known.generation())).saturating_add(RESTORE_STEP);
         header.set_previous(replaced);
         self.anchor.distinguish(&mut header)?;
-        let bytes = header.serialize(&root.mac_key);
+        let bytes = header.serialize(&vault_keys.mac_key);
         write_header(&*headers, &bytes).await?;
         self.anchor.advance(known, &header, &bytes).await?;
-        Ok(self.vault(headers, host, OpenedHeader::new(header, root, slot)?, false))
+        Ok(self.vault(headers, host, OpenedHeader::new(header, vault_keys, slot)?, false))
     }
 }
 
 /// The data keys of one header, and what they open.
 struct KeySet {
-    state: State,
+    state: VaultState,
     opens_device: bool,
     opened: u64,
 }
@@ -129,7 +129,7 @@ struct Rows {
 }
 
 impl KeySet {
-    fn of(state: State) -> Self {
+    fn of(state: VaultState) -> Self {
         Self { state, opens_device: false, opened: 0 }
     }
 }
@@ -160,7 +160,7 @@ async fn look_at(host: &Host, sets: &mut [KeySet]) -> Result<Rows> {
 /// equal ones. If they do not open everything, or there is nothing to open, the other sets' are kept beside them.
 ///
 /// # Errors
-/// [`Error::EpochsFull`] if all of them together are more than sixteen.
+/// [`Error::DataKeysFull`] if all of them together are more than sixteen.
 fn take_keys(header: &mut Header, sets: &[KeySet], rows: &Rows) -> Result<()> {
     let rank = |set: &KeySet| (set.opens_device, set.opened, set.state.header.generation);
     let Some(best) = sets.iter().max_by_key(|set| rank(set)) else { return Ok(()) };
@@ -174,7 +174,7 @@ fn take_keys(header: &mut Header, sets: &[KeySet], rows: &Rows) -> Result<()> {
         }
     }
     if keys.len() > MAX_DATA_KEYS {
-        return Err(Error::EpochsFull);
+        return Err(Error::DataKeysFull);
     }
     header.flags = header.flags & !ROTATING | from.flags & ROTATING;
     (header.data_keys, header.lookup_key) = (keys, from.lookup_key);

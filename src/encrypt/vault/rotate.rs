@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::handle::Vault;
 use super::header::{Header, MAX_DATA_KEYS, ROTATING, WrappedDataKey};
 use super::host::Claims;
-use super::key_wrap::{Root, data_key_aad, wrap_again, wrap_key};
+use super::key_wrap::{VaultKeys, data_key_aad, wrap_again, wrap_key};
 use super::open_vault::SLOT_STEP;
 use super::slot::NewSlot;
 use crate::clock;
@@ -24,7 +24,7 @@ use crate::secret::{Key, Secret};
 
 /// A new vault key with one key slot, ready to take the place of the one whose secret has leaked; see [`Vault::revoke`].
 pub struct Revocation {
-    root: Arc<Root>,
+    vault_keys: Arc<VaultKeys>,
     slot: NewSlot,
     store_id: [u8; 16],
     /// There was room for one.
@@ -51,13 +51,13 @@ Replace the backups, and every header that was saved. Add other secrets again: o
     pub async fn prepare(vault: &Vault, secret: impl Into<Secret>) -> Result<Self> {
         let (store_id, options) = (vault.shared.state().header.store_id, &vault.options);
         let slot = NewSlot::prepare(secret.into(), None, options.cost(), &options.limits()).await?;
-        Ok(Self { root: Root::generate(&store_id)?, slot, store_id, new_data_key: AtomicBool::new(true) })
+        Ok(Self { vault_keys: VaultKeys::generate(&store_id)?, slot, store_id, new_data_key: AtomicBool::new(true) })
     }
 
     /// What [`Vault::account_key`] will return. Vaults of other accounts that are opened with such a key need a slot for the
     /// new one before the old one is gone.
     pub fn account_key(&self, label: &str) -> Key {
-        self.root.vault_key.account_key(&self.store_id, label)
+        self.vault_keys.vault_key.account_key(&self.store_id, label)
     }
 
     /// `false` if [`Vault::revoke`] found no room for a new data key. Old secrets with an old header then read what is written
@@ -83,12 +83,12 @@ impl Vault {
     /// older header back, without the new key.
     ///
     /// # Errors
-    /// [`Error::EpochsFull`] with sixteen data keys, and the errors of changing the header, as [`Vault::add_slot`].
+    /// [`Error::DataKeysFull`] with sixteen data keys, and the errors of changing the header, as [`Vault::add_slot`].
     pub async fn rotate_data_key(&self) -> Result<()> {
         self.shared.refuse_change("rotate_data_key")?;
         let data_key = NewDataKey::after(&self.shared.refuse_older_header(false).await?)?;
         self.shared.update(SLOT_STEP, |header, vault_key| data_key.add(header, vault_key)).await?;
-        self.spread().await
+        self.refresh_all().await
     }
 
     /// Makes every secret useless that opens the vault now: puts a new vault key and a new data key in place, which only the
@@ -112,7 +112,7 @@ impl Vault {
     pub async fn revoke(&self, revocation: &Revocation) -> Result<()> {
         self.shared.refuse_change("revoke")?;
         let claims = self.shared.refuse_older_header(false).await?;
-        let Revocation { root, slot, store_id, new_data_key } = revocation;
+        let Revocation { vault_keys, slot, store_id, new_data_key } = revocation;
         if *store_id != self.shared.state().header.store_id {
             return Err(Error::InvalidInput { what: "the revocation", problem: "was prepared for another vault" });
         }
@@ -122,18 +122,18 @@ impl Vault {
                 // Another try has done it.
                 return Ok(());
             }
-            wrap_again(header, vault_key, &root.vault_key)?;
-            header.slots = vec![slot.seal(0, store_id, &root.vault_key)?];
+            wrap_again(header, vault_key, &vault_keys.vault_key)?;
+            header.slots = vec![slot.seal(0, store_id, &vault_keys.vault_key)?];
             header.flags |= ROTATING;
             let room = header.data_keys.len() < MAX_DATA_KEYS;
             new_data_key.store(room, Ordering::Relaxed);
-            if room { data_key.add(header, &root.vault_key) } else { Ok(()) }
+            if room { data_key.add(header, &vault_keys.vault_key) } else { Ok(()) }
         };
-        self.shared.update_root(root, replace).await?;
+        self.shared.update_keys(vault_keys, replace).await?;
         if !revocation.has_new_data_key() {
             log::warn!("there is no room for another data key: records are sealed under one that the old secrets gave");
         }
-        self.spread().await
+        self.refresh_all().await
     }
 
     /// Begins, or goes on with, sealing all records under one data key, and gives its epoch. `false` if it may not be a new
@@ -153,13 +153,13 @@ impl Vault {
             Ok((active_epoch(header)?, !full))
         };
         let begun = self.shared.update(SLOT_STEP, begin).await?;
-        self.spread().await?;
+        self.refresh_all().await?;
         Ok(begun)
     }
 
     /// `true` once no call in this process can seal under an older data key any more.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.shared.siblings().iter().all(|vault| vault.is_settled())
+    pub(crate) fn no_retired_state_in_use(&self) -> bool {
+        self.shared.same_store().iter().all(|vault| vault.no_retired_state_in_use())
     }
 
     /// The epoch that new records are sealed under, after a look at the stored header.
@@ -180,7 +180,7 @@ impl Vault {
             Ok(true)
         };
         let finished = self.shared.update(SLOT_STEP, finish).await?;
-        self.spread().await?;
+        self.refresh_all().await?;
         Ok(finished)
     }
 
@@ -209,9 +209,9 @@ impl Vault {
     }
 
     /// Makes all vaults of this process that are on the same store read the header again.
-    async fn spread(&self) -> Result<()> {
+    async fn refresh_all(&self) -> Result<()> {
         let mut told = Ok(());
-        for vault in self.shared.siblings() {
+        for vault in self.shared.same_store() {
             let followed = vault.refresh().await;
             told = told.and(followed);
         }
@@ -240,10 +240,10 @@ impl NewDataKey {
     /// Adds it to a header. Everything is sealed under it from then on.
     fn add(&self, header: &mut Header, vault_key: &VaultKey) -> Result<()> {
         if header.data_keys.len() >= MAX_DATA_KEYS {
-            return Err(Error::EpochsFull);
+            return Err(Error::DataKeysFull);
         }
         let newest = header.data_keys.iter().map(|key| key.epoch).fold(self.above, u32::max);
-        let epoch = newest.checked_add(1).ok_or(Error::EpochsFull)?;
+        let epoch = newest.checked_add(1).ok_or(Error::DataKeysFull)?;
         let store_id = &header.store_id;
         let wrapped = wrap_key(&vault_key.key_wrap(store_id), &self.key, &data_key_aad(store_id, epoch))?;
         for key in &mut header.data_keys {

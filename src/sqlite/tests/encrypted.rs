@@ -205,10 +205,10 @@ async fn restoring_replaces_planted_and_damaged_headers() {
         let planted = foreign.get_sender_key(copy.address()).await.unwrap().unwrap();
         // The store does not let it in through the front door.
         let error = store.put_sender_key(copy.address(), &planted).await.unwrap_err();
-        assert!(matches!(Error::of(&error), Some(Error::HeaderConflict)), "{error:?}");
+        assert!(matches!(Error::downcast_ref(&error), Some(Error::HeaderConflict)), "{error:?}");
         let batch = [("other".into(), bytes::Bytes::new()), (copy.address().into(), planted.into())];
         let error = store.put_sender_keys_batch(&batch).await.unwrap_err();
-        assert!(matches!(Error::of(&error), Some(Error::HeaderConflict)), "{error:?}");
+        assert!(matches!(Error::downcast_ref(&error), Some(Error::HeaderConflict)), "{error:?}");
         assert!(store.get_sender_key("other").await.unwrap().is_none());
         assert!(store.put_sender_key(copy.address(), b"rubbish").await.is_err());
     }

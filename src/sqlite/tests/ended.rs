@@ -15,7 +15,7 @@ fn answering() -> impl Iterator<Item = Method> {
 /// What the call of a method fails with.
 async fn failure(backend: &dyn Backend, method: Method) -> Error {
     let Err(error) = sample::call(backend, method).await else { panic!("{} succeeded", method.name()) };
-    Error::of(&error).map(Error::duplicate).unwrap_or_else(|| panic!("{}: {error:?}", method.name()))
+    Error::downcast_ref(&error).map(Error::duplicate).unwrap_or_else(|| panic!("{}: {error:?}", method.name()))
 }
 
 /// An encrypted account under a cache, with one of everything in it and in the cache.
@@ -52,7 +52,7 @@ async fn a_late_write_after_the_deletion_of_an_account_is_an_error() {
     }
     let error = vault.add_slot("late", Key::generate().unwrap()).await.unwrap_err();
     assert!(
-        matches!(&error, Error::Store(inner) if matches!(Error::of(inner), Some(Error::AccountDeleted))),
+        matches!(&error, Error::Store(inner) if matches!(Error::downcast_ref(inner), Some(Error::AccountDeleted))),
         "{error:?}"
     );
     let error = scratch.store.delete_account().await.unwrap_err();
@@ -218,12 +218,12 @@ async fn a_store_that_somebody_else_has_open_is_closed_and_not_to_be_moved() {
     let walk = crate::sqlite::walk::Snapshot::open(&scratch.store).await.unwrap();
     scratch.store.put_session("after", b"after").await.unwrap();
     let error = scratch.store.close().await.unwrap_err();
-    assert!(matches!(error, Error::NotAlone), "{error:?}");
+    assert!(matches!(error, Error::StoreInUse), "{error:?}");
     assert!(matches!(failure(&scratch.store, Method::HasSession).await, Error::Closed { .. }));
     // The locks of the walk are not taken away by looking at the file.
     assert!(matches!(SqliteStore::restore(&scratch.path, scratch.path.with_file_name("other.db")).await, Ok(None)));
     let copy = scratch.path.with_file_name("other.db");
-    assert!(matches!(SqliteStore::restore(&copy, &scratch.path).await, Err(Error::NotAlone)));
+    assert!(matches!(SqliteStore::restore(&copy, &scratch.path).await, Err(Error::StoreInUse)));
     drop(walk);
     let again = config().open(&scratch.path).await.unwrap();
     assert!(again.has_session("after").await.unwrap());

@@ -90,7 +90,7 @@ async fn a_deleted_file_is_noticed_before_anything_is_acknowledged() {
         let aside = scratch.path.with_extension("aside");
         fs::rename(&path, &aside).unwrap();
         let error = store.put_session("a", b"2").await.unwrap_err();
-        assert!(matches!(Error::of(&error), Some(Error::FileMoved)), "{error:?}");
+        assert!(matches!(Error::downcast_ref(&error), Some(Error::FileMoved)), "{error:?}");
         assert!(!error.is_database_busy_or_locked());
         // Another file in its place is not taken for it.
         fs::write(&path, "").unwrap();

@@ -104,7 +104,9 @@ fn config() -> SqliteOptions {
 /// What SQLite refused a call for.
 fn problem<T: std::fmt::Debug>(result: Result<T, StoreError>) -> SqliteProblem {
     let error = result.expect_err("the call should have failed");
-    let Some(Error::Sqlite { problem, .. }) = Error::of(&error) else { panic!("not an error of SQLite: {error:?}") };
+    let Some(Error::Sqlite { problem, .. }) = Error::downcast_ref(&error) else {
+        panic!("not an error of SQLite: {error:?}")
+    };
     assert_eq!(error.is_database_busy_or_locked(), *problem == SqliteProblem::Contended, "{error:?}");
     *problem
 }

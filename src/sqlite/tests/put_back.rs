@@ -335,7 +335,7 @@ async fn a_revocation_covers_every_account_or_changes_nothing() {
         assert_eq!(inspect(&bot.scratch.store).await.unwrap(), before, "nothing was changed");
     }
     let report = revoke(Rotate::new().except(3).except(2)).await.unwrap();
-    assert_eq!(report.others(), [3, 2]);
+    assert_eq!(report.untouched_accounts(), [3, 2]);
     assert!(matches!(bot.open(key(7)).await, Err(Error::WrongSecret)));
     assert_eq!(bot.readable(&bot.open(key(8)).await.unwrap()).await, SESSIONS);
 }

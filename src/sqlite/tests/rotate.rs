@@ -377,7 +377,7 @@ async fn somebody_else_who_has_the_store_open_is_an_error_and_nothing_is_done() 
     let other = config().open(&sealed.scratch.path).await.unwrap();
     let before = sealed.vault.save_header();
     let refused = sealed.rotate().await;
-    assert!(matches!(refused, Err(Error::NotAlone)), "{refused:?}");
+    assert!(matches!(refused, Err(Error::StoreInUse)), "{refused:?}");
     assert_eq!(sealed.vault.save_header(), before);
     // Both go on working, and so do new ones.
     other.put_session("a@b", b"c").await.unwrap();
@@ -429,12 +429,12 @@ async fn damaged_records_keep_the_old_key_unless_they_are_left_behind() {
     damage("DELETE FROM prekeys WHERE id = 6");
     damage("INSERT INTO prekeys SELECT account, 99, record, uploaded FROM prekeys LIMIT 1");
     let refused = sealed.rotate().await;
-    assert!(matches!(refused, Err(Error::NotResealed { count: 3 })), "{refused:?}");
+    assert!(matches!(refused, Err(Error::DamagedRecords { count: 3 })), "{refused:?}");
     assert_eq!(sealed.epochs().await, [1, 2]);
     assert_eq!(sealed.layered.get_session("another@b").await.unwrap().unwrap(), &b"another"[..]);
     sealed.layered.delete_group_metadata(sample::GROUP).await.unwrap();
     let refused = sealed.rotate().await;
-    assert!(matches!(refused, Err(Error::NotResealed { count: 2 })), "{refused:?}");
+    assert!(matches!(refused, Err(Error::DamagedRecords { count: 2 })), "{refused:?}");
     let report = Rotate::new().leave_damaged().run(&sealed.scratch.store, &sealed.vault).await.unwrap();
     assert_eq!((report.left_behind(), sealed.epochs().await), (2, vec![2]));
     assert!(report.to_string().ends_with("2 damaged records were left behind"), "{report}");
@@ -484,7 +484,7 @@ async fn sixteen_data_keys_are_the_most_and_all_go() {
         sealed.layered.put_session(&format!("{number}@b"), b"c").await.unwrap();
     }
     let full = sealed.vault.rotate_data_key().await;
-    assert!(matches!(full, Err(Error::EpochsFull)), "{full:?}");
+    assert!(matches!(full, Err(Error::DataKeysFull)), "{full:?}");
     let revocation = Revocation::prepare(&sealed.vault, new_key()).await.unwrap();
     sealed.vault.revoke(&revocation).await.unwrap();
     assert!(!revocation.has_new_data_key());
@@ -512,7 +512,9 @@ async fn a_header_that_is_kept_elsewhere_needs_the_device_to_tell_the_store() {
     let (vault, layered) = over(&scratch.store, options().header_store(Arc::new(Elsewhere::default()))).await;
     sample::fill(&*layered).await;
     let refused = Rotate::new().run(&other.store, &vault).await;
-    assert!(matches!(&refused, Err(Error::Store(error)) if matches!(Error::of(error), Some(Error::DeviceMissing))));
+    assert!(
+        matches!(&refused, Err(Error::Store(error)) if matches!(Error::downcast_ref(error), Some(Error::DeviceMissing)))
+    );
     assert_eq!(layered.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
     Rotate::new().run(&scratch.store, &vault).await.unwrap();
     assert_eq!(layered.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
@@ -558,7 +560,7 @@ async fn a_revoked_secret_opens_nothing_any_more_and_open_vaults_go_on() {
     }
     let planted = sealed.open(raw_key()).await.unwrap();
     let read = planted.layer().layer(store.clone()).get_session(sample::SESSION_ADDRESS).await;
-    assert!(matches!(Error::of(&read.unwrap_err()), Some(Error::UnknownEpoch { .. })));
+    assert!(matches!(Error::downcast_ref(&read.unwrap_err()), Some(Error::UnknownEpoch { .. })));
 }
 
 #[tokio::test]
@@ -579,7 +581,7 @@ async fn accounts_that_open_with_the_lowest_are_revoked_with_it() {
     options().open(Arc::new(account(2)), derived.duplicate()).await.unwrap();
     let report = Rotate::new().except(4).revoke(&sealed.scratch.store, &options(), raw_key(), new_key()).await.unwrap();
     let revoked: Vec<_> = report.revoked().iter().map(|revoked| revoked.account).collect();
-    assert_eq!((&revoked[..], report.others()), (&[1, 3, 2][..], &[4][..]));
+    assert_eq!((&revoked[..], report.untouched_accounts()), (&[1, 3, 2][..], &[4][..]));
     for number in [1, 2, 3] {
         let refused = open_account(&account(number), &options(), raw_key()).await;
         assert!(matches!(refused, Err(Error::WrongSecret)), "{number}: {refused:?}");

@@ -66,7 +66,7 @@ fn alter(path: &Path, sql: &str) {
 fn is_altered<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
     let error = result.expect_err("the call should have failed");
     assert!(!error.is_database_busy_or_locked(), "{error:?}");
-    let Some(Error::SchemaAltered { object }) = Error::of(&error) else { panic!("{error:?}") };
+    let Some(Error::SchemaAltered { object }) = Error::downcast_ref(&error) else { panic!("{error:?}") };
     object.clone()
 }
 
@@ -339,7 +339,7 @@ async fn values_of_a_wrong_type_are_damage_of_their_row() {
     std::fs::write(&path, &file).unwrap();
     let store = config().open(&path).await.unwrap();
     let malformed = |error: StoreError, expected| {
-        let Some(Error::Malformed { record }) = Error::of(&error) else { panic!("{error:?}") };
+        let Some(Error::Malformed { record }) = Error::downcast_ref(&error) else { panic!("{error:?}") };
         assert_eq!(*record, expected);
         assert!(!format!("{error:?} {error}").contains("CANARY"));
     };

@@ -204,7 +204,7 @@ async fn damaged_records_are_errors_not_absent() {
         store.write(Plan::CACHE, move |c| c.run(sql, ())).await.unwrap();
     }
     let malformed = |error: StoreError| {
-        assert!(matches!(Error::of(&error), Some(Error::Malformed { .. })), "{error:?}");
+        assert!(matches!(Error::downcast_ref(&error), Some(Error::Malformed { .. })), "{error:?}");
     };
     malformed(store.load_identity(sample::IDENTITY_ADDRESS).await.unwrap_err());
     malformed(store.get_version(sample::COLLECTION).await.unwrap_err());
