@@ -32,7 +32,7 @@ mod sqlite;
 mod striped;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 mod upstream;
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -67,7 +67,7 @@ pub use sqlite::{
     RevokeReport, Rotate, RotateProgress, RotateReport, SqliteConfig, SqliteStore, TableSize, Verify, VerifyProgress,
     VerifyReport,
 };
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 pub use upstream::{
     Export, ExportProgress, ExportReport, Import, ImportPhase, ImportProgress, ImportReport, NotRead, RemovedSource,
 };

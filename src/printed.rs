@@ -1,7 +1,7 @@
 //! What public types print, as `Debug` and as `Display`: of everything that a full bot's store went through, nobody's name
 //! and no secret, in whatever way its bytes may be written down.
 
-#![cfg(feature = "upstream")]
+#![cfg(feature = "import")]
 
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};

@@ -176,7 +176,7 @@ impl Builds {
             }
             program
         };
-        let ring = ["bench", "--bench", "peers", "--features", "ring,testing,upstream", "--no-run"];
+        let ring = ["bench", "--bench", "peers", "--features", "import,ring,testing", "--no-run"];
         let sqlcipher = ["build", "--release", "--manifest-path", "benches/sqlcipher/Cargo.toml", "--target-dir"];
         let target = root.join("target/sqlcipher");
         let sqlcipher = [&sqlcipher[..], &[target.to_str().unwrap()]].concat();
@@ -417,11 +417,11 @@ fn imports(builds: &Builds, report: &mut Report) {
     }
 }
 
-#[cfg(not(feature = "upstream"))]
+#[cfg(not(feature = "import"))]
 fn print_import() {}
 
 /// Prints the number of records, and how many a second are imported and sealed anew.
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 fn print_import() {
     use std::time::Instant;
 

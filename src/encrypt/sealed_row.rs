@@ -32,7 +32,7 @@ pub(crate) struct StoredRow {
 
 /// A row that was opened.
 #[cfg(feature = "sqlite")]
-#[cfg_attr(not(feature = "upstream"), expect(dead_code, reason = "only an export looks at the payload"))]
+#[cfg_attr(not(feature = "import"), expect(dead_code, reason = "only an export looks at the payload"))]
 pub(crate) struct OpenedRow {
     pub(crate) record: Record,
     /// The key as the client knows it, if the row carries it, and the key columns otherwise. Of a collection's version both; of

@@ -46,18 +46,18 @@ mod tests;
 mod verify;
 mod writer;
 
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 pub(crate) use files::{COMPANIONS, beside, cannot_write, explained, publish, refuse_pipes, refuse_taken};
 pub use options::{Durability, SqliteConfig};
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 pub(crate) use read_only::{Quiet, connect_immutable};
 pub use repair::{ForgetReport, Repair, RepairProgress, RepairReport};
 pub use rotate::{RevokeReport, Rotate, RotateProgress, RotateReport};
 pub(crate) use rows::{Pages, Snapshot};
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 pub(crate) use snapshot::STEPS_BETWEEN_LOOKS;
 pub use store::SqliteStore;
 pub(crate) use tables::TABLES;
 pub use verify::{DamagedRow, InspectedAccount, Inspection, TableSize, Verify, VerifyProgress, VerifyReport};
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 pub(crate) use {connection::guard, schema::APPLICATION_ID};

@@ -50,7 +50,7 @@ use crate::encrypt::sealed_row::{Checked, OpenedRow, StoredRow};
 use crate::encrypt::{EncryptLayer, Padding};
 use crate::error::{Error, Result};
 use crate::secret::{Key, Passphrase, RecoveryKey, Secret};
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 use header::IMPORTING;
 use header::{Header, MAX_SLOTS};
 use kdf::Argon2Cost;
@@ -212,7 +212,7 @@ impl Vault {
     }
 
     /// From now on the vault can be opened.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     pub(crate) async fn finish_import(&self) -> Result<()> {
         self.shared
             .update(1, |header, _| {

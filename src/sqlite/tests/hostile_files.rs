@@ -190,7 +190,7 @@ async fn try_everything(closed: &Closed, rng: &mut StdRng, edits: &mut Vec<Strin
         Err(error) => tame(&error, edits),
     }
     between(rng, edits);
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     {
         let (counted, target) = (counts(&closed.path), closed.folder.path().join("export.db"));
         match crate::Export::new().run(&store, &vault, &target).await {
@@ -243,7 +243,7 @@ async fn try_everything(closed: &Closed, rng: &mut StdRng, edits: &mut Vec<Strin
     (true, sound)
 }
 
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 const HEADERS: u64 = 2;
 
 #[tokio::test]

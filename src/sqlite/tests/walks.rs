@@ -311,7 +311,7 @@ async fn a_table_that_does_not_fit_its_index_is_damage() {
             report.damaged_rows().iter().any(|row| row.table == table && row.problem.contains("counted")),
             "{report}"
         );
-        #[cfg(feature = "upstream")]
+        #[cfg(feature = "import")]
         {
             let target = closed.folder.path().join("export.db");
             match crate::Export::new().run(&store, &vault, &target).await.unwrap_err() {
