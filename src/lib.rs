@@ -11,20 +11,14 @@ mod ended;
 mod error;
 #[cfg(not(target_arch = "wasm32"))]
 mod filesystem;
-#[cfg(test)]
-mod gate;
 mod json;
 mod layer;
 mod method;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod metrics;
 mod printable;
-#[cfg(test)]
-mod printed;
 #[cfg(not(target_arch = "wasm32"))]
 mod private;
-#[cfg(test)]
-mod sample;
 mod secret;
 #[cfg(feature = "sqlite")]
 mod sqlite;

@@ -12,9 +12,9 @@ use wacore::store::traits::{Backend, LidPnMappingEntry, MsgSecretEntry, TcTokenE
 
 use crate::cache::pool::Pool;
 use crate::cache::slot::Slot;
-use crate::gate::{Gate, Side};
 use crate::layer::Layer;
 use crate::method::{Method, Record};
+use crate::testing::gate::{Gate, Side};
 use crate::testing::{Effect, Fault, Spy, When};
 use crate::{CacheLayer, RecordStats};
 

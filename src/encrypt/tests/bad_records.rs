@@ -13,7 +13,7 @@ use crate::encrypt::format::keys::LookupKeys;
 use crate::encrypt::format::token::Domain;
 use crate::encrypt::vault::State;
 use crate::method::{Method, Record};
-use crate::sample::*;
+use crate::testing::canaries::*;
 use crate::{Error, Key, Layer, OnDamage, Vault};
 
 /// A filled store, seen from both sides.

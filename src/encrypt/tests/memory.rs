@@ -15,7 +15,8 @@ use super::options;
 use crate::encrypt::format::envelope::KINDS;
 use crate::encrypt::vault::slot;
 use crate::encrypt::vault::{data_key_aad, lookup_key_aad};
-use crate::{Layer, Passphrase, Revocation, Rotate, Secret, SqliteStore, Vault, sample};
+use crate::testing::canaries;
+use crate::{Layer, Passphrase, Revocation, Rotate, Secret, SqliteStore, Vault};
 
 /// A secret to look for, of which this process keeps no copy itself: every byte is masked.
 struct Needle {
@@ -127,8 +128,8 @@ fn live_and_let_go() {
         let first = random_passphrase(&mut needles);
         let vault = options().create(inner.clone(), first.duplicate()).await.unwrap();
         let layered = crate::CacheLayer::bytes(1 << 20).layer(vault.layer().layer(inner.clone()));
-        sample::fill(&*layered).await;
-        layered.get_session(sample::SESSION_ADDRESS).await.unwrap();
+        canaries::fill(&*layered).await;
+        layered.get_session(canaries::SESSION_ADDRESS).await.unwrap();
         needles.extend(keys(&vault));
         // They are where they are expected as long as the vault lives.
         here = find(&needles[1..3]).len();

@@ -13,7 +13,8 @@ use super::walks::{Closed, counts, key, loosely, without_index};
 use super::*;
 use crate::encrypt::VaultOptions;
 use crate::method::{Method, Record};
-use crate::{Layer, Verify, sample};
+use crate::testing::canaries;
+use crate::{Layer, Verify};
 
 const TABLES: [&str; 18] = [
     "sessions",
@@ -225,13 +226,13 @@ async fn try_everything(closed: &Closed, rng: &mut StdRng, edits: &mut Vec<Strin
     }
     let layered = vault.layer().layer(Arc::new(store.clone()));
     for method in Method::ALL.iter().filter(|method| !method.access().changes_rows()) {
-        if let Err(error) = sample::call(&*layered, *method).await {
+        if let Err(error) = canaries::call(&*layered, *method).await {
             tame(&error, edits);
         }
     }
     between(rng, edits);
     for method in Method::ALL {
-        if let Err(error) = sample::call(&store, *method).await {
+        if let Err(error) = canaries::call(&store, *method).await {
             tame(&error, edits);
         }
     }

@@ -12,7 +12,8 @@ use wacore::store::traits::Backend;
 use super::*;
 use crate::encrypt::{Vault, VaultOptions};
 use crate::secret::Key;
-use crate::{Anchor, Argon2Cost, FreshnessAnchor, HeaderCopy, HeaderInfo, Layer, Rotate, sample};
+use crate::testing::canaries;
+use crate::{Anchor, Argon2Cost, FreshnessAnchor, HeaderCopy, HeaderInfo, Layer, Rotate};
 
 const ADDRESS: &str = "15550001111:2@s.whatsapp.net";
 /// The secret of the beginning, the one after a revocation, and one that is removed again.
@@ -143,7 +144,7 @@ impl Explorer {
     async fn first(&self) -> World {
         let vault = self.options().create(self.backend(), key(FIRST)).await.unwrap();
         let layered = vault.layer().layer(self.backend());
-        layered.save(&sample::device()).await.unwrap();
+        layered.save(&canaries::device()).await.unwrap();
         layered.put_session(ADDRESS, b"a session").await.unwrap();
         let header = vault.save_header();
         let mut world = World {
@@ -229,7 +230,7 @@ impl Explorer {
             }
             Step::WriteDevice => {
                 let layered = self.open(world).await?.layer().layer(self.backend());
-                Ok(layered.save(&sample::device()).await.map(|()| 0)?)
+                Ok(layered.save(&canaries::device()).await.map(|()| 0)?)
             }
             Step::AddLeaked => self.open(world).await?.add_slot("leaked", key(LEAKED)).await.map(|_| 0),
             Step::RemoveLeaked => {

@@ -5,7 +5,8 @@ use wacore::store::traits::Backend;
 
 use super::verify::{Sealed, damages, sealed};
 use super::*;
-use crate::{Key, Layer, OnDamage, Record, Repair, Vault, VaultOptions, Verify, sample};
+use crate::testing::canaries;
+use crate::{Key, Layer, OnDamage, Record, Repair, Vault, VaultOptions, Verify};
 
 /// A copy of a store, damaged.
 struct Damaged {
@@ -137,7 +138,7 @@ async fn a_contact_is_forgotten_under_both_of_its_names() {
     let sealed = sealed().await;
     let store: Arc<dyn Backend> = Arc::new(sealed.scratch.store.clone());
     let layered = sealed.vault.layer().layer(store.clone());
-    let (lid, phone) = (sample::LID, sample::PHONE);
+    let (lid, phone) = (canaries::LID, canaries::PHONE);
     let contact = [
         format!("{phone}:7@s.whatsapp.net"),
         format!("{phone}@c.us.0"),
@@ -158,7 +159,7 @@ async fn a_contact_is_forgotten_under_both_of_its_names() {
     let before = Verify::new().run(&sealed.scratch.store, &sealed.vault).await.unwrap();
 
     let report = sealed.scratch.store.forget(&sealed.vault, &format!("+{phone}:7@s.whatsapp.net")).await.unwrap();
-    // The session of the sample is one of them.
+    // The session of the canaries is one of them.
     assert_eq!((report.sessions, report.identities, report.sender_keys), (6, 5, 5), "{report}");
     for address in &contact {
         assert!(!layered.has_session(address).await.unwrap(), "{address}");
@@ -211,27 +212,27 @@ async fn what_the_protocol_renegotiates_may_count_as_absent() {
             match what {
                 "session" => {
                     let (session, identity) = (
-                        layered.get_session(sample::SESSION_ADDRESS).await,
-                        layered.load_identity(sample::IDENTITY_ADDRESS).await,
+                        layered.get_session(canaries::SESSION_ADDRESS).await,
+                        layered.load_identity(canaries::IDENTITY_ADDRESS).await,
                     );
                     assert_eq!(session.is_ok_and(|session| session.is_none()), renegotiates);
                     assert_eq!(identity.is_ok_and(|identity| identity.is_none()), renegotiates);
-                    assert_eq!(layered.has_session(sample::SESSION_ADDRESS).await.unwrap(), !renegotiates);
+                    assert_eq!(layered.has_session(canaries::SESSION_ADDRESS).await.unwrap(), !renegotiates);
                     assert_eq!(vault.damaged_records(), if renegotiates { 3 } else { 0 });
                 }
                 "prekey" => {
-                    let id = sample::arguments().prekey_id;
+                    let id = canaries::arguments().prekey_id;
                     assert_eq!(layered.load_prekey(id).await.is_ok_and(|prekey| prekey.is_none()), renegotiates);
                     let batch = layered.load_prekeys_batch(&[id]).await;
                     assert_eq!(batch.is_ok_and(|batch| batch.is_empty()), renegotiates);
                 }
                 "sender key" => {
-                    let key = layered.get_sender_key(sample::SENDER_KEY_ADDRESS).await;
+                    let key = layered.get_sender_key(canaries::SENDER_KEY_ADDRESS).await;
                     assert_eq!(key.is_ok_and(|key| key.is_none()), renegotiates);
                 }
                 "signed prekey" => assert!(layered.load_all_signed_prekeys().await.is_err()),
                 _ => {
-                    layered.get_session(sample::SESSION_ADDRESS).await.unwrap_err();
+                    layered.get_session(canaries::SESSION_ADDRESS).await.unwrap_err();
                 }
             }
         }
