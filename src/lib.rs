@@ -35,6 +35,9 @@ pub use background::finish_background_work;
 pub use cache::{CacheLayer, CacheStats, RecordStats};
 #[cfg(not(target_arch = "wasm32"))]
 pub use encrypt::FileAnchor;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use encrypt::fuzz;
 pub use encrypt::{
     Anchor, Argon2Cost, EncryptLayer, FreshnessAnchor, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, OnDamage,
     Padding, Revocation, SlotInfo, SlotKind, Vault, VaultOptions,

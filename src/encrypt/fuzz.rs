@@ -120,8 +120,3 @@ pub fn carriers(data: &[u8]) {
     let _ = serde_json::from_slice::<HashState>(data);
     let _ = serde_json::from_slice::<AppStateSyncKey>(data);
 }
-
-/// The cipher of records by itself, for benchmarks.
-pub fn seal(key: &[u8; 32], nonce: &[u8; 24], aad: &[u8], buffer: &mut [u8]) -> Option<[u8; 16]> {
-    super::format::aead::seal(key, nonce, aad, buffer)
-}

@@ -20,7 +20,7 @@
 mod app_sync;
 mod device;
 mod format;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod layer;
 mod msg_secret;

@@ -124,9 +124,6 @@ mod tamper;
 mod tests;
 mod value;
 
-#[doc(hidden)]
-pub use crate::encrypt::fuzz;
-
 pub use crate::backend_tests;
 use crate::method::BoxFuture;
 pub use fault::{Effect, Fault, When};
