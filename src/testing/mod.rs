@@ -1,8 +1,8 @@
 //! A conformance kit for storage backends, and layers that watch and disturb calls.
 //!
 //! The storage traits of whatsapp-rust have 82 methods and no suite that says what they promise. This module is that
-//! suite: it can be run on any [`Backend`], one test per promise, named after it. All stores and stacks of this crate
-//! pass it, and so do upstream's own two stores.
+//! suite: it can be run on any [`Backend`](wacore::store::traits::Backend), one test per promise, named after it. All
+//! stores and stacks of this crate pass it, and so do upstream's own two stores.
 //!
 //! # Testing a store
 //!
@@ -31,7 +31,7 @@
 //! `my_store::tc_token::the_sender_time_never_goes_back`, and one that compares random sequences of calls with upstream's
 //! in-memory store. Each test calls the constructor for a store of its own, which must be empty, within a tokio runtime
 //! of two threads. The constructor returns a [`Subject`], or anything that becomes one: an `Arc` of a store, an
-//! `Arc<dyn Backend>`, a [`Stack`]. A folder that has to outlive the store is kept by [`Subject::keeping`].
+//! `Arc<dyn Backend>`, a [`Stack`](crate::Stack). A folder that has to outlive the store is kept by [`Subject::keeping`].
 //!
 //! The rules on two accounts call the constructor twice. If a store keeps several accounts in one place, give the second
 //! one with [`Subject::second_account`], so that they test what could go wrong.
