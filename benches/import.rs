@@ -1,6 +1,6 @@
 //! How fast an import and a change of the data key are, and how much memory they take.
 //!
-//! `cargo bench --bench import --features upstream` imports a database with 200,000 sessions of 1 KB, `WASTORE_RECORDS` of them
+//! `cargo bench --bench import --features import` imports a database with 200,000 sessions of 1 KB, `WASTORE_RECORDS` of them
 //! if it is set, and seals them anew, each in a process of its own, and prints the rates and the most memory that each had.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a failure is a failed measurement")]

@@ -1,18 +1,18 @@
 //! Everything that can go wrong in opening a vault and in reading sealed records.
 
 #[cfg(feature = "sqlite")]
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 mod not_read;
 
 use std::{error, path::PathBuf, sync::Arc};
 
 use wacore::store::error::StoreError;
 
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 pub use not_read::NotRead;
 
 use crate::method::Record;
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 use crate::printable::printable;
 #[cfg(feature = "sqlite")]
 use crate::printable::printable_path;
@@ -317,7 +317,7 @@ pub enum Error {
     WorkerGone,
 
     /// The file to import from is not a database of whatsapp-rust's SQLite store.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     #[error(
         "{} is {found}: give the database of a bot that runs on whatsapp-rust's own SQLite store",
         printable_path(path)
@@ -329,7 +329,7 @@ pub enum Error {
         found: &'static str,
     },
     /// The database to import from lacks a migration of whatsapp-rust.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     #[error(
         "{} lacks whatsapp-rust's migration `{migration}`: start the bot once with whatsapp-rust 0.7, which brings its database up to date",
         printable_path(path)
@@ -341,7 +341,7 @@ pub enum Error {
         migration: &'static str,
     },
     /// The database to import from was written by a later version of whatsapp-rust.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     #[error(
         "{} has whatsapp-rust's migration {}, which is not known here: use a newer version of wastore",
         printable_path(path),
@@ -354,11 +354,11 @@ pub enum Error {
         migration: String,
     },
     /// The database to import from has no such account.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     #[error("the source has no account {0}: choose one that it has")]
     NoSuchAccount(i32),
     /// The database to import from has several accounts, and none was chosen.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     #[error("the source has {0} accounts: choose one, or all")]
     SeveralAccounts(usize),
     /// There is a file where a new one is to be made. It was not touched.
@@ -369,7 +369,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A record of the source cannot be read, so that the copy would not be complete.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     #[error("a {record} record of the source cannot be read: {problem}")]
     UnreadableRecord {
         /// The record's kind.
@@ -378,24 +378,24 @@ pub enum Error {
         problem: &'static str,
     },
     /// The source was written to while it was read.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     #[error("the source was used while it was imported: stop the bot and import again")]
     SourceChanged,
     /// The source is damaged: what could be read of it would not be all. Nothing was made.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     #[error(
         "the source is damaged, so that not everything in it can be read: import a copy that `sqlite3 … .recover` made, or a backup"
     )]
     SourceDamaged,
     /// The source was to be removed, but holds more than an import reads. Nothing was made.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     #[error("the source was to be removed, but holds what an import does not read: {}", not_read::listed(not_read))]
     SourceHoldsMore {
         /// What is not read.
         not_read: Vec<NotRead>,
     },
     /// The import is complete, but the source could not be removed afterwards: it is still there, or part of it.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     #[error(
         "the new store is complete, but the source could not be removed, or not all of it: make sure that nobody has used it since, and delete it yourself"
     )]
@@ -404,7 +404,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A record that was read back is not equal to that of the source. The new store was discarded.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     #[error("a {record} record came out differently from the source, and the new store was discarded: report this")]
     ImportUnequal {
         /// The record's kind.

@@ -11,8 +11,6 @@ mod ended;
 mod error;
 #[cfg(not(target_arch = "wasm32"))]
 mod filesystem;
-#[cfg(test)]
-mod gate;
 mod json;
 mod layer;
 #[cfg(feature = "sqlite")]
@@ -21,15 +19,11 @@ mod method;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod metrics;
 mod printable;
-#[cfg(test)]
-mod printed;
 #[cfg(not(target_arch = "wasm32"))]
 mod private;
 #[cfg(feature = "sqlite")]
 mod progress;
 mod rows;
-#[cfg(test)]
-mod sample;
 mod secret;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
@@ -38,7 +32,7 @@ mod striped;
 mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 mod upstream;
 
 /// The vault: who can open an encrypted store, and what its header says.
@@ -53,7 +47,7 @@ pub mod vault {
 }
 
 /// Moving in from whatsapp-rust's own SQLite store, and back.
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 pub mod import {
     pub use crate::upstream::{AccountToExport, Export, ExportReport, Import, ImportReport, NotRead, RemovedSource};
 }
@@ -62,6 +56,9 @@ pub mod import {
 pub use background::finish_background_work;
 #[cfg(not(target_arch = "wasm32"))]
 pub use cache::CacheLayer;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use encrypt::fuzz;
 pub use encrypt::{Vault, VaultOptions};
 pub use error::{Error, Result};
 pub use layer::{Closer, IntoBackend, Layer, Stack};

@@ -87,7 +87,7 @@ mod tests {
         let path = std::path::Path::new(std::ffi::OsStr::from_bytes(b"a\x1b[31m\xff.db"));
         let shown = super::printable_path(path).to_string();
         assert_eq!(shown, "a\\u{1b}[31m\u{fffd}.db");
-        #[cfg(feature = "upstream")]
+        #[cfg(feature = "import")]
         {
             let (path, migration) = (path.to_owned(), "\u{1b}[2J".to_owned());
             let error = crate::Error::UpstreamTooNew { path, migration }.to_string();

@@ -82,7 +82,7 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// [`io::ErrorKind::NotFound`]; those of [`open_with`]. Names the file, if it belongs to another user.
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let file = open_with(path, OpenOptions::new().write(true))?;
     check_owner(&file, path)?;

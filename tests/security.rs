@@ -2,41 +2,74 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// The names of all tests in a folder, and of the rules of the conformance kit, each of which is a test of every stack.
-fn tests_in(folder: &Path, names: &mut Vec<String>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            tests_in(&path, names);
-            continue;
-        }
-        if path.extension().is_none_or(|extension| extension != "rs") {
-            continue;
-        }
-        let source = std::fs::read_to_string(&path).unwrap();
-        let mut is_test = false;
-        for line in source.lines().map(str::trim) {
-            let is_rule = folder.ends_with("testing/rules") && line.starts_with("pub(crate) async fn ");
-            if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
-                is_test = true;
-            } else if let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test || is_rule) {
-                names.push(rest.split('(').next().unwrap().to_owned());
-                is_test = false;
+use quote::ToTokens;
+use syn::visit::Visit;
+
+/// What the tests below look for, in whichever file it is.
+#[derive(Default)]
+struct Sources {
+    /// The names of all tests, and of the rules of the conformance kit, each of which is a test of every stack.
+    tests: Vec<String>,
+    /// The calls that compare in constant time.
+    comparisons: Vec<String>,
+}
+
+impl Sources {
+    fn of(folder: &str) -> Self {
+        let mut sources = Self::default();
+        sources.read(&root().join(folder));
+        sources
+    }
+
+    fn read(&mut self, folder: &Path) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                self.read(&path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                self.visit_file(&syn::parse_file(&std::fs::read_to_string(&path).unwrap()).unwrap());
             }
         }
     }
 }
 
+impl<'ast> Visit<'ast> for Sources {
+    fn visit_item_fn(&mut self, function: &'ast syn::ItemFn) {
+        let is_test = |attribute: &syn::Attribute| {
+            attribute.path().segments.last().is_some_and(|segment| segment.ident == "test")
+        };
+        if function.attrs.iter().any(is_test) || is_rule(&function.sig) {
+            self.tests.push(function.sig.ident.to_string());
+        }
+        syn::visit::visit_item_fn(self, function);
+    }
+
+    fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
+        if call.method == "ct_eq" {
+            self.comparisons.push(call.to_token_stream().to_string().replace(' ', ""));
+        }
+        syn::visit::visit_expr_method_call(self, call);
+    }
+}
+
+/// A rule is a function that takes a subject and gives nothing back.
+fn is_rule(signature: &syn::Signature) -> bool {
+    let first = signature.inputs.first().map(|first| first.to_token_stream().to_string().replace(' ', ""));
+    let takes_subject = first.is_some_and(|first| first.ends_with(":&Subject") || first.ends_with(":&mutSubject"));
+    takes_subject && signature.asyncness.is_some() && matches!(signature.output, syn::ReturnType::Default)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
 #[test]
 fn every_promise_names_its_tests_and_they_exist() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut tests = vec![];
-    tests_in(&root.join("src"), &mut tests);
-    tests_in(&root.join("tests"), &mut tests);
+    let tests = [Sources::of("src").tests, Sources::of("tests").tests].concat();
     assert!(tests.len() > 300, "{}", tests.len());
-    let text = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let text = std::fs::read_to_string(root().join("SECURITY.md")).unwrap();
     let mut named = 0;
     let mut check = |names: &str| {
         for name in names.split('`').skip(1).step_by(2) {
@@ -97,18 +130,8 @@ fn secrets_can_be_neither_compared_nor_copied() {
     assert_lacks!(std::fmt::Display: Passphrase, Key, RecoveryKey, Secret);
     assert_lacks!(std::ops::Deref: Passphrase, Key, RecoveryKey, Secret);
     assert_lacks!(serde::Serialize: Passphrase, Key, RecoveryKey, Secret);
-    let mut sources = String::new();
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/encrypt")];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => folders.push(path),
-                false => sources.push_str(&std::fs::read_to_string(path).unwrap()),
-            }
-        }
-    }
+    let comparisons = Sources::of("src").comparisons;
     for comparison in [".commitment().ct_eq(", ".ct_eq(mac)"] {
-        assert!(sources.contains(comparison), "{comparison}");
+        assert!(comparisons.iter().any(|found| found.contains(comparison)), "{comparison}: {comparisons:?}");
     }
 }

@@ -7,7 +7,9 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::workloads::{Measure, Scene};
-use crate::{DURABLE, ENCRYPTED, FULL, FULL_RING, LOOP, MEMORY, PLAIN, RING, SQLCIPHER, UPSTREAM, sealing};
+use crate::{
+    DURABLE, ENCRYPTED, FASTEST_CIPHER, FULL, FULL_RING, LOOP, MEMORY, OWN_CIPHER, PLAIN, RING, SQLCIPHER, UPSTREAM,
+};
 
 /// In the order of the columns.
 const COLUMNS: [&str; 12] = [
@@ -257,8 +259,8 @@ impl Report {
             let what = format!("{encrypted}, batch of 64 against upstream's plaintext");
             goal(&what, batch, false, ratio(sessions, "batch of 64", encrypted, UPSTREAM));
         }
-        let own = self.seal(1500, &format!("{}, with ring", sealing::OWN));
-        let fastest = self.seal(1500, sealing::FASTEST);
+        let own = self.seal(1500, &format!("{}, with ring", OWN_CIPHER));
+        let fastest = self.seal(1500, FASTEST_CIPHER);
         goal(
             "sealing 1.5 KB, fastest mode, against ring's RFC 8439",
             1.5,

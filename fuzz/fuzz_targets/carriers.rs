@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| wastore::testing::fuzz::carriers(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| wastore::fuzz::carriers(data));

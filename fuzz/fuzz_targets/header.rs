@@ -8,17 +8,18 @@ use futures::executor::block_on;
 use wacore::store::InMemoryBackend;
 use wacore::store::traits::SignalStore;
 use wastore::{Error, Key, Vault};
+use wastore::vault::HeaderInfo;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     open(data);
-    open(&wastore::testing::fuzz::with_checksum(data));
+    open(&wastore::fuzz::with_checksum(data));
 });
 
 fn open(data: &[u8]) {
-    wastore::testing::fuzz::header(data);
+    wastore::fuzz::header(data);
     let store = Arc::new(InMemoryBackend::new());
     block_on(store.put_sender_key("wastorevaultheaderv1a", data)).unwrap();
-    wastore::testing::fuzz::inspected_header(&*store);
+    let _ = block_on(HeaderInfo::read(&*store));
     let opened = block_on(Vault::open(store, Key::from_bytes(&mut [4; 32])));
     assert!(
         matches!(opened, Err(Error::HeaderDamaged(_) | Error::UnsupportedVersion { .. } | Error::WrongSecret)),

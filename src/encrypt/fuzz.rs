@@ -1,7 +1,8 @@
-//! What reads bytes that somebody else may have written, as functions of these bytes alone: for the targets in `fuzz/`, and
+//! The code that reads bytes an attacker may have written, as functions of these bytes alone: for the targets in `fuzz/`, and
 //! for the test that runs their corpora. A panic is a finding, and so is a failed assertion.
 
 #![allow(clippy::panic, reason = "a panic is a finding")]
+#![cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "public for the targets alone"))]
 
 use std::sync::LazyLock;
 
@@ -13,9 +14,9 @@ use wacore::store::traits::{AppStateSyncKey, DeviceListRecord};
 use super::format::envelope::{self, Prefix, RowBinding};
 use super::format::keys::{DataKeys, LookupKeys, VaultKey};
 use super::format::kind::{KINDS, kind_number};
+use super::format::padding::Padding;
 use super::format::token::Domain;
 use super::vault::header::Header;
-use super::{HeaderInfo, Padding};
 use crate::method::Record;
 use crate::rows::encoding::{decode_text, encode_text};
 use crate::secret::Key;
@@ -26,11 +27,11 @@ static DATA_KEYS: LazyLock<DataKeys> = LazyLock::new(|| DataKeys::new(&STORE_ID,
 static LOOKUP_KEYS: LazyLock<Box<LookupKeys>> =
     LazyLock::new(|| LookupKeys::new(&STORE_ID, &Key::from_bytes(&mut [2; 32])));
 
-/// A header: what is accepted is written as it was read, and nobody else's MAC fits.
+/// A header: what is accepted is written as it was read, and no other MAC fits.
 pub fn header(data: &[u8]) {
     let Ok(header) = Header::parse(data) else { return };
     let mac_key = VaultKey(Key::from_bytes(&mut [3; 32])).header_mac(&STORE_ID);
-    assert!(header.verify(data, &mac_key).is_err(), "a header was accepted that nobody sealed");
+    assert!(header.verify(data, &mac_key).is_err(), "a header was accepted that no one sealed");
     let written = header.serialize(&mac_key);
     // Only the version fields and the MAC are not its own.
     assert_eq!(written.len(), data.len());
@@ -55,12 +56,7 @@ pub fn with_checksum(data: &[u8]) -> Vec<u8> {
     header
 }
 
-/// A header copy in a store, read without a key.
-pub fn inspected_header(store: &dyn wacore::store::traits::Backend) {
-    let _ = futures_util::FutureExt::now_or_never(HeaderInfo::read(store));
-}
-
-/// An envelope: bytes that nobody sealed never open, and an altered one is never taken for the original.
+/// An envelope: bytes that no one sealed never open, and an altered one is never taken for the original.
 pub fn envelope(data: &[u8]) {
     let Some(([kind, place, at, bit, padding], data)) = data.split_first_chunk::<5>() else { return };
     let record = Record::ALL[usize::from(*kind) % Record::ALL.len()];
@@ -68,7 +64,7 @@ pub fn envelope(data: &[u8]) {
     let place = RowBinding::new(record, [std::slice::from_ref(place)], [b"original"]);
     if let Ok(prefix) = Prefix::read(record, data) {
         let opened = envelope::open(&DATA_KEYS, prefix, place, &mut data.to_vec());
-        assert!(opened.is_err(), "an envelope opened that nobody sealed");
+        assert!(opened.is_err(), "an envelope opened that no one sealed");
     }
     let padding = match padding % 3 {
         0 => Padding::None,
@@ -89,11 +85,11 @@ pub fn envelope(data: &[u8]) {
     assert_eq!(opened.payload(&sealed), data);
 }
 
-/// Names: what is listed comes back as it was, tokens have their alphabet, and a made-up token names nobody.
+/// Names: what is listed comes back as it was, tokens have their alphabet, and a made-up token names no one.
 pub fn names(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let record = Record::TcToken;
-    assert!(LOOKUP_KEYS.decrypt_name(record, Domain::TcTokenJid, text).is_err(), "a made-up token named somebody");
+    assert!(LOOKUP_KEYS.decrypt_name(record, Domain::TcTokenJid, text).is_err(), "a made-up token has a name");
     let half = (0..=text.len() / 2).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let (one, other) = text.split_at(half);
     let Ok(token) = LOOKUP_KEYS.token(record, Domain::User, &[one, other]) else { return };
@@ -121,9 +117,4 @@ pub fn carriers(data: &[u8]) {
     let _ = serde_json::from_slice::<DeviceListRecord>(data);
     let _ = serde_json::from_slice::<HashState>(data);
     let _ = serde_json::from_slice::<AppStateSyncKey>(data);
-}
-
-/// The cipher of records by itself, for benchmarks.
-pub fn seal(key: &[u8; 32], nonce: &[u8; 24], aad: &[u8], buffer: &mut [u8]) -> Option<[u8; 16]> {
-    super::format::aead::seal(key, nonce, aad, buffer)
 }

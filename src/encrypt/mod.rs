@@ -23,7 +23,7 @@ pub(crate) mod cipher;
 pub(crate) mod columns;
 mod device;
 pub(crate) mod format;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod layer;
 mod msg_secret;

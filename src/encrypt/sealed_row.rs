@@ -17,7 +17,7 @@ use crate::method::Record;
 use crate::rows::SealedRow;
 
 /// A row that was opened.
-#[cfg_attr(not(feature = "upstream"), expect(dead_code, reason = "only an export looks at the payload"))]
+#[cfg_attr(not(feature = "import"), expect(dead_code, reason = "only an export looks at the payload"))]
 pub(crate) struct OpenRow {
     pub(crate) record: Record,
     /// The key as the client knows it, if the row carries it, and the key columns otherwise. Of a collection's version both; of

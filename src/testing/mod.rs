@@ -1,8 +1,8 @@
 //! A conformance kit for storage backends, and layers that watch and disturb calls.
 //!
 //! The storage traits of whatsapp-rust have 82 methods and no suite that says what they promise. This module is that
-//! suite: it can be run on any [`Backend`], one test per promise, named after it. All stores and stacks of this crate
-//! pass it, and so do upstream's own two stores.
+//! suite: it can be run on any [`Backend`](wacore::store::traits::Backend), one test per promise, named after it. All
+//! stores and stacks of this crate pass it, and so do upstream's own two stores.
 //!
 //! # Testing a store
 //!
@@ -31,7 +31,7 @@
 //! `my_store::tc_token::the_sender_time_never_goes_back`, and one that compares random sequences of calls with upstream's
 //! in-memory store. Each test calls the constructor for a store of its own, which must be empty, within a tokio runtime
 //! of two threads. The constructor returns a [`Subject`], or anything that becomes one: an `Arc` of a store, an
-//! `Arc<dyn Backend>`, a [`Stack`]. A folder that has to outlive the store is kept by [`Subject::keeping`].
+//! `Arc<dyn Backend>`, a [`Stack`](crate::Stack). A folder that has to outlive the store is kept by [`Subject::keeping`].
 //!
 //! The rules on two accounts call the constructor twice. If a store keeps several accounts in one place, give the second
 //! one with [`Subject::second_account`], so that they test what could go wrong.
@@ -98,7 +98,7 @@
 //!
 //! # Watching and disturbing
 //!
-//! [`Spy`], [`Fault`] and [`Evil`] are layers for tests of code that uses a store: they record calls, make them fail, and
+//! [`Spy`], [`Fault`] and [`Tamper`] are layers for tests of code that uses a store: they record calls, make them fail, and
 //! change what they answer.
 //!
 //! None of this is covered by semantic versioning as far as it can make a test fail: a new rule may find a bug in a store.
@@ -107,244 +107,40 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a broken rule is a failed test")]
 
 pub(crate) mod arguments;
-mod evil;
+#[cfg(test)]
+pub(crate) mod canaries;
 mod fault;
+#[cfg(test)]
+pub(crate) mod gate;
+#[cfg(test)]
+mod redaction;
+mod rule;
 mod rules;
 mod sequence;
 mod spy;
+mod subject;
+mod tamper;
 #[cfg(test)]
 mod tests;
 mod value;
 
-#[doc(hidden)]
-pub use crate::encrypt::fuzz;
-
-use std::any::Any;
-use std::fmt;
-use std::ops::Deref;
-use std::sync::Arc;
-use std::time::Duration;
-
-use wacore::store::InMemoryBackend;
-use wacore::store::traits::Backend;
-
 pub use crate::backend_tests;
-use crate::layer::Stack;
 use crate::method::BoxFuture;
-pub use evil::Evil;
 pub use fault::{Effect, Fault, When};
+pub use rule::Rule;
 #[doc(hidden)]
 pub use sequence::check_random_sequences;
 pub use sequence::{Operation, operations};
 pub use spy::{Call, Spy};
+pub use subject::Subject;
+pub use tamper::Tamper;
 pub use value::Value;
-
-/// A store under test: what the constructor of [`backend_tests!`] returns.
-///
-/// It dereferences to the store.
-pub struct Subject {
-    backend: Arc<dyn Backend>,
-    second_account: Option<Arc<dyn Backend>>,
-    reopen: Option<Reopen>,
-    /// Dropped after the store.
-    kept: Vec<Box<dyn Any + Send + Sync>>,
-}
-
-type Reopen = Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Backend>> + Send + Sync>;
-
-impl Subject {
-    /// A store that is empty.
-    pub fn new(backend: Arc<dyn Backend>) -> Self {
-        Self { backend, second_account: None, reopen: None, kept: vec![] }
-    }
-
-    /// Another account in the same place, which is empty too, for the rules on two accounts. Without it they construct
-    /// a second store.
-    #[must_use]
-    pub fn second_account(mut self, backend: Arc<dyn Backend>) -> Self {
-        self.second_account = Some(backend);
-        self
-    }
-
-    /// How to open the same store again after everything of it was dropped, as after a restart of the process. The
-    /// optional feature `durable` needs it.
-    #[must_use]
-    pub fn reopen_with<F>(mut self, reopen: impl Fn() -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = Arc<dyn Backend>> + Send + 'static,
-    {
-        self.reopen = Some(Box::new(move || Box::pin(reopen())));
-        self
-    }
-
-    /// Keeps a value until the test has ended, such as the temporary folder that the store is in.
-    #[must_use]
-    pub fn keeping(mut self, value: impl Any + Send + Sync) -> Self {
-        self.kept.push(Box::new(value));
-        self
-    }
-
-    /// Wraps the store, its second account and what it is reopened to in what `wrap` makes of each of them.
-    #[must_use]
-    pub async fn wrapped<F>(mut self, wrap: impl Fn(Arc<dyn Backend>) -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = Arc<dyn Backend>> + Send + 'static,
-    {
-        self.backend = wrap(self.backend).await;
-        if let Some(second) = self.second_account.take() {
-            self.second_account = Some(wrap(second).await);
-        }
-        if let Some(reopen) = self.reopen.take() {
-            let wrap = Arc::new(wrap);
-            self.reopen = Some(Box::new(move || {
-                let (opening, wrap) = (reopen(), wrap.clone());
-                Box::pin(async move { wrap(opening.await).await })
-            }));
-        }
-        self
-    }
-
-    pub(crate) fn backend(&self) -> Arc<dyn Backend> {
-        self.backend.clone()
-    }
-
-    /// Drops the store, and opens it again.
-    async fn restart(&mut self) {
-        let Some(reopen) = &self.reopen else { panic!("the feature `durable` needs `Subject::reopen_with`") };
-        self.second_account = None;
-        // Something has to be there meanwhile.
-        self.backend = Arc::new(InMemoryBackend::new());
-        self.backend = reopen().await;
-    }
-}
-
-impl Deref for Subject {
-    type Target = dyn Backend;
-
-    fn deref(&self) -> &Self::Target {
-        &*self.backend
-    }
-}
-
-impl<S: Backend + 'static> From<Arc<S>> for Subject {
-    fn from(store: Arc<S>) -> Self {
-        Self::new(store)
-    }
-}
-
-impl From<Arc<dyn Backend>> for Subject {
-    fn from(store: Arc<dyn Backend>) -> Self {
-        Self::new(store)
-    }
-}
-
-impl From<Stack> for Subject {
-    fn from(stack: Stack) -> Self {
-        Self::new(stack.into_backend())
-    }
-}
-
-/// Shows what it was given, not what is stored.
-impl fmt::Debug for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subject")
-            .field("second_account", &self.second_account.is_some())
-            .field("reopen", &self.reopen.is_some())
-            .finish_non_exhaustive()
-    }
-}
-
-/// One promise that a store makes.
-///
-/// [`backend_tests!`] makes a test of each. This is for those who want to run them in another way.
-#[derive(Clone, Copy)]
-pub struct Rule {
-    module: &'static str,
-    name: &'static str,
-    optional: bool,
-    /// The device is there before the rule is checked.
-    with_device: bool,
-    check: Check,
-}
-
-#[derive(Clone, Copy)]
-enum Check {
-    One(for<'a> fn(&'a mut Subject) -> BoxFuture<'a, ()>),
-    /// Two accounts.
-    Two(for<'a> fn(&'a Subject, &'a Subject) -> BoxFuture<'a, ()>),
-}
-
-impl Rule {
-    /// Every rule, the optional ones too.
-    pub const ALL: &'static [Rule] = rules::ALL;
-
-    /// The rule in words, for example `a_batch_is_seen_whole`.
-    pub const fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// What the rule is about, for example `session`; of an optional rule its feature.
-    pub const fn module(&self) -> &'static str {
-        self.module
-    }
-
-    /// `true` if the rule belongs to an optional feature.
-    pub const fn is_optional(&self) -> bool {
-        self.optional
-    }
-
-    /// Checks the rule on stores that `constructor` makes. Must run within a tokio runtime with several threads and
-    /// timers.
-    ///
-    /// # Panics
-    /// If the store breaks the rule, or has not answered within two minutes.
-    pub async fn check<F>(&self, constructor: impl Fn() -> F)
-    where
-        F: Future<Output = Subject>,
-    {
-        let checked = async {
-            let mut subject = constructor().await;
-            match self.check {
-                Check::One(check) => {
-                    if self.with_device {
-                        subject.create().await.unwrap();
-                    }
-                    check(&mut subject).await;
-                }
-                Check::Two(check) => {
-                    let other = match subject.second_account.take() {
-                        Some(account) => Subject::new(account),
-                        None => constructor().await,
-                    };
-                    check(&subject, &other).await;
-                }
-            }
-        };
-        if tokio::time::timeout(PATIENCE, checked).await.is_err() {
-            panic!("the store has not answered within two minutes: {self:?}");
-        }
-    }
-}
-
-impl fmt::Debug for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}::{}", self.module, self.name)
-    }
-}
 
 /// What the tests that [`backend_tests!`] writes call.
 #[doc(hidden)]
 pub fn check(module: &str, name: &str, constructor: fn() -> BoxFuture<'static, Subject>) {
     let rule = Rule::ALL.iter().find(|rule| rule.module == module && rule.name == name).expect("the rule is listed");
-    runtime().block_on(rule.check(constructor));
-}
-
-/// How long a store may take for one rule, or one sequence.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The runtime of one test.
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads can be started")
+    rule::runtime().block_on(rule.check(constructor));
 }
 
 /// Writes a module of tests that hold a store to every rule of the kit; see [the module's documentation](self).

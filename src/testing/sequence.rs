@@ -9,7 +9,10 @@ use wacore::store::error::Result;
 use wacore::store::traits::Backend;
 
 use super::arguments::{Arguments, Key, LARGE, call, device};
-use super::{PATIENCE, Spy, Subject, Value};
+use super::rule::{PATIENCE, runtime};
+use super::spy::Spy;
+use super::subject::Subject;
+use super::value::Value;
 use crate::layer::Layer;
 use crate::method::{Access, BoxFuture, Method, Record};
 
@@ -108,7 +111,7 @@ fn extent() -> (usize, u32) {
 /// What the test that `backend_tests!` writes calls.
 pub fn check_random_sequences(constructor: fn() -> BoxFuture<'static, Subject>) {
     let (length, cases) = extent();
-    let runtime = super::runtime();
+    let runtime = runtime();
     let config = Config { cases, failure_persistence: None, max_shrink_time: 60_000, ..Config::default() };
     let result = TestRunner::new(config).run(&operations(length), |operations| {
         runtime.block_on(async {

@@ -8,6 +8,7 @@ mod backups;
 mod hostile;
 #[cfg(target_os = "linux")]
 mod less;
+mod manual;
 #[cfg(target_os = "linux")]
 #[path = "../preload/mod.rs"]
 mod preload;
@@ -806,6 +807,8 @@ fn help_names_every_command_and_exit_code() {
         "accounts",
         "shrink",
         "header",
+        "completions",
+        "man",
         "Exit codes:",
     ] {
         assert!(help.contains(word), "{word} is missing:\n{help}");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use wastore::vault::{Argon2Cost, FileAnchor};
 use wastore::{Result, VaultOptions};
 
@@ -270,6 +271,17 @@ pub(crate) enum Command {
     Header {
         #[command(subcommand)]
         command: Header,
+    },
+    /// Print a script that makes a shell complete this command
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page of this command, or write the pages of all subcommands
+    Man {
+        /// Write a page for each subcommand into this folder, over those that are there
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
     },
 }
 

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::cli::{Accounts, Command, Header, ImportArgs, Keys, Store};
 use crate::failure::{DAMAGED, Failure, REFUSED};
+use crate::manual;
 use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret, saved_header};
 use crate::stores::{accounts, each_account, in_use, open, open_read_only};
 use crate::terminal::{progress_bar, say, show_secret, write_private};
@@ -60,6 +61,8 @@ pub(crate) async fn run(command: Command, options: &VaultOptions) -> Done {
         Command::Header { command: Header::Restore { store, secret, file } } => {
             restore_header(&store, secret, &file, options).await
         }
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { dir } => manual::man(dir.as_deref()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! |--|--|
 //! | `cli.rs` | what may be asked for |
 //! | `commands.rs` | one function for each command |
+//! | `manual.rs` | completions of shells and manual pages |
 //! | `stores.rs` | opening the store and choosing its accounts |
 //! | `secrets.rs` | reading secrets: from files, descriptors, variables and the terminal |
 //! | `terminal.rs` | what is asked and told |
@@ -29,6 +30,7 @@ mod cli;
 mod commands;
 mod failure;
 mod interruption;
+mod manual;
 mod secrets;
 mod stores;
 mod terminal;

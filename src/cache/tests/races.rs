@@ -14,9 +14,9 @@ use crate::CacheLayer;
 use crate::cache::RecordStats;
 use crate::cache::pool::Pool;
 use crate::cache::region::Region;
-use crate::gate::{Gate, Side};
 use crate::layer::Layer;
 use crate::method::{Method, Record};
+use crate::testing::gate::{Gate, Side};
 use crate::testing::{Effect, Fault, Spy, When};
 
 /// A cache over a gate over a store, with spies and faults between them.

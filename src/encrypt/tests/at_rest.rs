@@ -14,7 +14,7 @@ use crate::encrypt::format::keys::LookupKeys;
 use crate::encrypt::format::token::Domain;
 use crate::method::{Method, Record};
 use crate::rows::encoding::decode_text;
-use crate::sample;
+use crate::testing::canaries;
 
 /// A canary in the ways in which a store could write it down.
 fn disguises(canary: &[u8]) -> Vec<Vec<u8>> {
@@ -55,10 +55,10 @@ fn found(files: &[(String, Vec<u8>)], canaries: Vec<(String, Vec<u8>)>) -> Vec<S
     found
 }
 
-/// What [`sample::fill`] wrote, and the private keys of the device.
+/// What [`canaries::fill`] wrote, and the private keys of the device.
 async fn canaries(backend: &dyn Backend) -> Vec<(String, Vec<u8>)> {
     let device = backend.load().await.unwrap().unwrap();
-    let mut canaries = sample::canaries();
+    let mut canaries = canaries::all();
     for (name, key) in
         [("noise key", &device.noise_key), ("identity key", &device.identity_key), ("prekey", &device.signed_pre_key)]
     {
@@ -72,8 +72,8 @@ async fn no_canary_in_any_file() {
     let sqlite = Sqlite::new().await;
     let (vault, backend) = encrypted(&sqlite.store).await;
     vault.add_slot("people", super::passphrase()).await.unwrap();
-    sample::fill(&*backend).await;
-    sample::call(&*backend, Method::SnapshotDb).await.unwrap();
+    canaries::fill(&*backend).await;
+    canaries::call(&*backend, Method::SnapshotDb).await.unwrap();
     let mut canaries = canaries(&*backend).await;
     let state = vault.shared().state();
     canaries.push(("raw key".into(), super::raw_key().expose().to_vec()));
@@ -92,8 +92,8 @@ async fn no_canary_in_any_file() {
 #[tokio::test]
 async fn every_canary_without_the_layer() {
     let sqlite = Sqlite::new().await;
-    sample::fill(&*sqlite.store).await;
-    sample::call(&*sqlite.store, Method::SnapshotDb).await.unwrap();
+    canaries::fill(&*sqlite.store).await;
+    canaries::call(&*sqlite.store, Method::SnapshotDb).await.unwrap();
     let canaries = canaries(&*sqlite.store).await;
     let found = found(&files(sqlite.folder.path()), canaries.clone());
     let missing: Vec<_> = canaries.into_iter().map(|(canary, _)| canary).filter(|name| !found.contains(name)).collect();
@@ -159,16 +159,16 @@ const TABLES: [(Record, &str); 18] = [
 async fn derive_listing() -> Vec<String> {
     let sqlite = Sqlite::new().await;
     let (vault, backend) = encrypted(&sqlite.store).await;
-    sample::fill(&*backend).await;
+    canaries::fill(&*backend).await;
     // In `fill`, "never" wins over the deadline.
-    let secret = MsgSecretEntry { msg_id: OTHER_MESSAGE.into(), ..sample::message_secret() };
+    let secret = MsgSecretEntry { msg_id: OTHER_MESSAGE.into(), ..canaries::message_secret() };
     backend.put_msg_secrets(vec![secret]).await.unwrap();
     let database = sqlite.folder.path().join("wa.db");
     let state = vault.shared().state();
     let keyed = keyed_functions(&state.cipher.ring.lookup);
-    let blocks = [sample::MESSAGE_ID, sample::SECOND_MESSAGE_ID, OTHER_MESSAGE].map(|id| {
-        let block = state.cipher.ring.lookup.block(sample::CHAT, sample::SENDER, id).unwrap();
-        block.encrypt(&sample::MESSAGE_SECRET).to_vec()
+    let blocks = [canaries::MESSAGE_ID, canaries::SECOND_MESSAGE_ID, OTHER_MESSAGE].map(|id| {
+        let block = state.cipher.ring.lookup.block(canaries::CHAT, canaries::SENDER, id).unwrap();
+        block.encrypt(&canaries::MESSAGE_SECRET).to_vec()
     });
     let classify = |record: Record, value: &Value| {
         let bytes = match value {
@@ -241,7 +241,7 @@ async fn derive_listing() -> Vec<String> {
     }
 
     // `<database>.snapshot-<time>-<name>` and the same with `.json`, which holds the extra content.
-    sample::call(&*backend, Method::SnapshotDb).await.unwrap();
+    canaries::call(&*backend, Method::SnapshotDb).await.unwrap();
     let files = files(sqlite.folder.path());
     let (name, content) = files.iter().find(|(name, _)| name.ends_with(".json")).unwrap();
     let parts: Vec<&str> = name.strip_prefix("wa.db.snapshot-").unwrap().splitn(2, '-').collect();
@@ -327,24 +327,24 @@ fn keyed_functions(lookup: &LookupKeys) -> HashSet<Vec<u8>> {
         BareIdentityAddress,
     ];
     let names: Vec<&[u8]> = [
-        sample::PHONE,
-        sample::LID,
-        sample::SESSION_ADDRESS,
-        sample::IDENTITY_ADDRESS,
+        canaries::PHONE,
+        canaries::LID,
+        canaries::SESSION_ADDRESS,
+        canaries::IDENTITY_ADDRESS,
         "15550109922",
-        sample::SENDER_KEY_ADDRESS,
-        sample::GROUP,
-        sample::COLLECTION,
-        sample::CHAT,
-        sample::SENDER,
-        sample::MESSAGE_ID,
+        canaries::SENDER_KEY_ADDRESS,
+        canaries::GROUP,
+        canaries::COLLECTION,
+        canaries::CHAT,
+        canaries::SENDER,
+        canaries::MESSAGE_ID,
         OTHER_MESSAGE,
         "2",
-        sample::SNAPSHOT_NAME,
+        canaries::SNAPSHOT_NAME,
     ]
     .map(str::as_bytes)
     .into_iter()
-    .chain([&sample::INDEX_MAC[..], &sample::BASE_KEY])
+    .chain([&canaries::INDEX_MAC[..], &canaries::BASE_KEY])
     .collect();
     let mut outputs = HashSet::new();
     let mut add = |parts: &[&[u8]]| {
@@ -363,7 +363,7 @@ fn keyed_functions(lookup: &LookupKeys) -> HashSet<Vec<u8>> {
             }
         }
     }
-    for (domain, jid) in [(DeviceJid, sample::DEVICE_JID), (TcTokenJid, sample::TC_JID)] {
+    for (domain, jid) in [(DeviceJid, canaries::DEVICE_JID), (TcTokenJid, canaries::TC_JID)] {
         outputs.insert(lookup.encrypt_name(Record::TcToken, domain, jid).unwrap().into_bytes());
     }
     outputs

@@ -9,7 +9,7 @@ use wacore::store::traits::Backend;
 use super::{Scratch, headers, memory, options, passphrase, put_headers, raw_key};
 use crate::encrypt::HeaderCopy;
 use crate::encrypt::vault::header::Header;
-use crate::sample;
+use crate::testing::canaries;
 use crate::vault::KdfLimits;
 use crate::vault::OpenMode;
 use crate::{Error, Key, Layer, Passphrase, Secret, Vault};
@@ -367,7 +367,7 @@ async fn missing_headers_are_never_replaced() {
     for Scratch { store, folder: _folder } in Scratch::all().await {
         let vault = options().create(store.clone(), passphrase()).await.unwrap();
         let saved = vault.save_header();
-        sample::fill(&*vault.layer().layer(store.clone())).await;
+        canaries::fill(&*vault.layer().layer(store.clone())).await;
         put_headers(&store, &[None, None]).await;
         assert_eq!(open_error(&store, passphrase()).await, "HeaderMissing");
         for result in [
@@ -382,7 +382,7 @@ async fn missing_headers_are_never_replaced() {
         // Every row is as it was.
         let backend = vault.layer().layer(store.clone());
         for method in crate::Method::ALL.iter().filter(|method| !method.access().changes_rows()) {
-            sample::call(&*backend, *method).await.unwrap();
+            canaries::call(&*backend, *method).await.unwrap();
         }
         options().open(store, passphrase()).await.unwrap();
     }
@@ -403,7 +403,7 @@ async fn sealed_rows_without_header_and_device() {
         for Scratch { store, folder: _folder } in Scratch::all().await {
             let (_vault, backend) = super::encrypted(&store).await;
             backend.create().await.unwrap();
-            sample::call(&*backend, write).await.unwrap();
+            canaries::call(&*backend, write).await.unwrap();
             // Away with the header, and a device as it is in a store that was never used.
             put_headers(&store, &[None, None]).await;
             store.save(&wacore::store::Device::new()).await.unwrap();
@@ -412,7 +412,7 @@ async fn sealed_rows_without_header_and_device() {
             // Only whoever asks for a new vault by name gets one, and the old rows stay unreadable.
             let vault = options().create(store.clone(), raw_key()).await.unwrap();
             let backend = vault.layer().layer(store);
-            let error = super::own_error(sample::call(&*backend, read).await);
+            let error = super::own_error(canaries::call(&*backend, read).await);
             assert!(error.starts_with("Tampered"), "{}: {error}", write.name());
         }
     }

@@ -13,7 +13,7 @@ use crate::encrypt::format::keys::LookupKeys;
 use crate::encrypt::format::token::Domain;
 use crate::encrypt::vault::open_vault::VaultState;
 use crate::method::{Method, Record};
-use crate::sample::*;
+use crate::testing::canaries::*;
 use crate::vault::OnDamage;
 use crate::{Error, Key, Layer, Vault};
 

@@ -4,7 +4,7 @@ use wacore::store::Device;
 
 use super::{Scratch, encrypted, memory, options, own_error, raw_key};
 use crate::encrypt::vault::header::{DEVICE_SEALED, Header};
-use crate::sample;
+use crate::testing::canaries;
 use crate::{Error, Layer, Vault};
 
 fn sealed_flag(vault: &Vault) -> bool {
@@ -17,7 +17,7 @@ async fn survives_in_full() {
         let store = scratch.store.clone();
         let plain = memory();
         let (_, backend) = encrypted(&store).await;
-        let mut device = sample::device();
+        let mut device = canaries::device();
         device.nct_salt_sync_seen = true;
         device.client_profile = wacore::client_profile::ClientProfile::android("Pixel");
         backend.save(&device).await.unwrap();
@@ -91,7 +91,7 @@ async fn a_paired_plaintext_device_is_refused() {
     for scratch in Scratch::all().await {
         let store = scratch.store.clone();
         store.create().await.unwrap();
-        store.save(&sample::device()).await.unwrap();
+        store.save(&canaries::device()).await.unwrap();
         for result in [
             options().create(store.clone(), raw_key()).await,
             options().open(store.clone(), raw_key()).await,
@@ -112,15 +112,15 @@ async fn a_plaintext_device_put_in_place_later() {
         let (_, backend) = encrypted(&store).await;
         // Before a device was ever sealed.
         store.create().await.unwrap();
-        store.save(&sample::device()).await.unwrap();
+        store.save(&canaries::device()).await.unwrap();
         assert_eq!(own_error(backend.load().await.map(drop)), "PlaintextDevice");
         assert_eq!(own_error(backend.exists().await), "PlaintextDevice");
         assert_eq!(own_error(backend.create().await), "PlaintextDevice");
         assert!(matches!(options().open(store.clone(), raw_key()).await, Err(Error::PlaintextDevice)));
 
         // And after: also one that is not paired.
-        backend.save(&sample::device()).await.unwrap();
-        for planted in [sample::device(), Device::new()] {
+        backend.save(&canaries::device()).await.unwrap();
+        for planted in [canaries::device(), Device::new()] {
             store.save(&planted).await.unwrap();
             assert_eq!(own_error(backend.load().await.map(drop)), "PlaintextDevice");
         }
@@ -132,11 +132,11 @@ async fn what_is_planted_beside_the_envelope_is_ignored() {
     for scratch in Scratch::all().await {
         let store = scratch.store.clone();
         let (_, backend) = encrypted(&store).await;
-        let mut sealed = sample::device();
+        let mut sealed = canaries::device();
         sealed.pn = None;
         sealed.account = None;
         backend.save(&sealed).await.unwrap();
-        let mut planted = sample::device();
+        let mut planted = canaries::device();
         planted.edge_routing_info = store.load().await.unwrap().unwrap().edge_routing_info;
         planted.adv_secret_key = [9; 32];
         store.save(&planted).await.unwrap();

@@ -7,8 +7,8 @@ use wacore::store::traits::Backend;
 
 use super::{encrypted, memory, options, raw_key};
 use crate::method::{Access, Method};
-use crate::sample;
 use crate::testing::Spy;
+use crate::testing::canaries;
 use crate::vault::OpenMode;
 use crate::{Layer, Vault};
 
@@ -34,12 +34,12 @@ async fn the_first_device_takes_more_calls() {
 async fn read_only_vaults_refuse_every_change() {
     let store = memory();
     let (_, backend) = encrypted(&store).await;
-    sample::fill(&*backend).await;
+    canaries::fill(&*backend).await;
     let vault = options().mode(OpenMode::ReadOnly).open(store.clone(), raw_key()).await.unwrap();
     let (backend, spy) = spied(&store, &vault);
     assert_eq!(format!("{:?}", vault.layer()), "encrypt(v1, read-only)");
     for method in Method::ALL {
-        let result = sample::call(&*backend, *method).await;
+        let result = canaries::call(&*backend, *method).await;
         let refused = matches!(method.access(), Access::Write | Access::Delete | Access::Take);
         assert_eq!(result.is_err(), refused, "{}", method.name());
         let calls = spy.take();

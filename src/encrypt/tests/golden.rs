@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::interop::{assert_complete, open_store};
 use super::{open_sqlite, options, raw_key};
-use crate::sample;
-use crate::sample::*;
+use crate::testing::canaries;
+use crate::testing::canaries::*;
 use crate::vault::{HeaderInfo, Padding};
 use crate::{Error, Layer, Passphrase, RecoveryKey};
 
@@ -39,7 +39,7 @@ async fn write_missing_golden_stores() {
         if name == "v1.db" {
             std::fs::write(golden(RECOVERY_KEY_FILE), &*vault.add_recovery_key().await.unwrap().expose()).unwrap();
         }
-        sample::fill(&*vault.layer().layer(store.clone())).await;
+        canaries::fill(&*vault.layer().layer(store.clone())).await;
         store.snapshot_db("golden", None).await.unwrap();
         let snapshot = std::fs::read_dir(folder.path())
             .unwrap()

@@ -12,19 +12,19 @@ use super::bad_records::{Both, SLOTS, read, replace, stored, tampered};
 use super::own_error;
 use crate::encrypt::format::token::Domain;
 use crate::method::{Method, Record};
-use crate::sample::*;
-use crate::testing::{Effect, Evil, Fault, When};
+use crate::testing::canaries::*;
+use crate::testing::{Effect, Fault, Tamper, When};
 use crate::{CacheLayer, Error, Layer};
 
 const OTHER: &str = "15550109900:7@s.whatsapp.net";
 
 /// The client's side of a stack whose store lies, with and without a cache that keeps what it once opened.
-async fn deceived(both: &Both) -> (Evil, [Arc<dyn Backend>; 2]) {
-    let evil = Evil::new();
-    let encrypted = both.vault.layer().layer(evil.layer(both.inner.clone()));
+async fn deceived(both: &Both) -> (Tamper, [Arc<dyn Backend>; 2]) {
+    let tamper = Tamper::new();
+    let encrypted = both.vault.layer().layer(tamper.layer(both.inner.clone()));
     let records = [Record::Session, Record::Identity, Record::SenderKey, Record::SignedPrekey];
     let cache = records.into_iter().fold(CacheLayer::new(1 << 20), CacheLayer::with);
-    (evil, [encrypted.clone(), cache.layer(encrypted)])
+    (tamper, [encrypted.clone(), cache.layer(encrypted)])
 }
 
 #[tokio::test]
@@ -38,11 +38,11 @@ async fn one_row_answered_differently_each_time_is_one_of_its_own_values() {
         }
         both.outer.put_session(OTHER, b"of somebody else").await.unwrap();
         let foreign = both.inner.get_session(&both.address(Record::Session, OTHER)).await.unwrap().unwrap();
-        let (evil, stacks) = deceived(&both).await;
+        let (tamper, stacks) = deceived(&both).await;
         let mut answers: Vec<Option<Bytes>> = genuine.iter().map(|(_, sealed)| Some(sealed.clone())).collect();
         answers.extend([None, Some(foreign), Some(Bytes::from_static(b"plain")), Some(Bytes::new())]);
         let mut turn = 0;
-        evil.lie(Method::GetSession, move |answer: &mut Result<Option<Bytes>>| {
+        tamper.alter(Method::GetSession, move |answer: &mut Result<Option<Bytes>>| {
             *answer = Ok(answers[turn % answers.len()].clone());
             turn += 1;
         });
@@ -68,7 +68,7 @@ async fn one_row_answered_differently_each_time_is_one_of_its_own_values() {
             }
             assert!(told > 0 && (errors > 0 || told > 20), "{told} {errors}");
         }
-        evil.repent();
+        tamper.clear();
         both.outer.put_session(SESSION_ADDRESS, b"the end").await.unwrap();
         assert_eq!(both.outer.get_session(SESSION_ADDRESS).await.unwrap().as_deref(), Some(&b"the end"[..]));
     }
@@ -80,20 +80,20 @@ async fn a_lie_does_not_outlive_a_write_in_a_cache() {
     for both in Both::all().await {
         let address = both.address(Record::Session, SESSION_ADDRESS);
         let older = both.inner.get_session(&address).await.unwrap().unwrap();
-        let (evil, [_, cached]) = deceived(&both).await;
+        let (tamper, [_, cached]) = deceived(&both).await;
         both.outer.put_session(SESSION_ADDRESS, b"newer").await.unwrap();
-        evil.lie(Method::GetSession, move |answer: &mut Result<Option<Bytes>>| *answer = Ok(Some(older.clone())));
+        tamper.alter(Method::GetSession, move |answer: &mut Result<Option<Bytes>>| *answer = Ok(Some(older.clone())));
         assert_eq!(cached.get_session(SESSION_ADDRESS).await.unwrap().as_deref(), Some(SESSION));
         cached.put_session(SESSION_ADDRESS, b"newest").await.unwrap();
-        evil.repent();
+        tamper.clear();
         assert_eq!(cached.get_session(SESSION_ADDRESS).await.unwrap().as_deref(), Some(&b"newest"[..]));
         // Errors are not remembered either.
-        evil.lie(Method::GetSenderKey, |answer: &mut Result<Option<Vec<u8>>>| *answer = Ok(Some(b"junk".to_vec())));
+        tamper.alter(Method::GetSenderKey, |answer: &mut Result<Option<Vec<u8>>>| *answer = Ok(Some(b"junk".to_vec())));
         assert_eq!(
             own_error(cached.get_sender_key(SENDER_KEY_ADDRESS).await),
             super::bad_records::plaintext(Record::SenderKey)
         );
-        evil.repent();
+        tamper.clear();
         assert_eq!(cached.get_sender_key(SENDER_KEY_ADDRESS).await.unwrap().as_deref(), Some(SENDER_KEY));
     }
 }
@@ -102,24 +102,24 @@ async fn a_lie_does_not_outlive_a_write_in_a_cache() {
 #[tokio::test]
 async fn batches_and_listings_that_are_not_what_was_asked_for() {
     for both in Both::all().await {
-        let (evil, [store, _]) = deceived(&both).await;
+        let (tamper, [store, _]) = deceived(&both).await;
         store.store_prekey(50, b"fifty", false).await.unwrap();
         store.store_signed_prekey(70, b"seventy").await.unwrap();
 
         type Rows<T> = Result<Vec<(u32, T)>>;
-        evil.lie(Method::LoadPrekeysBatch, |answer: &mut Rows<Bytes>| {
+        tamper.alter(Method::LoadPrekeysBatch, |answer: &mut Rows<Bytes>| {
             let rows = answer.as_mut().unwrap();
             let names: Vec<_> = rows.iter().map(|(id, _)| *id).rev().collect();
             rows.iter_mut().zip(names).for_each(|((id, _), name)| *id = name);
         });
         assert_eq!(own_error(store.load_prekeys_batch(&[5, 50]).await), tampered(Record::Prekey));
-        evil.repent();
-        evil.lie(Method::LoadAllSignedPrekeys, |answer: &mut Rows<Vec<u8>>| {
+        tamper.clear();
+        tamper.alter(Method::LoadAllSignedPrekeys, |answer: &mut Rows<Vec<u8>>| {
             answer.as_mut().unwrap().iter_mut().for_each(|(id, _)| *id ^= 1);
         });
         assert_eq!(own_error(store.load_all_signed_prekeys().await), tampered(Record::SignedPrekey));
-        evil.repent();
-        evil.lie(Method::LoadAllSignedPrekeys, |answer: &mut Rows<Vec<u8>>| {
+        tamper.clear();
+        tamper.alter(Method::LoadAllSignedPrekeys, |answer: &mut Rows<Vec<u8>>| {
             let rows = answer.as_mut().unwrap();
             rows.extend(rows.clone());
         });
@@ -127,7 +127,7 @@ async fn batches_and_listings_that_are_not_what_was_asked_for() {
             assert_eq!(key, if id == 7 { SIGNED_PREKEY } else { b"seventy" });
         }
 
-        evil.lie(Method::GetMutationMacs, |answer: &mut Result<HashMap<[u8; 32], Vec<u8>>>| {
+        tamper.alter(Method::GetMutationMacs, |answer: &mut Result<HashMap<[u8; 32], Vec<u8>>>| {
             let macs = answer.as_mut().unwrap();
             let value = macs.values().next().unwrap().clone();
             // One that was not asked for has no place in the answer.
@@ -135,8 +135,8 @@ async fn batches_and_listings_that_are_not_what_was_asked_for() {
         });
         let macs = store.get_mutation_macs(COLLECTION, &[INDEX_MAC]).await.unwrap();
         assert_eq!(macs, HashMap::from([(INDEX_MAC, VALUE_MAC.to_vec())]));
-        evil.repent();
-        evil.lie(Method::GetMutationMacs, |answer: &mut Result<HashMap<[u8; 32], Vec<u8>>>| {
+        tamper.clear();
+        tamper.alter(Method::GetMutationMacs, |answer: &mut Result<HashMap<[u8; 32], Vec<u8>>>| {
             answer.as_mut().unwrap().values_mut().for_each(|value| value.truncate(40));
         });
         let torn = store.get_mutation_macs(COLLECTION, &[INDEX_MAC]).await;
@@ -146,21 +146,21 @@ async fn batches_and_listings_that_are_not_what_was_asked_for() {
             .put_lid_mapping(&LidPnMappingEntry { lid: "2".into(), phone_number: "3".into(), ..lid_mapping() })
             .await
             .unwrap();
-        evil.lie(Method::GetAllLidMappings, |answer: &mut Result<Vec<LidPnMappingEntry>>| {
+        tamper.alter(Method::GetAllLidMappings, |answer: &mut Result<Vec<LidPnMappingEntry>>| {
             let rows = answer.as_mut().unwrap();
             let lids: Vec<_> = rows.iter().map(|row| row.lid.clone()).rev().collect();
             rows.iter_mut().zip(lids).for_each(|(row, lid)| row.lid = lid);
         });
         assert_eq!(own_error(store.get_all_lid_mappings().await), tampered(Record::LidMapping));
-        evil.lie(Method::GetLidMapping, |answer: &mut Result<Option<LidPnMappingEntry>>| {
+        tamper.alter(Method::GetLidMapping, |answer: &mut Result<Option<LidPnMappingEntry>>| {
             answer.as_mut().unwrap().as_mut().unwrap().phone_number = "15550100000".to_owned();
         });
         assert_eq!(own_error(store.get_lid_mapping(LID).await), tampered(Record::LidMapping));
-        evil.lie(Method::GetTcToken, |answer: &mut Result<Option<TcTokenEntry>>| {
+        tamper.alter(Method::GetTcToken, |answer: &mut Result<Option<TcTokenEntry>>| {
             answer.as_mut().unwrap().as_mut().unwrap().token = b"chosen".to_vec();
         });
         assert_eq!(own_error(store.get_tc_token(TC_JID).await), super::bad_records::plaintext(Record::TcToken));
-        assert_eq!(evil.lies_told(), 8);
+        assert_eq!(tamper.altered(), 8);
     }
 }
 
@@ -168,11 +168,11 @@ async fn batches_and_listings_that_are_not_what_was_asked_for() {
 #[tokio::test]
 async fn what_is_denied_is_absent_but_not_the_device_nor_the_header() {
     for both in Both::all().await {
-        let (evil, [store, cached]) = deceived(&both).await;
-        evil.lie(Method::GetSession, |answer: &mut Result<Option<Bytes>>| *answer = Ok(None));
-        evil.lie(Method::GetSenderKey, |answer: &mut Result<Option<Vec<u8>>>| *answer = Ok(None));
-        evil.lie(Method::Load, |answer: &mut Result<Option<Device>>| *answer = Ok(None));
-        evil.lie(Method::Exists, |answer: &mut Result<bool>| *answer = Ok(false));
+        let (tamper, [store, cached]) = deceived(&both).await;
+        tamper.alter(Method::GetSession, |answer: &mut Result<Option<Bytes>>| *answer = Ok(None));
+        tamper.alter(Method::GetSenderKey, |answer: &mut Result<Option<Vec<u8>>>| *answer = Ok(None));
+        tamper.alter(Method::Load, |answer: &mut Result<Option<Device>>| *answer = Ok(None));
+        tamper.alter(Method::Exists, |answer: &mut Result<bool>| *answer = Ok(false));
         for store in [&store, &cached] {
             assert_eq!(store.get_session(SESSION_ADDRESS).await.unwrap(), None);
             assert_eq!(store.load_identity(IDENTITY_ADDRESS).await.unwrap(), None);
@@ -182,7 +182,7 @@ async fn what_is_denied_is_absent_but_not_the_device_nor_the_header() {
             assert_eq!(own_error(store.create().await), "DeviceMissing");
         }
         // The header is read with the same method.
-        let lying = evil.layer(both.inner.clone());
+        let lying = tamper.layer(both.inner.clone());
         let opened = super::options().open(lying, super::raw_key()).await;
         assert!(matches!(opened, Err(Error::HeaderMissing)), "{opened:?}");
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{Sqlite, encrypted};
-use crate::sample;
-use crate::sample::*;
+use crate::testing::canaries;
+use crate::testing::canaries::*;
 
 /// Original key and payload of each record, by kind.
 type Records = BTreeMap<String, Vec<(Vec<Vec<u8>>, Vec<u8>)>>;
@@ -33,7 +33,7 @@ pub(super) fn open_store(database: &Path, arguments: &[&str]) -> Records {
     records
 }
 
-/// Checks what the script found against what [`sample::fill`] wrote.
+/// Checks what the script found against what [`canaries::fill`] wrote.
 pub(super) fn assert_complete(mut records: Records) {
     let mut one = |kind: &str, key: &[&[u8]]| {
         let found = records.remove(kind).unwrap_or_else(|| panic!("no {kind} was found"));
@@ -68,7 +68,7 @@ pub(super) fn assert_complete(mut records: Records) {
 async fn a_store_is_opened_by_another_implementation() {
     let sqlite = Sqlite::new().await;
     let (_vault, backend) = encrypted(&sqlite.store).await;
-    sample::fill(&*backend).await;
+    canaries::fill(&*backend).await;
     let key = "5a".repeat(32);
     assert_complete(open_store(&sqlite.folder.path().join("wa.db"), &["--key", &key]));
 }

@@ -8,9 +8,9 @@ use wacore::store::traits::Backend;
 
 use super::{encrypted, memory, options, passphrase, raw_key};
 use crate::encrypt::format::envelope::Prefix;
-use crate::gate::{Pauses, polled};
 use crate::method::Record;
-use crate::sample::{self, SESSION, SESSION_ADDRESS};
+use crate::testing::canaries::{self, SESSION, SESSION_ADDRESS};
+use crate::testing::gate::{Pauses, polled};
 use crate::testing::{Effect, Fault, When};
 use crate::vault::Revocation;
 use crate::{Error, Key, Layer};
@@ -46,7 +46,7 @@ async fn a_store_that_fails_at_any_call() {
             let vault = options().create(store.clone(), raw_key()).await?;
             let backend = vault.layer().layer(store.clone());
             backend.create().await?;
-            backend.save(&sample::device()).await?;
+            backend.save(&canaries::device()).await?;
             backend.put_session(SESSION_ADDRESS, SESSION).await?;
             vault.add_slot("people", Key::from_bytes(&mut [7; 32])).await?;
             vault.remove_slot(0).await?;
@@ -72,7 +72,7 @@ async fn a_store_that_fails_at_any_call() {
         if !backend.exists().await.unwrap() {
             backend.create().await.unwrap();
         }
-        backend.save(&sample::device()).await.unwrap();
+        backend.save(&canaries::device()).await.unwrap();
         assert!(backend.load().await.unwrap().unwrap().is_registered());
         backend.put_session(SESSION_ADDRESS, SESSION).await.unwrap();
         assert_eq!(backend.get_session(SESSION_ADDRESS).await.unwrap().as_deref(), Some(SESSION));
@@ -93,7 +93,7 @@ async fn dropped_at_any_point() {
             let vault = options().create(store.clone(), raw_key()).await.unwrap();
             let backend = vault.layer().layer(store.clone());
             backend.create().await.unwrap();
-            backend.save(&sample::device()).await.unwrap();
+            backend.save(&canaries::device()).await.unwrap();
             backend.put_session(SESSION_ADDRESS, SESSION).await.unwrap();
             vault.add_slot("people", new_key()).await.unwrap();
             vault.remove_slot(0).await.unwrap();

@@ -16,8 +16,9 @@ use crate::encrypt::format::kind::KINDS;
 use crate::encrypt::vault::key_wrap::{data_key_aad, lookup_key_aad, unwrap};
 
 use crate::maintenance::Rotate;
+use crate::testing::canaries;
 use crate::vault::Revocation;
-use crate::{Layer, Passphrase, Secret, SqliteStore, Vault, sample};
+use crate::{Layer, Passphrase, Secret, SqliteStore, Vault};
 
 /// A secret to look for, of which this process keeps no copy itself: every byte is masked.
 struct Needle {
@@ -129,8 +130,8 @@ fn live_and_let_go() {
         let first = random_passphrase(&mut needles);
         let vault = options().create(inner.clone(), first.duplicate()).await.unwrap();
         let layered = crate::CacheLayer::new(1 << 20).layer(vault.layer().layer(inner.clone()));
-        sample::fill(&*layered).await;
-        layered.get_session(sample::SESSION_ADDRESS).await.unwrap();
+        canaries::fill(&*layered).await;
+        layered.get_session(canaries::SESSION_ADDRESS).await.unwrap();
         needles.extend(keys(&vault));
         // They are where they are expected as long as the vault lives.
         here = find(&needles[1..3]).len();

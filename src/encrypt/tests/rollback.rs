@@ -9,8 +9,8 @@ use wacore::store::InMemoryBackend;
 use wacore::store::traits::Backend;
 
 use super::{Headers, Scratch, headers, memory, options, put_headers, raw_key};
-use crate::gate::{Pauses, polled};
-use crate::sample::{SESSION, SESSION_ADDRESS};
+use crate::testing::canaries::{SESSION, SESSION_ADDRESS};
+use crate::testing::gate::{Pauses, polled};
 use crate::testing::{Effect, Fault, When};
 use crate::vault::OpenMode;
 use crate::vault::{Anchor, FileAnchor, Revocation, RollbackAnchor};

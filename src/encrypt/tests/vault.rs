@@ -11,7 +11,7 @@ use wacore::store::traits::Backend;
 use super::{Sqlite, encrypted, memory, options, passphrase, raw_key};
 use crate::encrypt::format::envelope::Prefix;
 use crate::encrypt::vault::header::Header;
-use crate::sample;
+use crate::testing::canaries;
 use crate::vault::OpenMode;
 use crate::vault::{
     Argon2Cost, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, KeyProvider, Padding, Revocation, SlotKind,
@@ -70,7 +70,7 @@ async fn every_kind_of_secret_opens() {
     let store = memory();
     let vault = options().create(store.clone(), passphrase()).await.unwrap();
     let backend = vault.layer().layer(store.clone());
-    sample::fill(&*backend).await;
+    canaries::fill(&*backend).await;
     vault.add_slot("machine", raw_key()).await.unwrap();
     let recovery = vault.add_recovery_key().await.unwrap();
     let keyring = Arc::new(Keyring::default());
@@ -95,7 +95,7 @@ async fn every_kind_of_secret_opens() {
         options().open(store.clone(), keyring.clone()).await.unwrap(),
     ] {
         let backend = vault.layer().layer(store.clone());
-        assert_eq!(backend.get_session(sample::SESSION_ADDRESS).await.unwrap().as_deref(), Some(sample::SESSION));
+        assert_eq!(backend.get_session(canaries::SESSION_ADDRESS).await.unwrap().as_deref(), Some(canaries::SESSION));
     }
     assert!(!opens(&store, word("wrong")).await);
     assert!(!opens(&store, Key::generate().unwrap()).await);
@@ -127,12 +127,12 @@ async fn changing_the_passphrase() {
     let store = memory();
     let vault = options().slot_label("operator").create(store.clone(), word("first")).await.unwrap();
     let backend = vault.layer().layer(store.clone());
-    sample::fill(&*backend).await;
+    canaries::fill(&*backend).await;
     vault.change_passphrase(word("second")).await.unwrap();
     assert!(!opens(&store, word("first")).await);
     assert!(opens(&store, word("second")).await);
     assert_eq!(vault.slots()[0].label, "operator");
-    backend.get_session(sample::SESSION_ADDRESS).await.unwrap();
+    backend.get_session(canaries::SESSION_ADDRESS).await.unwrap();
 
     // With a second passphrase, the one that opened is changed.
     vault.add_slot("backup", word("third")).await.unwrap();
@@ -203,10 +203,10 @@ async fn saved_headers_can_be_restored() {
     let store = memory();
     let vault = options().create(store.clone(), word("old")).await.unwrap();
     let backend = vault.layer().layer(store.clone());
-    sample::fill(&*backend).await;
+    canaries::fill(&*backend).await;
     let saved = vault.save_header();
     vault.change_passphrase(word("new")).await.unwrap();
-    backend.put_session(sample::SESSION_ADDRESS, b"newer").await.unwrap();
+    backend.put_session(canaries::SESSION_ADDRESS, b"newer").await.unwrap();
     let generation = Header::parse(&vault.save_header()).unwrap().generation;
 
     let error = options().restore_header(store.clone(), &saved, word("new")).await.unwrap_err();
@@ -217,7 +217,7 @@ async fn saved_headers_can_be_restored() {
     let vault = options().restore_header(store.clone(), &saved, word("old")).await.unwrap();
     assert!(Header::parse(&vault.save_header()).unwrap().generation > generation);
     let backend = vault.layer().layer(store.clone());
-    assert_eq!(backend.get_session(sample::SESSION_ADDRESS).await.unwrap().as_deref(), Some(&b"newer"[..]));
+    assert_eq!(backend.get_session(canaries::SESSION_ADDRESS).await.unwrap().as_deref(), Some(&b"newer"[..]));
     assert!(opens(&store, word("old")).await);
 
     let mut altered = saved.clone();
@@ -265,7 +265,7 @@ async fn restoring_an_early_header_keeps_the_device_missed() {
     let store = memory();
     let (vault, backend) = encrypted(&store).await;
     let before_the_device = vault.save_header();
-    sample::fill(&*backend).await;
+    canaries::fill(&*backend).await;
     let emptied = memory();
     for copy in [HeaderCopy::A, HeaderCopy::B] {
         emptied.put_sender_key(copy.address(), b"damaged").await.unwrap();
@@ -278,7 +278,7 @@ async fn restoring_an_early_header_keeps_the_device_missed() {
 
     let occupied = memory();
     occupied.create().await.unwrap();
-    occupied.save(&sample::device()).await.unwrap();
+    occupied.save(&canaries::device()).await.unwrap();
     let refused = options().restore_header(occupied, &before_the_device, raw_key()).await;
     assert!(matches!(refused, Err(Error::PlaintextDevice)));
 }
@@ -302,7 +302,7 @@ async fn plaintext_records_are_no_place_for_a_vault() {
 
     for method in [Method::StoreSignedPrekey, Method::SetSyncKey, Method::PutLidMapping, Method::PutTcToken] {
         let store = memory();
-        sample::call(&*store, method).await.unwrap();
+        canaries::call(&*store, method).await.unwrap();
         for result in
             [options().create(store.clone(), raw_key()).await, options().open_or_create(store.clone(), raw_key()).await]
         {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 use super::header::IMPORTING;
 use super::header::{Header, MAX_SLOTS};
 use super::kdf::Argon2Cost;
@@ -147,7 +147,7 @@ impl Vault {
     }
 
     /// From now on the vault can be opened.
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     pub(crate) async fn finish_import(&self) -> Result<()> {
         self.shared
             .update(1, |header, _| {

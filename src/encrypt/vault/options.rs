@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::copies::HeaderStore;
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 use super::header::IMPORTING;
 use super::kdf::{Argon2Cost, KdfLimits};
 use super::rollback::{OptionalAnchor, RollbackAnchor};
@@ -169,7 +169,7 @@ impl VaultOptions {
     }
 
     /// The same settings for a vault that does not open before [`Vault::finish_import`].
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     pub(crate) fn importing(&self) -> Self {
         Self { flags: IMPORTING, ..self.clone() }
     }

@@ -15,8 +15,9 @@ use wacore::store::InMemoryBackend;
 use wacore::store::error::StoreError;
 
 use crate::metrics::LayerKind;
+use crate::testing::canaries;
 use crate::testing::{Effect, Fault, When};
-use crate::{CacheLayer, Key, Method, Metrics, Stack, VaultOptions, sample};
+use crate::{CacheLayer, Key, Method, Metrics, Stack, VaultOptions};
 
 /// Everything that spans and events of this thread say while `run` runs, down to the most talkative level.
 ///
@@ -81,12 +82,12 @@ fn nobody_is_named_anywhere() {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
 
     let run = || {
-        runtime.block_on(sample::fill(&*store));
+        runtime.block_on(canaries::fill(&*store));
         for method in Method::ALL {
-            runtime.block_on(sample::call(&*store, *method)).unwrap();
+            runtime.block_on(canaries::call(&*store, *method)).unwrap();
             // Errors that say too much.
-            fault.inject(When::Always, Effect::Fail(|| StoreError::Validation(format!("bad {}", sample::PHONE))));
-            let _ = runtime.block_on(sample::call(&*store, *method));
+            fault.inject(When::Always, Effect::Fail(|| StoreError::Validation(format!("bad {}", canaries::PHONE))));
+            let _ = runtime.block_on(canaries::call(&*store, *method));
             fault.clear();
         }
         runtime.block_on(network(&metrics));
@@ -105,11 +106,11 @@ fn nobody_is_named_anywhere() {
     assert_spans(&spans);
     texts.push(spans);
 
-    let mut canaries = sample::canaries();
+    let mut canaries = canaries::all();
     let more = [
-        sample::IDENTITY_ADDRESS,
-        sample::SECOND_MESSAGE_ID,
-        sample::SNAPSHOT_NAME,
+        canaries::IDENTITY_ADDRESS,
+        canaries::SECOND_MESSAGE_ID,
+        canaries::SNAPSHOT_NAME,
         "secret.example",
         "Bearer canary",
         "canary close reason",

@@ -4,8 +4,9 @@ use wacore::store::traits::{Backend, DeviceStore, MsgSecretStore, ProtocolStore,
 
 use super::*;
 use crate::method::{Access, Method};
+use crate::testing::canaries;
 use crate::vault::OpenMode;
-use crate::{Key, Stack, Vault, VaultOptions, sample};
+use crate::{Key, Stack, Vault, VaultOptions};
 
 /// Every row of every table, without the account's number.
 async fn rows(store: &SqliteStore) -> Vec<String> {
@@ -32,24 +33,24 @@ async fn rows(store: &SqliteStore) -> Vec<String> {
 async fn no_method_touches_another_account() {
     let scratch = Scratch::new().await;
     let (first, second) = (scratch.store.clone(), scratch.store.account(-7));
-    sample::fill(&first).await;
+    canaries::fill(&first).await;
     let before = rows(&first).await;
     assert!(before.len() > 18, "every table has a row: {before:?}");
     // The other account sees nothing, whatever it asks for.
-    assert!(second.get_session(sample::SESSION_ADDRESS).await.unwrap().is_none());
-    assert!(!second.has_signal_state_for_user(sample::PHONE).await.unwrap());
+    assert!(second.get_session(canaries::SESSION_ADDRESS).await.unwrap().is_none());
+    assert!(!second.has_signal_state_for_user(canaries::PHONE).await.unwrap());
     assert!(second.get_all_lid_mappings().await.unwrap().is_empty());
     assert!(second.get_all_tc_token_jids().await.unwrap().is_empty());
     assert!(!second.exists().await.unwrap());
     // And changes nothing, whatever it does.
-    sample::fill(&second).await;
+    canaries::fill(&second).await;
     assert_eq!(rows(&second).await.len(), before.len());
     for method in Method::ALL.iter().filter(|method| method.access().changes_rows()) {
-        sample::call(&second, *method).await.unwrap();
+        canaries::call(&second, *method).await.unwrap();
         assert_eq!(rows(&first).await, before, "{}", method.name());
     }
     for method in Method::ALL.iter().filter(|method| method.access() == Access::Delete) {
-        sample::call(&second, *method).await.unwrap();
+        canaries::call(&second, *method).await.unwrap();
     }
     second.delete_expired_msg_secrets(i64::MAX).await.unwrap();
     second.delete_expired_sent_messages(i64::MAX).await.unwrap();

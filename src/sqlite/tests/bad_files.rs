@@ -7,7 +7,7 @@ use wacore::store::traits::SignalStore;
 
 use super::*;
 use crate::error::ForeignFile;
-use crate::sample;
+use crate::testing::canaries;
 
 /// Opening fails and leaves every file of the folder as it was.
 pub(super) async fn refused(path: &Path) -> Error {
@@ -104,7 +104,7 @@ async fn damaged_files_are_noticed() {
     let scratch = Scratch::new().await;
     let rows: Vec<_> = (0..500).map(|number| (address(number), vec![number as u8; 1500].into())).collect();
     scratch.store.put_sessions_batch(&rows).await.unwrap();
-    sample::fill(&scratch.store).await;
+    canaries::fill(&scratch.store).await;
     assert_eq!(scratch.store.integrity_check().await.unwrap(), [] as [String; 0]);
     let Scratch { store, path, _folder } = scratch;
     drop(store);

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use wacore::store::traits::{MsgSecretEntry, MsgSecretStore, ProtocolStore, SignalStore};
 
 use super::*;
-use crate::sample;
+use crate::testing::canaries;
 
 fn multi_threaded() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
@@ -259,7 +259,7 @@ fn crowds_are_let_in_one_after_the_other() {
 #[tokio::test]
 async fn one_reader_serves_many_long_queries() {
     let scratch = Scratch::with(config().readers(1)).await;
-    sample::fill(&scratch.store).await;
+    canaries::fill(&scratch.store).await;
     let queries = (0..50).map(|_| {
         let store = scratch.store.clone();
         tokio::spawn(async move { store.get_all_lid_mappings().await.unwrap().len() })

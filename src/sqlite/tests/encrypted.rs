@@ -6,8 +6,9 @@ use wacore::store::traits::{Backend, DeviceStore, SignalStore};
 
 use super::*;
 use crate::method::Method;
+use crate::testing::canaries;
 use crate::vault::Argon2Cost;
-use crate::{Key, Layer, Vault, VaultOptions, sample};
+use crate::{Key, Layer, Vault, VaultOptions};
 
 fn raw_key(number: u8) -> Key {
     Key::from_bytes(&mut [number; 32])
@@ -19,11 +20,11 @@ async fn no_file_holds_a_canary_snapshots_and_backups_included() {
     let store: Arc<dyn Backend> = Arc::new(scratch.store.clone());
     let vault = Vault::create(store.clone(), raw_key(1)).await.unwrap();
     let layered = vault.layer().layer(store);
-    sample::fill(&*layered).await;
+    canaries::fill(&*layered).await;
     for method in Method::ALL.iter().filter(|method| !method.access().changes_rows()) {
-        sample::call(&*layered, *method).await.unwrap();
+        canaries::call(&*layered, *method).await.unwrap();
     }
-    layered.save(&sample::device()).await.unwrap();
+    layered.save(&canaries::device()).await.unwrap();
     let search = |store: &SqliteStore| {
         let store = store.clone();
         let folder = scratch.path.parent().unwrap().to_owned();
@@ -35,7 +36,7 @@ async fn no_file_holds_a_canary_snapshots_and_backups_included() {
                 let path = entry.unwrap().path();
                 let content = fs::read(&path).unwrap();
                 files += 1;
-                for (name, canary) in sample::canaries() {
+                for (name, canary) in canaries::all() {
                     let text = std::str::from_utf8(&canary).is_ok();
                     let in_name = text && path.to_string_lossy().contains(&*String::from_utf8_lossy(&canary));
                     if memchr::memmem::find(&content, &canary).is_some() || in_name {
@@ -52,10 +53,10 @@ async fn no_file_holds_a_canary_snapshots_and_backups_included() {
 
     // The same search over the same calls without the layer.
     let plain = Scratch::new().await;
-    sample::fill(&plain.store).await;
+    canaries::fill(&plain.store).await;
     plain.store.checkpoint().await.unwrap();
     let content = fs::read(&plain.path).unwrap();
-    let seen = sample::canaries().iter().filter(|(_, canary)| memchr::memmem::find(&content, canary).is_some()).count();
+    let seen = canaries::all().iter().filter(|(_, canary)| memchr::memmem::find(&content, canary).is_some()).count();
     assert!(seen > 30, "{seen}");
 }
 
@@ -65,14 +66,14 @@ async fn every_method_works_through_the_layer() {
     let store: Arc<dyn Backend> = Arc::new(scratch.store.clone());
     let vault = Vault::create(store.clone(), raw_key(1)).await.unwrap();
     let layered = vault.layer().layer(store);
-    sample::fill(&*layered).await;
-    assert_eq!(layered.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
-    assert_eq!(layered.load_identity(sample::IDENTITY_ADDRESS).await.unwrap(), Some(sample::IDENTITY_KEY));
-    assert_eq!(layered.get_version(sample::COLLECTION).await.unwrap().version, 17);
-    layered.save(&sample::device()).await.unwrap();
-    assert_eq!(layered.load().await.unwrap().unwrap().push_name, sample::PUSH_NAME);
+    canaries::fill(&*layered).await;
+    assert_eq!(layered.get_session(canaries::SESSION_ADDRESS).await.unwrap().unwrap(), canaries::SESSION);
+    assert_eq!(layered.load_identity(canaries::IDENTITY_ADDRESS).await.unwrap(), Some(canaries::IDENTITY_KEY));
+    assert_eq!(layered.get_version(canaries::COLLECTION).await.unwrap().version, 17);
+    layered.save(&canaries::device()).await.unwrap();
+    assert_eq!(layered.load().await.unwrap().unwrap().push_name, canaries::PUSH_NAME);
     for method in Method::ALL {
-        sample::call(&*layered, *method).await.unwrap();
+        canaries::call(&*layered, *method).await.unwrap();
     }
 }
 

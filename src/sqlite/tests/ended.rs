@@ -5,7 +5,8 @@ use wacore::store::traits::{Backend, DeviceStore, SignalStore};
 use super::*;
 use crate::maintenance::inspect;
 use crate::method::{Access, Method};
-use crate::{CacheLayer, Key, Record, Stack, Vault, sample};
+use crate::testing::canaries;
+use crate::{CacheLayer, Key, Record, Stack, Vault};
 
 /// All methods that can fail.
 fn answering() -> impl Iterator<Item = Method> {
@@ -14,7 +15,7 @@ fn answering() -> impl Iterator<Item = Method> {
 
 /// What the call of a method fails with.
 async fn failure(backend: &dyn Backend, method: Method) -> Error {
-    let Err(error) = sample::call(backend, method).await else { panic!("{} succeeded", method.name()) };
+    let Err(error) = canaries::call(backend, method).await else { panic!("{} succeeded", method.name()) };
     Error::downcast_ref(&error).map(Error::duplicate).unwrap_or_else(|| panic!("{}: {error:?}", method.name()))
 }
 
@@ -27,9 +28,9 @@ async fn in_use(store: &SqliteStore) -> (Vault, Stack) {
 }
 
 async fn fill(backend: &dyn Backend) {
-    sample::fill(backend).await;
+    canaries::fill(backend).await;
     for method in Method::ALL.iter().filter(|method| method.access() == Access::Read) {
-        sample::call(backend, *method).await.unwrap();
+        canaries::call(backend, *method).await.unwrap();
     }
 }
 
@@ -40,7 +41,7 @@ async fn a_late_write_after_the_deletion_of_an_account_is_an_error() {
     let (vault, stack) = in_use(&scratch.store).await;
     let backend = stack.into_backend();
     fill(&*backend).await;
-    sample::fill(&other).await;
+    canaries::fill(&other).await;
 
     scratch.store.clone().delete_account().await.unwrap();
     for method in answering() {
@@ -48,7 +49,7 @@ async fn a_late_write_after_the_deletion_of_an_account_is_an_error() {
         assert!(matches!(error, Error::AccountDeleted), "{}: {error:?}", method.name());
         let error = failure(&scratch.store, method).await;
         assert!(matches!(error, Error::AccountDeleted), "{}: {error:?}", method.name());
-        sample::call(&other, method).await.unwrap();
+        canaries::call(&other, method).await.unwrap();
     }
     let error = vault.add_slot("late", Key::generate().unwrap()).await.unwrap_err();
     assert!(
@@ -95,12 +96,12 @@ async fn nothing_is_left_of_an_account_whose_client_shuts_down_late() {
 #[tokio::test]
 async fn a_deletion_that_fails_ends_nothing() {
     let scratch = Scratch::new().await;
-    sample::fill(&scratch.store).await;
+    canaries::fill(&scratch.store).await;
     let raw = rusqlite::Connection::open(&scratch.path).unwrap();
     raw.execute_batch("CREATE TRIGGER planted BEFORE DELETE ON devices BEGIN SELECT RAISE(ABORT, 'no'); END").unwrap();
     scratch.store.delete_account().await.unwrap_err();
     raw.execute_batch("DROP TRIGGER planted").unwrap();
-    assert!(scratch.store.has_session(sample::SESSION_ADDRESS).await.unwrap());
+    assert!(scratch.store.has_session(canaries::SESSION_ADDRESS).await.unwrap());
     scratch.store.put_session("a", b"b").await.unwrap();
     scratch.store.delete_account().await.unwrap();
 }
@@ -112,7 +113,7 @@ async fn a_closed_store_lets_go_of_its_file() {
     let backend = stack.into_backend();
     fill(&*backend).await;
     let second = scratch.store.account(2);
-    sample::fill(&second).await;
+    canaries::fill(&second).await;
 
     scratch.store.close().await.unwrap();
     for method in answering() {
@@ -132,7 +133,7 @@ async fn a_closed_store_lets_go_of_its_file() {
     let moved = scratch.path.with_file_name("moved.db");
     std::fs::rename(&scratch.path, &moved).unwrap();
     let store = config().open(&moved).await.unwrap();
-    assert!(store.account(2).has_session(sample::SESSION_ADDRESS).await.unwrap());
+    assert!(store.account(2).has_session(canaries::SESSION_ADDRESS).await.unwrap());
     // The name is free for another one.
     config().open(&scratch.path).await.unwrap();
 }

@@ -6,8 +6,9 @@ use super::semantics::assert_filled;
 use super::*;
 use crate::maintenance::Verify;
 use crate::maintenance::open_account;
+use crate::testing::canaries;
 use crate::vault::Argon2Cost;
-use crate::{Layer, Passphrase, VaultOptions, sample};
+use crate::{Layer, Passphrase, VaultOptions};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -27,18 +28,18 @@ async fn write_missing_golden_file() {
     let missing = |name: &str| std::env::var_os("WASTORE_BLESS").is_some() && !golden(name).exists();
     if missing(PLAIN) {
         let scratch = Scratch::new().await;
-        sample::fill(&scratch.store).await;
-        scratch.store.save(&sample::device()).await.unwrap();
+        canaries::fill(&scratch.store).await;
+        scratch.store.save(&canaries::device()).await.unwrap();
         scratch.store.backup(golden(PLAIN)).await.unwrap();
     }
     if missing(ENCRYPTED) {
         let (scratch, options) = (Scratch::new().await, VaultOptions::new().kdf_cost(Argon2Cost::MINIMUM));
         let (first, second) = (Arc::new(scratch.store.account(1)), Arc::new(scratch.store.account(2)));
         let vault = options.create(first.clone(), passphrase()).await.unwrap();
-        sample::fill(&*vault.layer().layer(first)).await;
+        canaries::fill(&*vault.layer().layer(first)).await;
         let derived = crate::Secret::from(vault.account_key("account 2"));
         let vault = options.derived_from(&vault).create(second.clone(), derived).await.unwrap();
-        sample::fill(&*vault.layer().layer(second)).await;
+        canaries::fill(&*vault.layer().layer(second)).await;
         scratch.store.backup(golden(ENCRYPTED)).await.unwrap();
     }
 }
@@ -52,8 +53,8 @@ async fn golden_files_open() {
     assert_filled(&store).await;
     // Fields that later versions of upstream add have their defaults; those of that day are as they were written.
     let device = store.load().await.unwrap().unwrap();
-    assert_eq!((device.push_name.as_str(), device.adv_secret_key), (sample::PUSH_NAME, sample::ADV_SECRET));
-    sample::fill(&store).await;
+    assert_eq!((device.push_name.as_str(), device.adv_secret_key), (canaries::PUSH_NAME, canaries::ADV_SECRET));
+    canaries::fill(&store).await;
 }
 
 #[tokio::test]
@@ -66,8 +67,8 @@ async fn golden_encrypted_files_open() {
         let account = Arc::new(store.account(number));
         let vault = open_account(&account, &VaultOptions::new(), passphrase()).await.unwrap();
         let layered = vault.layer().layer(account.clone());
-        let session = layered.get_session(sample::SESSION_ADDRESS).await.unwrap();
-        assert_eq!(session.as_deref(), Some(sample::SESSION));
+        let session = layered.get_session(canaries::SESSION_ADDRESS).await.unwrap();
+        assert_eq!(session.as_deref(), Some(canaries::SESSION));
         let report = Verify::new().run(&account, &vault).await.unwrap();
         assert!(report.is_sound(), "{report}");
     }

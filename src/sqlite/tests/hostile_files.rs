@@ -11,12 +11,13 @@ use rusqlite::config::DbConfig;
 use super::schema::ALTERATIONS;
 use super::walks::{Closed, counts, key, loosely, without_index};
 use super::*;
+use crate::Layer;
 use crate::encrypt::VaultOptions;
 use crate::maintenance::Verify;
 use crate::method::{Method, Record};
 use crate::rows::store::Rows;
+use crate::testing::canaries;
 use crate::vault::OpenMode;
-use crate::{Layer, sample};
 
 const TABLES: [&str; 18] = [
     "sessions",
@@ -193,7 +194,7 @@ async fn try_everything(closed: &Closed, rng: &mut StdRng, edits: &mut Vec<Strin
         Err(error) => tame(&error, edits),
     }
     between(rng, edits);
-    #[cfg(feature = "upstream")]
+    #[cfg(feature = "import")]
     {
         let (counted, target) = (counts(&closed.path), closed.folder.path().join("export.db"));
         match crate::import::Export::new().run(&store, &vault, &target).await {
@@ -228,13 +229,13 @@ async fn try_everything(closed: &Closed, rng: &mut StdRng, edits: &mut Vec<Strin
     }
     let layered = vault.layer().layer(Arc::new(store.clone()));
     for method in Method::ALL.iter().filter(|method| !method.access().changes_rows()) {
-        if let Err(error) = sample::call(&*layered, *method).await {
+        if let Err(error) = canaries::call(&*layered, *method).await {
             tame(&error, edits);
         }
     }
     between(rng, edits);
     for method in Method::ALL {
-        if let Err(error) = sample::call(&store, *method).await {
+        if let Err(error) = canaries::call(&store, *method).await {
             tame(&error, edits);
         }
     }
@@ -246,7 +247,7 @@ async fn try_everything(closed: &Closed, rng: &mut StdRng, edits: &mut Vec<Strin
     (true, sound)
 }
 
-#[cfg(feature = "upstream")]
+#[cfg(feature = "import")]
 const HEADERS: u64 = 2;
 
 #[tokio::test]

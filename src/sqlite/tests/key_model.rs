@@ -10,13 +10,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use wacore::store::traits::Backend;
 
 use super::*;
+use crate::Layer;
 use crate::encrypt::{Vault, VaultOptions};
 use crate::maintenance::Rotate;
 use crate::maintenance::restore_account_header;
 use crate::secret::Key;
+use crate::testing::canaries;
 use crate::vault::OpenMode;
 use crate::vault::{Anchor, Argon2Cost, HeaderCopy, HeaderInfo, RollbackAnchor};
-use crate::{Layer, sample};
 
 const ADDRESS: &str = "15550001111:2@s.whatsapp.net";
 /// The secret of the beginning, the one after a revocation, and one that is removed again.
@@ -147,7 +148,7 @@ impl Explorer {
     async fn first(&self) -> World {
         let vault = self.options().create(self.backend(), key(FIRST)).await.unwrap();
         let layered = vault.layer().layer(self.backend());
-        layered.save(&sample::device()).await.unwrap();
+        layered.save(&canaries::device()).await.unwrap();
         layered.put_session(ADDRESS, b"a session").await.unwrap();
         let header = vault.save_header();
         let mut world = World {
@@ -235,7 +236,7 @@ impl Explorer {
             }
             Step::WriteDevice => {
                 let layered = self.open(world).await?.layer().layer(self.backend());
-                Ok(layered.save(&sample::device()).await.map(|()| 0)?)
+                Ok(layered.save(&canaries::device()).await.map(|()| 0)?)
             }
             Step::AddLeaked => self.open(world).await?.add_slot("leaked", key(LEAKED)).await.map(|_| 0),
             Step::RemoveLeaked => {

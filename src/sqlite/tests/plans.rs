@@ -4,7 +4,8 @@ use super::*;
 use crate::maintenance::Rotate;
 use crate::method::Method;
 use crate::sqlite::connection::permitted;
-use crate::{Key, Layer, Vault, sample};
+use crate::testing::canaries;
+use crate::{Key, Layer, Vault};
 
 /// How statements begin that are about whole tables: of accounts, and of checks. Other tests run them meanwhile.
 const WHOLE_TABLE: [&str; 5] = [
@@ -27,16 +28,16 @@ fn plan(c: &rusqlite::Connection, sql: &str) -> crate::Result<Vec<String>> {
 async fn every_statement_searches_an_index() {
     let scratch = Scratch::new().await;
     let store = &scratch.store;
-    sample::fill(store).await;
+    canaries::fill(store).await;
     for method in Method::ALL {
-        sample::call(store, *method).await.unwrap();
+        canaries::call(store, *method).await.unwrap();
     }
     store.delete_account().await.unwrap();
     let store = &store.account(1);
     let sealed = Scratch::new().await;
     let inner = Arc::new(sealed.store.clone());
     let vault = Vault::create(inner.clone(), Key::generate().unwrap()).await.unwrap();
-    sample::fill(&*vault.layer().layer(inner)).await;
+    canaries::fill(&*vault.layer().layer(inner)).await;
     assert!(Rotate::new().run(&sealed.store, &vault).await.unwrap().resealed() > 0);
     let statements = STATEMENTS.lock().unwrap().clone();
     let mut looked_at = 0;

@@ -10,9 +10,10 @@ use crate::maintenance::open_account;
 use crate::maintenance::restore_account_header;
 use crate::maintenance::{Rotate, Verify};
 use crate::secret::{Key, Passphrase};
+use crate::testing::canaries;
 use crate::vault::OpenMode;
 use crate::vault::{Argon2Cost, HeaderCopy, HeaderInfo, Revocation};
-use crate::{Layer, Record, sample};
+use crate::{Layer, Record};
 
 fn key(byte: u8) -> Key {
     Key::from_bytes(&mut [byte; 32])
@@ -79,7 +80,7 @@ async fn fill(store: &SqliteStore, options: &VaultOptions, secret: Key) -> Vault
     let store: Arc<dyn Backend> = Arc::new(store.clone());
     let vault = options.create(store.clone(), secret).await.unwrap();
     let layered = vault.layer().layer(store);
-    layered.save(&sample::device()).await.unwrap();
+    layered.save(&canaries::device()).await.unwrap();
     let rows: Vec<_> = (0..SESSIONS).map(|number| (address(number), vec![number as u8; 300].into())).collect();
     layered.put_sessions_batch(&rows).await.unwrap();
     vault
@@ -200,7 +201,7 @@ async fn a_passphrase_is_not_changed_over_a_header_that_was_put_back() {
     let vault = options().create(store.clone(), word("old passphrase")).await.unwrap();
     let old = vault.save_header();
     vault.change_passphrase(word("new passphrase")).await.unwrap();
-    vault.layer().layer(store.clone()).save(&sample::device()).await.unwrap();
+    vault.layer().layer(store.clone()).save(&canaries::device()).await.unwrap();
     let bot = Bot { scratch, vault };
     bot.put_header_back(&old);
     let vault = options().open(store, word("old passphrase")).await.unwrap();

@@ -8,9 +8,10 @@ use super::*;
 use crate::maintenance::forget;
 use crate::maintenance::inspect;
 use crate::maintenance::{Repair, Verify};
+use crate::testing::canaries;
 use crate::vault::OnDamage;
 use crate::vault::OpenMode;
-use crate::{Key, Layer, Record, Vault, VaultOptions, sample};
+use crate::{Key, Layer, Record, Vault, VaultOptions};
 
 /// A copy of a store, damaged.
 struct Damaged {
@@ -144,7 +145,7 @@ async fn a_contact_is_forgotten_under_both_of_its_names() {
     let sealed = sealed().await;
     let store: Arc<dyn Backend> = Arc::new(sealed.scratch.store.clone());
     let layered = sealed.vault.layer().layer(store.clone());
-    let (lid, phone) = (sample::LID, sample::PHONE);
+    let (lid, phone) = (canaries::LID, canaries::PHONE);
     let contact = [
         format!("{phone}:7@s.whatsapp.net"),
         format!("{phone}@c.us.0"),
@@ -218,27 +219,27 @@ async fn what_the_protocol_renegotiates_may_count_as_absent() {
             match what {
                 "session" => {
                     let (session, identity) = (
-                        layered.get_session(sample::SESSION_ADDRESS).await,
-                        layered.load_identity(sample::IDENTITY_ADDRESS).await,
+                        layered.get_session(canaries::SESSION_ADDRESS).await,
+                        layered.load_identity(canaries::IDENTITY_ADDRESS).await,
                     );
                     assert_eq!(session.is_ok_and(|session| session.is_none()), renegotiates);
                     assert_eq!(identity.is_ok_and(|identity| identity.is_none()), renegotiates);
-                    assert_eq!(layered.has_session(sample::SESSION_ADDRESS).await.unwrap(), !renegotiates);
+                    assert_eq!(layered.has_session(canaries::SESSION_ADDRESS).await.unwrap(), !renegotiates);
                     assert_eq!(vault.damaged_records(), if renegotiates { 3 } else { 0 });
                 }
                 "prekey" => {
-                    let id = sample::arguments().prekey_id;
+                    let id = canaries::arguments().prekey_id;
                     assert_eq!(layered.load_prekey(id).await.is_ok_and(|prekey| prekey.is_none()), renegotiates);
                     let batch = layered.load_prekeys_batch(&[id]).await;
                     assert_eq!(batch.is_ok_and(|batch| batch.is_empty()), renegotiates);
                 }
                 "sender key" => {
-                    let key = layered.get_sender_key(sample::SENDER_KEY_ADDRESS).await;
+                    let key = layered.get_sender_key(canaries::SENDER_KEY_ADDRESS).await;
                     assert_eq!(key.is_ok_and(|key| key.is_none()), renegotiates);
                 }
                 "signed prekey" => assert!(layered.load_all_signed_prekeys().await.is_err()),
                 _ => {
-                    layered.get_session(sample::SESSION_ADDRESS).await.unwrap_err();
+                    layered.get_session(canaries::SESSION_ADDRESS).await.unwrap_err();
                 }
             }
         }

@@ -15,7 +15,6 @@ use wacore::store::traits::{Backend, SignalStore};
 use super::*;
 use crate::encrypt::cipher::{epoch_of, record_of};
 use crate::encrypt::{Vault, VaultOptions};
-use crate::gate::{Gate, Side};
 use crate::maintenance::open_account;
 use crate::maintenance::{Rotate, RotateReport, Verify};
 use crate::method::{Access, Method};
@@ -24,8 +23,10 @@ use crate::rows::store::Rows;
 use crate::rows::table::TABLES;
 use crate::secret::{Key, Passphrase};
 use crate::testing::Operation;
+use crate::testing::canaries;
+use crate::testing::gate::{Gate, Side};
 use crate::vault::{Argon2Cost, HeaderCopy, HeaderInfo, Padding, Revocation};
-use crate::{Layer, Record, sample};
+use crate::{Layer, Record};
 
 struct Sealed {
     scratch: Scratch,
@@ -49,8 +50,8 @@ fn options() -> VaultOptions {
 async fn sealed() -> Sealed {
     let scratch = Scratch::new().await;
     let (vault, layered) = over(&scratch.store, options().padding(Padding::Padme)).await;
-    sample::fill(&*layered).await;
-    layered.save(&sample::device()).await.unwrap();
+    canaries::fill(&*layered).await;
+    layered.save(&canaries::device()).await.unwrap();
     Sealed { scratch, vault, layered }
 }
 
@@ -99,14 +100,14 @@ async fn answers(store: &dyn Backend) -> Vec<String> {
     for method in Method::ALL.iter().filter(|method| matches!(method.access(), Access::Read | Access::Scan)) {
         answers.push(format!("{:?}", Operation::sample(*method).run(store, 0).await.unwrap().sorted()));
     }
-    answers.push(format!("{:?}", store.get_session(sample::SESSION_ADDRESS).await.unwrap()));
-    answers.push(format!("{:?}", store.load_identity(sample::IDENTITY_ADDRESS).await.unwrap()));
-    answers.push(format!("{:?}", store.get_version(sample::COLLECTION).await.unwrap().hash));
+    answers.push(format!("{:?}", store.get_session(canaries::SESSION_ADDRESS).await.unwrap()));
+    answers.push(format!("{:?}", store.load_identity(canaries::IDENTITY_ADDRESS).await.unwrap()));
+    answers.push(format!("{:?}", store.get_version(canaries::COLLECTION).await.unwrap().hash));
     answers.push(format!("{:?}", store.get_sync_key(&[0, 1, 0, 0, 0, 2]).await.unwrap().map(|key| key.fingerprint)));
-    answers.push(format!("{:?}", store.get_mutation_mac(sample::COLLECTION, &sample::INDEX_MAC).await.unwrap()));
-    answers.push(format!("{:?}", store.get_lid_mapping(sample::LID).await.unwrap()));
-    answers.push(format!("{:?}", store.get_devices(sample::PHONE).await.unwrap()));
-    answers.push(format!("{:?}", store.get_tc_token(sample::TC_JID).await.unwrap()));
+    answers.push(format!("{:?}", store.get_mutation_mac(canaries::COLLECTION, &canaries::INDEX_MAC).await.unwrap()));
+    answers.push(format!("{:?}", store.get_lid_mapping(canaries::LID).await.unwrap()));
+    answers.push(format!("{:?}", store.get_devices(canaries::PHONE).await.unwrap()));
+    answers.push(format!("{:?}", store.get_tc_token(canaries::TC_JID).await.unwrap()));
     answers.push(format!("{:?}", store.load().await.unwrap().map(|device| device.push_name)));
     answers
 }
@@ -176,10 +177,10 @@ async fn other_accounts_stay_as_they_are() {
     let sealed = sealed().await;
     let second = sealed.scratch.store.account(2);
     let (_vault, layered) = over(&second, options()).await;
-    sample::fill(&*layered).await;
+    canaries::fill(&*layered).await;
     sealed.rotate().await.unwrap();
     assert!(stored_epochs(&second).await.iter().all(|(_, epoch)| *epoch == 1));
-    assert_eq!(layered.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
+    assert_eq!(layered.get_session(canaries::SESSION_ADDRESS).await.unwrap().unwrap(), canaries::SESSION);
     assert_eq!(sealed.epochs().await, [2]);
 }
 
@@ -319,7 +320,7 @@ async fn calls_under_way_are_waited_for() {
     for method in Method::ALL.iter().filter(|method| method.access() == Access::Write) {
         let gate = closed(Side::Before);
         let layered = sealed.vault.layer().layer(gate.layer(Arc::new(sealed.scratch.store.clone())));
-        let mut call = pin!(async move { sample::call(&*layered, *method).await.unwrap() });
+        let mut call = pin!(async move { canaries::call(&*layered, *method).await.unwrap() });
         let mut rotate = pin!(sealed.rotate());
         for _ in 0..3 {
             assert!(futures::poll!(&mut call).is_pending(), "{}", method.name());
@@ -335,7 +336,7 @@ async fn calls_under_way_are_waited_for() {
         let epoch = sealed.epochs().await[0];
         let epochs = stored_epochs(&sealed.scratch.store).await;
         assert!(epochs.iter().all(|(_, is)| *is == epoch), "{}: {epochs:?}", method.name());
-        sealed.layered.save(&sample::device()).await.unwrap();
+        sealed.layered.save(&canaries::device()).await.unwrap();
     }
 }
 
@@ -358,7 +359,7 @@ async fn what_was_read_before_is_opened_after() {
     let sealed = sealed().await;
     let gate = closed(Side::After);
     let layered = sealed.vault.layer().layer(gate.layer(Arc::new(sealed.scratch.store.clone())));
-    let mut reading = pin!(layered.get_session(sample::SESSION_ADDRESS));
+    let mut reading = pin!(layered.get_session(canaries::SESSION_ADDRESS));
     assert!(futures::poll!(&mut reading).is_pending(), "it is held back");
     // Nobody who still reads has the key taken away.
     let rotate = sealed.rotate();
@@ -368,7 +369,7 @@ async fn what_was_read_before_is_opened_after() {
     };
     let (rotated, (), read) = tokio::join!(rotate, done, reading);
     rotated.unwrap();
-    assert_eq!(read.unwrap().unwrap(), sample::SESSION);
+    assert_eq!(read.unwrap().unwrap(), canaries::SESSION);
 }
 
 #[tokio::test]
@@ -432,7 +433,7 @@ async fn damaged_records_keep_the_old_key_unless_they_are_left_behind() {
     assert!(matches!(refused, Err(Error::DamagedRecords { count: 3 })), "{refused:?}");
     assert_eq!(sealed.epochs().await, [1, 2]);
     assert_eq!(sealed.layered.get_session("another@b").await.unwrap().unwrap(), &b"another"[..]);
-    sealed.layered.delete_group_metadata(sample::GROUP).await.unwrap();
+    sealed.layered.delete_group_metadata(canaries::GROUP).await.unwrap();
     let refused = sealed.rotate().await;
     assert!(matches!(refused, Err(Error::DamagedRecords { count: 2 })), "{refused:?}");
     let report = Rotate::new().leave_damaged().run(&sealed.scratch.store, &sealed.vault).await.unwrap();
@@ -501,23 +502,23 @@ async fn sixteen_data_keys_are_the_most_and_all_go() {
 async fn a_store_in_memory_has_nobody_else() {
     let store = SqliteStore::in_memory().await.unwrap();
     let (vault, layered) = over(&store, options()).await;
-    sample::fill(&*layered).await;
+    canaries::fill(&*layered).await;
     assert!(Rotate::new().run(&store, &vault).await.unwrap().resealed() > 15);
-    assert_eq!(layered.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
+    assert_eq!(layered.get_session(canaries::SESSION_ADDRESS).await.unwrap().unwrap(), canaries::SESSION);
 }
 
 #[tokio::test]
 async fn a_header_that_is_kept_elsewhere_needs_the_device_to_tell_the_store() {
     let (scratch, other) = (Scratch::new().await, Scratch::new().await);
     let (vault, layered) = over(&scratch.store, options().header_store(Arc::new(Elsewhere::default()))).await;
-    sample::fill(&*layered).await;
+    canaries::fill(&*layered).await;
     let refused = Rotate::new().run(&other.store, &vault).await;
     assert!(
         matches!(&refused, Err(Error::Store(error)) if matches!(Error::downcast_ref(error), Some(Error::DeviceMissing)))
     );
-    assert_eq!(layered.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
+    assert_eq!(layered.get_session(canaries::SESSION_ADDRESS).await.unwrap().unwrap(), canaries::SESSION);
     Rotate::new().run(&scratch.store, &vault).await.unwrap();
-    assert_eq!(layered.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
+    assert_eq!(layered.get_session(canaries::SESSION_ADDRESS).await.unwrap().unwrap(), canaries::SESSION);
     assert!(stored_epochs(&scratch.store).await.iter().all(|(_, epoch)| *epoch == 2));
 }
 
@@ -559,7 +560,7 @@ async fn a_revoked_secret_opens_nothing_any_more_and_open_vaults_go_on() {
         connection.execute(sql, (&saved, copy.address())).unwrap();
     }
     let planted = sealed.open(raw_key()).await.unwrap();
-    let read = planted.layer().layer(store.clone()).get_session(sample::SESSION_ADDRESS).await;
+    let read = planted.layer().layer(store.clone()).get_session(canaries::SESSION_ADDRESS).await;
     assert!(matches!(Error::downcast_ref(&read.unwrap_err()), Some(Error::UnknownEpoch { .. })));
 }
 

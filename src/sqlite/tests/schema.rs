@@ -9,8 +9,8 @@ use wacore::store::traits::{AppSyncStore, Backend, DeviceStore, MsgSecretStore, 
 use super::bad_files::refused;
 use super::*;
 use crate::method::{Method, Record};
-use crate::sample;
 use crate::sqlite::connection::{GUARDS, LIMITS};
+use crate::testing::canaries;
 
 /// Changes of the schema, and the object that is named.
 pub(super) const ALTERATIONS: &[(&str, &str)] = &[
@@ -74,7 +74,7 @@ fn is_altered<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
 #[tokio::test]
 async fn an_altered_schema_is_refused_and_named_and_the_file_left_alone() {
     let scratch = Scratch::new().await;
-    sample::fill(&scratch.store).await;
+    canaries::fill(&scratch.store).await;
     let Scratch { store, path, _folder } = scratch;
     drop(store);
     let whole = std::fs::read(&path).unwrap();
@@ -110,13 +110,13 @@ async fn an_altered_schema_in_the_log_stays_there() {
 async fn a_schema_that_changes_under_an_open_store_stops_every_call() {
     let scratch = Scratch::new().await;
     let store = &scratch.store;
-    sample::fill(store).await;
+    canaries::fill(store).await;
     let device = store.load().await.unwrap();
     // Statements are prepared on every connection.
     for method in Method::ALL {
-        sample::call(store, *method).await.unwrap();
+        canaries::call(store, *method).await.unwrap();
     }
-    sample::fill(store).await;
+    canaries::fill(store).await;
     let payload = store.get_session("x").await.unwrap();
     for (sql, undo) in [
         (
@@ -241,9 +241,9 @@ fn prepare_once() {
     single_threaded().block_on(async {
         let store = config().open(&path).await.unwrap();
         for _ in 0..3 {
-            sample::fill(&store).await;
+            canaries::fill(&store).await;
             for method in Method::ALL {
-                sample::call(&store, *method).await.unwrap();
+                canaries::call(&store, *method).await.unwrap();
             }
         }
         store.checkpoint().await.unwrap();
@@ -290,7 +290,7 @@ async fn every_guard_is_set_on_every_connection() {
 #[tokio::test]
 async fn what_is_in_the_file_is_in_no_error() {
     let scratch = Scratch::new().await;
-    sample::fill(&scratch.store).await;
+    canaries::fill(&scratch.store).await;
     let Scratch { store, path, _folder } = scratch;
     drop(store);
     let whole = std::fs::read(&path).unwrap();

@@ -10,38 +10,38 @@ use wacore::store::traits::{
 };
 
 use super::*;
-use crate::sample;
+use crate::testing::canaries;
 
 /// A store in memory: the SQL is the same.
 async fn store() -> SqliteStore {
     SqliteStore::in_memory().await.unwrap()
 }
 
-/// Every record that [`sample::fill`] stores, but the device.
+/// Every record that [`canaries::fill`] stores, but the device.
 pub(super) async fn assert_filled(store: &SqliteStore) {
-    let (chat, sender, id) = (sample::CHAT, sample::SENDER, sample::MESSAGE_ID);
-    assert_eq!(store.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
-    assert_eq!(store.load_identity(sample::IDENTITY_ADDRESS).await.unwrap(), Some(sample::IDENTITY_KEY));
-    assert_eq!(store.load_prekey(5).await.unwrap().unwrap(), sample::PREKEY);
-    assert_eq!(store.load_signed_prekey(7).await.unwrap().unwrap(), sample::SIGNED_PREKEY);
-    assert_eq!(store.get_sender_key(sample::SENDER_KEY_ADDRESS).await.unwrap().unwrap(), sample::SENDER_KEY);
+    let (chat, sender, id) = (canaries::CHAT, canaries::SENDER, canaries::MESSAGE_ID);
+    assert_eq!(store.get_session(canaries::SESSION_ADDRESS).await.unwrap().unwrap(), canaries::SESSION);
+    assert_eq!(store.load_identity(canaries::IDENTITY_ADDRESS).await.unwrap(), Some(canaries::IDENTITY_KEY));
+    assert_eq!(store.load_prekey(5).await.unwrap().unwrap(), canaries::PREKEY);
+    assert_eq!(store.load_signed_prekey(7).await.unwrap().unwrap(), canaries::SIGNED_PREKEY);
+    assert_eq!(store.get_sender_key(canaries::SENDER_KEY_ADDRESS).await.unwrap().unwrap(), canaries::SENDER_KEY);
     let key_id = store.get_latest_sync_key_id().await.unwrap().unwrap();
-    assert_eq!(store.get_sync_key(&key_id).await.unwrap().unwrap().key_data, sample::SYNC_KEY);
-    assert_eq!(store.get_version(sample::COLLECTION).await.unwrap().hash, sample::version().hash);
-    let mac = store.get_mutation_mac(sample::COLLECTION, &sample::INDEX_MAC).await.unwrap();
-    assert_eq!(mac.unwrap(), sample::VALUE_MAC);
-    let devices = store.get_sender_key_devices(sample::GROUP).await.unwrap();
-    assert_eq!(devices, [(sample::DEVICE_JID.to_owned(), true)]);
-    let mapping = store.get_lid_mapping(sample::LID).await.unwrap().unwrap();
-    assert_eq!(serde_json::to_value(&mapping).unwrap(), serde_json::to_value(sample::lid_mapping()).unwrap());
-    assert!(store.has_same_base_key(sample::SESSION_ADDRESS, id, &sample::BASE_KEY).await.unwrap());
-    let list = store.get_devices(sample::PHONE).await.unwrap().unwrap();
-    assert_eq!(serde_json::to_value(&list).unwrap(), serde_json::to_value(sample::device_list()).unwrap());
-    assert_eq!(store.get_group_metadata(sample::GROUP).await.unwrap().unwrap(), sample::GROUP_METADATA);
-    assert_eq!(store.get_tc_token(sample::TC_JID).await.unwrap().unwrap().token, sample::TC_TOKEN);
-    assert_eq!(store.get_pending_inbound(chat, sender, id).await.unwrap().unwrap(), sample::PENDING_MESSAGE);
-    assert_eq!(store.get_msg_secret(chat, sender, id).await.unwrap().unwrap(), sample::MESSAGE_SECRET);
-    assert_eq!(store.take_sent_message(chat, id).await.unwrap().unwrap(), sample::SENT_MESSAGE);
+    assert_eq!(store.get_sync_key(&key_id).await.unwrap().unwrap().key_data, canaries::SYNC_KEY);
+    assert_eq!(store.get_version(canaries::COLLECTION).await.unwrap().hash, canaries::version().hash);
+    let mac = store.get_mutation_mac(canaries::COLLECTION, &canaries::INDEX_MAC).await.unwrap();
+    assert_eq!(mac.unwrap(), canaries::VALUE_MAC);
+    let devices = store.get_sender_key_devices(canaries::GROUP).await.unwrap();
+    assert_eq!(devices, [(canaries::DEVICE_JID.to_owned(), true)]);
+    let mapping = store.get_lid_mapping(canaries::LID).await.unwrap().unwrap();
+    assert_eq!(serde_json::to_value(&mapping).unwrap(), serde_json::to_value(canaries::lid_mapping()).unwrap());
+    assert!(store.has_same_base_key(canaries::SESSION_ADDRESS, id, &canaries::BASE_KEY).await.unwrap());
+    let list = store.get_devices(canaries::PHONE).await.unwrap().unwrap();
+    assert_eq!(serde_json::to_value(&list).unwrap(), serde_json::to_value(canaries::device_list()).unwrap());
+    assert_eq!(store.get_group_metadata(canaries::GROUP).await.unwrap().unwrap(), canaries::GROUP_METADATA);
+    assert_eq!(store.get_tc_token(canaries::TC_JID).await.unwrap().unwrap().token, canaries::TC_TOKEN);
+    assert_eq!(store.get_pending_inbound(chat, sender, id).await.unwrap().unwrap(), canaries::PENDING_MESSAGE);
+    assert_eq!(store.get_msg_secret(chat, sender, id).await.unwrap().unwrap(), canaries::MESSAGE_SECRET);
+    assert_eq!(store.take_sent_message(chat, id).await.unwrap().unwrap(), canaries::SENT_MESSAGE);
     assert!(store.exists().await.unwrap());
 }
 
@@ -75,9 +75,9 @@ async fn prekeys_keep_their_flag() {
 async fn of_equally_new_lid_mappings_the_one_stored_last_wins() {
     let store = store().await;
     for lid in ["1", "2", "1"] {
-        let entry = LidPnMappingEntry { lid: lid.into(), ..sample::lid_mapping() };
+        let entry = LidPnMappingEntry { lid: lid.into(), ..canaries::lid_mapping() };
         store.put_lid_mapping(&entry).await.unwrap();
-        assert_eq!(store.get_pn_mapping(sample::PHONE).await.unwrap().unwrap().lid, lid);
+        assert_eq!(store.get_pn_mapping(canaries::PHONE).await.unwrap().unwrap().lid, lid);
     }
 }
 
@@ -119,7 +119,7 @@ async fn sweeps_delete_everything_that_is_due_and_count_it() {
     let rows: Vec<_> = rows.iter().map(|id| PendingInboundRow { chat: "c", sender: "s", id, message: b"x" }).collect();
     store.store_pending_inbound_batch(&rows).await.unwrap();
     let entries: Vec<_> = (0..ROWS)
-        .map(|number| MsgSecretEntry { msg_id: format!("m{number}").into(), ..sample::message_secret() })
+        .map(|number| MsgSecretEntry { msg_id: format!("m{number}").into(), ..canaries::message_secret() })
         .collect();
     store.put_msg_secrets(entries).await.unwrap();
     for number in 0..ROWS {
@@ -132,7 +132,7 @@ async fn sweeps_delete_everything_that_is_due_and_count_it() {
     assert_eq!(store.delete_expired_sent_messages(now + 100).await.unwrap(), ROWS as u32);
     assert_eq!(store.delete_expired_pending_inbound(now - 100).await.unwrap(), 0);
     assert_eq!(store.delete_expired_pending_inbound(now + 100).await.unwrap(), ROWS as u32);
-    let deadline = sample::message_secret().expires_at;
+    let deadline = canaries::message_secret().expires_at;
     assert_eq!(store.delete_expired_msg_secrets(deadline - 1).await.unwrap(), 0);
     assert_eq!(store.delete_expired_msg_secrets(deadline).await.unwrap(), ROWS as u32);
     assert_eq!(store.delete_expired_tc_tokens(5, 0).await.unwrap(), ROWS as u32, "the empty ones");
@@ -161,7 +161,7 @@ async fn cutoffs_are_exact() {
     assert_eq!(store.delete_expired_pending_inbound(101).await.unwrap(), 0);
     assert_eq!(store.get_pending_inbound("c", "s", "m").await.unwrap().unwrap(), b"y");
 
-    let secret = |id: &str, expires_at| MsgSecretEntry { msg_id: id.into(), expires_at, ..sample::message_secret() };
+    let secret = |id: &str, expires_at| MsgSecretEntry { msg_id: id.into(), expires_at, ..canaries::message_secret() };
     store.put_msg_secrets(vec![secret("never", 0), secret("past", -5), secret("due", 100)]).await.unwrap();
     assert_eq!(store.delete_expired_msg_secrets(99).await.unwrap(), 1);
     assert_eq!(store.delete_expired_msg_secrets(100).await.unwrap(), 1);
@@ -177,7 +177,7 @@ async fn devices_are_created_once_and_come_back_whole() {
     assert_eq!(store.create().await.unwrap(), 1);
     assert_eq!(store.load().await.unwrap().unwrap().adv_secret_key, created.adv_secret_key, "the first one stays");
 
-    let device = sample::device();
+    let device = canaries::device();
     store.save(&device).await.unwrap();
     let loaded = store.load().await.unwrap().unwrap();
     assert_eq!(serde_json::to_value(&loaded).unwrap(), serde_json::to_value(&device).unwrap());
@@ -194,7 +194,7 @@ async fn devices_are_created_once_and_come_back_whole() {
 #[tokio::test]
 async fn damaged_records_are_errors_not_absent() {
     let store = store().await;
-    sample::fill(&store).await;
+    canaries::fill(&store).await;
     for sql in [
         "/* test */ UPDATE identities SET key = x'00'",
         "/* test */ UPDATE collection_versions SET index_value_map = x'ffffffff00'",
@@ -206,18 +206,18 @@ async fn damaged_records_are_errors_not_absent() {
     let malformed = |error: StoreError| {
         assert!(matches!(Error::downcast_ref(&error), Some(Error::Malformed { .. })), "{error:?}");
     };
-    malformed(store.load_identity(sample::IDENTITY_ADDRESS).await.unwrap_err());
-    malformed(store.get_version(sample::COLLECTION).await.unwrap_err());
-    malformed(store.get_devices(sample::PHONE).await.unwrap_err());
+    malformed(store.load_identity(canaries::IDENTITY_ADDRESS).await.unwrap_err());
+    malformed(store.get_version(canaries::COLLECTION).await.unwrap_err());
+    malformed(store.get_devices(canaries::PHONE).await.unwrap_err());
     malformed(store.load().await.map(drop).unwrap_err());
     store.write(Plan::CACHE, |c| c.run("/* test */ UPDATE collection_versions SET hash = x'00'", ())).await.unwrap();
-    malformed(store.get_version(sample::COLLECTION).await.unwrap_err());
+    malformed(store.get_version(canaries::COLLECTION).await.unwrap_err());
 }
 
 #[tokio::test]
 async fn reports_bound_the_page_caches_and_count_pages() {
     let scratch = Scratch::new().await;
-    sample::fill(&scratch.store).await;
+    canaries::fill(&scratch.store).await;
     let report = scratch.store.resource_report().await;
     assert!(report.pages.unwrap() > 10 && report.memory_bytes.unwrap() > 0);
     let other = scratch.store.account(2).resource_report().await;
@@ -232,5 +232,5 @@ fn the_store_is_a_backend_and_names_itself() {
         Arc::new(store)
     });
     // Under an executor that is no runtime at all.
-    futures::executor::block_on(sample::fill(&*store));
+    futures::executor::block_on(canaries::fill(&*store));
 }

@@ -5,17 +5,17 @@ use std::fs;
 use wacore::store::traits::{DeviceStore, SignalStore};
 
 use super::*;
-use crate::sample;
+use crate::testing::canaries;
 
 #[tokio::test]
 async fn backups_hold_everything_and_open() {
     let scratch = Scratch::new().await;
-    sample::fill(&scratch.store).await;
+    canaries::fill(&scratch.store).await;
     scratch.store.account(2).put_session("second", b"x").await.unwrap();
     let target = scratch.path.with_file_name("it's a backup.db");
     scratch.store.backup(&target).await.unwrap();
     let copy = config().open(&target).await.unwrap();
-    assert_eq!(copy.get_session(sample::SESSION_ADDRESS).await.unwrap().unwrap(), sample::SESSION);
+    assert_eq!(copy.get_session(canaries::SESSION_ADDRESS).await.unwrap().unwrap(), canaries::SESSION);
     assert!(copy.account(2).has_session("second").await.unwrap());
     assert_eq!(copy.integrity_check().await.unwrap(), [] as [String; 0]);
     // The copy is a store of its own.
@@ -182,11 +182,11 @@ async fn the_log_does_not_grow_for_ever() {
 #[tokio::test]
 async fn deleted_records_leave_no_traces_in_the_file() {
     let scratch = Scratch::new().await;
-    let canary = sample::secret(1).repeat(20);
+    let canary = canaries::secret(1).repeat(20);
     scratch.store.put_session("deleted", &canary).await.unwrap();
     scratch.store.put_session("replaced", &canary).await.unwrap();
     scratch.store.checkpoint().await.unwrap();
-    let found = || memchr::memmem::find(&fs::read(&scratch.path).unwrap(), &sample::secret(1)).is_some();
+    let found = || memchr::memmem::find(&fs::read(&scratch.path).unwrap(), &canaries::secret(1)).is_some();
     assert!(found());
     scratch.store.delete_session("deleted").await.unwrap();
     scratch.store.put_session("replaced", b"short").await.unwrap();

@@ -8,7 +8,8 @@ use crate::encrypt::{Vault, VaultOptions};
 use crate::maintenance::inspect;
 use crate::maintenance::{Verify, VerifyReport};
 use crate::secret::Key;
-use crate::{Layer, Record, sample};
+use crate::testing::canaries;
+use crate::{Layer, Record};
 
 pub(super) struct Sealed {
     pub(super) scratch: Scratch,
@@ -21,19 +22,19 @@ pub(super) async fn sealed() -> Sealed {
     let store: Arc<dyn Backend> = Arc::new(scratch.store.clone());
     let vault = VaultOptions::new().create(store.clone(), Key::from_bytes(&mut [7; 32])).await.unwrap();
     let layered = vault.layer().layer(store);
-    sample::fill(&*layered).await;
+    canaries::fill(&*layered).await;
     layered.put_session("15550009999@s.whatsapp.net", b"another").await.unwrap();
     layered.put_sender_key("another", b"another").await.unwrap();
     layered.store_signed_prekey(9, b"another").await.unwrap();
     layered.put_group_metadata("another@g.us", b"another").await.unwrap();
     layered.store_sent_message("another", "another", b"another").await.unwrap();
-    layered.set_sync_key(b"another", sample::sync_key()).await.unwrap();
-    layered.set_version("another", sample::version()).await.unwrap();
-    layered.put_mutation_macs("another", 1, &[sample::mac()]).await.unwrap();
-    layered.put_tc_token("another@lid", &sample::tc_token()).await.unwrap();
+    layered.set_sync_key(b"another", canaries::sync_key()).await.unwrap();
+    layered.set_version("another", canaries::version()).await.unwrap();
+    layered.put_mutation_macs("another", 1, &[canaries::mac()]).await.unwrap();
+    layered.put_tc_token("another@lid", &canaries::tc_token()).await.unwrap();
     let user = "another".to_owned();
     layered
-        .update_device_list(wacore::store::traits::DeviceListRecord { user, ..sample::device_list() })
+        .update_device_list(wacore::store::traits::DeviceListRecord { user, ..canaries::device_list() })
         .await
         .unwrap();
     Sealed { scratch, vault }
@@ -161,7 +162,7 @@ async fn a_report_names_nobody() {
     let texts = [format!("{report} {report:?}"), serde_json::to_string(&report).unwrap()];
     let inspection = inspect(&sealed.scratch.store).await.unwrap();
     for text in texts.into_iter().chain([format!("{inspection} {inspection:?}")]) {
-        for (name, canary) in sample::canaries() {
+        for (name, canary) in canaries::all() {
             assert!(memchr::memmem::find(text.as_bytes(), &canary).is_none(), "{name} is named: {text}");
         }
     }

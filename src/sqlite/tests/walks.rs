@@ -17,8 +17,9 @@ use crate::rows::table::TABLES;
 use crate::secret::Key;
 use crate::sqlite::tables::SqlTable;
 use crate::sqlite::walk::Snapshot;
+use crate::testing::canaries;
 use crate::vault::OpenMode;
-use crate::{Layer, Record, sample};
+use crate::{Layer, Record};
 
 /// The bytes of a sealed store of many rows, in a file that is closed.
 pub(super) struct Closed {
@@ -41,7 +42,7 @@ impl Closed {
         let inner: Arc<dyn Backend> = Arc::new(store.clone());
         let vault = VaultOptions::new().create(inner.clone(), key()).await.unwrap();
         let layered = vault.layer().layer(inner);
-        sample::fill(&*layered).await;
+        canaries::fill(&*layered).await;
         let mut rng = StdRng::seed_from_u64(1);
         for number in 0..sessions {
             let length = if number % 20 == 0 { 20_000 } else { rng.random_range(1..3000) };
@@ -317,7 +318,7 @@ async fn a_table_that_does_not_fit_its_index_is_damage() {
             report.damaged_rows().iter().any(|row| row.table == table && row.problem.contains("counted")),
             "{report}"
         );
-        #[cfg(feature = "upstream")]
+        #[cfg(feature = "import")]
         {
             let target = closed.folder.path().join("export.db");
             match crate::import::Export::new().run(&store, &vault, &target).await.unwrap_err() {
@@ -518,7 +519,7 @@ async fn a_rewrite_waits_for_nobody_but_writers() {
 
     let scratch = Scratch::new().await;
     let store = &scratch.store;
-    sample::fill(store).await;
+    canaries::fill(store).await;
     let work = async {
         for number in 0..300 {
             store.put_session(&address(number), &[7; 900]).await.unwrap();
@@ -541,11 +542,11 @@ async fn a_rewrite_waits_for_nobody_but_writers() {
 #[tokio::test]
 async fn a_deleted_account_is_not_in_the_log() {
     let scratch = Scratch::new().await;
-    sample::fill(&scratch.store).await;
+    canaries::fill(&scratch.store).await;
     let log = scratch.path.with_extension("db-wal");
     assert!(std::fs::metadata(&log).unwrap().len() > 0);
     scratch.store.delete_account().await.unwrap();
     assert_eq!(std::fs::metadata(&log).unwrap().len(), 0);
     let file = std::fs::read(&scratch.path).unwrap();
-    assert!(memchr::memmem::find(&file, sample::SESSION).is_none());
+    assert!(memchr::memmem::find(&file, canaries::SESSION).is_none());
 }

@@ -5,7 +5,7 @@ use wacore::store::traits::AppStateSyncKey;
 use crate::method::Method;
 use crate::testing::Subject;
 use crate::testing::arguments::device as numbered;
-use crate::testing::rules::everything;
+use crate::testing::rules::contents;
 use crate::testing::value::ToValue;
 
 pub(super) mod own_device {
@@ -49,15 +49,15 @@ pub(super) mod own_device {
 
     pub(crate) async fn reports_and_snapshots_change_nothing(store: &Subject) {
         store.create().await.unwrap();
-        let rows = everything::rows();
-        everything::store(&**store, &rows).await;
-        let before = everything::read(&**store, &rows).await;
+        let rows = contents::rows();
+        contents::store(&**store, &rows).await;
+        let before = contents::read(&**store, &rows).await;
         store.resource_report().await;
         // Stores without snapshots, and those in memory, may refuse; none may touch its records.
         let _ = store.snapshot_db("conformance", Some(b"extra")).await;
         let _ = store.snapshot_db("conformance", None).await;
         store.resource_report().await;
-        let after = everything::read(&**store, &rows).await;
-        everything::assert_same(&before, &after, &format!("after {}", Method::SnapshotDb.name()));
+        let after = contents::read(&**store, &rows).await;
+        contents::assert_same(&before, &after, &format!("after {}", Method::SnapshotDb.name()));
     }
 }

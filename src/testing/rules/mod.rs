@@ -4,8 +4,8 @@
 //! that is missing there is dead code, which does not pass clippy.
 
 mod app_sync;
+pub(crate) mod contents;
 mod device;
-pub(crate) mod everything;
 pub(crate) mod keyed;
 mod msg_secret;
 mod optional;
@@ -13,7 +13,7 @@ mod protocol;
 mod signal;
 mod two_accounts;
 
-use super::{Check, Rule};
+use super::rule::{Check, Rule};
 
 /// Calls `$callback!` with all rules: those that every store must keep, then the optional ones by feature, then those
 /// that need two accounts.
@@ -191,29 +191,32 @@ macro_rules! define_rules {
         optional { $($feature:ident { $($optional:ident),* })* }
         accounts { $($accounts:ident { $($isolation:ident),* })* }
     ) => {
-        pub(super) const ALL: &[Rule] = &[
-            $($(Rule {
-                module: stringify!($record),
-                name: stringify!($rule),
-                optional: false,
-                with_device: !is_about_the_device(stringify!($record)),
-                check: Check::One(|store| Box::pin($file::$record::$rule(store))),
-            },)*)*
-            $($(Rule {
-                module: stringify!($feature),
-                name: stringify!($optional),
-                optional: true,
-                with_device: !is_about_the_device(stringify!($feature)),
-                check: Check::One(|store| Box::pin(optional::$feature::$optional(store))),
-            },)*)*
-            $($(Rule {
-                module: stringify!($accounts),
-                name: stringify!($isolation),
-                optional: false,
-                with_device: false,
-                check: Check::Two(|one, other| Box::pin(two_accounts::$accounts::$isolation(one, other))),
-            },)*)*
-        ];
+        impl Rule {
+            /// Every rule, the optional ones too.
+            pub const ALL: &'static [Rule] = &[
+                $($(Rule {
+                    module: stringify!($record),
+                    name: stringify!($rule),
+                    optional: false,
+                    with_device: !is_about_the_device(stringify!($record)),
+                    check: Check::One(|store| Box::pin($file::$record::$rule(store))),
+                },)*)*
+                $($(Rule {
+                    module: stringify!($feature),
+                    name: stringify!($optional),
+                    optional: true,
+                    with_device: !is_about_the_device(stringify!($feature)),
+                    check: Check::One(|store| Box::pin(optional::$feature::$optional(store))),
+                },)*)*
+                $($(Rule {
+                    module: stringify!($accounts),
+                    name: stringify!($isolation),
+                    optional: false,
+                    with_device: false,
+                    check: Check::Two(|one, other| Box::pin(two_accounts::$accounts::$isolation(one, other))),
+                },)*)*
+            ];
+        }
     };
 }
 for_each_rule!(define_rules);

@@ -3,7 +3,7 @@
 use wacore::appstate::processor::AppStateMutationMAC;
 use wacore::store::traits::{AppStateSyncKey, DeviceListRecord};
 
-use super::everything;
+use super::contents;
 use super::keyed;
 use super::msg_secret::message_secret::entry as secret;
 use super::protocol::lid_mapping::{lid_of, mapping};
@@ -145,24 +145,24 @@ pub(super) mod durable {
     use super::*;
 
     pub(crate) async fn everything_is_there_after_reopening(store: &mut Subject) {
-        let rows = everything::rows();
+        let rows = contents::rows();
         store.create().await.unwrap();
-        everything::store(&**store, &rows).await;
-        let before = everything::read(&**store, &rows).await;
+        contents::store(&**store, &rows).await;
+        let before = contents::read(&**store, &rows).await;
         store.restart().await;
-        everything::assert_same(&before, &everything::read(&**store, &rows).await, "after reopening");
+        contents::assert_same(&before, &contents::read(&**store, &rows).await, "after reopening");
         let taken = store.take_sent_message(&rows[0].chat, &rows[0].message_id).await.unwrap();
         assert_eq!(taken.as_deref(), Some(&rows[0].sent_message[..]), "a sent message after reopening");
     }
 
     pub(crate) async fn nothing_deleted_comes_back_after_reopening(store: &mut Subject) {
-        let rows = everything::rows();
+        let rows = contents::rows();
         store.create().await.unwrap();
-        everything::store(&**store, &rows).await;
-        everything::delete(&**store, &rows).await;
-        let before = everything::read(&**store, &rows).await;
+        contents::store(&**store, &rows).await;
+        contents::delete(&**store, &rows).await;
+        let before = contents::read(&**store, &rows).await;
         store.restart().await;
-        everything::assert_same(&before, &everything::read(&**store, &rows).await, "after reopening");
+        contents::assert_same(&before, &contents::read(&**store, &rows).await, "after reopening");
         let taken = store.take_sent_message(&rows[0].chat, &rows[0].message_id).await.unwrap();
         assert_eq!(taken, None, "a message that was taken");
     }

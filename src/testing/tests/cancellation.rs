@@ -19,8 +19,8 @@ use wacore::store::error::Result;
 use wacore::store::traits::Backend;
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamSqliteStore;
 
-use crate::gate::{Pauses, polled};
 use crate::testing::arguments::{self, Arguments, call};
+use crate::testing::gate::{Pauses, polled};
 use crate::testing::sequence::agree;
 use crate::testing::{Spy, Value};
 use crate::vault::Argon2Cost;

@@ -14,7 +14,7 @@ use wacore::store::{Device, InMemoryBackend};
 
 use crate::method::{BoxFuture, Method, forward, uniform_layer};
 use crate::testing::arguments::{Arguments, Key};
-use crate::testing::rules::{everything, keyed};
+use crate::testing::rules::{contents, keyed};
 use crate::testing::{Rule, Subject};
 
 macro_rules! violations {
@@ -1242,7 +1242,7 @@ fn left_over() -> Subject {
         let keys = keyed::unusual_keys();
         let rows: Vec<_> =
             keys.iter().map(String::as_str).enumerate().map(|it| Arguments::numbered(key(it), 4)).collect();
-        everything::store(&*store, &rows).await;
+        contents::store(&*store, &rows).await;
     });
     Subject::new(store)
 }
@@ -1338,7 +1338,7 @@ async fn every_optional_rule_catches_something() {
             let store = reopened.clone();
             async move {
                 store.create().await.unwrap();
-                everything::store(&*store, &everything::rows()).await;
+                contents::store(&*store, &contents::rows()).await;
                 store
             }
         })

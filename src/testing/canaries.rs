@@ -13,7 +13,7 @@ use wacore::store::traits::{
 };
 
 use crate::method::Method;
-use crate::testing::{self, arguments::Arguments};
+use crate::testing::arguments::{self, Arguments};
 
 pub(crate) const PHONE: &str = "15550109921";
 pub(crate) const LID: &str = "100000099887766";
@@ -152,7 +152,7 @@ pub(crate) fn device() -> Device {
     device
 }
 
-/// The sample as the arguments of any call.
+/// The canaries as the arguments of any call.
 pub(crate) fn arguments() -> Arguments {
     Arguments {
         session_address: SESSION_ADDRESS.to_owned(),
@@ -200,7 +200,7 @@ pub(crate) fn arguments() -> Arguments {
 /// thrown away; errors come through.
 pub(crate) async fn call(store: &dyn Backend, method: Method) -> Result<()> {
     let second = Arguments { prekey_id: 6, message_id: SECOND_MESSAGE_ID.to_owned(), ..arguments() };
-    testing::arguments::call(store, method, &arguments(), &[arguments(), second]).await.map(drop)
+    arguments::call(store, method, &arguments(), &[arguments(), second]).await.map(drop)
 }
 
 /// Fills a store through every method that writes, and deletes nothing.
@@ -215,7 +215,7 @@ pub(crate) async fn fill(store: &dyn Backend) {
 }
 
 /// Everything that [`fill`] writes and nobody may find in the files of an encrypted store.
-pub(crate) fn canaries() -> Vec<(String, Vec<u8>)> {
+pub(crate) fn all() -> Vec<(String, Vec<u8>)> {
     let text = |text: &str| (text.to_owned(), text.as_bytes().to_vec());
     let mut canaries: Vec<_> = (1..=21).map(|number| (format!("secret {number}"), secret(number).to_vec())).collect();
     canaries.extend(

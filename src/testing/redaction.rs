@@ -1,7 +1,7 @@
 //! What public types print, as `Debug` and as `Display`: of everything that a full bot's store went through, nobody's name
 //! and no secret, in whatever way its bytes may be written down.
 
-#![cfg(feature = "upstream")]
+#![cfg(feature = "import")]
 
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};
@@ -9,14 +9,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use syn::visit::Visit;
+use syn::{Ident, Item, UseTree, Visibility};
 use wacore::store::InMemoryBackend;
 use wacore::store::error::StoreError;
 
 use crate::import::*;
-use crate::maintenance::forget;
-use crate::maintenance::inspect;
 use crate::maintenance::*;
-use crate::testing::{Evil, Fault, Operation, Rule, Spy, Subject};
+use crate::testing::{Fault, Operation, Rule, Spy, Subject, Tamper, canaries};
 use crate::vault::*;
 use crate::*;
 
@@ -49,6 +49,7 @@ const WITHOUT_CONTENT: &[&str] = &[
     "Padding",
     "Record",
     "Result",
+    "Sealed",
     "SqliteProblem",
     "Value",
     "When",
@@ -80,7 +81,7 @@ async fn no_public_type_prints_a_secret_or_a_name() {
     let missing: Vec<_> = exported().difference(&listed).cloned().collect();
     assert!(missing.is_empty(), "what do these print? {missing:?}");
 
-    let mut canaries = sample::canaries();
+    let mut canaries = canaries::all();
     canaries.push(("passphrase".to_owned(), PASSPHRASE.into()));
     canaries.push(("key".to_owned(), vec![0x5a; 32]));
     for (name, text) in &printed.0 {
@@ -107,29 +108,63 @@ fn written(bytes: &[u8]) -> Vec<String> {
     ]
 }
 
-/// The public types, by the sources.
+/// The public types, by the sources: wherever a file declares or exports one. The lint `unreachable_pub` sees to it that
+/// `pub` means public.
 fn exported() -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for file in ["src/lib.rs", "src/metrics/mod.rs", "src/testing/mod.rs"] {
-        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
-        let code: String =
-            text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-        for statement in code.split("pub use ").skip(1) {
-            names.extend(types_in(statement.split(';').next().unwrap()));
-        }
-        for kind in ["pub struct ", "pub enum ", "pub trait "] {
-            let declared = code.split(kind).skip(1).filter_map(|rest| types_in(rest).next());
-            names.extend(declared);
-        }
-    }
-    assert!(names.len() > 70, "{names:?}");
-    names
+    let mut exported = Exported::default();
+    exported.read_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    assert!(exported.0.len() > 70, "{:?}", exported.0);
+    exported.0
 }
 
-fn types_in(text: &str) -> impl Iterator<Item = String> {
-    let words = text.split(|character: char| !character.is_alphanumeric() && character != '_');
-    // Constants are in capitals throughout.
-    words.filter(|word| word.starts_with(char::is_uppercase) && word.contains(char::is_lowercase)).map(str::to_owned)
+#[derive(Default)]
+struct Exported(BTreeSet<String>);
+
+impl Exported {
+    fn read_folder(&mut self, folder: &Path) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("src/bin") {
+                self.read_folder(&path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                self.visit_file(&syn::parse_file(&std::fs::read_to_string(&path).unwrap()).unwrap());
+            }
+        }
+    }
+
+    fn declare(&mut self, visibility: &Visibility, name: &Ident) {
+        let name = name.to_string();
+        // Not functions, modules and constants.
+        let is_type = name.starts_with(char::is_uppercase) && name.contains(char::is_lowercase);
+        if matches!(visibility, Visibility::Public(_)) && is_type {
+            self.0.insert(name);
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Exported {
+    fn visit_item(&mut self, item: &'ast Item) {
+        match item {
+            Item::Enum(item) => self.declare(&item.vis, &item.ident),
+            Item::Struct(item) => self.declare(&item.vis, &item.ident),
+            Item::Trait(item) => self.declare(&item.vis, &item.ident),
+            Item::Type(item) => self.declare(&item.vis, &item.ident),
+            Item::Use(item) => names_of(&item.tree).into_iter().for_each(|name| self.declare(&item.vis, name)),
+            Item::Mod(_) => syn::visit::visit_item(self, item),
+            _ => {}
+        }
+    }
+}
+
+/// What a `use` brings into scope.
+fn names_of(tree: &UseTree) -> Vec<&Ident> {
+    match tree {
+        UseTree::Path(path) => names_of(&path.tree),
+        UseTree::Name(name) => vec![&name.ident],
+        UseTree::Rename(rename) => vec![&rename.rename],
+        UseTree::Group(group) => group.items.iter().flat_map(names_of).collect(),
+        UseTree::Glob(_) => vec![],
+    }
 }
 
 struct Provider;
@@ -182,7 +217,7 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         if CacheLayer::new(0).stats().record(*record).is_some() { cache.with(*record) } else { cache }
     });
     metrics.track_cache("cache", &cache);
-    let (spy, fault, evil) = (Spy::new(), Fault::new(), Evil::new());
+    let (spy, fault, tamper) = (Spy::new(), Fault::new(), Tamper::new());
     let stack = Stack::new(Arc::new(sqlite.clone()))
         .layer(metrics.layer("sqlite"))
         .layer(vault.layer())
@@ -190,15 +225,15 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         .layer(cache.clone())
         .layer(spy.clone())
         .layer(fault.clone())
-        .layer(evil.clone())
+        .layer(tamper.clone())
         .layer(metrics.layer("client"));
     printed.debug("MetricsLayer", &metrics.layer("client"));
     printed.debug("Stack", &stack);
     printed.debug("Closer", &stack.closer());
     let store = stack.into_backend();
-    sample::fill(&*store).await;
+    canaries::fill(&*store).await;
     for method in Method::ALL.iter().filter(|method| !method.access().changes_rows()) {
-        sample::call(&*store, *method).await.unwrap();
+        canaries::call(&*store, *method).await.unwrap();
     }
     printed.debug("CacheLayer", &cache);
     printed.both("CacheStats", &cache.stats());
@@ -218,7 +253,7 @@ async fn everything(folder: &Path, printed: &mut Printed) {
     cost.ops().iter().for_each(|op| printed.both("OpCost", op));
     printed.debug("Spy", &spy);
     printed.debug("Fault", &fault);
-    printed.debug("Evil", &evil);
+    printed.debug("Tamper", &tamper);
     printed.debug("Operation", &Operation::sample(Method::PutSession));
     printed.debug("Rule", &Rule::ALL);
     printed.debug("Subject", &Subject::new(store.clone()));
@@ -254,7 +289,7 @@ async fn everything(folder: &Path, printed: &mut Printed) {
     // Rows in plaintext, which are to be reported and not shown.
     rusqlite::Connection::open(folder.join("wa.db"))
         .unwrap()
-        .execute_batch(&format!("UPDATE sessions SET record = CAST('{}' AS BLOB)", sample::PHONE))
+        .execute_batch(&format!("UPDATE sessions SET record = CAST('{}' AS BLOB)", canaries::PHONE))
         .unwrap();
     {
         let (progress, told) = teller();
@@ -266,7 +301,7 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         printed.debug("DamagedRow", &report.damaged_rows());
         printed.0.extend(told().into_iter().map(|text| ("VerifyProgress", text)));
     }
-    let damaged = store.get_session(sample::SESSION_ADDRESS).await;
+    let damaged = store.get_session(canaries::SESSION_ADDRESS).await;
     printed.0.extend(damaged.err().map(|error| ("Error", format!("{error:?} {error}"))));
     for error in errors(&options, &sqlite).await {
         let source = std::error::Error::source(&error).map(|source| format!("{source:?} {source}"));
@@ -280,7 +315,7 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         let report = repair.run(&sqlite, &vault, folder.join("before.db")).await.unwrap();
         assert!(!report.is_empty());
         printed.both("RepairReport", &report);
-        printed.both("ForgetReport", &forget(&sqlite, &vault, sample::PHONE).await.unwrap());
+        printed.both("ForgetReport", &forget(&sqlite, &vault, canaries::PHONE).await.unwrap());
         printed.0.extend(told().into_iter().map(|text| ("RepairProgress", text)));
     }
     {
@@ -305,12 +340,12 @@ fn teller() -> (impl Fn(String) + Send + Sync + 'static, impl FnOnce() -> Vec<St
 async fn errors(options: &VaultOptions, sqlite: &SqliteStore) -> Vec<Error> {
     let memory = Arc::new(InMemoryBackend::new());
     let vault = VaultOptions::new().create(memory.clone(), key()).await.unwrap();
-    let long = format!("{}{}", sample::SESSION_ADDRESS, "x".repeat(70_000));
+    let long = format!("{}{}", canaries::SESSION_ADDRESS, "x".repeat(70_000));
     let store = vault.layer().layer(memory);
     let layered = store.get_session(&long).await.unwrap_err();
     vec![
         options.open(Arc::new(sqlite.clone()), Key::from_bytes(&mut [1; 32])).await.unwrap_err(),
-        vault.add_slot(sample::PUSH_NAME.repeat(9).as_str(), key()).await.unwrap_err(),
+        vault.add_slot(canaries::PUSH_NAME.repeat(9).as_str(), key()).await.unwrap_err(),
         Passphrase::new(vec![b'x'; Passphrase::MAX_BYTES + 1]).unwrap_err(),
         RecoveryKey::parse(PASSPHRASE).unwrap_err(),
         layered.into(),
