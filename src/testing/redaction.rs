@@ -30,10 +30,8 @@ const WITHOUT_CONTENT: &[&str] = &[
     "Effect",
     "ExportedMetric",
     "ForeignFile",
-    "RollbackAnchor",
     "HeaderCopy",
     "HeaderStore",
-    "ImportPhase",
     "IntoBackend",
     "KdfLimits",
     "KeyProvider",
@@ -45,10 +43,14 @@ const WITHOUT_CONTENT: &[&str] = &[
     "MetricsTransportFactory",
     "NotRead",
     "OnDamage",
+    "OpenMode",
     "Outcome",
+    "OwnStore",
     "Padding",
+    "Phase",
     "Record",
     "Result",
+    "RollbackAnchor",
     "Sealed",
     "SqliteProblem",
     "Value",
@@ -271,8 +273,10 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         let (progress, told) = teller();
         let export = Export::new().on_progress(move |now| progress(format!("{now:?}")));
         printed.debug("Export", &export);
+        printed.debug("AccountToExport", &AccountToExport::new(&sqlite, &vault));
+        printed.debug("OwnRows", &sqlite.own_rows());
         printed.both("ExportReport", &export.run(&sqlite, &vault, &folder.join("plain.db")).await.unwrap());
-        printed.0.extend(told().into_iter().map(|text| ("ExportProgress", text)));
+        printed.0.extend(told().into_iter().map(|text| ("Progress", text)));
     }
     {
         let plain = rusqlite::Connection::open(folder.join("plain.db")).unwrap();
@@ -284,7 +288,7 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         let report = import.run(&folder.join("plain.db"), &folder.join("again.db"), key()).await.unwrap();
         printed.both("ImportReport", &report);
         printed.debug("RemovedSource", &report.removed_source());
-        printed.0.extend(told().into_iter().map(|text| ("ImportProgress", text)));
+        printed.0.extend(told().into_iter().map(|text| ("Progress", text)));
     }
     // Rows in plaintext, which are to be reported and not shown.
     rusqlite::Connection::open(folder.join("wa.db"))
@@ -299,7 +303,7 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         assert!(!report.is_sound());
         printed.both("VerifyReport", &report);
         printed.debug("DamagedRow", &report.damaged_rows());
-        printed.0.extend(told().into_iter().map(|text| ("VerifyProgress", text)));
+        printed.0.extend(told().into_iter().map(|text| ("Progress", text)));
     }
     let damaged = store.get_session(canaries::SESSION_ADDRESS).await;
     printed.0.extend(damaged.err().map(|error| ("Error", format!("{error:?} {error}"))));
@@ -316,7 +320,7 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         assert!(!report.is_empty());
         printed.both("RepairReport", &report);
         printed.both("ForgetReport", &forget(&sqlite, &vault, canaries::PHONE).await.unwrap());
-        printed.0.extend(told().into_iter().map(|text| ("RepairProgress", text)));
+        printed.0.extend(told().into_iter().map(|text| ("Progress", text)));
     }
     {
         let (progress, told) = teller();
@@ -324,8 +328,10 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         printed.debug("Rotate", &rotate);
         printed.both("RotateReport", &rotate.run(&sqlite, &vault).await.unwrap());
         let new = Passphrase::new("canary number two").unwrap();
-        printed.both("RevokeReport", &rotate.revoke(&sqlite, &options, key(), new).await.unwrap());
-        printed.0.extend(told().into_iter().map(|text| ("RotateProgress", text)));
+        let report = rotate.revoke(&sqlite, &options, key(), new).await.unwrap();
+        printed.both("RevokeReport", &report);
+        printed.debug("AccountReport", &report.revoked());
+        printed.0.extend(told().into_iter().map(|text| ("Progress", text)));
     }
 }
 
