@@ -217,7 +217,7 @@ impl SqliteStore {
     /// is no number of 32 bits is left out; [`integrity_check`](Self::integrity_check) finds those that are no whole numbers.
     ///
     /// # Errors
-    /// [`Error::Sqlite`].
+    /// [`Error::Sqlite`](crate::Error::Sqlite).
     pub async fn accounts_in_use(&self) -> Result<Vec<i32>> {
         const SQL: &str = "SELECT account FROM devices UNION SELECT account FROM sender_keys
             UNION SELECT account FROM sessions ORDER BY account";
