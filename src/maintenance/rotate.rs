@@ -19,12 +19,11 @@ use crate::rows::store::{OwnRows, OwnStore, Rows};
 /// ```
 /// # futures::executor::block_on(async {
 /// # let folder = tempfile::tempdir().unwrap();
-/// use std::sync::Arc;
 /// use wastore::{Key, SqliteStore, Vault};
 /// use wastore::maintenance::Rotate;
 ///
-/// let store = Arc::new(SqliteStore::open(folder.path().join("wa.db")).await?);
-/// let vault = Vault::create(store.clone(), Key::generate()?).await?;
+/// let store = SqliteStore::open(folder.path().join("wa.db")).await?;
+/// let vault = Vault::create(&store, Key::generate()?).await?;
 /// let report = Rotate::new().run(&store, &vault).await?;
 /// assert_eq!(report.resealed(), 0);
 /// # Ok::<(), wastore::Error>(())
