@@ -157,6 +157,7 @@ async fn drop_rows(store: &dyn Rows, rows: Vec<DamagedRecord>) -> Result<Vec<(Re
     }
     let mut dropped = store.delete_all(all_of.into_iter().collect()).await?;
     while !rows.is_empty() {
+        // From the end, so that rows keep their places where those are their ids.
         let some = rows.split_off(rows.len().saturating_sub(AT_A_TIME));
         let records: Vec<_> = some.iter().map(|row| row.record).collect();
         let deleted = store.delete(some.into_iter().map(|row| row.row).collect()).await?;

@@ -85,7 +85,7 @@ impl Verify {
         self.check_rows(&mut *snapshot, vault, &mut report, tell).await?;
         drop(snapshot);
         if vault.device_is_sealed() && report.checked(Record::Device) == 0 && !report.has_damaged("devices") {
-            report.damaged("devices", i64::from(store.account_number()), Error::DeviceMissing.to_string());
+            report.damaged("devices", 0, Error::DeviceMissing.to_string());
         }
         report.database = store.check_database(self.quick).await?;
         store.check_place()?;
@@ -168,7 +168,9 @@ struct CheckedRecords {
 pub struct DamagedRow {
     /// Its table.
     pub table: &'static str,
-    /// Its row id; in `mutation_macs` and `sender_key_devices`, which have none, its place in the order of their keys, from 1.
+    /// Its row id. Where rows have none, as in `mutation_macs` and `sender_key_devices` of a
+    /// [`SqliteStore`](crate::SqliteStore), its place in the order of the keys, from 1. 0 for what is missing, and for a table
+    /// as a whole.
     pub row: i64,
     /// What is wrong with it.
     pub problem: String,

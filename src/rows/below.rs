@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::sync::IgnorePoison;
 
 /// The address that asks. Blinded addresses have 24 characters, so none can be equal.
-pub(crate) const ADDRESS: &str = "wastoresqlitestore";
+pub(crate) const ADDRESS: &str = "wastoreownstore";
 
 /// An open database of an own store.
 pub(crate) trait OwnDatabase: Send + Sync {

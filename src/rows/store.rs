@@ -86,9 +86,10 @@ impl RowAsFound {
         Self { table, id, hash }
     }
 
-    /// `true` if the row with this id is still the same.
+    /// `true` if the row with this id is still the same. A row that no vault seals never is: where ids are places, the copy
+    /// of a header may have taken the place of a row that could not be read.
     pub(crate) fn is(&self, found: &Result<Option<SealedRow>>) -> bool {
-        Self::new(self.table, self.id, found).hash == self.hash
+        !matches!(found, Ok(None)) && Self::new(self.table, self.id, found).hash == self.hash
     }
 }
 
@@ -161,7 +162,9 @@ pub(crate) trait Rows: Backend + fmt::Debug {
     /// Replaces the values that are still as they were read, in one transaction, and gives how many.
     async fn replace(&self, table: &'static Table, rows: Vec<Replacement>) -> Result<u64>;
 
-    /// Deletes the rows that are still as they were found, in one transaction, and says of each whether it was.
+    /// Deletes the rows that are still as they were found, in one transaction, and says of each whether it was. Where ids
+    /// are places, they are those from before the first deletion. Rows of `mutation_macs` and `sender_key_devices` are never
+    /// named here; [`Rows::delete_all`] deletes them.
     async fn delete(&self, rows: Vec<RowAsFound>) -> Result<Vec<bool>>;
 
     /// Deletes every row of some kinds of record, in one transaction, and gives how many of each.

@@ -41,7 +41,8 @@ pub(crate) struct Table {
     pub(crate) name: &'static str,
     /// What its rows are.
     pub(crate) record: Record,
-    /// The columns that name a row within an account, in the order of the primary key.
+    /// The columns that name a row within an account, in the order of the primary key. Of a LID mapping the first alone is
+    /// unique: a LID has one phone number.
     pub(crate) key: &'static [Column],
     pub(crate) carrier: Carrier,
     /// Columns in the clear that the store computes with.

@@ -144,7 +144,7 @@ async fn damage_is_found_in_every_table_and_named() {
         assert!(!report.is_sound(), "{sql}: not noticed");
         let tables: Vec<_> = report.damaged_rows().iter().map(|damaged| damaged.table).collect();
         assert!(tables.iter().all(|found| *found == table) && !tables.is_empty(), "{sql}: {report}");
-        assert!(report.damaged_rows().iter().all(|damaged| damaged.row > 0), "{report}");
+        assert!(report.damaged_rows().iter().all(|damaged| (damaged.row > 0) != sql.starts_with("DELETE")), "{report}");
     }
     let swapped = "UPDATE sent_messages SET payload = (SELECT payload FROM sent_messages AS other
         WHERE other.rowid != sent_messages.rowid LIMIT 1)";
