@@ -53,39 +53,16 @@ impl Rotate {
         self.refuse_damage(&*store).await?;
         let mut report = RevokeReport { revoked: vec![], others: self.except.clone() };
         let covered = self.cover(&*store, options, &secret, &new).await?;
-        let mut opened: Vec<(Arc<dyn Rows>, Vault)> = vec![];
-        for (account, opens_with) in &covered {
-            let secret = match opens_with {
-                OpensWith::Old => secret.duplicate(),
-                OpensWith::New => new.duplicate(),
-                OpensWith::KeyOf(parent) => opened[*parent].1.account_key(&account.key_label()).into(),
-            };
-            opened.push((account.clone(), options.open_backend(account.clone(), secret).await?));
-        }
-        let mut revocations: Vec<Option<Revocation>> = vec![];
-        for ((account, vault), (_, opens_with)) in opened.iter().zip(&covered) {
-            revocations.push(match opens_with {
-                OpensWith::Old => Some(Revocation::prepare(vault, new.duplicate()).await?),
-                // An interrupted revocation has got that far.
-                OpensWith::New => None,
-                OpensWith::KeyOf(parent) => {
-                    let Some(Some(parent)) = revocations.get(*parent) else { return Err(Error::WrongSecret) };
-                    let key = parent.account_key(&account.key_label());
-                    // From when the parent has its new key until this one has, both the old and the new key open this one.
-                    vault.remove_others_labelled(DERIVED).await?;
-                    vault.add_slot(DERIVED, key.duplicate()).await?;
-                    Some(Revocation::prepare(vault, key).await?)
-                }
-            });
-        }
+        let opened = open(covered, options, &secret, &new).await?;
+        let revocations = prepare(&opened, &new).await?;
         // All secrets first: the rows take long, and come after.
-        for ((_, vault), revocation) in opened.iter().zip(&revocations) {
+        for (Opened { vault, .. }, revocation) in opened.iter().zip(&revocations) {
             if let Some(revocation) = revocation {
                 vault.revoke(revocation).await?;
             }
         }
         let mut changed = Ok(());
-        for (account, vault) in &opened {
+        for Opened { account, vault, .. } in &opened {
             match self.change(account, vault).await {
                 Ok(done) => report.revoked.push(AccountReport { account: account.account_number(), report: done }),
                 Err(error) => {
@@ -163,6 +140,53 @@ impl Rotate {
         }
         if uncovered.is_empty() { Ok(covered) } else { Err(Error::AccountsNotCovered { accounts: uncovered }) }
     }
+}
+
+/// An account that is revoked, and its vault.
+struct Opened {
+    account: Arc<dyn Rows>,
+    vault: Vault,
+    opens_with: OpensWith,
+}
+
+/// Opens the vaults of all accounts.
+async fn open(
+    covered: Vec<(Arc<dyn Rows>, OpensWith)>,
+    options: &VaultOptions,
+    secret: &Secret,
+    new: &Secret,
+) -> Result<Vec<Opened>> {
+    let mut opened: Vec<Opened> = vec![];
+    for (account, opens_with) in covered {
+        let secret = match opens_with {
+            OpensWith::Old => secret.duplicate(),
+            OpensWith::New => new.duplicate(),
+            OpensWith::KeyOf(parent) => opened[parent].vault.account_key(&account.key_label()).into(),
+        };
+        let vault = options.open_backend(account.clone(), secret).await?;
+        opened.push(Opened { account, vault, opens_with });
+    }
+    Ok(opened)
+}
+
+/// Prepares the revocation of each vault; `None` for those that an interrupted one has revoked.
+async fn prepare(opened: &[Opened], new: &Secret) -> Result<Vec<Option<Revocation>>> {
+    let mut revocations: Vec<Option<Revocation>> = vec![];
+    for Opened { account, vault, opens_with } in opened {
+        revocations.push(match opens_with {
+            OpensWith::Old => Some(Revocation::prepare(vault, new.duplicate()).await?),
+            OpensWith::New => None,
+            OpensWith::KeyOf(parent) => {
+                let Some(Some(parent)) = revocations.get(*parent) else { return Err(Error::WrongSecret) };
+                let key = parent.account_key(&account.key_label());
+                // From when the parent has its new key until this one has, both the old and the new key open this one.
+                vault.remove_others_labelled(DERIVED).await?;
+                vault.add_slot(DERIVED, key.duplicate()).await?;
+                Some(Revocation::prepare(vault, key).await?)
+            }
+        });
+    }
+    Ok(revocations)
 }
 
 impl RevokeReport {
