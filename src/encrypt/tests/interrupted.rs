@@ -8,7 +8,7 @@ use wacore::store::traits::Backend;
 
 use super::{encrypted, memory, options, passphrase, raw_key};
 use crate::encrypt::format::envelope::Prefix;
-use crate::method::Record;
+use crate::encrypt::format::kind::Kind;
 use crate::testing::canaries::{self, SESSION, SESSION_ADDRESS};
 use crate::testing::gate::{Pauses, polled};
 use crate::testing::{Effect, Fault, When};
@@ -31,7 +31,7 @@ async fn assert_no_plaintext_device(store: &Arc<dyn Backend>) {
     if let Some(device) = store.load().await.unwrap() {
         assert!(device.pn.is_none() && device.account.is_none());
         if let Some(sealed) = device.edge_routing_info {
-            Prefix::read(Record::Device, &sealed).unwrap();
+            Prefix::read(Kind::Device, &sealed).unwrap();
         }
     }
 }

@@ -10,6 +10,7 @@ use wacore::store::traits::Backend;
 
 use super::{Sqlite, encrypted, memory, options, passphrase, raw_key};
 use crate::encrypt::format::envelope::Prefix;
+use crate::encrypt::format::kind::Kind;
 use crate::encrypt::vault::header::Header;
 use crate::testing::canaries;
 use crate::vault::OpenMode;
@@ -44,7 +45,7 @@ async fn a_new_data_key_is_in_use_at_once_over_any_store() {
             backend.put_session(address, b"new").await.unwrap();
             let token = vault.shared().state().cipher.ring.lookup.address(Record::Session, address).unwrap();
             let stored = inner.get_session(&token).await.unwrap().unwrap();
-            assert_eq!(Prefix::read(Record::Session, &stored).unwrap().epoch(), 2);
+            assert_eq!(Prefix::read(Kind::Session, &stored).unwrap().epoch(), 2);
             assert_eq!(backend.get_session("old@s").await.unwrap().unwrap(), &b"old"[..]);
         }
         let revocation = Revocation::prepare(&vault, passphrase()).await.unwrap();
