@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::rows::store::{OwnRows, OwnStore, Rows};
 use crate::secret::Secret;
 
-/// What [`Rotate::revoke`] did. `Display` prints it, and what an old secret is still good for.
+/// What [`Rotate::revoke`] did. `Display` prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevokeReport {
     revoked: Vec<AccountReport>,
@@ -31,9 +31,9 @@ impl Rotate {
     /// vaults derives for `account N`: gives each vault a new vault key, which only `new` opens, and a new data key, and seals
     /// every record anew. Vaults that this process has open go on working.
     ///
-    /// All other slots of these vaults are gone, and backups and saved headers are as they were:
-    /// [`Revocation::REMAINS`] says what an old secret is still good for. If this is interrupted, either the old secret or
-    /// the new one opens each vault: call it again with the secret that opens the store then.
+    /// All other slots of these vaults are gone, and backups and saved headers are as they were: [`Vault::revoke`] says what
+    /// an old secret is still good for. If this is interrupted, either the old secret or the new one opens each vault: call
+    /// it again with the secret that opens the store then.
     ///
     /// # Errors
     /// [`Error::WrongSecret`] if `secret` opens none of the vaults, [`Error::AccountsNotCovered`] if there are accounts that it
@@ -209,7 +209,7 @@ impl fmt::Display for RevokeReport {
         for account in &self.others {
             writeln!(f, "account {account}: was left as it was")?;
         }
-        write!(f, "\n{}", Revocation::REMAINS)
+        Ok(())
     }
 }
 

@@ -101,8 +101,9 @@ impl Import {
     }
 
     /// Removes the source when the new store is complete: overwrites it and what SQLite keeps beside it, and deletes them.
-    /// The report names other files that are left, and [`RemovedSource::LIMITS`](super::RemovedSource::LIMITS) says what this
-    /// cannot do.
+    /// The report names other files that are left. Copies that the disk keeps cannot be reached: flash memory, and file systems
+    /// that copy on write, write new content elsewhere. Backups, and copies in synced folders, are as they were; other names of
+    /// the same file are empty.
     ///
     /// For a source that nobody has open, that was closed as it should be, and that is imported as a whole. If one of SQLite's
     /// files beside it is a link or has another name as well, nothing is removed.

@@ -314,7 +314,7 @@ async fn plaintext_records_are_no_place_for_a_vault() {
 
 #[tokio::test]
 async fn slots_that_nobody_could_open_are_refused() {
-    let limits = crate::vault::KdfLimits { work_kib: 2 * 19 * 1024, ..Default::default() };
+    let limits = KdfLimits::default().work_kib(2 * 19 * 1024);
     let tight = options().kdf_limits(limits);
     let store = memory();
     let vault = tight.create(store.clone(), word("first")).await.unwrap();
@@ -569,7 +569,7 @@ async fn a_vault_that_was_created_by_older_rules_opens() {
     options().create(store.clone(), Passphrase::as_read_earlier("\u{feff}a\tb\n".as_bytes())).await.unwrap();
     let work_kib = u64::from(Argon2Cost::MINIMUM.memory_kib()) * u64::from(Argon2Cost::MINIMUM.passes());
     for (work_kib, is_enough) in [(work_kib, false), (2 * work_kib, true)] {
-        let options = options().kdf_limits(KdfLimits { work_kib, ..KdfLimits::default() });
+        let options = options().kdf_limits(KdfLimits::default().work_kib(work_kib));
         let opened = options.open(store.clone(), word("\u{feff}a\tb\n")).await;
         assert_eq!(opened.is_ok(), is_enough, "{opened:?}");
     }
