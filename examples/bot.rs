@@ -11,7 +11,6 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a terminal")]
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use wastore::{Passphrase, SqliteStore, Stack, Vault};
 use whatsapp_rust::prelude::*;
@@ -23,8 +22,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: bot DATABASE PASSPHRASE_FILE".into());
     };
 
-    let store = Arc::new(SqliteStore::open(database).await?);
-    let vault = Vault::open_or_create(store.clone(), Passphrase::from_file(passphrase)?).await?;
+    let store = SqliteStore::open(database).await?;
+    let vault = Vault::open_or_create(&store, Passphrase::from_file(passphrase)?).await?;
     let stack = Stack::new(store).layer(vault.layer());
     println!("{stack:?}");
 

@@ -77,8 +77,8 @@ async fn stack(folder: &Path) -> Result<(Metrics, Arc<dyn Backend>)> {
     let metrics = Metrics::new();
     // A line in the log for what takes longer, without a name of anybody.
     metrics.log_slower_than(LayerKind::Store, Some(Duration::from_millis(250)));
-    let store = Arc::new(SqliteStore::open(folder.join("wa.db")).await?);
-    let vault = VaultOptions::new().create(store.clone(), Key::generate()?).await?;
+    let store = SqliteStore::open(folder.join("wa.db")).await?;
+    let vault = VaultOptions::new().create(&store, Key::generate()?).await?;
     let cache = CacheLayer::new(16 << 20);
     metrics.track_cache("cache", &cache);
     let stack = Stack::new(store)

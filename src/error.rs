@@ -65,24 +65,24 @@ pub enum Error {
     HeaderTampered,
     /// A header older than the records, or older than the one in use, was put in place.
     #[error(
-        "the vault header is older than what was written under it: restore a saved header with `Vault::restore_header`"
+        "the vault header is older than what was written under it: restore a saved header with `VaultOptions::restore_header`"
     )]
     HeaderRolledBack,
     /// The rollback anchor remembers a newer header: the store was put back to an earlier state. Nothing was written, unless
     /// the store that is newer changed its header at the same moment.
     #[error(
-        "the store is older than what the rollback anchor remembers: it was put back to an earlier state, and going on would use message keys twice; put the newest state back, or take this one with `VaultOptions::accept_rollback` and link the account again"
+        "the store is older than what the rollback anchor remembers: it was put back to an earlier state, and going on would use message keys twice; put the newest state back, or take this one with `OpenMode::AcceptRollback` and link the account again"
     )]
     RollbackDetected,
     /// The rollback anchor remembers another header: a copy of the store went on without it. Nothing was written, unless
     /// the copy changed its header at the same moment.
     #[error(
-        "the store is not the one that the rollback anchor remembers: a copy of it went on elsewhere, or it was used without the anchor; use the other one, or take this one with `VaultOptions::accept_rollback` and link the account again"
+        "the store is not the one that the rollback anchor remembers: a copy of it went on elsewhere, or it was used without the anchor; use the other one, or take this one with `OpenMode::AcceptRollback` and link the account again"
     )]
     ForkDetected,
     /// The rollback anchor remembers nothing of a store that has been in use. Nothing was written.
     #[error(
-        "the rollback anchor knows nothing of this store: check that it is the right anchor; take the store over with `VaultOptions::accept_rollback` if it was used without one so far"
+        "the rollback anchor knows nothing of this store: check that it is the right anchor; take the store over with `OpenMode::AcceptRollback` if it was used without one so far"
     )]
     AnchorMissing,
     /// The rollback anchor failed. If the header was being changed, it may have been, and until the anchor can be used again

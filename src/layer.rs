@@ -120,10 +120,9 @@ impl fmt::Debug for Stack {
 /// # futures::executor::block_on(async {
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let path = folder.path().join("wa.db");
-/// use std::sync::Arc;
 /// use wastore::{CacheLayer, SqliteStore, Stack};
 ///
-/// let stack = Stack::new(Arc::new(SqliteStore::open(&path).await?)).layer(CacheLayer::new(1 << 20));
+/// let stack = Stack::new(SqliteStore::open(&path).await?).layer(CacheLayer::new(1 << 20));
 /// let closer = stack.closer();
 /// let backend = stack.into_backend();
 /// // ... the client stops, and holds its backend for who knows how long ...

@@ -1,4 +1,14 @@
 #![doc = include_str!("../README.md")]
+//! ## Words
+//!
+//! | word | meaning |
+//! |--|--|
+//! | [layer](Layer) | wraps a backend and is one itself; this crate has layers that encrypt, cache and measure |
+//! | [stack](Stack) | a backend and the layers over it, the outermost last |
+//! | [vault](Vault) | the keys of one encrypted store. Its header lies in the store, and opens with a secret |
+//! | [slot](vault::SlotInfo) | a place in the header for one secret that opens the vault: a passphrase, a key, a recovery key. There are eight |
+//! | data key | seals the values of records; `maintenance::Rotate` replaces it and seals every record again |
+//! | [anchor](vault::RollbackAnchor) | remembers the newest header elsewhere, so that an older copy of the store is noticed |
 #![forbid(unsafe_code)]
 
 #[cfg(not(target_arch = "wasm32"))]

@@ -19,12 +19,14 @@ const MOST_LINES_OF_A_FILE: usize = 600;
 const MOST_LINES_OF_A_FUNCTION: usize = 60;
 
 /// Functions that are one list or one `match`, and that splitting would not make easier to read.
-const LONG_FUNCTIONS: [&str; 0] = [];
+const LONG_FUNCTIONS: [&str; 2] = ["testing/arguments.rs::call", "testing/arguments.rs::numbered"];
 
 /// The names of a module: what each of them stands for.
 enum Name {
     Module(usize),
     Here,
+    /// Here, and in tests only.
+    TestOnly,
     Import(Vec<String>),
 }
 
@@ -62,7 +64,11 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn name(&mut self, name: &syn::Ident, what: Name) {
-        self.krate.modules[self.module].names.entry(name.to_string()).or_insert(what);
+        let names = &mut self.krate.modules[self.module].names;
+        match what {
+            Name::TestOnly => drop(names.entry(name.to_string()).or_insert(what)),
+            what => drop(names.insert(name.to_string(), what)),
+        }
     }
 
     fn path(&mut self, path: Vec<String>, line: usize) {
@@ -172,14 +178,16 @@ impl<'ast> Visit<'ast> for Reader<'_> {
             syn::Item::Type(item) => (&item.attrs, Some(&item.ident)),
             syn::Item::Use(item) => (&item.attrs, None),
             syn::Item::Impl(item) => (&item.attrs, None),
-            syn::Item::Mod(item) => (&item.attrs, None),
+            syn::Item::Mod(item) => (&item.attrs, Some(&item.ident)),
             _ => return,
         };
-        if is_test_only(attributes) {
-            return;
-        }
+        let what = if is_test_only(attributes) { Name::TestOnly } else { Name::Here };
+        let is_over = matches!(what, Name::TestOnly);
         if let Some(name) = name {
-            self.name(name, Name::Here);
+            self.name(name, what);
+        }
+        if is_over {
+            return;
         }
         syn::visit::visit_item(self, item);
     }
@@ -206,6 +214,9 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         let module = self.krate.read(file, Some(self.module), item);
         self.name(&item.ident, Name::Module(module));
     }
+
+    /// `pub(in crate::…)` imports nothing.
+    fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
         self.use_tree(&item.tree, Vec::new());
@@ -264,8 +275,15 @@ impl Crate {
         module
     }
 
-    /// The module that defines what `path` names in `module`; nothing if that is another crate.
-    fn definition(&self, module: usize, path: &[String], seen: &mut BTreeSet<(usize, String)>) -> Option<usize> {
+    /// The module that defines what `path` names in `module`; nothing if that is another crate. A name that is not found in a
+    /// module that the path leads to is defined there by a macro.
+    fn definition(
+        &self,
+        module: usize,
+        path: &[String],
+        led: bool,
+        seen: &mut BTreeSet<(usize, String)>,
+    ) -> Option<usize> {
         let (first, rest) = path.split_first()?;
         let next = match first.as_str() {
             "crate" => Some(0),
@@ -274,27 +292,30 @@ impl Crate {
             _ => None,
         };
         if let Some(next) = next {
-            return if rest.is_empty() { Some(next) } else { self.definition(next, rest, seen) };
+            return if rest.is_empty() { Some(next) } else { self.definition(next, rest, true, seen) };
         }
         match self.modules[module].names.get(first) {
             Some(Name::Module(child)) if rest.is_empty() => Some(*child),
-            Some(Name::Module(child)) => self.definition(*child, rest, seen),
+            Some(Name::Module(child)) => self.definition(*child, rest, true, seen),
             Some(Name::Here) => Some(module),
+            Some(Name::TestOnly) => None,
             Some(Name::Import(import)) => {
                 if !seen.insert((module, first.clone())) {
                     return None;
                 }
                 let import: Vec<String> = import.iter().chain(rest).cloned().collect();
-                // The names of other crates are imported as well.
-                self.definition(module, &import, seen)
+                self.definition(module, &import, false, seen)
             }
-            None => self.modules[module].globs.iter().find_map(|glob| {
-                if !seen.insert((module, glob.join("::") + first)) {
-                    return None;
-                }
-                let path: Vec<String> = glob.iter().chain(path).cloned().collect();
-                self.definition(module, &path, seen)
-            }),
+            None => {
+                let by_glob = self.modules[module].globs.iter().find_map(|glob| {
+                    if !seen.insert((module, glob.join("::") + first)) {
+                        return None;
+                    }
+                    let path: Vec<String> = glob.iter().chain(path).cloned().collect();
+                    self.definition(module, &path, false, seen)
+                });
+                by_glob.or(led.then_some(module))
+            }
         }
     }
 
@@ -302,7 +323,7 @@ impl Crate {
         let mut imports = Imports::new();
         for (number, module) in self.modules.iter().enumerate() {
             for (path, line) in &module.paths {
-                let Some(from) = self.definition(number, path, &mut BTreeSet::new()) else { continue };
+                let Some(from) = self.definition(number, path, false, &mut BTreeSet::new()) else { continue };
                 let from = &self.modules[from].file;
                 if *from == module.file {
                     continue;
@@ -319,10 +340,6 @@ fn relative(file: &Path, source: &Path) -> PathBuf {
     file.strip_prefix(source).unwrap().to_owned()
 }
 
-fn source() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
-}
-
 /// The files that can be reached from `file` by imports.
 fn reached(file: &Path, imports: &Imports) -> BTreeSet<PathBuf> {
     let mut reached = BTreeSet::new();
@@ -337,21 +354,111 @@ fn reached(file: &Path, imports: &Imports) -> BTreeSet<PathBuf> {
     reached
 }
 
+/// The library and the command.
+fn crates() -> [(Crate, PathBuf); 2] {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let command = source.join("bin/wastore");
+    [(Crate::root(&source.join("lib.rs")), source), (Crate::root(&command.join("main.rs")), command)]
+}
+
 #[test]
 fn no_file_imports_itself_through_others() {
-    let source = source();
-    let imports = Crate::root(&source.join("lib.rs")).imports(&source);
     let mut circles = String::new();
-    for ((into, from), (line, name)) in &imports {
-        if reached(from, &imports).contains(into) {
-            writeln!(
-                circles,
-                "src/{}:{line} imports {name} of src/{}, which imports it in turn",
-                into.display(),
-                from.display()
-            )
-            .unwrap();
+    for (krate, source) in crates() {
+        let imports = krate.imports(&source);
+        for ((into, from), (line, name)) in &imports {
+            if reached(from, &imports).contains(into) {
+                let (into, from) = (source.join(into), source.join(from));
+                writeln!(
+                    circles,
+                    "{}:{line} imports {name} of {}, which imports it in turn",
+                    into.display(),
+                    from.display()
+                )
+                .unwrap();
+            }
         }
     }
     assert!(circles.is_empty(), "circles of imports:\n{circles}");
+}
+
+/// The table of modules in `docs/architecture.md`: each module, and what it may import, in its own words.
+fn order() -> BTreeMap<String, Vec<String>> {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
+    let document = fs::read_to_string(document).unwrap();
+    let table = document.split("| module | may import | job |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let quoted = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let mut order = BTreeMap::new();
+    for row in table.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<_> = row.split('|').collect();
+        for module in quoted(cells[1]) {
+            let twice = order.insert(module.clone(), quoted(cells[2]));
+            assert!(twice.is_none(), "docs/architecture.md has two rows for {module}");
+        }
+    }
+    order
+}
+
+/// The top-level module that a file belongs to.
+fn module_of(file: &Path) -> String {
+    let first = file.components().next().unwrap().as_os_str().to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+#[test]
+fn imports_keep_to_the_documented_order() {
+    let order = order();
+    let [(krate, source), _] = crates();
+    let mut upwards = String::new();
+    for ((into, from), (line, name)) in krate.imports(&source) {
+        let (upper, lower) = (module_of(&into), module_of(&from));
+        // The root defines nothing but exported macros.
+        if upper == lower || [&*upper, &*lower].contains(&"lib") {
+            continue;
+        }
+        let allowed = order.get(&upper).unwrap_or_else(|| panic!("docs/architecture.md has no row for {upper}"));
+        let allows =
+            |entry: &String| *entry == lower || name.ends_with(entry) && entry.starts_with(&format!("{lower}::"));
+        if !allowed.iter().any(allows) {
+            writeln!(upwards, "src/{}:{line} imports {name} of {lower}", into.display()).unwrap();
+        }
+    }
+    assert!(upwards.is_empty(), "docs/architecture.md does not allow:\n{upwards}");
+}
+
+/// The table itself has an order: no module may import one that may import it.
+#[test]
+fn the_documented_order_has_no_circle() {
+    let order = order();
+    let mut below = BTreeMap::new();
+    for (module, allowed) in &order {
+        for entry in allowed {
+            let lower = entry.split("::").next().unwrap();
+            assert!(order.contains_key(lower), "docs/architecture.md has no row for {lower}");
+            below.insert((PathBuf::from(module), PathBuf::from(lower)), (0, entry.clone()));
+        }
+    }
+    for module in order.keys().map(PathBuf::from) {
+        assert!(!reached(&module, &below).contains(&module), "{} is above itself", module.display());
+    }
+}
+
+#[test]
+fn files_and_functions_have_one_job() {
+    let mut too_long = String::new();
+    for (krate, source) in crates() {
+        for file in krate.modules.iter().map(|module| &module.file).collect::<BTreeSet<_>>() {
+            let lines = fs::read_to_string(file).unwrap().lines().count();
+            if lines > MOST_LINES_OF_A_FILE {
+                writeln!(too_long, "{} has {lines} lines", file.display()).unwrap();
+            }
+        }
+        for (file, name, lines) in &krate.functions {
+            let place = format!("{}::{name}", relative(file, &source).display());
+            if *lines > MOST_LINES_OF_A_FUNCTION && !LONG_FUNCTIONS.contains(&&*place) {
+                writeln!(too_long, "{place} has {lines} lines").unwrap();
+            }
+        }
+    }
+    assert!(too_long.is_empty(), "too long:\n{too_long}");
 }

@@ -14,8 +14,8 @@ use crate::sqlite::{SqliteOptions, files};
 /// process leaves behind and which may be deleted.
 ///
 /// # Errors
-/// There is no file at `path` then, unless waiting for the disk failed at the very end. [`Error::TargetExists`]; [`Error::File`]
-/// if its folder is not there or cannot be written; those of [`SqliteStore::open`] and of
+/// There is no file at `path` then, unless waiting for the disk failed at the very end. [`Error::TargetExists`](crate::Error::TargetExists); [`Error::File`](crate::Error::File)
+/// if its folder is not there or cannot be written; those of [`SqliteStore::open`](crate::SqliteStore::open) and of
 /// [`VaultOptions::create`](crate::VaultOptions::create).
 pub async fn create_encrypted(path: impl AsRef<Path>, options: &VaultOptions, secret: impl Into<Secret>) -> Result<()> {
     let target = path.as_ref().to_owned();

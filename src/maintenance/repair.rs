@@ -19,12 +19,11 @@ use crate::rows::table::TABLES;
 /// ```
 /// # futures::executor::block_on(async {
 /// # let folder = tempfile::tempdir().unwrap();
-/// use std::sync::Arc;
 /// use wastore::{Key, SqliteStore, Vault};
 /// use wastore::maintenance::Repair;
 ///
-/// let store = Arc::new(SqliteStore::open(folder.path().join("wa.db")).await?);
-/// let vault = Vault::create(store.clone(), Key::generate()?).await?;
+/// let store = SqliteStore::open(folder.path().join("wa.db")).await?;
+/// let vault = Vault::create(&store, Key::generate()?).await?;
 /// let report = Repair::new().run(&store, &vault, folder.path().join("before-repair.db")).await?;
 /// assert!(report.is_empty());
 /// # Ok::<(), wastore::Error>(())

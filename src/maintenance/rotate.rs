@@ -19,12 +19,11 @@ use crate::rows::store::{OwnRows, OwnStore, Rows};
 /// ```
 /// # futures::executor::block_on(async {
 /// # let folder = tempfile::tempdir().unwrap();
-/// use std::sync::Arc;
 /// use wastore::{Key, SqliteStore, Vault};
 /// use wastore::maintenance::Rotate;
 ///
-/// let store = Arc::new(SqliteStore::open(folder.path().join("wa.db")).await?);
-/// let vault = Vault::create(store.clone(), Key::generate()?).await?;
+/// let store = SqliteStore::open(folder.path().join("wa.db")).await?;
+/// let vault = Vault::create(&store, Key::generate()?).await?;
 /// let report = Rotate::new().run(&store, &vault).await?;
 /// assert_eq!(report.resealed(), 0);
 /// # Ok::<(), wastore::Error>(())
@@ -200,13 +199,13 @@ impl RotateReport {
     }
 
     /// `false` if the file could not be rewritten at the end, for want of space, say. Unused parts of its pages may hold pieces of
-    /// records under the old key until [`SqliteStore::vacuum`] succeeds.
+    /// records under the old key until [`SqliteStore::vacuum`](crate::SqliteStore::vacuum) succeeds.
     pub fn is_rewritten(&self) -> bool {
         self.is_rewritten
     }
 
     /// `true` if the write-ahead log could not be emptied, because somebody reads an older state of the database. It holds the
-    /// old header and records under the old key until a later [`SqliteStore::checkpoint`].
+    /// old header and records under the old key until a later [`SqliteStore::checkpoint`](crate::SqliteStore::checkpoint).
     pub fn old_key_in_wal(&self) -> bool {
         self.old_key_in_wal
     }

@@ -23,12 +23,11 @@ use crate::rows::table::{TABLES, Table};
 /// ```
 /// # futures::executor::block_on(async {
 /// # let folder = tempfile::tempdir().unwrap();
-/// use std::sync::Arc;
 /// use wastore::{Key, SqliteStore, Vault};
 /// use wastore::maintenance::Verify;
 ///
-/// let store = Arc::new(SqliteStore::open(folder.path().join("wa.db")).await?);
-/// let vault = Vault::create(store.clone(), Key::generate()?).await?;
+/// let store = SqliteStore::open(folder.path().join("wa.db")).await?;
+/// let vault = Vault::create(&store, Key::generate()?).await?;
 /// let report = Verify::new().run(&store, &vault).await?;
 /// assert!(report.is_sound());
 /// # Ok::<(), wastore::Error>(())

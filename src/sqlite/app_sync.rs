@@ -10,8 +10,8 @@ use wacore::store::error::Result;
 use wacore::store::traits::{AppStateSyncKey, AppSyncStore};
 
 use super::connection::Statements;
-use super::plan::Plan;
 use super::store::SqliteStore;
+use super::write_plan::WritePlan;
 use crate::error::Error;
 use crate::method::Record;
 use crate::rows::encoding::{decode_map, encode_map};
@@ -37,7 +37,7 @@ impl AppSyncStore for SqliteStore {
             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (account, key_id) DO UPDATE
             SET key_data = excluded.key_data, fingerprint = excluded.fingerprint, timestamp = excluded.timestamp";
         let (account, key_id) = (self.account, key_id.to_vec());
-        self.write(Plan::SIGNAL, move |c| {
+        self.write(WritePlan::DURABLE, move |c| {
             c.run(SQL, (account, &key_id, &key.key_data, &key.fingerprint, key.timestamp)).map(drop)
         })
         .await
@@ -71,7 +71,7 @@ impl AppSyncStore for SqliteStore {
             mac_mismatch_fatal = excluded.mac_mismatch_fatal";
         let (account, name) = (self.account, name.to_owned());
         let (version, map) = (state.version.cast_signed(), encode_map(&state.index_value_map)?);
-        self.write(Plan::CACHE, move |c| {
+        self.write(WritePlan::RELAXED, move |c| {
             c.run(SQL, (account, &name, version, &state.hash[..], &map, state.mac_mismatch_fatal)).map(drop)
         })
         .await
@@ -83,7 +83,7 @@ impl AppSyncStore for SqliteStore {
             SET value_mac = excluded.value_mac, version = excluded.version";
         let (account, name, version) = (self.account, name.to_owned(), version.cast_signed());
         self.write_rows(
-            Plan::CACHE,
+            WritePlan::RELAXED,
             SQL,
             mutations.to_vec(),
             |mac| mac.value_mac.len(),
@@ -109,7 +109,7 @@ impl AppSyncStore for SqliteStore {
         const SQL: &str = "DELETE FROM mutation_macs WHERE account = ?1 AND name = ?2 AND index_mac = ?3";
         let (account, name) = (self.account, name.to_owned());
         self.write_rows(
-            Plan::CACHE,
+            WritePlan::RELAXED,
             SQL,
             index_macs.to_vec(),
             |_| 0,
@@ -121,7 +121,7 @@ impl AppSyncStore for SqliteStore {
     async fn clear_mutation_macs(&self, name: &str) -> Result<()> {
         const SQL: &str = "DELETE FROM mutation_macs WHERE account = ?1 AND name = ?2";
         let (account, name) = (self.account, name.to_owned());
-        self.write(Plan::CACHE.long(), move |c| c.run(SQL, (account, &name)).map(drop)).await
+        self.write(WritePlan::RELAXED.blocking(), move |c| c.run(SQL, (account, &name)).map(drop)).await
     }
 
     /// The highest id, byte by byte. Ids end in an epoch that rises, so that this is the newest of the account's devices.

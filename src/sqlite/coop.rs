@@ -23,24 +23,24 @@ thread_local! {
 }
 
 /// Books work on this thread.
-pub(super) fn spend(cost: u32) {
+pub(super) fn charge(cost: u32) {
     SPENT.set(SPENT.get().saturating_add(cost));
 }
 
-/// `true` if it is time to step aside, for everybody on this thread until somebody has.
-pub(super) fn is_tired() -> bool {
+/// `true` if this thread has done so much that the next call is to give way.
+pub(super) fn over_budget() -> bool {
     SPENT.get() > BUDGET
 }
 
-/// Comes back when the other tasks have had their turn, and, under tokio, timers and sockets theirs, which are not looked at
+/// Comes back when the other tasks have had their turn. Under tokio, timers and sockets have theirs as well, which are not looked at
 /// every time that a task just asks to be called again.
-pub(super) async fn step_aside() {
+pub(super) async fn yield_to_runtime() {
     tokio::task::yield_now().await;
     SPENT.set(0);
 }
 
 /// Lets those run who are ready.
-pub(super) async fn let_others_run() {
+pub(super) async fn yield_once() {
     let mut yielded = false;
     future::poll_fn(|context| {
         if mem::replace(&mut yielded, true) {

@@ -13,6 +13,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthContext, Authorization};
 
+use super::backoff::{BusyBackoff, contended, retry_busy};
 use super::connection::{Role, configure};
 use super::coop;
 use super::files::{
@@ -22,12 +23,11 @@ use super::files::{
 use super::location::Location;
 use super::open_files::{self, OpenFile};
 use super::options::SqliteOptions;
-use super::patience::{Patience, contended, patiently};
-use super::plan::Plan;
 use super::read_only::ReadOnlyFile;
 use super::readers::Readers;
 use super::schema::{self, run_checked};
 use super::wal::{CheckpointMode, Wal};
+use super::write_plan::WritePlan;
 use super::writer::Writer;
 use crate::background::{self};
 use crate::ended;
@@ -58,7 +58,7 @@ impl Database {
         open_files::refuse_second_name(&path)?;
         let open = OpenFile::of(&path)?;
         let location = Location::File(path.clone());
-        let prepared = patiently_prepared(&path, &config, || prepare(&location, &path, &config));
+        let prepared = prepare_with_retries(&path, &config, || prepare(&location, &path, &config));
         let connection = prepared.map_err(|error| explained(&path, error))?;
         let files = Files::look(&path).map_err(cannot_open)?;
         Ok(Arc::new(Self::new(config, location, connection, Some((files, open)))))
@@ -81,7 +81,7 @@ impl Database {
             Ok(connection)
         };
         let mut location = Location::ReadOnly(ReadOnlyFile::look(path.clone())?);
-        let connection = match patiently_prepared(&path, &config, || open(&location)) {
+        let connection = match prepare_with_retries(&path, &config, || open(&location)) {
             // As on media that cannot be written, beside a log.
             Err(Error::Sqlite { problem: SqliteProblem::CannotOpen | SqliteProblem::ReadOnly, .. }) => {
                 location = Location::ReadOnly(ReadOnlyFile::copy(path.clone())?);
@@ -138,22 +138,22 @@ impl Database {
 
     /// Blocks its thread.
     fn close_connections(self: &Arc<Self>) -> Result<()> {
-        let mut patience = Patience::new(self.wal.config.busy_timeout);
+        let mut backoff = BusyBackoff::new(self.wal.config.busy_timeout);
         let _no_checkpoint = loop {
             match self.wal.begin_checkpoint() {
                 Some(only) => break only,
-                None => thread::sleep(patience.next().ok_or_else(contended)?),
+                None => thread::sleep(backoff.next().ok_or_else(contended)?),
             }
         };
-        if !self.readers.close_for_good(&mut patience) {
+        if !self.readers.close_for_good(&mut backoff) {
             return Err(contended());
         }
         let Location::File(path) = &self.wal.location else {
-            drop(self.writer.take_connection(&mut patience)?);
+            drop(self.writer.take_connection(&mut backoff)?);
             ended::note();
             return Ok(());
         };
-        let emptied = match self.writer.take_connection(&mut patience)? {
+        let emptied = match self.writer.take_connection(&mut backoff)? {
             // Closing it would do it as well, and not say whether it failed.
             Some(writer) => match self.wal.checkpoint(&writer, CheckpointMode::Truncate) {
                 Err(error) if error.is_contention() => Ok(false),
@@ -185,11 +185,11 @@ impl Database {
     /// # Errors
     /// What `query` returns; contention only after the timeout.
     pub(super) async fn read<T>(&self, mut query: impl FnMut(&Connection) -> Result<T> + Send) -> Result<T> {
-        coop::spend(coop::READ);
-        if coop::is_tired() {
-            coop::step_aside().await;
+        coop::charge(coop::READ);
+        if coop::over_budget() {
+            coop::yield_to_runtime().await;
         }
-        let mut patience = None;
+        let mut backoff = None;
         loop {
             let result = match self.writer.read(&mut query) {
                 Some(result) => result,
@@ -198,7 +198,7 @@ impl Database {
             };
             match result {
                 Err(error) if error.is_contention() => {
-                    match patience.get_or_insert_with(|| self.wal.patience_of_readers()).next() {
+                    match backoff.get_or_insert_with(|| self.wal.backoff_of_readers()).next() {
                         Some(pause) => blocking::unblock(move || thread::sleep(pause)).await,
                         None => return Err(error),
                     }
@@ -230,15 +230,15 @@ impl Database {
         if self.path().is_none() {
             return Ok(());
         }
-        let mut patience = Patience::new(self.wal.config.busy_timeout.min(Duration::from_secs(5)));
+        let mut backoff = BusyBackoff::new(self.wal.config.busy_timeout.min(Duration::from_secs(5)));
         // Each attempt by itself, so that calls and checkpoints go on in between.
         loop {
             let database = Arc::downgrade(self);
             let look = move |writer: &Connection| database.upgrade().map_or(Ok(true), |it| it.is_alone(writer));
-            if self.writer.write(Plan::UPKEEP, look).await? {
+            if self.writer.write(WritePlan::MAINTENANCE, look).await? {
                 return Ok(());
             }
-            match patience.next() {
+            match backoff.next() {
                 Some(pause) => blocking::unblock(move || thread::sleep(pause)).await,
                 None => return Err(Error::StoreInUse),
             }
@@ -249,11 +249,11 @@ impl Database {
     /// (<https://www.sqlite.org/wal.html>, section 8).
     fn is_alone(&self, writer: &Connection) -> Result<bool> {
         let Some(_no_checkpoint) = self.wal.begin_checkpoint() else { return Ok(false) };
-        let mut patience = Patience::new(Duration::from_millis(100));
-        let Some(_closed) = self.readers.close(&mut patience) else { return Ok(false) };
+        let mut backoff = BusyBackoff::new(Duration::from_millis(100));
+        let Some(_closed) = self.readers.close(&mut backoff) else { return Ok(false) };
         let set = |mode| writer.pragma_update_and_check(None, "locking_mode", mode, |_| Ok(()));
         set("EXCLUSIVE")?;
-        let begun = patiently(&mut patience, || Ok(writer.execute_batch("BEGIN IMMEDIATE")?));
+        let begun = retry_busy(&mut backoff, || Ok(writer.execute_batch("BEGIN IMMEDIATE")?));
         // The lock goes with the transaction.
         set("NORMAL")?;
         match begun {
@@ -264,7 +264,7 @@ impl Database {
     }
 
     /// Runs a call that changes something; see [`Writer::write`].
-    pub(super) async fn write<T, F>(&self, plan: Plan, operation: F) -> Result<T>
+    pub(super) async fn write<T, F>(&self, plan: WritePlan, operation: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
@@ -364,7 +364,7 @@ fn check_library() -> Result<()> {
 }
 
 /// Tries again while another process is in the way, or closes the database at this moment and deletes the write-ahead log.
-fn patiently_prepared<T>(path: &Path, config: &SqliteOptions, mut prepare: impl FnMut() -> Result<T>) -> Result<T> {
+fn prepare_with_retries<T>(path: &Path, config: &SqliteOptions, mut prepare: impl FnMut() -> Result<T>) -> Result<T> {
     let mut looked = false;
     let mut prepare = || {
         prepare().map_err(|error| {
@@ -373,10 +373,10 @@ fn patiently_prepared<T>(path: &Path, config: &SqliteOptions, mut prepare: impl 
             if first && filesystem::has_no_locks(folder_of(path)) { NO_LOCKS } else { error }
         })
     };
-    let mut patience = Patience::new(config.busy_timeout);
-    let mut gone = Patience::new(config.busy_timeout.min(Duration::from_millis(500)));
+    let mut backoff = BusyBackoff::new(config.busy_timeout);
+    let mut gone = BusyBackoff::new(config.busy_timeout.min(Duration::from_millis(500)));
     loop {
-        match patiently(&mut patience, &mut prepare) {
+        match retry_busy(&mut backoff, &mut prepare) {
             Err(error @ Error::Sqlite { problem: SqliteProblem::CannotOpen, .. }) => match gone.next() {
                 Some(pause) => thread::sleep(pause),
                 None => return Err(error),

@@ -16,8 +16,8 @@ use wacore::store::traits::DeviceStore;
 use zeroize::Zeroizing;
 
 use super::connection::Statements;
-use super::plan::Plan;
 use super::store::SqliteStore;
+use super::write_plan::WritePlan;
 use crate::error::{self, Error};
 use crate::json;
 use crate::method::Record;
@@ -29,8 +29,10 @@ impl DeviceStore for SqliteStore {
         const SQL: &str = "INSERT INTO devices (account, record, edge_routing_info) VALUES (?1, ?2, ?3)
             ON CONFLICT (account) DO UPDATE SET record = excluded.record, edge_routing_info = excluded.edge_routing_info";
         let (account, row) = (self.account, Row::new(device)?);
-        self.write(Plan::SIGNAL, move |c| c.run(SQL, (account, &row.record[..], &row.edge_routing_info)).map(drop))
-            .await
+        self.write(WritePlan::DURABLE, move |c| {
+            c.run(SQL, (account, &row.record[..], &row.edge_routing_info)).map(drop)
+        })
+        .await
     }
 
     async fn load(&self) -> Result<Option<Device>> {
@@ -55,8 +57,10 @@ impl DeviceStore for SqliteStore {
             ON CONFLICT (account) DO NOTHING";
         if !self.exists().await? {
             let (account, row) = (self.account, Row::new(&Device::new())?);
-            self.write(Plan::SIGNAL, move |c| c.run(SQL, (account, &row.record[..], &row.edge_routing_info)).map(drop))
-                .await?;
+            self.write(WritePlan::DURABLE, move |c| {
+                c.run(SQL, (account, &row.record[..], &row.edge_routing_info)).map(drop)
+            })
+            .await?;
         }
         Ok(self.account)
     }

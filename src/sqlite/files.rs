@@ -19,7 +19,7 @@ pub(crate) fn explained(path: &Path, error: Error) -> Error {
     let Error::Sqlite { problem, .. } = &error else { return error };
     match problem {
         SqliteProblem::CannotOpen | SqliteProblem::ReadOnly => {
-            let paths = [path.to_owned(), beside(path, "-wal"), beside(path, "-shm")];
+            let paths = [path.to_owned(), with_suffix(path, "-wal"), with_suffix(path, "-shm")];
             filesystem::what_forbids(&paths, folder_of(path)).map_or(error, cannot_open)
         }
         SqliteProblem::Contended | SqliteProblem::Disk | SqliteProblem::Other
@@ -54,7 +54,7 @@ pub(super) fn existing(path: &Path) -> Result<PathBuf> {
 /// # Errors
 /// Names the file that is none.
 pub(crate) fn refuse_pipes(database: &Path) -> io::Result<()> {
-    let companions = COMPANIONS.iter().map(|ending| beside(database, ending)).filter(|path| path.exists());
+    let companions = COMPANIONS.iter().map(|ending| with_suffix(database, ending)).filter(|path| path.exists());
     for path in [database.to_owned()].into_iter().chain(companions) {
         if !path.metadata()?.is_file() {
             return Err(private::refused(&path, "is not a regular file"));
@@ -75,7 +75,8 @@ pub(crate) fn refuse_taken(target: &Path) -> Result<()> {
 }
 
 pub(super) fn refuse_companions(target: &Path) -> Result<()> {
-    match COMPANIONS.map(|ending| beside(target, ending)).into_iter().find(|path| path.symlink_metadata().is_ok()) {
+    match COMPANIONS.map(|ending| with_suffix(target, ending)).into_iter().find(|path| path.symlink_metadata().is_ok())
+    {
         Some(path) => Err(Error::TargetExists { path }),
         None => Ok(()),
     }
@@ -145,11 +146,11 @@ pub(super) fn warn_if_readable_by_others(path: &Path) {
 
 /// Where SQLite keeps the write-ahead log of a database.
 pub(super) fn log_path(database: &Path) -> PathBuf {
-    beside(database, "-wal")
+    with_suffix(database, "-wal")
 }
 
 /// The path with something appended to the file's name.
-pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, ending: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(ending);
     path.into()

@@ -30,7 +30,7 @@ impl Location {
                 Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI)?
             }
         };
-        // Waiting blocks the thread, so it is done where that is allowed: see `patiently`.
+        // Waiting blocks the thread, so it is done where that is allowed: see `retry_busy`.
         connection.busy_timeout(Duration::ZERO)?;
         guard(&connection)?;
         Ok(connection)

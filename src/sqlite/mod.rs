@@ -3,13 +3,15 @@
 //! | file | |
 //! |--|--|
 //! | `store.rs`, `options.rs` | the store and its accounts; its settings |
-//! | `database.rs` | one open database: readers, the write-ahead log, what lies at its path |
+//! | `database.rs`, `wal.rs` | opening, reading and closing a database; its write-ahead log |
+//! | `readers.rs` | the reading connections |
 //! | `files.rs` | the files of a database: their names, and which of them may be used |
-//! | `writer.rs` | the writing connection, and how calls share it and its commits |
+//! | `writer.rs`, `write_plan.rs` | the writing connection, how calls share it and its commits; what is known of a call before it runs |
 //! | `open_files.rs` | which files are open here, and what is looked at before |
-//! | `idle.rs` | emptying the log of a database that nobody writes to |
+//! | `idle.rs` | work for when a database is idle |
 //! | `read_only.rs` | opening a database without changing anything |
-//! | `connection.rs`, `patience.rs` | settings of a connection; running statements; waiting for others |
+//! | `connection.rs`, `location.rs`, `backoff.rs` | running statements; where a database is; waiting for others |
+//! | `coop.rs` | giving way to other tasks |
 //! | `schema.rs`, `migrations/` | the schema, telling our files from others, and noticing that the schema was altered |
 //! | `snapshot.rs` | backups, snapshots, rewrites and upkeep |
 //! | `restore.rs` | putting a backup in the place of a store, and keeping backups in a folder |
@@ -18,6 +20,7 @@
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |
 
 mod app_sync;
+mod backoff;
 pub(crate) mod connection;
 mod coop;
 mod database;
@@ -29,8 +32,6 @@ mod msg_secret;
 mod open_files;
 mod options;
 mod pages;
-mod patience;
-mod plan;
 mod protocol;
 pub(crate) mod read_only;
 mod readers;
@@ -45,6 +46,7 @@ mod tables;
 mod tests;
 mod wal;
 mod walk;
+mod write_plan;
 mod writer;
 
 pub use crate::error::{ForeignFile, SqliteProblem};

@@ -5,9 +5,9 @@ use wacore::store::error::Result;
 use wacore::store::traits::{MessageSecret, MsgSecretEntry, MsgSecretStore};
 
 use super::connection::Statements;
-use super::plan::Plan;
 use super::store::SWEEP_ROWS;
 use super::store::SqliteStore;
+use super::write_plan::WritePlan;
 
 // An `expires_at` of 0 is never.
 const PUT: &str = "INSERT INTO message_secrets (account, chat, sender, msg_id, secret, expires_at, message_ts)
@@ -30,7 +30,7 @@ impl MsgSecretStore for SqliteStore {
     async fn put_msg_secrets(&self, entries: Vec<MsgSecretEntry>) -> Result<usize> {
         let (account, count) = (self.account, entries.len());
         self.write_rows(
-            Plan::CACHE,
+            WritePlan::RELAXED,
             PUT,
             entries,
             |_| 0,

@@ -12,7 +12,7 @@ use std::path::Path;
 #[cfg(unix)]
 use std::sync::{LazyLock, Mutex, MutexGuard};
 
-use super::files::{beside, cannot_open};
+use super::files::{cannot_open, with_suffix};
 use crate::error::{Error, ForeignFile, Result};
 use crate::sync::IgnorePoison;
 
@@ -89,7 +89,7 @@ pub(super) fn unless_open<T>(path: &Path, look: impl FnOnce() -> Result<T>) -> R
 /// A store is in WAL mode as soon as it has a log, and its file says so. A backup says that it is not
 /// (<https://www.sqlite.org/fileformat2.html>, section 1.3.3), so a log beside it is that of what was there before.
 fn refuse_foreign_log(path: &Path) -> Result<()> {
-    let log = beside(path, "-wal").metadata();
+    let log = with_suffix(path, "-wal").metadata();
     if !log.is_ok_and(|log| log.len() > 0) {
         return Ok(());
     }

@@ -44,7 +44,7 @@ impl Durability {
 /// # let path = folder.path().join("wa.db");
 /// use wastore::SqliteOptions;
 ///
-/// let first = SqliteOptions::new().readers(8).page_cache(16 << 20).open(&path).await?;
+/// let first = SqliteOptions::new().read_connections(8).page_cache_bytes(16 << 20).open(&path).await?;
 /// let stores: Vec<_> = (1..=500).map(|number| first.account(number)).collect();
 /// # Ok::<(), wastore::Error>(())
 /// # }).unwrap();
@@ -106,21 +106,21 @@ impl SqliteOptions {
 
     /// How many reading connections are kept, at least 1, and how many long queries run at the same time. They are opened
     /// when needed, more for a moment if more threads read at once. Default: 4.
-    pub fn readers(mut self, count: usize) -> Self {
+    pub fn read_connections(mut self, count: usize) -> Self {
         self.readers = count.max(1);
         self
     }
 
     /// The page cache of each connection, in bytes. Default: 4 MiB, filled when needed. Pages that are not in it come from the operating
     /// system's cache, which takes a few microseconds each.
-    pub fn page_cache(mut self, bytes: usize) -> Self {
+    pub fn page_cache_bytes(mut self, bytes: usize) -> Self {
         self.page_cache = bytes;
         self
     }
 
     /// How many bytes of the file are read through a memory map instead of the page cache. Default: 0. Faster for large
     /// files, but a disk error kills the process instead of failing a call (<https://www.sqlite.org/mmap.html>).
-    pub fn mmap(mut self, bytes: u64) -> Self {
+    pub fn mmap_bytes(mut self, bytes: u64) -> Self {
         self.mmap = bytes;
         self
     }

@@ -8,9 +8,9 @@ use wacore::store::traits::{
 };
 
 use super::connection::Statements;
-use super::plan::Plan;
 use super::store::SWEEP_ROWS;
 use super::store::SqliteStore;
+use super::write_plan::WritePlan;
 use crate::clock;
 use crate::error::{self, Error};
 use crate::method::Record;
@@ -53,7 +53,7 @@ impl ProtocolStore for SqliteStore {
         let (account, group) = (self.account, group_jid.to_owned());
         let rows: Vec<(String, bool)> = entries.iter().map(|&(device, has_key)| (device.to_owned(), has_key)).collect();
         self.write_rows(
-            Plan::CACHE,
+            WritePlan::RELAXED,
             SQL,
             rows,
             |_| 0,
@@ -65,7 +65,7 @@ impl ProtocolStore for SqliteStore {
     async fn clear_sender_key_devices(&self, group_jid: &str) -> Result<()> {
         const SQL: &str = "DELETE FROM sender_key_devices WHERE account = ?1 AND group_jid = ?2";
         let (account, group) = (self.account, group_jid.to_owned());
-        self.write(Plan::CACHE.long(), move |c| c.run(SQL, (account, &group)).map(drop)).await
+        self.write(WritePlan::RELAXED.blocking(), move |c| c.run(SQL, (account, &group)).map(drop)).await
     }
 
     async fn delete_sender_key_device_rows(&self, device_jids: &[&str]) -> Result<()> {
@@ -74,13 +74,14 @@ impl ProtocolStore for SqliteStore {
             WHERE account = ?1 AND device_jid = ?2";
         let account = self.account;
         let rows: Vec<String> = device_jids.iter().map(|&device| device.to_owned()).collect();
-        self.write_rows(Plan::CACHE, SQL, rows, |_| 0, move |delete, device| delete.execute((account, device))).await
+        self.write_rows(WritePlan::RELAXED, SQL, rows, |_| 0, move |delete, device| delete.execute((account, device)))
+            .await
     }
 
     async fn clear_all_sender_key_devices(&self) -> Result<()> {
         const SQL: &str = "DELETE FROM sender_key_devices WHERE account = ?1";
         let account = self.account;
-        self.write(Plan::CACHE.long(), move |c| c.run(SQL, (account,)).map(drop)).await
+        self.write(WritePlan::RELAXED.blocking(), move |c| c.run(SQL, (account,)).map(drop)).await
     }
 
     async fn get_lid_mapping(&self, lid: &str) -> Result<Option<LidPnMappingEntry>> {
@@ -104,7 +105,7 @@ impl ProtocolStore for SqliteStore {
     async fn put_lid_mappings(&self, entries: &[LidPnMappingEntry]) -> Result<()> {
         let account = self.account;
         self.write_rows(
-            Plan::CACHE,
+            WritePlan::RELAXED,
             PUT_LID_MAPPING,
             entries.to_vec(),
             |_| 0,
@@ -140,7 +141,7 @@ impl ProtocolStore for SqliteStore {
             }
             c.run(SQL, (account, &address, &message_id, &base_key, now)).map(drop)
         };
-        self.write(Plan::CACHE.transaction(), save).await
+        self.write(WritePlan::RELAXED.transaction(), save).await
     }
 
     async fn has_same_base_key(&self, address: &str, message_id: &str, current_base_key: &[u8]) -> Result<bool> {
@@ -155,7 +156,7 @@ impl ProtocolStore for SqliteStore {
     async fn delete_base_key(&self, address: &str, message_id: &str) -> Result<()> {
         const SQL: &str = "DELETE FROM base_keys WHERE account = ?1 AND address = ?2 AND message_id = ?3";
         let (account, address, message_id) = (self.account, address.to_owned(), message_id.to_owned());
-        self.write(Plan::CACHE, move |c| c.run(SQL, (account, &address, &message_id)).map(drop)).await
+        self.write(WritePlan::RELAXED, move |c| c.run(SQL, (account, &address, &message_id)).map(drop)).await
     }
 
     async fn update_device_list(&self, record: DeviceListRecord) -> Result<()> {
@@ -170,7 +171,7 @@ impl ProtocolStore for SqliteStore {
         };
         let rows = records.into_iter().map(encode).collect::<error::Result<Vec<_>>>()?;
         self.write_rows(
-            Plan::CACHE,
+            WritePlan::RELAXED,
             UPDATE_DEVICE_LIST,
             rows,
             |row| row.1.len(),
@@ -200,7 +201,7 @@ impl ProtocolStore for SqliteStore {
     async fn delete_devices(&self, user: &str) -> Result<()> {
         const SQL: &str = "DELETE FROM device_lists WHERE account = ?1 AND user = ?2";
         let (account, user) = (self.account, user.to_owned());
-        self.write(Plan::CACHE, move |c| c.run(SQL, (account, &user)).map(drop)).await
+        self.write(WritePlan::RELAXED, move |c| c.run(SQL, (account, &user)).map(drop)).await
     }
 
     async fn get_group_metadata(&self, group_jid: &str) -> Result<Option<Vec<u8>>> {
@@ -212,14 +213,14 @@ impl ProtocolStore for SqliteStore {
         const SQL: &str = "INSERT INTO group_metadata (account, group_jid, info) VALUES (?1, ?2, ?3)
             ON CONFLICT (account, group_jid) DO UPDATE SET info = excluded.info";
         let (account, group, blob) = (self.account, group_jid.to_owned(), blob.to_vec());
-        let plan = Plan::CACHE.batch(1, blob.len());
+        let plan = WritePlan::RELAXED.batch(1, blob.len());
         self.write(plan, move |c| c.run(SQL, (account, &group, &blob)).map(drop)).await
     }
 
     async fn delete_group_metadata(&self, group_jid: &str) -> Result<()> {
         const SQL: &str = "DELETE FROM group_metadata WHERE account = ?1 AND group_jid = ?2";
         let (account, group) = (self.account, group_jid.to_owned());
-        self.write(Plan::CACHE, move |c| c.run(SQL, (account, &group)).map(drop)).await
+        self.write(WritePlan::RELAXED, move |c| c.run(SQL, (account, &group)).map(drop)).await
     }
 
     async fn get_tc_token(&self, jid: &str) -> Result<Option<TcTokenEntry>> {
@@ -238,7 +239,7 @@ impl ProtocolStore for SqliteStore {
             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (account, jid) DO UPDATE SET token = excluded.token,
             token_timestamp = excluded.token_timestamp, sender_timestamp = excluded.sender_timestamp";
         let (account, jid, entry) = (self.account, jid.to_owned(), entry.clone());
-        self.write(Plan::CACHE, move |c| {
+        self.write(WritePlan::RELAXED, move |c| {
             c.run(SQL, (account, &jid, &entry.token, entry.token_timestamp, entry.sender_timestamp)).map(drop)
         })
         .await
@@ -247,7 +248,7 @@ impl ProtocolStore for SqliteStore {
     async fn delete_tc_token(&self, jid: &str) -> Result<()> {
         const SQL: &str = "DELETE FROM tc_tokens WHERE account = ?1 AND jid = ?2";
         let (account, jid) = (self.account, jid.to_owned());
-        self.write(Plan::CACHE, move |c| c.run(SQL, (account, &jid)).map(drop)).await
+        self.write(WritePlan::RELAXED, move |c| c.run(SQL, (account, &jid)).map(drop)).await
     }
 
     async fn get_all_tc_token_jids(&self) -> Result<Vec<String>> {
@@ -280,7 +281,7 @@ impl ProtocolStore for SqliteStore {
             VALUES (?1, ?2, x'', ?3, ?3) ON CONFLICT (account, jid) DO UPDATE
             SET sender_timestamp = max(coalesce(sender_timestamp, ?3), ?3)";
         let (account, jid) = (self.account, jid.to_owned());
-        self.write(Plan::CACHE, move |c| c.run(SQL, (account, &jid, sender_timestamp)).map(drop)).await
+        self.write(WritePlan::RELAXED, move |c| c.run(SQL, (account, &jid, sender_timestamp)).map(drop)).await
     }
 
     async fn store_received_tc_token(&self, jid: &str, token: &[u8], token_timestamp: i64) -> Result<()> {
@@ -288,7 +289,7 @@ impl ProtocolStore for SqliteStore {
             ON CONFLICT (account, jid) DO UPDATE SET token = excluded.token, token_timestamp = excluded.token_timestamp
             WHERE length(tc_tokens.token) = 0 OR excluded.token_timestamp >= tc_tokens.token_timestamp";
         let (account, jid, token) = (self.account, jid.to_owned(), token.to_vec());
-        self.write(Plan::CACHE, move |c| c.run(SQL, (account, &jid, &token, token_timestamp)).map(drop)).await
+        self.write(WritePlan::RELAXED, move |c| c.run(SQL, (account, &jid, &token, token_timestamp)).map(drop)).await
     }
 
     async fn store_sent_message(&self, chat_jid: &str, message_id: &str, payload: &[u8]) -> Result<()> {
@@ -297,7 +298,7 @@ impl ProtocolStore for SqliteStore {
             SET payload = excluded.payload, created_at = excluded.created_at";
         let (account, now) = (self.account, clock::now_secs().cast_signed());
         let (chat, id, payload) = (chat_jid.to_owned(), message_id.to_owned(), payload.to_vec());
-        let plan = Plan::CACHE.batch(1, payload.len());
+        let plan = WritePlan::RELAXED.batch(1, payload.len());
         self.write(plan, move |c| c.run(SQL, (account, &chat, &id, &payload, now)).map(drop)).await
     }
 
@@ -306,7 +307,7 @@ impl ProtocolStore for SqliteStore {
             "DELETE FROM sent_messages WHERE account = ?1 AND chat_jid = ?2 AND message_id = ?3 RETURNING payload";
         let (account, chat, id) = (self.account, chat_jid.to_owned(), message_id.to_owned());
         // To the last row: the statement commits when it ends.
-        self.write(Plan::CACHE, move |c| Ok(c.all(SQL, (account, &chat, &id), |row| row.get(0))?.pop())).await
+        self.write(WritePlan::RELAXED, move |c| Ok(c.all(SQL, (account, &chat, &id), |row| row.get(0))?.pop())).await
     }
 
     async fn delete_expired_sent_messages(&self, cutoff_timestamp: i64) -> Result<u32> {
@@ -329,7 +330,8 @@ impl ProtocolStore for SqliteStore {
 
     async fn delete_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<()> {
         let (account, chat, sender, id) = (self.account, chat.to_owned(), sender.to_owned(), id.to_owned());
-        self.write(Plan::SIGNAL, move |c| c.run(DELETE_PENDING_INBOUND, (account, &chat, &sender, &id)).map(drop)).await
+        self.write(WritePlan::DURABLE, move |c| c.run(DELETE_PENDING_INBOUND, (account, &chat, &sender, &id)).map(drop))
+            .await
     }
 
     async fn delete_expired_pending_inbound(&self, cutoff_timestamp: i64) -> Result<u32> {
@@ -347,7 +349,7 @@ impl ProtocolStore for SqliteStore {
         let account = self.account;
         let rows: Vec<[String; 3]> = keys.iter().map(|key| [key.chat, key.sender, key.id].map(str::to_owned)).collect();
         self.write_rows(
-            Plan::SIGNAL,
+            WritePlan::DURABLE,
             DELETE_PENDING_INBOUND,
             rows,
             |_| 0,
@@ -387,7 +389,7 @@ impl SqliteStore {
     async fn write_pending(&self, rows: Vec<PendingRow>) -> Result<()> {
         let (account, now) = (self.account, clock::now_secs().cast_signed());
         self.write_rows(
-            Plan::SIGNAL,
+            WritePlan::DURABLE,
             STORE_PENDING_INBOUND,
             rows,
             |row| row.message.len(),

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
-use super::files::{COMPANIONS, beside};
+use super::files::{COMPANIONS, with_suffix};
 use crate::error::{Error, Result};
 use crate::filesystem;
 
@@ -31,7 +31,7 @@ impl ReadOnlyFile {
         if let Some(quiet) = Quiet::look(&path) {
             return Ok(Self::Quiet { path, quiet });
         }
-        if beside(&path, "-shm").exists() && !beside(&path, "-journal").exists() {
+        if with_suffix(&path, "-shm").exists() && !with_suffix(&path, "-journal").exists() {
             return Ok(Self::InUse { path });
         }
         Self::copy(path)
@@ -50,8 +50,8 @@ impl ReadOnlyFile {
         let copy = folder.path().join("store.db");
         // What is shared between processes is made again from the log.
         for ending in ["", "-wal", "-journal"] {
-            let from = beside(&path, ending);
-            match fs::copy(&from, beside(&copy, ending)) {
+            let from = with_suffix(&path, ending);
+            match fs::copy(&from, with_suffix(&copy, ending)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !ending.is_empty() => {}
                 copied => drop(copied.map_err(|error| cannot_copy(&from, error))?),
             }
@@ -116,7 +116,8 @@ impl Quiet {
     pub(crate) fn look(path: &Path) -> Option<Self> {
         // A log lies beside the file itself, not beside a link to it.
         let path = &path.canonicalize().ok()?;
-        let has_log = COMPANIONS.iter().filter(|ending| **ending != "-shm").any(|ending| beside(path, ending).exists());
+        let has_log =
+            COMPANIONS.iter().filter(|ending| **ending != "-shm").any(|ending| with_suffix(path, ending).exists());
         let metadata = path.metadata().ok().filter(|_| !has_log)?;
         Some(Self { length: metadata.len(), modified: metadata.modified().ok() })
     }

@@ -10,8 +10,8 @@ use std::thread;
 use futures_channel::oneshot;
 use rusqlite::Connection;
 
+use super::backoff::{BusyBackoff, contended, retry_busy};
 use super::connection::{Role, configure};
-use super::patience::{Patience, contended, patiently};
 use super::schema::{self, run_checked};
 use super::wal::Wal;
 use super::writer::Writer;
@@ -68,15 +68,15 @@ impl Readers {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Closes the connections for good. Nothing may open another one any more. `false` if there is no more patience.
-    pub(super) fn close_for_good(&self, patience: &mut Patience) -> bool {
+    /// Closes the connections for good. Nothing may open another one any more. `false` if there is no more backoff.
+    pub(super) fn close_for_good(&self, backoff: &mut BusyBackoff) -> bool {
         loop {
-            let Some(closed) = self.close(patience) else { return false };
+            let Some(closed) = self.close(backoff) else { return false };
             mem::forget(closed);
             if self.lent.load(Ordering::SeqCst) == 0 && self.open() == 0 {
                 return true;
             }
-            let Some(pause) = patience.next() else { return false };
+            let Some(pause) = backoff.next() else { return false };
             thread::sleep(pause);
         }
     }
@@ -86,8 +86,8 @@ impl Readers {
     }
 
     /// Closes the connections, waiting for those on loan, and keeps them closed as long as the guard lives. `None` if
-    /// there is no more patience. Blocks its thread.
-    pub(super) fn close(&self, patience: &mut Patience) -> Option<ReadersClosed<'_>> {
+    /// there is no more backoff. Blocks its thread.
+    pub(super) fn close(&self, backoff: &mut BusyBackoff) -> Option<ReadersClosed<'_>> {
         self.closed.store(true, Ordering::Release);
         let closed = ReadersClosed(self);
         loop {
@@ -101,7 +101,7 @@ impl Readers {
             if self.open() == 0 {
                 return Some(closed);
             }
-            thread::sleep(patience.next()?);
+            thread::sleep(backoff.next()?);
         }
     }
 
@@ -252,10 +252,10 @@ impl Readers {
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         let (reply, outcome) = oneshot::channel();
-        let mut patience = self.wal.patience_of_readers();
+        let mut backoff = self.wal.backoff_of_readers();
         let run: LongQuery = Box::new(move |connection| {
             let result = connection
-                .and_then(|connection| patiently(&mut patience, || run_checked(connection, || query(connection))));
+                .and_then(|connection| retry_busy(&mut backoff, || run_checked(connection, || query(connection))));
             // Nobody waits any more for a call whose future was dropped.
             Box::new(move || drop(reply.send(result)))
         });
@@ -292,7 +292,7 @@ impl Readers {
                 reader.close();
             }
             if reader.connection.is_none() {
-                match patiently(&mut self.wal.patience_of_readers(), || self.open_reader()) {
+                match retry_busy(&mut self.wal.backoff_of_readers(), || self.open_reader()) {
                     Ok(connection) => reader.fill(connection),
                     Err(error) => {
                         tell = Some(query(Err(error)));

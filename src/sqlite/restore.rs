@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::files::{COMPANIONS, beside, cannot_open, cannot_write};
+use super::files::{COMPANIONS, cannot_open, cannot_write, with_suffix};
 use super::open_files;
 use super::store::SqliteStore;
 use crate::background::{self, Caller};
@@ -103,20 +103,21 @@ fn refuse_in_use(path: &Path) -> Result<()> {
 /// no other one for it.
 fn put_aside(path: &Path) -> io::Result<Option<PathBuf>> {
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
-    let companions: Vec<_> = COMPANIONS.into_iter().filter(|ending| is_there(&beside(path, ending))).collect();
+    let companions: Vec<_> = COMPANIONS.into_iter().filter(|ending| is_there(&with_suffix(path, ending))).collect();
     if !is_there(path) && companions.is_empty() {
         return Ok(None);
     }
-    let note = beside(path, NOTE);
+    let note = with_suffix(path, NOTE);
     let next = newest_aside(path)? + 1;
     let number = match is_there(path) {
         true => next,
         false => noted(&note, path, &companions).unwrap_or(next),
     };
-    let aside = beside(path, &format!("{ASIDE}{number}"));
+    let aside = with_suffix(path, &format!("{ASIDE}{number}"));
     fs::remove_file(&note).ok();
     if is_there(path) && !companions.is_empty() {
-        let identities = companions.iter().map(|ending| format!("{ending} {}\n", identity_of(&beside(path, ending))));
+        let identities =
+            companions.iter().map(|ending| format!("{ending} {}\n", identity_of(&with_suffix(path, ending))));
         let text = [format!("{number}\n")].into_iter().chain(identities).collect::<String>();
         io::Write::write_all(&mut private::create(&note)?, text.as_bytes())?;
     }
@@ -132,7 +133,7 @@ fn noted(note: &Path, path: &Path, companions: &[&str]) -> Option<u64> {
     let text = String::from_utf8(private::read(note, 1024).ok()?).ok()?;
     let (number, identities) = text.split_once('\n')?;
     let is_noted = |ending: &&str| {
-        let identity = format!("{ending} {}", identity_of(&beside(path, ending)));
+        let identity = format!("{ending} {}", identity_of(&with_suffix(path, ending)));
         identities.lines().any(|line| line == identity)
     };
     if companions.iter().all(is_noted) { number.parse().ok() } else { None }
@@ -153,7 +154,7 @@ fn identity_of(path: &Path) -> String {
 fn move_all(from: &Path, to: &Path) -> io::Result<()> {
     let mut moved: Vec<(PathBuf, PathBuf)> = vec![];
     for ending in [""].into_iter().chain(COMPANIONS) {
-        let (here, there) = (beside(from, ending), beside(to, ending));
+        let (here, there) = (with_suffix(from, ending), with_suffix(to, ending));
         match filesystem::rename_new(&here, &there) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {

@@ -10,10 +10,10 @@ use rusqlite::{Connection, Row, params_from_iter};
 use super::connection::{Statements, permitted};
 use super::database::Database;
 use super::pages::count;
-use super::plan::Plan;
 use super::store::{SqliteStore, numbers};
 use super::tables::{SqlTable, TABLES};
 use super::walk::{LiveReader, Snapshot};
+use super::write_plan::WritePlan;
 use crate::ended;
 use crate::error::Result;
 use crate::method::Record;
@@ -103,13 +103,13 @@ impl Rows for SqliteStore {
         let write = move |c: &Connection| {
             Ok(c.run_each(sql, &rows, |statement, row| statement.execute(params_from_iter(row)))? as u64)
         };
-        self.database.write(Plan::CACHE.transaction().long(), write).await
+        self.database.write(WritePlan::RELAXED.transaction().blocking(), write).await
     }
 
     async fn delete(&self, rows: Vec<RowAsFound>) -> Result<Vec<bool>> {
         let account = self.account;
         let delete = move |c: &Connection| rows.iter().map(|row| delete_row(c, account, row)).collect();
-        let deleted = self.database.write(Plan::SIGNAL.transaction().long(), delete).await?;
+        let deleted = self.database.write(WritePlan::DURABLE.transaction().blocking(), delete).await?;
         ended::note();
         Ok(deleted)
     }
@@ -120,7 +120,7 @@ impl Rows for SqliteStore {
             let tables = TABLES.iter().filter(|table| records.contains(&table.table.record));
             tables.map(|table| Ok((table.table.record, c.run(&table.delete_all, (account,))? as u64))).collect()
         };
-        let deleted = self.database.write(Plan::SIGNAL.transaction().long(), delete).await?;
+        let deleted = self.database.write(WritePlan::DURABLE.transaction().blocking(), delete).await?;
         ended::note();
         Ok(deleted)
     }
@@ -141,7 +141,7 @@ impl Rows for SqliteStore {
             }
             Ok((sessions, deleted))
         };
-        let deleted = self.database.write(Plan::SIGNAL.transaction().long(), delete).await?;
+        let deleted = self.database.write(WritePlan::DURABLE.transaction().blocking(), delete).await?;
         ended::note();
         Ok(deleted)
     }
@@ -151,7 +151,7 @@ impl Rows for SqliteStore {
     }
 
     async fn drain(&self) -> Result<()> {
-        self.database.write(Plan::UPKEEP, |_| Ok(())).await
+        self.database.write(WritePlan::MAINTENANCE, |_| Ok(())).await
     }
 
     async fn settle(&self) {
@@ -217,7 +217,7 @@ impl SqliteStore {
     /// is no number of 32 bits is left out; [`integrity_check`](Self::integrity_check) finds those that are no whole numbers.
     ///
     /// # Errors
-    /// [`Error::Sqlite`].
+    /// [`Error::Sqlite`](crate::Error::Sqlite).
     pub async fn accounts_in_use(&self) -> Result<Vec<i32>> {
         const SQL: &str = "SELECT account FROM devices UNION SELECT account FROM sender_keys
             UNION SELECT account FROM sessions ORDER BY account";

@@ -9,8 +9,8 @@ use wacore::store::error::Result;
 use wacore::store::traits::SignalStore;
 
 use super::connection::Statements;
-use super::plan::Plan;
 use super::store::SqliteStore;
+use super::write_plan::WritePlan;
 use crate::encrypt::HeaderCopy;
 use crate::error::{self, Error};
 use crate::method::Record;
@@ -34,13 +34,13 @@ const GET_SENDER_KEY: &str = "SELECT record FROM sender_keys WHERE account = ?1 
 impl SignalStore for SqliteStore {
     async fn put_identity(&self, address: &str, key: [u8; 32]) -> Result<()> {
         let (account, address) = (self.account, address.to_owned());
-        self.write(Plan::SIGNAL, move |c| c.run(PUT_IDENTITY, (account, &address, key)).map(drop)).await
+        self.write(WritePlan::DURABLE, move |c| c.run(PUT_IDENTITY, (account, &address, key)).map(drop)).await
     }
 
     async fn put_identities_batch(&self, identities: &[(Arc<str>, [u8; 32])]) -> Result<()> {
         let (account, rows) = (self.account, identities.to_vec());
         self.write_rows(
-            Plan::SIGNAL,
+            WritePlan::DURABLE,
             PUT_IDENTITY,
             rows,
             |_| 32,
@@ -61,7 +61,7 @@ impl SignalStore for SqliteStore {
     async fn delete_identity(&self, address: &str) -> Result<()> {
         const SQL: &str = "DELETE FROM identities WHERE account = ?1 AND address = ?2";
         let (account, address) = (self.account, address.to_owned());
-        self.write(Plan::SIGNAL, move |c| c.run(SQL, (account, &address)).map(drop)).await
+        self.write(WritePlan::DURABLE, move |c| c.run(SQL, (account, &address)).map(drop)).await
     }
 
     async fn get_session(&self, address: &str) -> Result<Option<Bytes>> {
@@ -71,13 +71,13 @@ impl SignalStore for SqliteStore {
 
     async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
         let (account, address, session) = (self.account, address.to_owned(), session.to_vec());
-        self.write(Plan::SIGNAL, move |c| c.run(PUT_SESSION, (account, &address, &session)).map(drop)).await
+        self.write(WritePlan::DURABLE, move |c| c.run(PUT_SESSION, (account, &address, &session)).map(drop)).await
     }
 
     async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
         let (account, rows) = (self.account, sessions.to_vec());
         self.write_rows(
-            Plan::SIGNAL,
+            WritePlan::DURABLE,
             PUT_SESSION,
             rows,
             |row| row.1.len(),
@@ -89,7 +89,7 @@ impl SignalStore for SqliteStore {
     async fn delete_session(&self, address: &str) -> Result<()> {
         const SQL: &str = "DELETE FROM sessions WHERE account = ?1 AND address = ?2";
         let (account, address) = (self.account, address.to_owned());
-        self.write(Plan::SIGNAL, move |c| c.run(SQL, (account, &address)).map(drop)).await
+        self.write(WritePlan::DURABLE, move |c| c.run(SQL, (account, &address)).map(drop)).await
     }
 
     async fn has_session(&self, address: &str) -> Result<bool> {
@@ -114,13 +114,13 @@ impl SignalStore for SqliteStore {
 
     async fn store_prekey(&self, id: u32, record: &[u8], uploaded: bool) -> Result<()> {
         let (account, record) = (self.account, record.to_vec());
-        self.write(Plan::SIGNAL, move |c| c.run(STORE_PREKEY, (account, id, &record, uploaded)).map(drop)).await
+        self.write(WritePlan::DURABLE, move |c| c.run(STORE_PREKEY, (account, id, &record, uploaded)).map(drop)).await
     }
 
     async fn store_prekeys_batch(&self, keys: &[(u32, Bytes)], uploaded: bool) -> Result<()> {
         let (account, rows) = (self.account, keys.to_vec());
         self.write_rows(
-            Plan::SIGNAL,
+            WritePlan::DURABLE,
             STORE_PREKEY,
             rows,
             |row| row.1.len(),
@@ -144,13 +144,13 @@ impl SignalStore for SqliteStore {
     async fn mark_prekeys_uploaded(&self, ids: &[u32]) -> Result<()> {
         const SQL: &str = "UPDATE prekeys SET uploaded = 1 WHERE account = ?1 AND id = ?2";
         let (account, rows) = (self.account, ids.to_vec());
-        self.write_rows(Plan::SIGNAL, SQL, rows, |_| 0, move |mark, id| mark.execute((account, id))).await
+        self.write_rows(WritePlan::DURABLE, SQL, rows, |_| 0, move |mark, id| mark.execute((account, id))).await
     }
 
     async fn remove_prekey(&self, id: u32) -> Result<()> {
         const SQL: &str = "DELETE FROM prekeys WHERE account = ?1 AND id = ?2";
         let account = self.account;
-        self.write(Plan::SIGNAL, move |c| c.run(SQL, (account, id)).map(drop)).await
+        self.write(WritePlan::DURABLE, move |c| c.run(SQL, (account, id)).map(drop)).await
     }
 
     async fn get_max_prekey_id(&self) -> Result<u32> {
@@ -160,7 +160,7 @@ impl SignalStore for SqliteStore {
 
     async fn store_signed_prekey(&self, id: u32, record: &[u8]) -> Result<()> {
         let (account, record) = (self.account, record.to_vec());
-        self.write(Plan::SIGNAL, move |c| c.run(STORE_SIGNED_PREKEY, (account, id, &record)).map(drop)).await
+        self.write(WritePlan::DURABLE, move |c| c.run(STORE_SIGNED_PREKEY, (account, id, &record)).map(drop)).await
     }
 
     async fn load_signed_prekey(&self, id: u32) -> Result<Option<Vec<u8>>> {
@@ -177,14 +177,15 @@ impl SignalStore for SqliteStore {
     async fn remove_signed_prekey(&self, id: u32) -> Result<()> {
         const SQL: &str = "DELETE FROM signed_prekeys WHERE account = ?1 AND id = ?2";
         let account = self.account;
-        self.write(Plan::SIGNAL, move |c| c.run(SQL, (account, id)).map(drop)).await
+        self.write(WritePlan::DURABLE, move |c| c.run(SQL, (account, id)).map(drop)).await
     }
 
     /// A copy of a vault header replaces only the one that it was made from, so that of several vaults, tasks or processes
     /// that write it at the same time, exactly one succeeds.
     async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
         let (account, address, record) = (self.account, address.to_owned(), record.to_vec());
-        let plan = if HeaderCopy::of(&address).is_some() { Plan::SIGNAL.transaction() } else { Plan::SIGNAL };
+        let plan =
+            if HeaderCopy::of(&address).is_some() { WritePlan::DURABLE.transaction() } else { WritePlan::DURABLE };
         self.write(plan, move |c| write_sender_key(c, account, &address, &record)).await
     }
 
@@ -194,10 +195,10 @@ impl SignalStore for SqliteStore {
             let put = move |c: &Connection| {
                 rows.iter().try_for_each(|(address, record)| write_sender_key(c, account, address, record))
             };
-            return self.write(Plan::SIGNAL.transaction().long(), put).await;
+            return self.write(WritePlan::DURABLE.transaction().blocking(), put).await;
         }
         self.write_rows(
-            Plan::SIGNAL,
+            WritePlan::DURABLE,
             PUT_SENDER_KEY,
             rows,
             |row| row.1.len(),
@@ -216,7 +217,7 @@ impl SignalStore for SqliteStore {
     async fn delete_sender_key(&self, address: &str) -> Result<()> {
         const SQL: &str = "DELETE FROM sender_keys WHERE account = ?1 AND address = ?2";
         let (account, address) = (self.account, address.to_owned());
-        self.write(Plan::SIGNAL, move |c| c.run(SQL, (account, &address)).map(drop)).await
+        self.write(WritePlan::DURABLE, move |c| c.run(SQL, (account, &address)).map(drop)).await
     }
 }
 

@@ -12,16 +12,16 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tempfile::NamedTempFile;
 
+use super::backoff::{BusyBackoff, contended, retry_busy};
 use super::connection::{Statements, damaged, permitted, with_attachment};
 use super::database::Database;
-use super::files::{COMPANIONS, beside, explained, refuse_taken};
+use super::files::{COMPANIONS, explained, refuse_taken, with_suffix};
 use super::location::Location;
-use super::patience::{Patience, contended, patiently};
-use super::plan::Plan;
 use super::schema;
 use super::store::SqliteStore;
 use super::tables::TABLES;
 use super::wal::CheckpointMode;
+use super::write_plan::WritePlan;
 use crate::background::{self, Caller};
 use crate::clock;
 use crate::error::{Error, Result, SqliteProblem};
@@ -59,7 +59,7 @@ impl SqliteStore {
     /// Copies the database, and writes a file that goes with the copy. One job, which ends without a copy when nobody waits any
     /// more. The file comes first, so that there is no copy that lacks it.
     async fn copy_to(&self, path: PathBuf, beside: Option<(PathBuf, Vec<u8>)>, lasting: Lasting) -> Result<()> {
-        let (database, mut patience) = (self.database.clone(), Patience::new(self.database.wal.config.busy_timeout));
+        let (database, mut backoff) = (self.database.clone(), BusyBackoff::new(self.database.wal.config.busy_timeout));
         let caller = Caller::new();
         let waits = caller.waits();
         background::unblock(move || {
@@ -69,7 +69,7 @@ impl SqliteStore {
                 finish(file, path, lasting)?;
             }
             let copy = || copy(&database, &path, lasting, &waits).map_err(|error| explained(&path, error));
-            patiently(&mut patience, copy).inspect_err(|_| {
+            retry_busy(&mut backoff, copy).inspect_err(|_| {
                 if let Some((path, _)) = &beside {
                     fs::remove_file(path).ok();
                 }
@@ -130,7 +130,7 @@ impl SqliteStore {
     }
 
     pub(super) async fn empty_log(&self, timeout: Duration) -> Result<()> {
-        let mut patience = Patience::new(self.database.wal.config.busy_timeout.min(timeout));
+        let mut backoff = BusyBackoff::new(self.database.wal.config.busy_timeout.min(timeout));
         // Each attempt by itself, so that others may write while somebody still reads.
         loop {
             let database = Arc::downgrade(&self.database);
@@ -139,10 +139,10 @@ impl SqliteStore {
                     .upgrade()
                     .map_or(Ok(false), |database| database.wal.checkpoint(connection, CheckpointMode::Truncate))
             };
-            if self.database.write(Plan::UPKEEP, attempt).await? {
+            if self.database.write(WritePlan::MAINTENANCE, attempt).await? {
                 return Ok(());
             }
-            match patience.next() {
+            match backoff.next() {
                 Some(pause) => blocking::unblock(move || thread::sleep(pause)).await,
                 None => return Err(contended()),
             }
@@ -180,7 +180,7 @@ impl SqliteStore {
             schema::check(connection, schema::NEWEST)?;
             rewritten.and(Ok(restored?))
         };
-        self.database.write(Plan::UPKEEP, rewrite).await?;
+        self.database.write(WritePlan::MAINTENANCE, rewrite).await?;
         self.checkpoint().await
     }
 
@@ -200,7 +200,7 @@ impl SqliteStore {
             }
             Ok(connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?)
         };
-        self.database.write(Plan::CACHE.transaction().long(), shrink).await
+        self.database.write(WritePlan::RELAXED.transaction().blocking(), shrink).await
     }
 
     /// See [`snapshot_db`](wacore::store::traits::DeviceStore::snapshot_db).
@@ -212,7 +212,7 @@ impl SqliteStore {
             .map(|character| if character.is_ascii_alphanumeric() || character == '-' { character } else { '_' })
             .take(64)
             .collect();
-        let path_at = |time: i64, ending: &str| beside(database, &format!(".snapshot-{time}-{name}{ending}"));
+        let path_at = |time: i64, ending: &str| with_suffix(database, &format!(".snapshot-{time}-{name}{ending}"));
         while path_at(time, "").exists() || path_at(time, ".extra").exists() {
             time += 1;
         }
@@ -256,7 +256,7 @@ impl SqliteStore {
             let mut deleted = vec![];
             for old in &snapshots[..snapshots.len().saturating_sub(keep.get())] {
                 // The snapshot last, so that what goes with it is found again if this is interrupted.
-                for path in endings().map(|ending| beside(old, ending)).chain([old.to_path_buf()]) {
+                for path in endings().map(|ending| with_suffix(old, ending)).chain([old.to_path_buf()]) {
                     match fs::remove_file(&path) {
                         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                         removed => {
@@ -298,7 +298,7 @@ fn copy(
     let copied = || Ok(permitted(|| connection.execute("VACUUM INTO ?1", (target,)))?);
     with_attachment(&connection, copied).inspect_err(|_| {
         // SQLite leaves it behind if there is no space.
-        fs::remove_file(beside(file.path(), "-journal")).ok();
+        fs::remove_file(with_suffix(file.path(), "-journal")).ok();
     })?;
     database.check_files()?;
     // It may have changed after it was looked at.

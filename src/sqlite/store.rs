@@ -12,8 +12,8 @@ use wacore::store::traits::Backend;
 use super::connection::Statements;
 use super::database::{Database, Life};
 use super::options::SqliteOptions;
-use super::plan::Plan;
 use super::tables::TABLES;
+use super::write_plan::WritePlan;
 use crate::background;
 use crate::error::Result;
 use crate::layer::IntoBackend;
@@ -136,7 +136,7 @@ impl SqliteStore {
             TABLES.iter().try_for_each(|table| connection.run(&table.delete_all, (account,)).map(drop))
         };
         let life = self.life.clone();
-        self.database.writer.write_and(Plan::SIGNAL, delete, move || life.end()).await?;
+        self.database.writer.write_and(WritePlan::DURABLE, delete, move || life.end()).await?;
         // It is deleted in any case.
         if let Err(error) = self.empty_log(Duration::from_secs(1)).await {
             log::warn!("the write-ahead log still holds what was deleted: {error}");
@@ -182,7 +182,7 @@ impl SqliteStore {
     }
 
     /// Runs a storage method that changes something.
-    pub(super) async fn write<T, F>(&self, plan: Plan, mut operation: F) -> Result<T, StoreError>
+    pub(super) async fn write<T, F>(&self, plan: WritePlan, mut operation: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
@@ -197,7 +197,7 @@ impl SqliteStore {
     /// bytes.
     pub(super) async fn write_rows<R: Send + 'static>(
         &self,
-        plan: Plan,
+        plan: WritePlan,
         sql: &'static str,
         rows: Vec<R>,
         size: impl Fn(&R) -> usize,
@@ -242,7 +242,7 @@ impl SqliteStore {
     ) -> Result<u32, StoreError> {
         let mut total = 0u32;
         loop {
-            let count = self.write(Plan::CACHE.long().transaction(), delete.clone()).await?;
+            let count = self.write(WritePlan::RELAXED.blocking().transaction(), delete.clone()).await?;
             total = total.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
             if count < SWEEP_ROWS {
                 return Ok(total);

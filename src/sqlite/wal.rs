@@ -8,13 +8,13 @@ use std::time::Duration;
 use rusqlite::{Connection, Row};
 use tempfile::TempDir;
 
+use super::backoff::BusyBackoff;
 use super::connection::sync_for_good;
 use super::files::Files;
 use super::idle::Activity;
 use super::location::Location;
 use super::open_files::OpenFile;
 use super::options::SqliteOptions;
-use super::patience::Patience;
 use crate::error::{Error, Result};
 use crate::sync::IgnorePoison;
 
@@ -89,11 +89,11 @@ impl Wal {
 
     /// Without a write-ahead log, as in memory, a transaction that writes turns readers away, and under steady load there
     /// is hardly a moment without one: readers try often, and writers leave gaps for them.
-    pub(super) fn patience_of_readers(&self) -> Patience {
-        let patience = Patience::new(self.config.busy_timeout);
+    pub(super) fn backoff_of_readers(&self) -> BusyBackoff {
+        let backoff = BusyBackoff::new(self.config.busy_timeout);
         match self.location {
-            Location::File(_) | Location::ReadOnly(_) => patience,
-            Location::Memory { .. } => patience.restless(GAP / 4, &self.waiting_readers),
+            Location::File(_) | Location::ReadOnly(_) => backoff,
+            Location::Memory { .. } => backoff.with_max_pause(GAP / 4, &self.waiting_readers),
         }
     }
 

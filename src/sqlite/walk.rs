@@ -5,10 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rusqlite::Connection;
 
+use super::backoff::retry_busy;
 use super::database::Database;
 use super::open_files::OpenFile;
 use super::pages::{PAGE_ROWS, Page, Position, count};
-use super::patience::patiently;
 use super::store::SqliteStore;
 use super::tables::SqlTable;
 use crate::background;
@@ -92,10 +92,10 @@ impl Snapshot {
     /// [`Error::SchemaAltered`], [`Error::FileMoved`] and [`Error::Sqlite`].
     pub(super) async fn open(store: &SqliteStore) -> Result<Self> {
         let (database, account) = (store.database.clone(), store.account);
-        let mut patience = database.wal.patience_of_readers();
+        let mut backoff = database.wal.backoff_of_readers();
         let open = move || {
             let pin = database.wal.pin();
-            Ok::<_, Error>((patiently(&mut patience, || database.open_snapshot())?, database, pin))
+            Ok::<_, Error>((retry_busy(&mut backoff, || database.open_snapshot())?, database, pin))
         };
         Ok(Self { connection: Some(background::unblock(open).await?), account, pages: None })
     }

@@ -17,13 +17,13 @@ use futures_channel::oneshot;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::backoff::{BusyBackoff, contended, retry_busy};
 use super::connection::Statements;
 use super::coop;
 use super::idle::Idle;
-use super::patience::{Patience, contended, patiently};
-use super::plan::Plan;
 use super::schema::{self, SCHEMA_CHANGES, run_checked};
 use super::wal::Wal;
+use super::write_plan::WritePlan;
 use crate::background;
 use crate::error::{Error, Result};
 use crate::sync::IgnorePoison;
@@ -36,7 +36,7 @@ const INLINE_GROUP: usize = 32;
 /// How long somebody runs the calls of others before a blocking thread takes over.
 const INLINE_TIME: Duration = Duration::from_micros(500);
 /// How many lone calls it takes to stop waiting for company.
-const SOCIABLE_CALLS: u8 = 8;
+const BATCH_HINT_CALLS: u8 = 8;
 
 /// A queue in front of the writing connection.
 pub(super) struct Writer {
@@ -50,7 +50,7 @@ struct State {
     connection: Option<Box<WriteConnection>>,
     waiting: VecDeque<Box<dyn Call>>,
     /// How many more calls wait for company, because one lately had some.
-    sociable: u8,
+    batch_hint: u8,
     closed: Closed,
 }
 
@@ -77,20 +77,20 @@ impl Writer {
         }));
         let connection = Some(Box::new(WriteConnection { connection, full_sync: None }));
         Self {
-            state: Mutex::new(State { connection, waiting: VecDeque::new(), sociable: 0, closed: Closed::No }),
+            state: Mutex::new(State { connection, waiting: VecDeque::new(), batch_hint: 0, closed: Closed::No }),
             room: Arc::new(Semaphore::new(WAITING_CALLS)),
             wal,
         }
     }
 
     /// Takes the connection for a call that need not wait for others, because there are none.
-    fn lead_at_once(self: &Arc<Self>) -> Option<Lease> {
+    fn try_lead(self: &Arc<Self>) -> Option<Leader> {
         let mut state = self.state();
-        if !state.waiting.is_empty() || state.sociable > 0 || state.closed != Closed::No {
+        if !state.waiting.is_empty() || state.batch_hint > 0 || state.closed != Closed::No {
             return None;
         }
         let connection = state.connection.take()?;
-        Some(Lease { writer: self.clone(), connection: Some(connection) })
+        Some(Leader { writer: self.clone(), connection: Some(connection) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -109,22 +109,22 @@ impl Writer {
     /// # Errors
     /// What `operation` returns, and what SQLite says about committing it. The operation may run more than once, but only
     /// one run is committed.
-    pub(super) async fn write<T, F>(self: &Arc<Self>, plan: Plan, mut operation: F) -> Result<T>
+    pub(super) async fn write<T, F>(self: &Arc<Self>, plan: WritePlan, mut operation: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         let blocking = self.needs_blocking_thread(plan);
-        let tired = !blocking && coop::is_tired();
+        let tired = !blocking && coop::over_budget();
         if !blocking
             && !tired
-            && let Some(mut lease) = self.lead_at_once()
+            && let Some(mut leader) = self.try_lead()
         {
-            coop::spend(plan.cost);
-            let result = lease.run_alone(plan, &mut operation);
+            coop::charge(plan.cost);
+            let result = leader.run_alone(plan, &mut operation);
             // Waiting for another process is for the blocking thread below.
             if !result.as_ref().is_err_and(Error::is_contention) {
-                lease.run_waiting_inline();
+                leader.run_waiting_inline();
                 return result;
             }
         }
@@ -136,17 +136,17 @@ impl Writer {
         if !blocking && queued.unattended {
             // Whoever else is about to write joins the queue meanwhile.
             if tired {
-                coop::step_aside().await;
+                coop::yield_to_runtime().await;
             } else {
-                coop::let_others_run().await;
+                coop::yield_once().await;
             }
             // Unless one of them has run this call with theirs.
             if let Ok(Some(result)) = outcome.try_recv() {
                 queued.over = true;
                 return result;
             }
-            if let Some(lease) = Lease::take(self) {
-                lease.run_waiting_inline();
+            if let Some(leader) = Leader::take(self) {
+                leader.run_waiting_inline();
             }
         }
         drop(queued);
@@ -159,7 +159,7 @@ impl Writer {
     /// As [`Writer::write`].
     pub(super) async fn write_and<T, F>(
         self: &Arc<Self>,
-        plan: Plan,
+        plan: WritePlan,
         mut operation: F,
         committed: impl Fn() + Send + 'static,
     ) -> Result<T>
@@ -168,7 +168,7 @@ impl Writer {
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         let whole = move |connection: &Connection| in_transaction(connection, &mut operation).inspect(|_| committed());
-        let done = self.write(Plan { long: true, outside_transactions: true, ..plan }, whole).await?;
+        let done = self.write(WritePlan { blocking: true, outside_transactions: true, ..plan }, whole).await?;
         self.wal.check_files()?;
         Ok(done)
     }
@@ -184,8 +184,8 @@ impl Writer {
     /// Takes the connection away for good once all calls that wait have run; `None` if that was done before. Blocks its thread.
     ///
     /// # Errors
-    /// Contention if there is no more patience.
-    pub(super) fn take_connection(self: &Arc<Self>, patience: &mut Patience) -> Result<Option<Connection>> {
+    /// Contention if there is no more backoff.
+    pub(super) fn take_connection(self: &Arc<Self>, backoff: &mut BusyBackoff) -> Result<Option<Connection>> {
         loop {
             let mut state = self.state();
             if state.closed == Closed::Yes {
@@ -198,7 +198,7 @@ impl Writer {
                 return Ok(Some(holder.connection));
             }
             drop(state);
-            thread::sleep(patience.next().ok_or_else(contended)?);
+            thread::sleep(backoff.next().ok_or_else(contended)?);
         }
     }
 
@@ -207,14 +207,14 @@ impl Writer {
         if self.wal.is_closed() {
             return None;
         }
-        let lease = Lease::take(self)?;
-        let result = lease.connection().and_then(|connection| run_checked(connection, || query(connection)));
-        lease.run_waiting_inline();
+        let leader = Leader::take(self)?;
+        let result = leader.connection().and_then(|connection| run_checked(connection, || query(connection)));
+        leader.run_waiting_inline();
         Some(result)
     }
 
     /// Runs a call in its turn, without anybody waiting for it.
-    pub(super) fn enqueue_detached<T, F>(self: &Arc<Self>, plan: Plan, operation: F)
+    pub(super) fn enqueue_detached<T, F>(self: &Arc<Self>, plan: WritePlan, operation: F)
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
@@ -222,9 +222,9 @@ impl Writer {
         drop(self.enqueue(Box::new(self.pending(plan, operation))));
     }
 
-    fn pending<T, F>(&self, plan: Plan, operation: F) -> Pending<T, F> {
-        let patience = Patience::new(self.wal.config.busy_timeout);
-        Pending { plan, operation, patience, result: None, reply: None, _room: None }
+    fn pending<T, F>(&self, plan: WritePlan, operation: F) -> Pending<T, F> {
+        let backoff = BusyBackoff::new(self.wal.config.busy_timeout);
+        Pending { plan, operation, backoff, result: None, reply: None, _room: None }
     }
 
     /// Puts a call into the queue. When the guard is dropped, somebody has run it, or will.
@@ -278,15 +278,15 @@ impl Writer {
                 }
                 Ok(complete)
             };
-            queue.enqueue_detached(Plan::UPKEEP, finish);
+            queue.enqueue_detached(WritePlan::MAINTENANCE, finish);
         });
     }
 
-    fn needs_blocking_thread(&self, plan: Plan) -> bool {
-        plan.long || self.full_sync(plan) || self.wal.log_starts_over()
+    fn needs_blocking_thread(&self, plan: WritePlan) -> bool {
+        plan.blocking || self.full_sync(plan) || self.wal.log_starts_over()
     }
 
-    fn full_sync(&self, plan: Plan) -> bool {
+    fn full_sync(&self, plan: WritePlan) -> bool {
         self.wal.config.durability.full_sync(plan.signal)
     }
 }
@@ -299,13 +299,13 @@ impl Idle for Writer {
 
 /// A call in the queue.
 trait Call: Send {
-    fn plan(&self) -> Plan;
+    fn plan(&self) -> WritePlan;
     /// What is left of its time to wait for another process.
-    fn patience(&mut self) -> &mut Patience;
+    fn backoff(&mut self) -> &mut BusyBackoff;
     /// Runs the operation and keeps its outcome. `false` if it failed.
     fn run(&mut self, connection: &Connection) -> bool;
     /// Runs it in a transaction of its own.
-    fn run_alone(&mut self, lease: &mut Lease);
+    fn run_alone(&mut self, leader: &mut Leader);
     /// Replaces a kept success by the error of committing it.
     fn fail(&mut self, error: Error);
     /// Tells the caller.
@@ -313,9 +313,9 @@ trait Call: Send {
 }
 
 struct Pending<T, F> {
-    plan: Plan,
+    plan: WritePlan,
     operation: F,
-    patience: Patience,
+    backoff: BusyBackoff,
     result: Option<Result<T>>,
     reply: Option<oneshot::Sender<Result<T>>>,
     /// A place among those who wait.
@@ -327,12 +327,12 @@ where
     T: Send,
     F: FnMut(&Connection) -> Result<T> + Send,
 {
-    fn plan(&self) -> Plan {
+    fn plan(&self) -> WritePlan {
         self.plan
     }
 
-    fn patience(&mut self) -> &mut Patience {
-        &mut self.patience
+    fn backoff(&mut self) -> &mut BusyBackoff {
+        &mut self.backoff
     }
 
     fn run(&mut self, connection: &Connection) -> bool {
@@ -342,8 +342,8 @@ where
         succeeded
     }
 
-    fn run_alone(&mut self, lease: &mut Lease) {
-        self.result = Some(patiently(&mut self.patience, || lease.run_alone(self.plan, &mut self.operation)));
+    fn run_alone(&mut self, leader: &mut Leader) {
+        self.result = Some(retry_busy(&mut self.backoff, || leader.run_alone(self.plan, &mut self.operation)));
     }
 
     fn fail(&mut self, error: Error) {
@@ -359,12 +359,12 @@ where
 }
 
 /// Having the writing connection. Dropping it gives the connection back, or to those who wait.
-struct Lease {
+struct Leader {
     writer: Arc<Writer>,
     connection: Option<Box<WriteConnection>>,
 }
 
-impl Lease {
+impl Leader {
     /// Takes the connection if nobody has it.
     fn take(writer: &Arc<Writer>) -> Option<Self> {
         let connection = writer.state().connection.take()?;
@@ -377,7 +377,7 @@ impl Lease {
     }
 
     /// Runs one call and commits it, or fails with contention at once.
-    fn run_alone<T>(&mut self, plan: Plan, operation: &mut impl FnMut(&Connection) -> Result<T>) -> Result<T> {
+    fn run_alone<T>(&mut self, plan: WritePlan, operation: &mut impl FnMut(&Connection) -> Result<T>) -> Result<T> {
         for _ in 0..SCHEMA_CHANGES {
             match self.attempt(plan, operation) {
                 // Nothing of it has been run.
@@ -388,13 +388,13 @@ impl Lease {
         self.attempt(plan, operation)
     }
 
-    fn attempt<T>(&mut self, plan: Plan, operation: &mut impl FnMut(&Connection) -> Result<T>) -> Result<T> {
+    fn attempt<T>(&mut self, plan: WritePlan, operation: &mut impl FnMut(&Connection) -> Result<T>) -> Result<T> {
         self.set_sync(self.writer.full_sync(plan))?;
         let connection = self.connection()?;
         if plan.outside_transactions {
             return operation(connection);
         }
-        let result = if plan.several {
+        let result = if plan.multi_statement {
             in_transaction(connection, operation)?
         } else {
             // A single statement is a transaction by itself.
@@ -413,7 +413,7 @@ impl Lease {
             if calls.is_empty() {
                 return;
             }
-            coop::spend(calls.iter().map(|call| call.plan().cost).sum());
+            coop::charge(calls.iter().map(|call| call.plan().cost).sum());
             match self.run_together(&mut calls) {
                 Ok(true) => calls.into_iter().for_each(Call::finish),
                 // One by one, or after waiting for another process: on a blocking thread.
@@ -422,12 +422,12 @@ impl Lease {
         }
     }
 
-    fn lead_on_blocking_thread(self) {
-        background::detached(move || self.lead());
+    fn run_groups_on_blocking_thread(self) {
+        background::detached(move || self.run_groups());
     }
 
     /// Runs everything that waits, in groups.
-    fn lead(mut self) {
+    fn run_groups(mut self) {
         loop {
             let mut calls = self.next_group(GROUP, u32::MAX, |_, _| true);
             if calls.is_empty() {
@@ -460,7 +460,7 @@ impl Lease {
     /// those that failed.
     fn wait_or_fail(&self, mut calls: Vec<Box<dyn Call>>, error: &Error) -> Vec<Box<dyn Call>> {
         let pauses: Vec<_> =
-            calls.iter_mut().map(|call| call.patience().next().filter(|_| error.is_contention())).collect();
+            calls.iter_mut().map(|call| call.backoff().next().filter(|_| error.is_contention())).collect();
         let (mut waiting, mut failed) = (Vec::new(), Vec::new());
         for (mut call, pause) in calls.into_iter().zip(&pauses) {
             if pause.is_some() {
@@ -484,11 +484,11 @@ impl Lease {
     }
 
     /// Takes the calls from the front of the queue that may share a transaction and that fit, up to a number and a cost.
-    fn next_group(&self, most: usize, budget: u32, fits: impl Fn(&Writer, Plan) -> bool) -> Vec<Box<dyn Call>> {
+    fn next_group(&self, most: usize, budget: u32, fits: impl Fn(&Writer, WritePlan) -> bool) -> Vec<Box<dyn Call>> {
         let mut state = self.writer.state();
         let (mut count, mut spent) = (0, 0u32);
         for plan in state.waiting.iter().take(most).map(|call| call.plan()) {
-            let alone = plan.long || plan.outside_transactions;
+            let alone = plan.blocking || plan.outside_transactions;
             spent = spent.saturating_add(plan.cost);
             if !fits(&self.writer, plan) || (count > 0 && (alone || spent > budget)) {
                 break;
@@ -498,10 +498,10 @@ impl Lease {
                 break;
             }
         }
-        state.sociable = match count {
-            0 => state.sociable,
-            1 => state.sociable.saturating_sub(1),
-            _ => SOCIABLE_CALLS,
+        state.batch_hint = match count {
+            0 => state.batch_hint,
+            1 => state.batch_hint.saturating_sub(1),
+            _ => BATCH_HINT_CALLS,
         };
         state.waiting.drain(..count).collect()
     }
@@ -536,7 +536,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for Leader {
     fn drop(&mut self) {
         let Some(holder) = self.connection.take() else { return };
         rollback(&holder.connection);
@@ -545,7 +545,7 @@ impl Drop for Lease {
             state.connection = Some(holder);
         } else {
             drop(state);
-            Lease { writer: self.writer.clone(), connection: Some(holder) }.lead_on_blocking_thread();
+            Leader { writer: self.writer.clone(), connection: Some(holder) }.run_groups_on_blocking_thread();
         }
     }
 }
@@ -567,7 +567,7 @@ impl Drop for Queued<'_> {
         }
         if let Some(connection) = state.connection.take() {
             drop(state);
-            Lease { writer: self.writer.clone(), connection: Some(connection) }.lead_on_blocking_thread();
+            Leader { writer: self.writer.clone(), connection: Some(connection) }.run_groups_on_blocking_thread();
         }
     }
 }

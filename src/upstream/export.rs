@@ -24,7 +24,7 @@ use crate::rows::store::{OwnRows, OwnStore, Rows};
 use crate::rows::table::TABLES;
 use crate::sqlite::files::{cannot_write, explained, publish, refuse_taken};
 
-/// Writes an account of an encrypted [`SqliteStore`] into a new database that whatsapp-rust 0.7's own SQLite store opens,
+/// Writes an account of an encrypted [`SqliteStore`](crate::SqliteStore) into a new database that whatsapp-rust 0.7's own SQLite store opens,
 /// **in plaintext**, so that nobody is locked in.
 ///
 /// Three kinds cannot be given back, because the store keeps of them what it can compare and not what they were:
@@ -39,11 +39,14 @@ use crate::sqlite::files::{cannot_write, explained, publish, refuse_taken};
 ///
 /// ```no_run
 /// # async fn export() -> Result<(), wastore::Error> {
-/// use wastore::{Passphrase, SqliteStore, VaultOptions};
 /// use wastore::import::Export;
+/// use wastore::maintenance::open_account;
+/// use wastore::vault::OpenMode;
+/// use wastore::{Passphrase, SqliteStore, VaultOptions};
 ///
 /// let store = SqliteStore::open("wa.db").await?;
-/// let vault = store.open_vault_read_only(&VaultOptions::new(), Passphrase::from_file("passphrase")?).await?;
+/// let options = VaultOptions::new().mode(OpenMode::ReadOnly);
+/// let vault = open_account(&store, &options, Passphrase::from_file("passphrase")?).await?;
 /// println!("{}", Export::new().run(&store, &vault, "whatsapp.db").await?);
 /// # Ok(())
 /// # }

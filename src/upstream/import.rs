@@ -43,8 +43,8 @@ use crate::sqlite::{Durability, SqliteOptions, SqliteStore};
 /// let report = Import::new().run("whatsapp.db", "wa.db", secret).await?;
 /// println!("{report}");
 ///
-/// let store = std::sync::Arc::new(SqliteStore::open("wa.db").await?);
-/// let vault = Vault::open(store.clone(), Passphrase::from_file("passphrase")?).await?;
+/// let store = SqliteStore::open("wa.db").await?;
+/// let vault = Vault::open(&store, Passphrase::from_file("passphrase")?).await?;
 /// # drop(vault);
 /// # Ok(())
 /// # }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::filesystem::{self, folder_of};
 use crate::private;
 use crate::sqlite::connection::guard;
-use crate::sqlite::files::{COMPANIONS, beside};
+use crate::sqlite::files::{COMPANIONS, with_suffix};
 
 /// What [`Import::remove_source`](super::Import::remove_source) did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,13 +56,13 @@ pub(super) fn interrupted(path: &Path) -> Option<PathBuf> {
 
 /// `true` if SQLite or a removal gives the name to something of this database.
 pub(super) fn uses(database: &Path, path: &Path) -> bool {
-    COMPANIONS.iter().any(|ending| beside(database, ending) == path) || is_removing(database, path)
+    COMPANIONS.iter().any(|ending| with_suffix(database, ending) == path) || is_removing(database, path)
 }
 
 /// `true` if it is the name of a database of this name that is being overwritten.
 fn is_removing(database: &Path, path: &Path) -> bool {
     let name = |path: &Path| path.file_name().map(|name| name.as_encoded_bytes().to_owned()).unwrap_or_default();
-    name(path).starts_with(&name(&beside(database, REMOVING)))
+    name(path).starts_with(&name(&with_suffix(database, REMOVING)))
 }
 
 /// Finishes the removal of a source that was at `path`, which is at, or leads to, `file`, and that was imported into the store
@@ -94,7 +94,7 @@ pub(super) fn finish(path: &Path, file: &Path, store_id: &[u8; 16]) -> Result<Re
 const REMOVING: &str = ".removing-";
 
 fn removing(file: &Path, store_id: &[u8; 16]) -> PathBuf {
-    beside(file, &format!("{REMOVING}{}", data_encoding::HEXLOWER.encode(store_id)))
+    with_suffix(file, &format!("{REMOVING}{}", data_encoding::HEXLOWER.encode(store_id)))
 }
 
 fn remove_files(path: &Path, file: &Path, store_id: &[u8; 16], alone: Connection) -> io::Result<RemovedSource> {
@@ -184,7 +184,7 @@ impl Doomed {
 fn companions(file: &Path, database: &Doomed) -> io::Result<Vec<Doomed>> {
     let mut companions = vec![];
     for ending in COMPANIONS {
-        match Doomed::open(beside(file, ending)) {
+        match Doomed::open(with_suffix(file, ending)) {
             Ok(companion) => {
                 private::check(&companion.file, &companion.path)?;
                 #[cfg(unix)]
@@ -209,7 +209,7 @@ fn companions(file: &Path, database: &Doomed) -> io::Result<Vec<Doomed>> {
 /// The same by names, before SQLite opens any: a descriptor would end locks of others when it is closed.
 fn check_companions(file: &Path) -> io::Result<()> {
     for ending in COMPANIONS {
-        let path = beside(file, ending);
+        let path = with_suffix(file, ending);
         let metadata = match path.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             found => found?,

@@ -218,8 +218,8 @@ class Vault:
 
     def open(self, kind, value, *columns):
         assert value[:4] == b"\xe7\x57\x01\x01" and value[5] == kind, "not an envelope of kind %d" % kind
-        flags, (epoch, stamp) = value[4], struct.unpack_from("<II", value, 6)
-        assert stamp <= self.generation and flags & ~3 == 0
+        flags, (epoch, generation) = value[4], struct.unpack_from("<II", value, 6)
+        assert generation <= self.generation and flags & ~3 == 0
         key = hk(self.store_id, self.epochs[epoch], b"record", bytes([1, kind]))
         aad = b"wastore/v1/aad\0" + value[:14] + bytes([len(columns)])
         aad += b"".join(struct.pack("<H", len(c)) + c for c in columns)

@@ -306,8 +306,8 @@ impl Vault {
         self.shared.change(1, |_, _| Ok(())).await
     }
 
-    /// How many damaged records were treated as absent so far, under [`OnDamage::TreatAsAbsent`] and
-    /// [`OnDamage::Renegotiate`].
+    /// How many damaged records were treated as absent so far, under [`OnDamage::TreatAsAbsent`](crate::vault::OnDamage::TreatAsAbsent) and
+    /// [`OnDamage::Renegotiate`](crate::vault::OnDamage::Renegotiate).
     pub fn damaged_records(&self) -> u64 {
         self.shared.damaged.load(Ordering::Relaxed)
     }
@@ -331,7 +331,7 @@ impl fmt::Debug for Vault {
 
 impl VaultOptions {
     /// Notes in a new vault that it opens with a key that `parent` gives by [`Vault::account_key`], so that
-    /// `SqliteStore::open_vault` finds the parent among any other accounts.
+    /// `maintenance::open_account` finds the parent among any other accounts.
     pub fn derived_from(mut self, parent: &Vault) -> Self {
         self.parent = Some(parent.store_id());
         self

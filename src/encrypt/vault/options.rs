@@ -19,7 +19,7 @@ pub enum OnDamage {
     #[default]
     Error,
     /// Records that the client can fetch again (LID mappings, device lists, group metadata, tc tokens) count as absent;
-    /// listings of them and of sender-key devices leave the record out. [`Vault::damaged_records`] counts them. Key
+    /// listings of them and of sender-key devices leave the record out. [`Vault::damaged_records`](crate::Vault::damaged_records) counts them. Key
     /// material, messages and the device are errors all the same.
     TreatAsAbsent,
     /// The same, and sessions, identities, sender keys and one-time prekeys that were altered or overwritten count as absent as well: the client
@@ -71,7 +71,7 @@ pub struct VaultOptions {
 }
 
 impl VaultOptions {
-    /// The settings of [`Vault::create`] and [`Vault::open`].
+    /// The settings of [`Vault::create`](crate::Vault::create) and [`Vault::open`](crate::Vault::open).
     pub fn new() -> Self {
         Self::default()
     }
@@ -102,7 +102,7 @@ impl VaultOptions {
     ///
     /// Over [`SqliteStore`](crate::SqliteStore) the default is `account N` with the number of the account, so that one
     /// account cannot take the place of another one in its file. To move account 1 to number 2 on purpose, open it there with
-    /// `context("account 1")` and call [`Vault::bind_context`] with `account 2`. A vault of version 0.1.0 is bound to nothing,
+    /// `context("account 1")` and call [`Vault::bind_context`](crate::Vault::bind_context) with `account 2`. A vault of version 0.1.0 is bound to nothing,
     /// and opens if no context is given here.
     ///
     /// With a [`VaultOptions::rollback_anchor`], the anchor also remembers which store opened under the context that is
@@ -112,7 +112,7 @@ impl VaultOptions {
         self
     }
 
-    /// Opens only the vault with this [`Vault::store_id`]; another one is refused with [`Error::WrongStore`](crate::Error::WrongStore).
+    /// Opens only the vault with this [`Vault::store_id`](crate::Vault::store_id); another one is refused with [`Error::WrongStore`](crate::Error::WrongStore).
     pub fn expect_store(mut self, id: [u8; 16]) -> Self {
         self.expected = Some(id);
         self
@@ -161,14 +161,14 @@ impl VaultOptions {
 
     /// Notices a store that was put back to an earlier state, or that has a copy elsewhere that went on, by what the anchor
     /// remembers of it; [`RollbackAnchor`] says when. Everybody who opens the vault for writing must use the same anchor, or
-    /// the others are refused; a store that was used without one before is taken over with [`VaultOptions::accept_rollback`].
+    /// the others are refused; a store that was used without one before is taken over with [`OpenMode::AcceptRollback`].
     /// Makes no sense with a [`VaultOptions::header_store`] that is not put back together with the store.
     pub fn rollback_anchor(mut self, anchor: Arc<dyn RollbackAnchor>) -> Self {
         self.anchor = OptionalAnchor(Some(anchor));
         self
     }
 
-    /// The same settings for a vault that does not open before [`Vault::finish_import`].
+    /// The same settings for a vault that does not open before [`Vault::finish_import`](crate::Vault::finish_import).
     #[cfg(feature = "import")]
     pub(crate) fn importing(&self) -> Self {
         Self { flags: IMPORTING, ..self.clone() }

@@ -1,8 +1,8 @@
 //! New data keys, and a new vault key for when a secret has leaked.
 //!
 //! The header names several data keys by their epochs: the active one seals, the others only open. A new one is in use as
-//! soon as the header has it. Records are sealed anew where a store can list them (`sqlite/rotate.rs`), and fade over to it by
-//! being written again where it cannot.
+//! soon as the header has it. Where a store can list its records, `maintenance/reseal.rs` seals them again; elsewhere each
+//! record moves to it when it is written again.
 //!
 //! A new vault key wraps all keys anew, and only one slot opens it. It comes before records are sealed anew, so that the
 //! new data key was never wrapped by the old vault key.

@@ -25,7 +25,7 @@ fn every_task_reads_what_it_wrote() {
     for runtime in [single_threaded(), multi_threaded()] {
         for durability in [Durability::Process, Durability::SignalState, Durability::Full] {
             runtime.block_on(async {
-                let scratch = Scratch::with(config().durability(durability).readers(2)).await;
+                let scratch = Scratch::with(config().durability(durability).read_connections(2)).await;
                 let tasks = (0..16).map(|task| {
                     let store = scratch.store.clone();
                     tokio::spawn(async move {
@@ -82,12 +82,12 @@ async fn commits_wait_for_the_disk_as_configured() {
         let scratch = Scratch::with(config().durability(durability)).await;
         let sync = |c: &Connection| Ok(c.pragma_query_value(None, "synchronous", |row| row.get::<_, i64>(0))?);
         for _ in 0..3 {
-            assert_eq!(scratch.store.write(Plan::SIGNAL, sync).await.unwrap(), signal, "{durability:?}");
-            assert_eq!(scratch.store.write(Plan::CACHE, sync).await.unwrap(), cache, "{durability:?}");
+            assert_eq!(scratch.store.write(WritePlan::DURABLE, sync).await.unwrap(), signal, "{durability:?}");
+            assert_eq!(scratch.store.write(WritePlan::RELAXED, sync).await.unwrap(), cache, "{durability:?}");
         }
         // Together, the stricter one counts.
         let calls = (0..40).map(|number| {
-            let plan = if number & 1 == 0 { Plan::SIGNAL } else { Plan::CACHE };
+            let plan = if number & 1 == 0 { WritePlan::DURABLE } else { WritePlan::RELAXED };
             let store = scratch.store.clone();
             async move { (plan.signal, store.write(plan, sync).await.unwrap()) }
         });
@@ -114,7 +114,7 @@ fn concurrent_calls_share_commits() {
                 }))?;
                 Ok(())
             };
-            scratch.store.database.write(Plan::UPKEEP, count).await.unwrap();
+            scratch.store.database.write(WritePlan::MAINTENANCE, count).await.unwrap();
             COMMITS.store(0, Ordering::Relaxed);
             let tasks = (0..32).map(|task| {
                 let store = scratch.store.clone();
@@ -165,7 +165,7 @@ fn a_busy_task_does_not_starve_the_runtime() {
 fn dropped_calls_leave_the_store_working() {
     for durability in [Durability::Process, Durability::Full] {
         single_threaded().block_on(async {
-            let scratch = Scratch::with(config().durability(durability).readers(1)).await;
+            let scratch = Scratch::with(config().durability(durability).read_connections(1)).await;
             let store = &scratch.store;
             let mut rng = StdRng::seed_from_u64(7);
             for round in 0..300u32 {
@@ -233,7 +233,7 @@ fn a_sleeping_task_does_not_hold_up_others() {
 fn crowds_are_let_in_one_after_the_other() {
     single_threaded().block_on(async {
         for durability in [Durability::Process, Durability::Full] {
-            let scratch = Scratch::with(config().durability(durability).readers(1)).await;
+            let scratch = Scratch::with(config().durability(durability).read_connections(1)).await;
             let store = &scratch.store;
             let mut sleeping: Vec<_> = (0..300).map(|_| Box::pin(store.put_session("sleeping", b"x"))).collect();
             for call in &mut sleeping {
@@ -258,7 +258,7 @@ fn crowds_are_let_in_one_after_the_other() {
 
 #[tokio::test]
 async fn one_reader_serves_many_long_queries() {
-    let scratch = Scratch::with(config().readers(1)).await;
+    let scratch = Scratch::with(config().read_connections(1)).await;
     canaries::fill(&scratch.store).await;
     let queries = (0..50).map(|_| {
         let store = scratch.store.clone();

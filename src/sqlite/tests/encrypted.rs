@@ -216,7 +216,7 @@ async fn restoring_replaces_planted_and_damaged_headers() {
     let sql = "/* test */ INSERT OR REPLACE INTO sender_keys (account, address, record) VALUES (1, ?1, ?2)";
     for copy in crate::vault::HeaderCopy::BOTH {
         let planted = foreign.get_sender_key(copy.address()).await.unwrap().unwrap();
-        scratch.store.write(Plan::SIGNAL, move |c| c.run(sql, (copy.address(), &planted))).await.unwrap();
+        scratch.store.write(WritePlan::DURABLE, move |c| c.run(sql, (copy.address(), &planted))).await.unwrap();
     }
     assert!(matches!(Vault::open(store.clone(), raw_key(1)).await, Err(Error::WrongSecret)));
     let vault = options().restore_header(store.clone(), &saved, raw_key(1)).await.unwrap();
@@ -226,7 +226,7 @@ async fn restoring_replaces_planted_and_damaged_headers() {
     // A damaged copy A is repaired from copy B, an old copy A catches up with it.
     scratch
         .store
-        .write(Plan::SIGNAL, move |c| c.run(sql, (crate::vault::HeaderCopy::A.address(), &b"rubbish"[..])))
+        .write(WritePlan::DURABLE, move |c| c.run(sql, (crate::vault::HeaderCopy::A.address(), &b"rubbish"[..])))
         .await
         .unwrap();
     Vault::open(store.clone(), raw_key(1)).await.unwrap();
@@ -234,7 +234,7 @@ async fn restoring_replaces_planted_and_damaged_headers() {
     Vault::open(store.clone(), raw_key(1)).await.unwrap();
     scratch
         .store
-        .write(Plan::SIGNAL, move |c| c.run(sql, (crate::vault::HeaderCopy::A.address(), &old)))
+        .write(WritePlan::DURABLE, move |c| c.run(sql, (crate::vault::HeaderCopy::A.address(), &old)))
         .await
         .unwrap();
     Vault::open(store.clone(), raw_key(1)).await.unwrap();

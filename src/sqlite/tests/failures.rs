@@ -10,7 +10,7 @@ use super::*;
 
 async fn limit_pages(store: &SqliteStore, pages: u32) {
     let limit = move |c: &Connection| Ok(c.pragma_update(None, "max_page_count", pages)?);
-    store.database.write(Plan::UPKEEP, limit).await.unwrap();
+    store.database.write(WritePlan::MAINTENANCE, limit).await.unwrap();
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ fn calls_of_a_group_fail_alone() {
                             c.run("/* test */ DELETE FROM sessions WHERE address = '0'", ())?;
                             fails(c)
                         };
-                        (number, store.write(Plan::CACHE.transaction(), half).await.map(drop))
+                        (number, store.write(WritePlan::RELAXED.transaction(), half).await.map(drop))
                     } else {
                         (number, store.put_session(&number.to_string(), b"x").await)
                     }
@@ -155,7 +155,7 @@ async fn paths_do_not_look_like_contention() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("busybox").join("locked.db");
     fs::create_dir(path.parent().unwrap()).unwrap();
-    let store = config().readers(1).open(&path).await.unwrap();
+    let store = config().read_connections(1).open(&path).await.unwrap();
     store.put_session("a", b"1").await.unwrap();
     fs::rename(&path, folder.path().join("aside")).unwrap();
     // Needs a reader, which is not open yet.

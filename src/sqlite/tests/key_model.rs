@@ -202,7 +202,7 @@ impl Explorer {
             c.run("/* test */ UPDATE devices SET edge_routing_info = ?1", (device,))?;
             c.run("/* test */ UPDATE sessions SET record = ?1", (session,)).map(drop)
         };
-        self.store.database.write(Plan::CACHE.transaction(), write).await.unwrap();
+        self.store.database.write(WritePlan::RELAXED.transaction(), write).await.unwrap();
         if let Some(anchor) = &self.anchor {
             *anchor.0.lock().unwrap() = world.anchor.clone();
         }

@@ -35,7 +35,7 @@ use tokio::runtime::Runtime;
 use wacore::store::error::StoreError;
 
 use super::connection::Statements;
-use super::plan::Plan;
+use super::write_plan::WritePlan;
 use super::{Durability, SqliteOptions, SqliteStore};
 use crate::encrypt::{HeaderCopy, HeaderStore};
 use crate::error::{Error, SqliteProblem};

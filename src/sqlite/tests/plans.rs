@@ -70,7 +70,7 @@ async fn a_missing_index_shows_in_the_plans() {
         permitted(|| c.execute("DROP INDEX sent_messages_created_at", ()))?;
         Ok((before, plan(c, sql)?))
     };
-    let (before, after) = store.database.write(Plan::SIGNAL, plans).await.unwrap();
+    let (before, after) = store.database.write(WritePlan::DURABLE, plans).await.unwrap();
     assert!(before.concat().ends_with("(account=? AND created_at<?)"));
     assert!(after.concat().ends_with("(account=?)"));
 }

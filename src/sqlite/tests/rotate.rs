@@ -163,7 +163,7 @@ async fn what_was_there_is_gone_from_the_files() {
         }
     }
     let search = || {
-        let files = [sealed.scratch.path.clone(), crate::sqlite::files::beside(&sealed.scratch.path, "-wal")];
+        let files = [sealed.scratch.path.clone(), crate::sqlite::files::with_suffix(&sealed.scratch.path, "-wal")];
         let content: Vec<u8> = files.iter().flat_map(|file| std::fs::read(file).unwrap()).collect();
         gone.iter().filter(|bytes| memchr::memmem::find(&content, bytes).is_some()).count()
     };

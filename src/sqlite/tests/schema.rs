@@ -176,7 +176,7 @@ async fn a_schema_that_changes_under_an_open_store_stops_every_call() {
 /// A statement that was never prepared before does not slip through after one that was refused.
 #[tokio::test]
 async fn new_statements_are_not_prepared_against_a_changed_schema() {
-    let scratch = Scratch::with(config().readers(1)).await;
+    let scratch = Scratch::with(config().read_connections(1)).await;
     let store = &scratch.store;
     store.put_sender_key("a", b"1").await.unwrap();
     store.put_session("a", b"1").await.unwrap();
@@ -194,7 +194,7 @@ async fn new_statements_are_not_prepared_against_a_changed_schema() {
         let _ = c.run("/* test */ DELETE FROM sessions", ());
         c.run("/* test */ DELETE FROM sender_keys WHERE account = 1", ())
     };
-    is_altered(store.write(Plan::SIGNAL.transaction(), stubborn).await);
+    is_altered(store.write(WritePlan::DURABLE.transaction(), stubborn).await);
     let connection = Connection::open(&scratch.path).unwrap();
     let count = |table: &str| {
         connection.query_row(&format!("SELECT count(*) FROM {table}"), (), |row| row.get::<_, i64>(0)).unwrap()
@@ -275,7 +275,7 @@ async fn every_guard_is_set_on_every_connection() {
         Ok(pragma("query_only"))
     };
     // A refused statement is not prepared by itself: the schema is looked at again.
-    assert_eq!(scratch.store.database.write(Plan::UPKEEP, look).await.unwrap(), 0);
+    assert_eq!(scratch.store.database.write(WritePlan::MAINTENANCE, look).await.unwrap(), 0);
     assert_eq!(scratch.store.database.read_long(look).await.unwrap(), 1);
     // With the permission to prepare it, the function is still switched off.
     let load = |c: &Connection| {

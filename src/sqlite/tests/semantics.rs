@@ -91,10 +91,10 @@ async fn base_keys_compare_and_retire() {
     store.save_base_key("a", "m", b"K").await.unwrap();
     assert!(store.has_same_base_key("a", "m", b"K").await.unwrap());
     let age = "/* test */ UPDATE base_keys SET created_at = created_at - ?1";
-    store.write(Plan::CACHE, move |c| c.run(age, (50,))).await.unwrap();
+    store.write(WritePlan::RELAXED, move |c| c.run(age, (50,))).await.unwrap();
     store.save_base_key("a", "m2", b"k").await.unwrap();
     assert!(store.has_same_base_key("a", "m", b"K").await.unwrap());
-    store.write(Plan::CACHE, move |c| c.run(age, (60,))).await.unwrap();
+    store.write(WritePlan::RELAXED, move |c| c.run(age, (60,))).await.unwrap();
     store.save_base_key("a", "m3", b"k").await.unwrap();
     assert!(!store.has_same_base_key("a", "m", b"K").await.unwrap(), "past its retention");
     assert!(store.has_same_base_key("a", "m2", b"k").await.unwrap());
@@ -103,7 +103,7 @@ async fn base_keys_compare_and_retire() {
 
     let forever = config().base_key_retention(None).in_memory().await.unwrap();
     forever.save_base_key("a", "m", b"k").await.unwrap();
-    forever.write(Plan::CACHE, move |c| c.run(age, (1i64 << 40,))).await.unwrap();
+    forever.write(WritePlan::RELAXED, move |c| c.run(age, (1i64 << 40,))).await.unwrap();
     forever.save_base_key("a", "m2", b"k").await.unwrap();
     assert!(forever.has_same_base_key("a", "m", b"k").await.unwrap());
 }
@@ -146,7 +146,7 @@ async fn cutoffs_are_exact() {
         let store = store.clone();
         async move {
             let sql: &'static str = format!("/* test */ UPDATE {table} SET {column} = ?1").leak();
-            store.write(Plan::CACHE, move |c| c.run(sql, (time,))).await.unwrap();
+            store.write(WritePlan::RELAXED, move |c| c.run(sql, (time,))).await.unwrap();
         }
     };
     store.store_sent_message("c", "m", b"x").await.unwrap();
@@ -201,7 +201,7 @@ async fn damaged_records_are_errors_not_absent() {
         "/* test */ UPDATE device_lists SET devices = '[{'",
         "/* test */ UPDATE devices SET record = x'7b'",
     ] {
-        store.write(Plan::CACHE, move |c| c.run(sql, ())).await.unwrap();
+        store.write(WritePlan::RELAXED, move |c| c.run(sql, ())).await.unwrap();
     }
     let malformed = |error: StoreError| {
         assert!(matches!(Error::downcast_ref(&error), Some(Error::Malformed { .. })), "{error:?}");
@@ -210,7 +210,10 @@ async fn damaged_records_are_errors_not_absent() {
     malformed(store.get_version(canaries::COLLECTION).await.unwrap_err());
     malformed(store.get_devices(canaries::PHONE).await.unwrap_err());
     malformed(store.load().await.map(drop).unwrap_err());
-    store.write(Plan::CACHE, |c| c.run("/* test */ UPDATE collection_versions SET hash = x'00'", ())).await.unwrap();
+    store
+        .write(WritePlan::RELAXED, |c| c.run("/* test */ UPDATE collection_versions SET hash = x'00'", ()))
+        .await
+        .unwrap();
     malformed(store.get_version(canaries::COLLECTION).await.unwrap_err());
 }
 

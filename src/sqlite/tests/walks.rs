@@ -533,7 +533,7 @@ async fn a_rewrite_waits_for_nobody_but_writers() {
     };
     futures::future::join(work, rewrites).await;
     let look = |c: &Connection| Ok(c.pragma_query_value(None, "temp_store", |row| row.get::<_, i64>(0))?);
-    assert_eq!(store.database.write(Plan::UPKEEP, look).await.unwrap(), 2);
+    assert_eq!(store.database.write(WritePlan::MAINTENANCE, look).await.unwrap(), 2);
     assert_eq!(store.integrity_check().await.unwrap(), [] as [String; 0]);
     assert!(store.exists().await.unwrap());
 }

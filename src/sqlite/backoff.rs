@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// Tries again while another process is in the way, as long as there is patience. Blocks its thread.
-pub(super) fn patiently<T>(patience: &mut Patience, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+/// Tries again while another process is in the way, as long as there is backoff. Blocks its thread.
+pub(super) fn retry_busy<T>(backoff: &mut BusyBackoff, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         match attempt() {
-            Err(error) if error.is_contention() => match patience.next() {
+            Err(error) if error.is_contention() => match backoff.next() {
                 Some(pause) => thread::sleep(pause),
                 None => return Err(error),
             },
@@ -21,7 +21,7 @@ pub(super) fn patiently<T>(patience: &mut Patience, mut attempt: impl FnMut() ->
 }
 
 /// The pauses between attempts, as long together as the timeout.
-pub(super) struct Patience {
+pub(super) struct BusyBackoff {
     deadline: Option<Instant>,
     pause: Duration,
     longest: Duration,
@@ -34,14 +34,14 @@ struct Waiting {
     entered: bool,
 }
 
-impl Patience {
+impl BusyBackoff {
     pub(super) fn new(timeout: Duration) -> Self {
         let (pause, longest) = (Duration::from_millis(1), Duration::from_millis(50));
         Self { deadline: Instant::now().checked_add(timeout), pause, longest, waiting: None }
     }
 
     /// Pauses that are never longer than this, and are counted from the first to the last.
-    pub(super) fn restless(self, longest: Duration, count: &Arc<AtomicUsize>) -> Self {
+    pub(super) fn with_max_pause(self, longest: Duration, count: &Arc<AtomicUsize>) -> Self {
         let waiting = Some(Waiting { count: count.clone(), entered: false });
         Self { pause: self.pause.min(longest), longest, waiting, ..self }
     }
@@ -55,7 +55,7 @@ impl Drop for Waiting {
     }
 }
 
-impl Iterator for Patience {
+impl Iterator for BusyBackoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
