@@ -388,12 +388,12 @@ async fn backup(store: &Path, file: Option<PathBuf>, to_folder: Option<(PathBuf,
         say(format_args!("{} is a copy of the store\n", printable_path(&file)))?;
     }
     if let Some((folder, keep)) = to_folder {
-        let (copy, removed) = maintenance::backup_to_folder(&store, folder, keep).await?;
+        let backup = maintenance::backup_to_folder(&store, folder, keep).await?;
         say(format_args!(
             "{} is a copy of the store; its database is sound, its records were not opened\n",
-            printable_path(&copy)
+            printable_path(&backup.copy)
         ))?;
-        for old in removed {
+        for old in backup.deleted {
             say(format_args!("{} was deleted\n", printable_path(&old)))?;
         }
     }
