@@ -1,15 +1,14 @@
 //! Everything that can go wrong.
 
-#[cfg(feature = "sqlite")]
 #[cfg(feature = "import")]
 mod not_read;
 
+#[cfg(feature = "sqlite")]
 use std::{error, path::PathBuf, sync::Arc};
-
-use wacore::store::error::StoreError;
 
 #[cfg(feature = "import")]
 pub use not_read::NotRead;
+use wacore::store::error::StoreError;
 
 use crate::method::Record;
 #[cfg(feature = "import")]

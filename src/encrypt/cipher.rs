@@ -1,7 +1,5 @@
 //! Sealing and opening records with the keys of an open vault.
 
-#![cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "only rows of tables are sealed again"))]
-
 use std::sync::Arc;
 
 use zeroize::Zeroizing;

@@ -2,8 +2,6 @@
 //!
 //! The table of kinds in `SECURITY.md` says the same in words.
 
-#![cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "only own stores list their rows"))]
-
 use super::format::envelope::RowBinding;
 use super::format::keys::LookupKeys;
 use super::format::kind::Kind;

@@ -17,6 +17,11 @@
 //! and put back older versions of a row; anything else is an error when it is read, except that an altered message secret
 //! comes back as random bytes. `SECURITY.md` says this in full.
 
+#![cfg_attr(
+    not(feature = "sqlite"),
+    allow(dead_code, reason = "only own stores list, check and seal their rows again")
+)]
+
 mod app_sync;
 mod carrier;
 pub(crate) mod cipher;

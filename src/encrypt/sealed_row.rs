@@ -1,7 +1,5 @@
 //! Rows as they lie in a table: opening and checking one without being asked for it by its name.
 
-#![cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "only own stores list their rows"))]
-
 use std::sync::Arc;
 
 use zeroize::Zeroizing;

@@ -7,7 +7,7 @@
 //! | `encoding.rs` | sealed values in columns that are not plain bytes |
 //! | `below.rs` | finding an own store below any layers |
 
-#![cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "no own store is compiled in"))]
+#![cfg_attr(not(feature = "sqlite"), allow(dead_code, unreachable_pub, reason = "no own store is compiled in"))]
 
 pub(crate) mod below;
 pub(crate) mod encoding;
