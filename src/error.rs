@@ -1,4 +1,4 @@
-//! Everything that can go wrong in opening a vault and in reading sealed records.
+//! Everything that can go wrong.
 
 #[cfg(feature = "import")]
 mod not_read;
@@ -27,30 +27,72 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// No text names a key, a passphrase, a JID or a message id, and none contains a word that upstream takes for a
 /// congested database (see [`StoreError::is_database_busy_or_locked`]), which would make it retry, except that of a
 /// congested database.
+///
+/// | in | errors |
+/// |--|--|
+/// | opening, creating and restoring a vault | [`NoVault`](Self::NoVault), [`VaultExists`](Self::VaultExists), [`OtherAccounts`](Self::OtherAccounts), [`WrongSecret`](Self::WrongSecret), [`WrongContext`](Self::WrongContext), [`WrongStore`](Self::WrongStore), [`UnsupportedVersion`](Self::UnsupportedVersion), [`ImportIncomplete`](Self::ImportIncomplete), [`PlaintextDevice`](Self::PlaintextDevice), [`DeviceMissing`](Self::DeviceMissing), [`HeaderMissing`](Self::HeaderMissing), [`HeaderDamaged`](Self::HeaderDamaged), [`HeaderTampered`](Self::HeaderTampered), [`HeaderRolledBack`](Self::HeaderRolledBack), [`KdfOutOfBounds`](Self::KdfOutOfBounds), [`KdfFailed`](Self::KdfFailed), [`KeyProvider`](Self::KeyProvider), [`StoreVanished`](Self::StoreVanished), [`RollbackDetected`](Self::RollbackDetected), [`ForkDetected`](Self::ForkDetected), [`AnchorMissing`](Self::AnchorMissing), [`Anchor`](Self::Anchor) |
+/// | reading and writing records | [`Tampered`](Self::Tampered), [`Plaintext`](Self::Plaintext), [`UnknownEpoch`](Self::UnknownEpoch), [`Malformed`](Self::Malformed), [`Encode`](Self::Encode), [`InputTooLong`](Self::InputTooLong), [`ReadOnly`](Self::ReadOnly), [`Closed`](Self::Closed), [`AccountDeleted`](Self::AccountDeleted), [`Store`](Self::Store) |
+/// | changing keys | [`LastSlot`](Self::LastSlot), [`NoSuchSlot`](Self::NoSuchSlot), [`SlotsFull`](Self::SlotsFull), [`DataKeysFull`](Self::DataKeysFull), [`AmbiguousPassphrase`](Self::AmbiguousPassphrase), [`HeaderConflict`](Self::HeaderConflict) |
+/// | SQLite and its files | [`ForeignFile`](Self::ForeignFile), [`FileMoved`](Self::FileMoved), [`SchemaAltered`](Self::SchemaAltered), [`Sqlite`](Self::Sqlite), [`WorkerGone`](Self::WorkerGone) |
+/// | maintenance | [`DamagedRecords`](Self::DamagedRecords), [`AccountsNotCovered`](Self::AccountsNotCovered), [`StoreInUse`](Self::StoreInUse), [`RowsMissed`](Self::RowsMissed), [`TargetExists`](Self::TargetExists) |
+/// | import and export | [`NotUpstream`](Self::NotUpstream), [`UpstreamTooOld`](Self::UpstreamTooOld), [`UpstreamTooNew`](Self::UpstreamTooNew), [`NoSuchAccount`](Self::NoSuchAccount), [`SeveralAccounts`](Self::SeveralAccounts), [`UnreadableRecord`](Self::UnreadableRecord), [`ImportUnequal`](Self::ImportUnequal), [`SourceChanged`](Self::SourceChanged), [`SourceDamaged`](Self::SourceDamaged), [`SourceHoldsMore`](Self::SourceHoldsMore), [`SourceNotRemoved`](Self::SourceNotRemoved) |
+/// | any call | [`InvalidInput`](Self::InvalidInput), [`File`](Self::File), [`Random`](Self::Random) |
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    // Opening a vault.
     /// The store has no vault header and nothing that would need one.
     #[error("the store has no vault yet: create one with `Vault::create` or `Vault::open_or_create`")]
     NoVault,
+    /// `create` found a vault, or `restore_header` found the header of another one.
+    #[error("the store already has a vault: open it, or choose an empty store")]
+    VaultExists,
     /// The database holds other accounts, and not the first one, which is open because none was chosen.
     #[error(
         "the store has no account {account}, but {others:?}: choose one with `SqliteStore::account`, or choose {account} there to begin it beside them"
     )]
+    #[non_exhaustive]
     OtherAccounts {
         /// The account that is not there.
         account: i32,
         /// Those that are.
         others: Vec<i32>,
     },
-    /// The rollback anchor remembers a store where there is none any more. Nothing was written.
+    /// No key slot opens with this secret.
+    #[error("wrong secret, or the header was altered")]
+    WrongSecret,
+    /// The secret opens the vault, but it is bound to another context, or to none although one was given. Nothing was written.
     #[error(
-        "the rollback anchor remembers a store here, and there is none any more: put it back, or a backup of it; to begin from nothing, call `Vault::create`"
+        "the secret opens this vault, but it belongs to another account or context: check that stores were not exchanged; give the context with `VaultOptions::context`"
     )]
-    StoreVanished,
-    /// `create` found a vault, or `restore_header` found the header of another one.
-    #[error("the store already has a vault: open it, or choose an empty store")]
-    VaultExists,
+    WrongContext,
+    /// The secret opens the vault, but it is not the store that was expected. Nothing was written.
+    #[error(
+        "the secret opens this vault, but it is not the store that is expected here: check that stores were not exchanged"
+    )]
+    WrongStore,
+    /// A format that this version does not know.
+    #[error("{what} {found} is not supported, the newest known here is {newest}: use a newer version of wastore")]
+    #[non_exhaustive]
+    UnsupportedVersion {
+        /// What the number counts, for example `header format version`.
+        what: &'static str,
+        /// The number that was found.
+        found: u32,
+        /// The highest number that this version of the crate understands.
+        newest: u32,
+    },
+    /// An import into this store was interrupted, so its content is incomplete.
+    #[error("an import into this store did not finish: import again into a new file")]
+    ImportIncomplete,
+    /// The store holds a paired device in plaintext.
+    #[error(
+        "the store holds a paired plaintext device: a vault never reads plaintext; import it into a new encrypted store with `wastore import`, or move it aside and pair again"
+    )]
+    PlaintextDevice,
+    /// The sealed device was there once and is gone.
+    #[error("the sealed device record is missing from the store: restore a backup; pairing again needs a new vault")]
+    DeviceMissing,
     /// Both header copies are gone, but sealed records are there. Nothing was written.
     #[error("the vault header is missing although the store holds sealed records: restore a saved header")]
     HeaderMissing,
@@ -67,6 +109,34 @@ pub enum Error {
         "the vault header is older than what was written under it: restore a saved header with `VaultOptions::restore_header`"
     )]
     HeaderRolledBack,
+    /// The header asks for more key-derivation work than allowed. Nothing was computed.
+    #[error(
+        "the vault header asks for {memory_kib} KiB x {passes} passes x {lanes} lanes of key derivation, above the limits: the header was altered, or raise `KdfLimits`"
+    )]
+    #[non_exhaustive]
+    KdfOutOfBounds {
+        /// Memory, in KiB.
+        memory_kib: u32,
+        /// Number of passes over the memory.
+        passes: u32,
+        /// Degree of parallelism.
+        lanes: u32,
+    },
+    /// There was no memory or no thread for the key derivation.
+    #[error("the key derivation needs a thread and {memory_kib} KiB of memory, which could not be had")]
+    #[non_exhaustive]
+    KdfFailed {
+        /// Memory asked for, in KiB.
+        memory_kib: u32,
+    },
+    /// The external key provider failed.
+    #[error("the key provider failed")]
+    KeyProvider(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The rollback anchor remembers a store where there is none any more. Nothing was written.
+    #[error(
+        "the rollback anchor remembers a store here, and there is none any more: put it back, or a backup of it; to begin from nothing, call `Vault::create`"
+    )]
+    StoreVanished,
     /// The rollback anchor remembers a newer header: the store was put back to an earlier state. Nothing was written, unless
     /// the store that is newer changed its header at the same moment.
     #[error(
@@ -88,57 +158,66 @@ pub enum Error {
     /// a copy of the store from before that would pass for it.
     #[error("the rollback anchor cannot be used")]
     Anchor(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A format that this version does not know.
-    #[error("{what} {found} is not supported, the newest known here is {newest}: use a newer version of wastore")]
-    UnsupportedVersion {
-        /// What the number counts, for example `header format version`.
+
+    // Reading and writing records.
+    /// A sealed record does not verify: damaged, altered, moved from another row, or from another vault.
+    #[error("a {record} record is damaged, altered or out of place")]
+    #[non_exhaustive]
+    Tampered {
+        /// The record's kind.
+        record: Record,
+    },
+    /// A record that must be sealed is not. It is never returned, and no vault is created over it.
+    #[error("a {record} record is in plaintext where only sealed ones may be")]
+    #[non_exhaustive]
+    Plaintext {
+        /// The record's kind.
+        record: Record,
+    },
+    /// A record is sealed under a data key that the vault does not have.
+    #[error(
+        "a {record} record is sealed under a data key that this vault does not have: an older header was put in place, or the record is not of this vault; `wastore verify` names it, restore the newest header that was saved"
+    )]
+    #[non_exhaustive]
+    UnknownEpoch {
+        /// The record's kind.
+        record: Record,
+    },
+    /// A stored record cannot be decoded: the database was damaged or edited.
+    #[error("a stored {record} record is not well formed: the database was damaged or edited")]
+    #[non_exhaustive]
+    Malformed {
+        /// The record's kind.
+        record: Record,
+    },
+    /// A typed record could not be encoded.
+    #[error("a {record} record cannot be encoded")]
+    #[non_exhaustive]
+    Encode {
+        /// The record's kind.
+        record: Record,
+    },
+    /// A key or value is longer than the format can hold.
+    #[error("the {what} of a {record} record is too long: {limit} bytes at most")]
+    #[non_exhaustive]
+    InputTooLong {
+        /// The record's kind.
+        record: Record,
+        /// The part that is too long.
         what: &'static str,
-        /// The number that was found.
-        found: u32,
-        /// The highest number that this version of the crate understands.
-        newest: u32,
+        /// The longest that the format can hold, in bytes.
+        limit: usize,
     },
-    /// The header asks for more key-derivation work than allowed. Nothing was computed.
-    #[error(
-        "the vault header asks for {memory_kib} KiB x {passes} passes x {lanes} lanes of key derivation, above the limits: the header was altered, or raise `KdfLimits`"
-    )]
-    KdfOutOfBounds {
-        /// Memory, in KiB.
-        memory_kib: u32,
-        /// Number of passes over the memory.
-        passes: u32,
-        /// Degree of parallelism.
-        lanes: u32,
+    /// The vault was opened read-only.
+    #[error("the vault is open read-only: `{method}` would change the store")]
+    #[non_exhaustive]
+    ReadOnly {
+        /// The refused method.
+        method: &'static str,
     },
-    /// No key slot opens with this secret.
-    #[error("wrong secret, or the header was altered")]
-    WrongSecret,
-    /// The secret opens the vault, but it is bound to another context, or to none although one was given. Nothing was written.
-    #[error(
-        "the secret opens this vault, but it belongs to another account or context: check that stores were not exchanged; give the context with `VaultOptions::context`"
-    )]
-    WrongContext,
-    /// The secret opens the vault, but it is not the store that was expected. Nothing was written.
-    #[error(
-        "the secret opens this vault, but it is not the store that is expected here: check that stores were not exchanged"
-    )]
-    WrongStore,
-    /// An import into this store was interrupted, so its content is incomplete.
-    #[error("an import into this store did not finish: import again into a new file")]
-    ImportIncomplete,
-    /// The store holds a paired device in plaintext.
-    #[error(
-        "the store holds a paired plaintext device: a vault never reads plaintext; import it into a new encrypted store with `wastore import`, or move it aside and pair again"
-    )]
-    PlaintextDevice,
-    /// The sealed device was there once and is gone.
-    #[error("the sealed device record is missing from the store: restore a backup; pairing again needs a new vault")]
-    DeviceMissing,
-    /// Another process wrote the header at the same moment.
-    #[error("another process wrote the vault header at the same time: open the vault again")]
-    HeaderConflict,
     /// A vault or a store was closed.
     #[error("the {what} was closed: open it again")]
+    #[non_exhaustive]
     Closed {
         /// `vault` or `store`.
         what: &'static str,
@@ -147,13 +226,11 @@ pub enum Error {
     #[cfg(feature = "sqlite")]
     #[error("the account was deleted from the store: end its client, and open the account again to begin from nothing")]
     AccountDeleted,
-    /// The vault was opened read-only.
-    #[error("the vault is open read-only: `{method}` would change the store")]
-    ReadOnly {
-        /// The refused method.
-        method: &'static str,
-    },
+    /// An error of the inner store, unchanged.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 
+    // Changing keys.
     /// The last key slot cannot be removed: nothing would open the vault again.
     #[error("the last key slot cannot be removed: add another one first")]
     LastSlot,
@@ -166,102 +243,18 @@ pub enum Error {
     /// A vault has at most sixteen data keys.
     #[error("all 16 data keys are in use: the store's records must be sealed anew before another one can be added")]
     DataKeysFull,
-    /// Records did not verify and so could not be sealed anew. The old data keys were kept.
-    #[error(
-        "{count} records are damaged and could not be sealed anew; the old data key is kept: `wastore verify` lists them, restore a backup or leave them behind"
-    )]
-    DamagedRecords {
-        /// How many records.
-        count: u64,
-    },
-    /// A revocation would leave accounts out. Nothing was changed.
-    #[cfg(feature = "sqlite")]
-    #[error(
-        "the secret does not open all accounts, and a revocation covers them all: accounts {accounts:?} have another secret, no vault, or a damaged one; look at them with `wastore inspect`, or leave them as they are with `Rotate::except` or `--except`"
-    )]
-    AccountsNotCovered {
-        /// The numbers of the accounts.
-        accounts: Vec<i32>,
-    },
     /// `change_passphrase` cannot tell which passphrase to replace.
     #[error("the vault has {0} passphrase slots and was not opened by one of them: add and remove slots by number")]
     AmbiguousPassphrase(usize),
-    /// A setting or an input is outside of what the format allows.
-    #[error("{what} {problem}")]
-    InvalidInput {
-        /// The setting or input, for example `passphrase`.
-        what: &'static str,
-        /// What is wrong with it, and what is allowed.
-        problem: &'static str,
-    },
-    /// The external key provider failed.
-    #[error("the key provider failed")]
-    KeyProvider(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The operating system gave no random bytes.
-    #[error("the operating system gave no random bytes")]
-    Random,
-    /// There was no memory or no thread for the key derivation.
-    #[error("the key derivation needs a thread and {memory_kib} KiB of memory, which could not be had")]
-    KdfFailed {
-        /// Memory asked for, in KiB.
-        memory_kib: u32,
-    },
-    /// A file could not be read or written.
-    #[error("cannot use the {what} file")]
-    File {
-        /// What the file holds, for example `passphrase`.
-        what: &'static str,
-        /// The error of the operating system.
-        source: std::io::Error,
-    },
+    /// Another process wrote the header at the same moment.
+    #[error("another process wrote the vault header at the same time: open the vault again")]
+    HeaderConflict,
 
-    /// A sealed record does not verify: damaged, altered, moved from another row, or from another vault.
-    #[error("a {record} record is damaged, altered or out of place")]
-    Tampered {
-        /// The record's kind.
-        record: Record,
-    },
-    /// A record that must be sealed is not. It is never returned, and no vault is created over it.
-    #[error("a {record} record is in plaintext where only sealed ones may be")]
-    Plaintext {
-        /// The record's kind.
-        record: Record,
-    },
-    /// A record is sealed under a data key that the vault does not have.
-    #[error(
-        "a {record} record is sealed under a data key that this vault does not have: an older header was put in place, or the record is not of this vault; `wastore verify` names it, restore the newest header that was saved"
-    )]
-    UnknownEpoch {
-        /// The record's kind.
-        record: Record,
-    },
-    /// A key or value is longer than the format can hold.
-    #[error("the {what} of a {record} record is too long: {limit} bytes at most")]
-    InputTooLong {
-        /// The record's kind.
-        record: Record,
-        /// The part that is too long.
-        what: &'static str,
-        /// The longest that the format can hold, in bytes.
-        limit: usize,
-    },
-    /// A typed record could not be encoded.
-    #[error("a {record} record cannot be encoded")]
-    Encode {
-        /// The record's kind.
-        record: Record,
-    },
-
-    /// A stored record cannot be decoded: the database was damaged or edited.
-    #[error("a stored {record} record is not well formed: the database was damaged or edited")]
-    Malformed {
-        /// The record's kind.
-        record: Record,
-    },
-
+    // SQLite.
     /// The file is not one that [`SqliteStore`](crate::SqliteStore) may use. It was not changed.
     #[cfg(feature = "sqlite")]
     #[error("{} {found}", printable_path(path))]
+    #[non_exhaustive]
     ForeignFile {
         /// Where the file is.
         path: PathBuf,
@@ -274,36 +267,21 @@ pub enum Error {
         "the database file or its write-ahead log was moved, deleted or replaced under the running store: put it back, or open the store again"
     )]
     FileMoved,
-    /// Somebody else has the database open, who might go on writing under a data key that is to be forgotten.
-    #[cfg(feature = "sqlite")]
-    #[error("another process, or a backup, has the store open: end it and try again, or do this in the same process")]
-    StoreInUse,
     /// The tables and indexes of the database are not those that this crate makes: one was added, altered or removed, so that
     /// statements could mean something else. Nothing was read from it and nothing written to it.
     #[cfg(feature = "sqlite")]
     #[error(
         "the schema of the database was altered, see {object}: restore a backup, and find out who can write to the file; remove the object if you made it yourself"
     )]
+    #[non_exhaustive]
     SchemaAltered {
         /// The first object that is not as it should be, with control characters escaped, 256 characters at most.
         object: String,
     },
-    /// A table has rows that are not found in the order of its keys, or entries of its index that have no row.
-    #[cfg(feature = "sqlite")]
-    #[error(
-        "{seen} rows of the table {table} could be read, but {counted} are counted: it is damaged or was altered, restore a backup"
-    )]
-    RowsMissed {
-        /// The table.
-        table: &'static str,
-        /// How many rows were read.
-        seen: u64,
-        /// How many rows, or entries of the index of its key, there are.
-        counted: u64,
-    },
     /// SQLite could not do what was asked.
     #[cfg(feature = "sqlite")]
     #[error("{problem}")]
+    #[non_exhaustive]
     Sqlite {
         /// What is wrong and what to do.
         problem: SqliteProblem,
@@ -315,12 +293,60 @@ pub enum Error {
     #[error("the store stopped working on the call: open it again to see whether it was stored")]
     WorkerGone,
 
+    // Maintenance.
+    /// Records did not verify and so could not be sealed anew. The old data keys were kept.
+    #[error(
+        "{count} records are damaged and could not be sealed anew; the old data key is kept: `wastore verify` lists them, restore a backup or leave them behind"
+    )]
+    #[non_exhaustive]
+    DamagedRecords {
+        /// How many records.
+        count: u64,
+    },
+    /// A revocation would leave accounts out. Nothing was changed.
+    #[cfg(feature = "sqlite")]
+    #[error(
+        "the secret does not open all accounts, and a revocation covers them all: accounts {accounts:?} have another secret, no vault, or a damaged one; look at them with `wastore inspect`, or leave them as they are with `Rotate::except` or `--except`"
+    )]
+    #[non_exhaustive]
+    AccountsNotCovered {
+        /// The numbers of the accounts.
+        accounts: Vec<i32>,
+    },
+    /// Somebody else has the database open, who might go on writing under a data key that is to be forgotten.
+    #[cfg(feature = "sqlite")]
+    #[error("another process, or a backup, has the store open: end it and try again, or do this in the same process")]
+    StoreInUse,
+    /// A table has rows that are not found in the order of its keys, or entries of its index that have no row.
+    #[cfg(feature = "sqlite")]
+    #[error(
+        "{seen} rows of the table {table} could be read, but {counted} are counted: it is damaged or was altered, restore a backup"
+    )]
+    #[non_exhaustive]
+    RowsMissed {
+        /// The table.
+        table: &'static str,
+        /// How many rows were read.
+        seen: u64,
+        /// How many rows, or entries of the index of its key, there are.
+        counted: u64,
+    },
+    /// There is a file where a new one is to be made. It was not touched.
+    #[cfg(feature = "sqlite")]
+    #[error("{} is there already: choose another name, or move it away", printable_path(path))]
+    TargetExists {
+        /// Where the file is.
+        path: PathBuf,
+    },
+
+    // Import and export.
     /// The file to import from is not a database of whatsapp-rust's SQLite store.
     #[cfg(feature = "import")]
     #[error(
         "{} is {found}: give the database of a bot that runs on whatsapp-rust's own SQLite store",
         printable_path(path)
     )]
+    #[non_exhaustive]
     NotUpstream {
         /// Where the file is.
         path: PathBuf,
@@ -333,6 +359,7 @@ pub enum Error {
         "{} lacks whatsapp-rust's migration `{migration}`: start the bot once with whatsapp-rust 0.7, which brings its database up to date",
         printable_path(path)
     )]
+    #[non_exhaustive]
     UpstreamTooOld {
         /// Where the file is.
         path: PathBuf,
@@ -346,6 +373,7 @@ pub enum Error {
         printable_path(path),
         printable(migration)
     )]
+    #[non_exhaustive]
     UpstreamTooNew {
         /// Where the file is.
         path: PathBuf,
@@ -360,21 +388,23 @@ pub enum Error {
     #[cfg(feature = "import")]
     #[error("the source has {0} accounts: choose one, or all")]
     SeveralAccounts(usize),
-    /// There is a file where a new one is to be made. It was not touched.
-    #[cfg(feature = "sqlite")]
-    #[error("{} is there already: choose another name, or move it away", printable_path(path))]
-    TargetExists {
-        /// Where the file is.
-        path: PathBuf,
-    },
     /// A record of the source cannot be read, so that the copy would not be complete.
     #[cfg(feature = "import")]
     #[error("a {record} record of the source cannot be read: {problem}")]
+    #[non_exhaustive]
     UnreadableRecord {
         /// The record's kind.
         record: Record,
         /// What is wrong with it.
         problem: &'static str,
+    },
+    /// A record that was read back is not equal to that of the source. The new store was discarded.
+    #[cfg(feature = "import")]
+    #[error("a {record} record came out differently from the source, and the new store was discarded: report this")]
+    #[non_exhaustive]
+    ImportUnequal {
+        /// The record's kind.
+        record: Record,
     },
     /// The source was written to while it was read.
     #[cfg(feature = "import")]
@@ -389,6 +419,7 @@ pub enum Error {
     /// The source was to be removed, but holds more than an import reads. Nothing was made.
     #[cfg(feature = "import")]
     #[error("the source was to be removed, but holds what an import does not read: {}", not_read::listed(not_read))]
+    #[non_exhaustive]
     SourceHoldsMore {
         /// What is not read.
         not_read: Vec<NotRead>,
@@ -398,21 +429,32 @@ pub enum Error {
     #[error(
         "the new store is complete, but the source could not be removed, or not all of it: make sure that nobody has used it since, and delete it yourself"
     )]
+    #[non_exhaustive]
     SourceNotRemoved {
         /// The error of the operating system or of SQLite.
         source: std::io::Error,
     },
-    /// A record that was read back is not equal to that of the source. The new store was discarded.
-    #[cfg(feature = "import")]
-    #[error("a {record} record came out differently from the source, and the new store was discarded: report this")]
-    ImportUnequal {
-        /// The record's kind.
-        record: Record,
-    },
 
-    /// An error of the inner store, unchanged.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    // Any call.
+    /// A setting or an input is outside of what the format allows.
+    #[error("{what} {problem}")]
+    InvalidInput {
+        /// The setting or input, for example `passphrase`.
+        what: &'static str,
+        /// What is wrong with it, and what is allowed.
+        problem: &'static str,
+    },
+    /// A file could not be read or written.
+    #[error("cannot use the {what} file")]
+    File {
+        /// What the file holds, for example `passphrase`.
+        what: &'static str,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
+    /// The operating system gave no random bytes.
+    #[error("the operating system gave no random bytes")]
+    Random,
 }
 
 impl Error {

@@ -1,7 +1,8 @@
-//! The one table of all 82 methods of the upstream storage traits, and what is generated from it.
+//! The one table of all 82 methods of the upstream storage traits, that of the records they touch, and what is generated
+//! from both.
 //!
 //! Facts that hold per method live here and nowhere else: which trait it belongs to, its exact signature, the
-//! [`Record`] it touches and the kind of [`Access`]. From the table come
+//! [`Record`] it touches and the kind of [`Access`]. From its table come
 //!
 //! * [`Method`]: labels for metrics, error context and tests;
 //! * `forward!`: pass-through methods for layers whose other methods are written by hand;
@@ -23,134 +24,94 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 #[cfg(target_arch = "wasm32")]
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
-/// What a storage method reads or writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Record {
-    /// A remote party's public identity key.
-    Identity,
-    /// A Signal session.
-    Session,
-    /// Sessions and identities together (the prefix query over both).
-    SignalState,
-    /// A one-time prekey.
-    Prekey,
-    /// A signed prekey.
-    SignedPrekey,
-    /// A sender key of a group.
-    SenderKey,
-    /// An app-state sync key.
-    SyncKey,
-    /// The version and hash of an app-state collection.
-    CollectionVersion,
-    /// The MAC of an app-state mutation.
-    MutationMac,
-    /// Which devices of a group hold our sender key.
-    SenderKeyDevice,
-    /// The pairing of a LID with a phone number.
-    LidMapping,
-    /// The base key of a session, kept for collision detection.
-    BaseKey,
-    /// The device list of a user.
-    DeviceList,
-    /// A group metadata snapshot.
-    GroupMetadata,
-    /// A trusted-contact token.
-    TcToken,
-    /// A sent message kept for retries.
-    SentMessage,
-    /// A decrypted inbound message that waits for its commit.
-    PendingInbound,
-    /// A message secret for reactions, edits and polls.
-    MessageSecret,
-    /// The own device: identity, noise key, account.
-    Device,
-    /// The content that accompanies a database snapshot.
-    SnapshotExtra,
-    /// The store as a whole.
-    Store,
-}
-
-impl Record {
-    /// Every kind of record.
-    pub const ALL: &'static [Record] = &[
-        Record::Identity,
-        Record::Session,
-        Record::SignalState,
-        Record::Prekey,
-        Record::SignedPrekey,
-        Record::SenderKey,
-        Record::SyncKey,
-        Record::CollectionVersion,
-        Record::MutationMac,
-        Record::SenderKeyDevice,
-        Record::LidMapping,
-        Record::BaseKey,
-        Record::DeviceList,
-        Record::GroupMetadata,
-        Record::TcToken,
-        Record::SentMessage,
-        Record::PendingInbound,
-        Record::MessageSecret,
-        Record::Device,
-        Record::SnapshotExtra,
-        Record::Store,
-    ];
-
-    /// A name for error texts and reports, for example `sender key`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Record::Identity => "identity",
-            Record::Session => "session",
-            Record::SignalState => "signal state",
-            Record::Prekey => "prekey",
-            Record::SignedPrekey => "signed prekey",
-            Record::SenderKey => "sender key",
-            Record::SyncKey => "sync key",
-            Record::CollectionVersion => "collection version",
-            Record::MutationMac => "mutation MAC",
-            Record::SenderKeyDevice => "sender key device",
-            Record::LidMapping => "LID mapping",
-            Record::BaseKey => "base key",
-            Record::DeviceList => "device list",
-            Record::GroupMetadata => "group metadata",
-            Record::TcToken => "tc token",
-            Record::SentMessage => "sent message",
-            Record::PendingInbound => "pending inbound",
-            Record::MessageSecret => "message secret",
-            Record::Device => "device",
-            Record::SnapshotExtra => "snapshot extra",
-            Record::Store => "store",
+/// Calls the macro `$callback` with the table of records.
+///
+/// A row reads: variant of [`Record`], name, label; of a kind of record that has a place in the format, its number there.
+/// Numbers are never reused. The others only say what a method looks at: nothing is sealed as one of them.
+macro_rules! for_each_record {
+    ($callback:ident) => {
+        $callback! {
+            kinds {
+                /// A remote party's public identity key.
+                Identity "identity" "identity" = 2;
+                /// A Signal session.
+                Session "session" "session" = 1;
+                /// A one-time prekey.
+                Prekey "prekey" "prekey" = 3;
+                /// A signed prekey.
+                SignedPrekey "signed prekey" "signed_prekey" = 4;
+                /// A sender key of a group.
+                SenderKey "sender key" "sender_key" = 5;
+                /// An app-state sync key.
+                SyncKey "sync key" "sync_key" = 6;
+                /// The version and hash of an app-state collection.
+                CollectionVersion "collection version" "collection_version" = 7;
+                /// The MAC of an app-state mutation.
+                MutationMac "mutation MAC" "mutation_mac" = 8;
+                /// Which devices of a group hold our sender key.
+                SenderKeyDevice "sender key device" "sender_key_device" = 9;
+                /// The pairing of a LID with a phone number.
+                LidMapping "LID mapping" "lid_mapping" = 10;
+                /// The base key of a session, kept for collision detection.
+                BaseKey "base key" "base_key" = 11;
+                /// The device list of a user.
+                DeviceList "device list" "device_list" = 12;
+                /// A group metadata snapshot.
+                GroupMetadata "group metadata" "group_metadata" = 13;
+                /// A trusted-contact token.
+                TcToken "tc token" "tc_token" = 14;
+                /// A sent message kept for retries.
+                SentMessage "sent message" "sent_message" = 15;
+                /// A decrypted inbound message that waits for its commit.
+                PendingInbound "pending inbound" "pending_inbound" = 16;
+                /// A message secret for reactions, edits and polls.
+                MessageSecret "message secret" "message_secret" = 17;
+                /// The own device: identity, noise key, account.
+                Device "device" "device" = 18;
+                /// The content that accompanies a database snapshot.
+                SnapshotExtra "snapshot extra" "snapshot_extra" = 19;
+            }
+            others {
+                /// Sessions and identities together (the prefix query over both).
+                SignalState "signal state" "signal_state";
+                /// The store as a whole.
+                Store "store" "store";
+            }
         }
-    }
-
-    /// The name in the form of labels, for example `sender_key`.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Record::Identity => "identity",
-            Record::Session => "session",
-            Record::SignalState => "signal_state",
-            Record::Prekey => "prekey",
-            Record::SignedPrekey => "signed_prekey",
-            Record::SenderKey => "sender_key",
-            Record::SyncKey => "sync_key",
-            Record::CollectionVersion => "collection_version",
-            Record::MutationMac => "mutation_mac",
-            Record::SenderKeyDevice => "sender_key_device",
-            Record::LidMapping => "lid_mapping",
-            Record::BaseKey => "base_key",
-            Record::DeviceList => "device_list",
-            Record::GroupMetadata => "group_metadata",
-            Record::TcToken => "tc_token",
-            Record::SentMessage => "sent_message",
-            Record::PendingInbound => "pending_inbound",
-            Record::MessageSecret => "message_secret",
-            Record::Device => "device",
-            Record::SnapshotExtra => "snapshot_extra",
-            Record::Store => "store",
-        }
-    }
+    };
 }
+pub(crate) use for_each_record;
+
+macro_rules! define_record_enum {
+    (
+        kinds { $($(#[$doc:meta])* $kind:ident $name:literal $label:literal = $number:literal;)* }
+        others { $($(#[$other_doc:meta])* $other:ident $other_name:literal $other_label:literal;)* }
+    ) => {
+        /// What a storage method reads or writes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Record {
+            $($(#[$doc])* $kind,)*
+            $($(#[$other_doc])* $other,)*
+        }
+
+        impl Record {
+            /// Every kind of record.
+            pub const ALL: &'static [Record] = &[$(Record::$kind,)* $(Record::$other,)*];
+
+            /// A name for error texts and reports, for example `sender key`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Record::$kind => $name,)* $(Record::$other => $other_name,)* }
+            }
+
+            /// The name in the form of labels, for example `sender_key`.
+            pub const fn label(self) -> &'static str {
+                match self { $(Record::$kind => $label,)* $(Record::$other => $other_label,)* }
+            }
+        }
+    };
+}
+for_each_record!(define_record_enum);
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

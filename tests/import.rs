@@ -329,7 +329,10 @@ async fn a_damaged_store_is_not_exported() {
     let vault = open_account(&store, &VaultOptions::new(), key()).await.unwrap();
     let back = bot.folder.path().join("back.db");
     let error = Export::new().run(&store, &vault, &back).await.unwrap_err();
-    assert!(matches!(error, Error::Plaintext { record: Record::GroupMetadata } | Error::Tampered { .. }), "{error}");
+    assert!(
+        matches!(error, Error::Plaintext { record: Record::GroupMetadata, .. } | Error::Tampered { .. }),
+        "{error}"
+    );
     assert!(
         !bot.files().iter().any(|name| name.starts_with(".wastore") || name.starts_with("back")),
         "{:?}",
@@ -843,7 +846,7 @@ async fn closed_source_of(accounts: &[i32]) -> Bot {
 }
 
 fn not_removed(error: Error) -> String {
-    let Error::SourceNotRemoved { source } = error else { panic!("{error:?}") };
+    let Error::SourceNotRemoved { source, .. } = error else { panic!("{error:?}") };
     let text = source.to_string();
     assert!(!text.contains("locked") && !text.contains("busy"), "{text}");
     text

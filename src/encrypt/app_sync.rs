@@ -19,6 +19,7 @@ use zeroize::Zeroize;
 use super::carrier::join_carrier;
 use super::columns::mutation_mac;
 use super::format::envelope::{RowBinding, nonce, nonces};
+use super::format::kind::Kind;
 use super::layer::EncryptStore;
 use crate::error::{self, Error};
 use crate::json;
@@ -32,13 +33,13 @@ impl AppSyncStore for EncryptStore {
     async fn get_sync_key(&self, key_id: &[u8]) -> Result<Option<AppStateSyncKey>> {
         let state = self.state();
         let Some(carrier) = self.inner.get_sync_key(key_id).await? else { return Ok(None) };
-        let binding = RowBinding::new(Record::SyncKey, [key_id], []);
+        let binding = RowBinding::new(Kind::SyncKey, [key_id], []);
         let ReadSyncKey(key) = self.open_typed(&state, binding, join_carrier(carrier)).await?;
         Ok(Some(key))
     }
 
     async fn set_sync_key(&self, key_id: &[u8], mut key: AppStateSyncKey) -> Result<()> {
-        let binding = RowBinding::new(Record::SyncKey, [key_id], []);
+        let binding = RowBinding::new(Kind::SyncKey, [key_id], []);
         let state = self.state();
         let encoded = json::encode(Record::SyncKey, &key);
         key.key_data.zeroize();
@@ -64,14 +65,14 @@ impl AppSyncStore for EncryptStore {
                 Err(Error::Tampered { record: Record::CollectionVersion }.into())
             };
         };
-        let binding = RowBinding::new(Record::CollectionVersion, [token.as_bytes()], [name.as_bytes()]);
+        let binding = RowBinding::new(Kind::CollectionVersion, [token.as_bytes()], [name.as_bytes()]);
         Ok(self.open_typed(&vault, binding, sealed).await?)
     }
 
     async fn set_version(&self, name: &str, state: HashState) -> Result<()> {
         let vault = self.state();
         let token = vault.cipher.lookup().collection(Record::CollectionVersion, name)?;
-        let binding = RowBinding::new(Record::CollectionVersion, [token.as_bytes()], [name.as_bytes()]);
+        let binding = RowBinding::new(Kind::CollectionVersion, [token.as_bytes()], [name.as_bytes()]);
         let sealed = vault.cipher.seal(&nonce()?, binding, &json::encode(Record::CollectionVersion, &state)?)?;
         let carrier = HashState {
             version: state.version,

@@ -7,6 +7,7 @@ use wacore::store::Device;
 use wacore::store::traits::{AppStateSyncKey, Backend};
 
 use super::format::envelope::Prefix;
+use super::format::kind::Kind;
 use crate::error::{Error, Result};
 use crate::method::Record;
 
@@ -20,13 +21,13 @@ pub(super) fn join_carrier(carrier: AppStateSyncKey) -> Vec<u8> {
 /// What carries the store's sealed device, if there is one. Nothing of it was verified.
 pub(super) async fn sealed(store: &dyn Backend) -> Result<Option<Vec<u8>>> {
     let carried = store.load().await?.and_then(|carrier| carrier.edge_routing_info);
-    Ok(carried.filter(|value| Prefix::read(Record::Device, value).is_ok()))
+    Ok(carried.filter(|value| Prefix::read(Kind::Device, value).is_ok()))
 }
 
 /// Takes the envelope out of a carrier; `None` for a plaintext device that was never paired, whose keys nobody uses.
 pub(super) fn sealed_device(device: &mut Device) -> Result<Option<Vec<u8>>> {
     let sealed = device.edge_routing_info.take().filter(|value| {
-        !value.is_empty() && !matches!(Prefix::read(Record::Device, value), Err(Error::Plaintext { .. }))
+        !value.is_empty() && !matches!(Prefix::read(Kind::Device, value), Err(Error::Plaintext { .. }))
     });
     let paired = device.pn.is_some() || device.lid.is_some() || device.account.is_some();
     if sealed.is_none() && paired { Err(Error::PlaintextDevice) } else { Ok(sealed) }

@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::columns::binding;
 use super::format::envelope::{self, Nonce, Prefix, RowBinding};
 use super::format::keys::{DataKeys, KeyRing, LookupKeys};
+use super::format::kind::Kind;
 use super::format::padding::Padding;
 use crate::error::{Error, Result};
 use crate::method::Record;
@@ -93,7 +94,7 @@ pub(crate) fn record_of(row: &SealedRow) -> Record {
 
 /// The record that a value in the table of sessions is.
 pub(crate) fn session_or_identity(value: &[u8]) -> Record {
-    match Prefix::read(Record::Identity, value) {
+    match Prefix::read(Kind::Identity, value) {
         Ok(_) => Record::Identity,
         Err(_) => Record::Session,
     }
@@ -104,12 +105,12 @@ pub(crate) fn sealed_prefix(row: &SealedRow) -> Result<Option<Prefix>> {
     match record_of(row) {
         Record::SenderKeyDevice | Record::BaseKey | Record::MessageSecret => Ok(None),
         Record::TcToken if row.value.is_empty() => Ok(None),
-        record => Prefix::read(record, &row.value).map(Some),
+        record => Prefix::read(Kind::of(record)?, &row.value).map(Some),
     }
 }
 
 /// The epoch that a sealed row states.
 #[cfg(test)]
 pub(crate) fn epoch_of(row: &SealedRow) -> u32 {
-    Prefix::read(record_of(row), &row.value).unwrap().epoch()
+    sealed_prefix(row).unwrap().unwrap().epoch()
 }

@@ -4,6 +4,7 @@
 
 use super::format::envelope::RowBinding;
 use super::format::keys::LookupKeys;
+use super::format::kind::Kind;
 use super::format::token::{Domain, Token, UNUSED};
 use crate::error::{Error, Result};
 use crate::method::Record;
@@ -73,31 +74,32 @@ pub(crate) fn addresses_of_user(lookup: &LookupKeys, user: &str) -> Result<UserA
     })
 }
 
-pub(super) fn prekey(record: Record, id: &[u8; 4]) -> RowBinding<'_> {
-    RowBinding::new(record, [id], [])
+pub(super) fn prekey(kind: Kind, id: &[u8; 4]) -> RowBinding<'_> {
+    RowBinding::new(kind, [id], [])
 }
 
 pub(super) fn mutation_mac<'a>(token: &'a Token, index: &'a [u8; 32], index_mac: &'a [u8]) -> RowBinding<'a> {
-    RowBinding::new(Record::MutationMac, [token.as_bytes(), index], [index_mac])
+    RowBinding::new(Kind::MutationMac, [token.as_bytes(), index], [index_mac])
 }
 
 pub(super) fn sent_message<'a>(token: &'a Token, chat: &'a str, id: &'a str) -> RowBinding<'a> {
     let columns = [UNUSED.as_bytes(), token.as_bytes()];
-    RowBinding::new(Record::SentMessage, columns, [chat.as_bytes(), id.as_bytes()])
+    RowBinding::new(Kind::SentMessage, columns, [chat.as_bytes(), id.as_bytes()])
 }
 
 pub(super) fn pending_inbound<'a>(token: &'a Token, chat: &'a str, sender: &'a str, id: &'a str) -> RowBinding<'a> {
     let columns = [UNUSED.as_bytes(), UNUSED.as_bytes(), token.as_bytes()];
-    RowBinding::new(Record::PendingInbound, columns, [chat, sender, id].map(str::as_bytes))
+    RowBinding::new(Kind::PendingInbound, columns, [chat, sender, id].map(str::as_bytes))
 }
 
 /// The binding of a row, without the key that its value carries.
 pub(super) fn binding(record: Record, columns: &[Vec<u8>]) -> Result<RowBinding<'_>> {
+    let kind = Kind::of(record)?;
     match columns {
-        [] => Ok(RowBinding::new(record, [], [])),
-        [one] => Ok(RowBinding::new(record, [one], [])),
-        [one, two] => Ok(RowBinding::new(record, [one, two], [])),
-        [one, two, three] => Ok(RowBinding::new(record, [one, two, three], [])),
+        [] => Ok(RowBinding::new(kind, [], [])),
+        [one] => Ok(RowBinding::new(kind, [one], [])),
+        [one, two] => Ok(RowBinding::new(kind, [one, two], [])),
+        [one, two, three] => Ok(RowBinding::new(kind, [one, two, three], [])),
         _ => Err(Error::Tampered { record }),
     }
 }

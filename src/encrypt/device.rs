@@ -13,6 +13,7 @@ use wacore::store::traits::DeviceStore;
 
 use super::carrier::{decoy, sealed_device};
 use super::format::envelope::{RowBinding, nonce};
+use super::format::kind::Kind;
 use super::format::token::Domain;
 use super::layer::EncryptStore;
 use super::vault::occupancy::holds_sealed_device;
@@ -94,7 +95,7 @@ impl DeviceStore for EncryptStore {
         let token = state.cipher.lookup().token(Record::SnapshotExtra, Domain::SnapshotName, &[name])?;
         let sealed = extra_content
             .map(|content| {
-                state.cipher.seal(&nonce()?, RowBinding::new(Record::SnapshotExtra, [token.as_bytes()], []), content)
+                state.cipher.seal(&nonce()?, RowBinding::new(Kind::SnapshotExtra, [token.as_bytes()], []), content)
             })
             .transpose()?;
         self.inner.snapshot_db(&token, sealed.as_deref()).await
@@ -104,4 +105,4 @@ impl DeviceStore for EncryptStore {
     forward!(resource_report);
 }
 
-const PLACE: RowBinding<'static> = RowBinding::new(Record::Device, [], []);
+const PLACE: RowBinding<'static> = RowBinding::new(Kind::Device, [], []);

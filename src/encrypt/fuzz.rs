@@ -13,7 +13,7 @@ use wacore::store::traits::{AppStateSyncKey, DeviceListRecord};
 
 use super::format::envelope::{self, Prefix, RowBinding};
 use super::format::keys::{DataKeys, LookupKeys, VaultKey};
-use super::format::kind::{KINDS, kind_number};
+use super::format::kind::{KINDS, Kind};
 use super::format::padding::Padding;
 use super::format::token::Domain;
 use super::vault::header::Header;
@@ -59,10 +59,9 @@ pub fn with_checksum(data: &[u8]) -> Vec<u8> {
 /// An envelope: bytes that no one sealed never open, and an altered one is never taken for the original.
 pub fn envelope(data: &[u8]) {
     let Some(([kind, place, at, bit, padding], data)) = data.split_first_chunk::<5>() else { return };
-    let record = Record::ALL[usize::from(*kind) % Record::ALL.len()];
-    assert!((1..=KINDS as u8).contains(&kind_number(record)));
-    let place = RowBinding::new(record, [std::slice::from_ref(place)], [b"original"]);
-    if let Ok(prefix) = Prefix::read(record, data) {
+    let kind = Kind::ALL[usize::from(*kind) % KINDS];
+    let place = RowBinding::new(kind, [std::slice::from_ref(place)], [b"original"]);
+    if let Ok(prefix) = Prefix::read(kind, data) {
         let opened = envelope::open(&DATA_KEYS, prefix, place, &mut data.to_vec());
         assert!(opened.is_err(), "an envelope opened that no one sealed");
     }
@@ -76,11 +75,11 @@ pub fn envelope(data: &[u8]) {
     let original = sealed.clone();
     let at = usize::from(*at) * sealed.len() / 256;
     sealed[at] ^= 1 << (bit % 8);
-    if let Ok(prefix) = Prefix::read(record, &sealed) {
+    if let Ok(prefix) = Prefix::read(kind, &sealed) {
         assert!(envelope::open(&DATA_KEYS, prefix, place, &mut sealed).is_err(), "a flipped bit went unnoticed");
     }
     let mut sealed = original;
-    let prefix = Prefix::read(record, &sealed).unwrap_or_else(|error| panic!("{error}"));
+    let prefix = Prefix::read(kind, &sealed).unwrap_or_else(|error| panic!("{error}"));
     let opened = envelope::open(&DATA_KEYS, prefix, place, &mut sealed).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(opened.payload(&sealed), data);
 }

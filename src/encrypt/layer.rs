@@ -72,9 +72,9 @@ impl EncryptStore {
         binding: RowBinding<'_>,
         value: &mut [u8],
     ) -> Result<Opened> {
-        let prefix = Prefix::read(binding.record, value)?;
-        let state = self.vault.state_for(held, binding.record, prefix.epoch()).await?;
-        let opened = envelope::open(state.cipher.keys(&prefix, binding.record)?, prefix, binding, value)?;
+        let prefix = Prefix::read(binding.kind, value)?;
+        let state = self.vault.state_for(held, binding.record(), prefix.epoch()).await?;
+        let opened = envelope::open(state.cipher.keys(&prefix, binding.record())?, prefix, binding, value)?;
         if let Err(error) = self.vault.check_generation(&state, prefix.generation()).await {
             value.zeroize();
             return Err(error);
@@ -100,9 +100,9 @@ impl EncryptStore {
         binding: RowBinding<'_>,
         value: Bytes,
     ) -> Result<Bytes> {
-        let prefix = Prefix::read(binding.record, &value)?;
-        let state = self.vault.state_for(held, binding.record, prefix.epoch()).await?;
-        let payload = envelope::open_bytes(state.cipher.keys(&prefix, binding.record)?, prefix, binding, value)?;
+        let prefix = Prefix::read(binding.kind, &value)?;
+        let state = self.vault.state_for(held, binding.record(), prefix.epoch()).await?;
+        let payload = envelope::open_bytes(state.cipher.keys(&prefix, binding.record())?, prefix, binding, value)?;
         self.vault.check_generation(&state, prefix.generation()).await?;
         Ok(payload)
     }
@@ -116,7 +116,7 @@ impl EncryptStore {
     ) -> Result<T> {
         let mut value = Zeroizing::new(value);
         let opened = self.open_in_place(held, binding, &mut value).await?;
-        serde_json::from_slice(opened.payload(&value)).map_err(|_| Error::Tampered { record: binding.record })
+        serde_json::from_slice(opened.payload(&value)).map_err(|_| Error::Tampered { record: binding.record() })
     }
 
     /// Applies [`OnDamage`] to a record that the client can fetch again.

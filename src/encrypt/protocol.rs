@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 use super::cipher::RecordCipher;
 use super::columns::{pending_inbound, sent_message};
 use super::format::envelope::{Nonce, RowBinding, nonce, nonces};
+use super::format::kind::Kind;
 use super::format::token::{Domain, Token, UNUSED};
 use super::layer::EncryptStore;
 use super::vault::open_vault::VaultState;
@@ -174,7 +175,7 @@ impl ProtocolStore for EncryptStore {
         let state = self.state();
         let token = state.cipher.lookup().group_metadata(group_jid)?;
         let Some(value) = self.inner.get_group_metadata(&token).await? else { return Ok(None) };
-        let binding = RowBinding::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]);
+        let binding = RowBinding::new(Kind::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]);
         let blob = self.open(&state, binding, value).await;
         Ok(self.or_absent(blob)?)
     }
@@ -184,7 +185,7 @@ impl ProtocolStore for EncryptStore {
         let token = state.cipher.lookup().group_metadata(group_jid)?;
         let sealed = state.cipher.seal(
             &nonce()?,
-            RowBinding::new(Record::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]),
+            RowBinding::new(Kind::GroupMetadata, [token.as_bytes()], [group_jid.as_bytes()]),
             blob,
         )?;
         self.inner.put_group_metadata(&token, &sealed).await
@@ -202,7 +203,7 @@ impl ProtocolStore for EncryptStore {
         if entry.token.is_empty() {
             return Ok(Some(entry));
         }
-        let binding = RowBinding::new(Record::TcToken, [listed.as_bytes()], []);
+        let binding = RowBinding::new(Kind::TcToken, [listed.as_bytes()], []);
         let token = self.open(&state, binding, std::mem::take(&mut entry.token)).await;
         Ok(self.or_absent(token)?.map(|token| TcTokenEntry { token, ..entry }))
     }
@@ -313,7 +314,7 @@ impl EncryptStore {
     ) -> error::Result<LidPnMappingEntry> {
         let mut value = Zeroizing::new(decode_text(Record::LidMapping, &row.learning_source)?);
         let columns = [row.lid.as_bytes(), row.phone_number.as_bytes()];
-        let opened = self.open_in_place(held, RowBinding::new(Record::LidMapping, columns, []), &mut value).await?;
+        let opened = self.open_in_place(held, RowBinding::new(Kind::LidMapping, columns, []), &mut value).await?;
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| TAMPERED_LID);
         let mut original = opened.parts(&value);
         let (Some(lid), Some(phone_number), None) = (original.next(), original.next(), original.next()) else {
@@ -337,7 +338,7 @@ impl EncryptStore {
     ) -> error::Result<DeviceListRecord> {
         let record = Record::DeviceList;
         let carrier = row.phash.ok_or(Error::Plaintext { record })?;
-        let binding = RowBinding::new(record, [token.as_bytes()], [user.as_bytes()]);
+        let binding = RowBinding::new(Kind::DeviceList, [token.as_bytes()], [user.as_bytes()]);
         self.open_typed(held, binding, decode_text(record, &carrier)?).await
     }
 }
@@ -349,7 +350,7 @@ impl RecordCipher {
         if token.is_empty() {
             return Ok((listed, Cow::Borrowed(token)));
         }
-        let sealed = self.seal(&nonce()?, RowBinding::new(Record::TcToken, [listed.as_bytes()], []), token)?;
+        let sealed = self.seal(&nonce()?, RowBinding::new(Kind::TcToken, [listed.as_bytes()], []), token)?;
         Ok((listed, Cow::Owned(sealed)))
     }
 
@@ -358,7 +359,7 @@ impl RecordCipher {
         let phone_number = self.lookup().phone_number(&entry.phone_number)?;
         let columns = [lid.as_bytes(), phone_number.as_bytes()];
         let original = [entry.lid.as_bytes(), entry.phone_number.as_bytes()];
-        let binding = RowBinding::new(Record::LidMapping, columns, original);
+        let binding = RowBinding::new(Kind::LidMapping, columns, original);
         let sealed = self.seal(nonce, binding, entry.learning_source.as_bytes())?;
         Ok(LidPnMappingEntry {
             lid: lid.to_string(),
@@ -371,7 +372,7 @@ impl RecordCipher {
 
     fn seal_device_list(&self, nonce: &Nonce, record: &DeviceListRecord) -> error::Result<DeviceListRecord> {
         let token = self.lookup().device_list(&record.user)?;
-        let binding = RowBinding::new(Record::DeviceList, [token.as_bytes()], [record.user.as_bytes()]);
+        let binding = RowBinding::new(Kind::DeviceList, [token.as_bytes()], [record.user.as_bytes()]);
         let sealed = self.seal(nonce, binding, &json::encode(Record::DeviceList, record)?)?;
         Ok(DeviceListRecord {
             user: token.to_string(),

@@ -103,10 +103,10 @@ impl Vault {
         value: Vec<u8>,
     ) -> Result<KeyAndPayload> {
         let mut value = Zeroizing::new(value);
-        let prefix = Prefix::read(record, &value)?;
+        let binding = binding(record, columns)?;
+        let prefix = Prefix::read(binding.kind, &value)?;
         let state = self.shared.state_for(held, record, prefix.epoch()).await?;
-        let opened =
-            envelope::open(state.cipher.keys(&prefix, record)?, prefix, binding(record, columns)?, &mut value)?;
+        let opened = envelope::open(state.cipher.keys(&prefix, record)?, prefix, binding, &mut value)?;
         self.shared.check_generation(&state, prefix.generation()).await?;
         let original = opened.parts(&value).map(<[u8]>::to_vec).collect();
         Ok((original, Zeroizing::new(opened.payload(&value).to_vec())))

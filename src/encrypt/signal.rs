@@ -17,6 +17,7 @@ use wacore::store::traits::SignalStore;
 use super::cipher::RecordCipher;
 use super::columns::prekey;
 use super::format::envelope::{Nonce, RowBinding, nonce, nonces};
+use super::format::kind::Kind;
 use super::format::token::{Domain, Token, user_of};
 use super::layer::EncryptStore;
 use super::vault::options::OnDamage;
@@ -32,13 +33,13 @@ impl SignalStore for EncryptStore {
 
     async fn put_identity(&self, address: &str, key: [u8; 32]) -> Result<()> {
         let state = self.state();
-        let (token, sealed) = state.cipher.seal_addressed(Record::Identity, address, &nonce()?, &key)?;
+        let (token, sealed) = state.cipher.seal_addressed(Kind::Identity, address, &nonce()?, &key)?;
         self.inner.put_session(&token, &sealed).await
     }
 
     async fn put_identities_batch(&self, identities: &[(Arc<str>, [u8; 32])]) -> Result<()> {
         let state = self.state();
-        let sealed = state.cipher.seal_addressed_batch(Record::Identity, identities)?;
+        let sealed = state.cipher.seal_addressed_batch(Kind::Identity, identities)?;
         self.inner.put_sessions_batch(&sealed).await
     }
 
@@ -46,7 +47,7 @@ impl SignalStore for EncryptStore {
         let state = self.state();
         let token = state.cipher.lookup().address(Record::Identity, address)?;
         let Some(value) = self.inner.get_session(&token).await? else { return Ok(None) };
-        let binding = RowBinding::new(Record::Identity, [token.as_bytes()], [address.as_bytes()]);
+        let binding = RowBinding::new(Kind::Identity, [token.as_bytes()], [address.as_bytes()]);
         let opened = self.open_bytes(&state, binding, value).await;
         let key = opened.and_then(|key| key[..].try_into().map_err(|_| Error::Tampered { record: Record::Identity }));
         Ok(self.or_renegotiated(key)?)
@@ -61,19 +62,19 @@ impl SignalStore for EncryptStore {
         let state = self.state();
         let token = state.cipher.lookup().address(Record::Session, address)?;
         let Some(value) = self.inner.get_session(&token).await? else { return Ok(None) };
-        let binding = RowBinding::new(Record::Session, [token.as_bytes()], [address.as_bytes()]);
+        let binding = RowBinding::new(Kind::Session, [token.as_bytes()], [address.as_bytes()]);
         Ok(self.or_renegotiated(self.open_bytes(&state, binding, value).await)?)
     }
 
     async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
         let state = self.state();
-        let (token, sealed) = state.cipher.seal_addressed(Record::Session, address, &nonce()?, session)?;
+        let (token, sealed) = state.cipher.seal_addressed(Kind::Session, address, &nonce()?, session)?;
         self.inner.put_session(&token, &sealed).await
     }
 
     async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
         let state = self.state();
-        let sealed = state.cipher.seal_addressed_batch(Record::Session, sessions)?;
+        let sealed = state.cipher.seal_addressed_batch(Kind::Session, sessions)?;
         self.inner.put_sessions_batch(&sealed).await
     }
 
@@ -101,7 +102,7 @@ impl SignalStore for EncryptStore {
 
     async fn store_prekey(&self, id: u32, record: &[u8], uploaded: bool) -> Result<()> {
         let state = self.state();
-        let sealed = state.cipher.seal(&nonce()?, prekey(Record::Prekey, &id.to_le_bytes()), record)?;
+        let sealed = state.cipher.seal(&nonce()?, prekey(Kind::Prekey, &id.to_le_bytes()), record)?;
         self.inner.store_prekey(id, &sealed, uploaded).await
     }
 
@@ -111,7 +112,7 @@ impl SignalStore for EncryptStore {
             .iter()
             .zip(nonces(keys.len())?)
             .map(|((id, record), nonce)| {
-                Ok((*id, Bytes::from(state.cipher.seal(&nonce, prekey(Record::Prekey, &id.to_le_bytes()), record)?)))
+                Ok((*id, Bytes::from(state.cipher.seal(&nonce, prekey(Kind::Prekey, &id.to_le_bytes()), record)?)))
             })
             .collect::<Result<Vec<_>>>()?;
         self.inner.store_prekeys_batch(&sealed, uploaded).await
@@ -120,7 +121,7 @@ impl SignalStore for EncryptStore {
     async fn load_prekey(&self, id: u32) -> Result<Option<Bytes>> {
         let state = self.state();
         let Some(value) = self.inner.load_prekey(id).await? else { return Ok(None) };
-        let opened = self.open_bytes(&state, prekey(Record::Prekey, &id.to_le_bytes()), value).await;
+        let opened = self.open_bytes(&state, prekey(Kind::Prekey, &id.to_le_bytes()), value).await;
         Ok(self.or_renegotiated(opened)?)
     }
 
@@ -129,7 +130,7 @@ impl SignalStore for EncryptStore {
         let sealed = self.inner.load_prekeys_batch(ids).await?;
         let mut prekeys = Vec::with_capacity(sealed.len());
         for (id, value) in sealed {
-            let opened = self.open_bytes(&state, prekey(Record::Prekey, &id.to_le_bytes()), value).await;
+            let opened = self.open_bytes(&state, prekey(Kind::Prekey, &id.to_le_bytes()), value).await;
             prekeys.extend(self.or_renegotiated(opened)?.map(|record| (id, record)));
         }
         Ok(prekeys)
@@ -140,34 +141,34 @@ impl SignalStore for EncryptStore {
 
     async fn store_signed_prekey(&self, id: u32, record: &[u8]) -> Result<()> {
         let state = self.state();
-        let sealed = state.cipher.seal(&nonce()?, prekey(Record::SignedPrekey, &id.to_le_bytes()), record)?;
+        let sealed = state.cipher.seal(&nonce()?, prekey(Kind::SignedPrekey, &id.to_le_bytes()), record)?;
         self.inner.store_signed_prekey(id, &sealed).await
     }
 
     async fn load_signed_prekey(&self, id: u32) -> Result<Option<Vec<u8>>> {
         let state = self.state();
         let Some(value) = self.inner.load_signed_prekey(id).await? else { return Ok(None) };
-        Ok(Some(self.open(&state, prekey(Record::SignedPrekey, &id.to_le_bytes()), value).await?))
+        Ok(Some(self.open(&state, prekey(Kind::SignedPrekey, &id.to_le_bytes()), value).await?))
     }
 
     async fn load_all_signed_prekeys(&self) -> Result<Vec<(u32, Vec<u8>)>> {
         let state = self.state();
         let mut prekeys = self.inner.load_all_signed_prekeys().await?;
         for (id, value) in &mut prekeys {
-            *value = self.open(&state, prekey(Record::SignedPrekey, &id.to_le_bytes()), std::mem::take(value)).await?;
+            *value = self.open(&state, prekey(Kind::SignedPrekey, &id.to_le_bytes()), std::mem::take(value)).await?;
         }
         Ok(prekeys)
     }
 
     async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
         let state = self.state();
-        let (token, sealed) = state.cipher.seal_addressed(Record::SenderKey, address, &nonce()?, record)?;
+        let (token, sealed) = state.cipher.seal_addressed(Kind::SenderKey, address, &nonce()?, record)?;
         self.inner.put_sender_key(&token, &sealed).await
     }
 
     async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
         let state = self.state();
-        let sealed = state.cipher.seal_addressed_batch(Record::SenderKey, sender_keys)?;
+        let sealed = state.cipher.seal_addressed_batch(Kind::SenderKey, sender_keys)?;
         self.inner.put_sender_keys_batch(&sealed).await
     }
 
@@ -175,7 +176,7 @@ impl SignalStore for EncryptStore {
         let state = self.state();
         let token = state.cipher.lookup().address(Record::SenderKey, address)?;
         let Some(value) = self.inner.get_sender_key(&token).await? else { return Ok(None) };
-        let binding = RowBinding::new(Record::SenderKey, [token.as_bytes()], [address.as_bytes()]);
+        let binding = RowBinding::new(Kind::SenderKey, [token.as_bytes()], [address.as_bytes()]);
         Ok(self.or_renegotiated(self.open(&state, binding, value).await)?)
     }
 
@@ -195,25 +196,25 @@ impl RecordCipher {
     /// The stored address and the sealed value of an identity, a session or a sender key.
     fn seal_addressed(
         &self,
-        record: Record,
+        kind: Kind,
         address: &str,
         nonce: &Nonce,
         value: &[u8],
     ) -> error::Result<(Token, Vec<u8>)> {
-        let token = self.lookup().address(record, address)?;
-        let binding = RowBinding::new(record, [token.as_bytes()], [address.as_bytes()]);
+        let token = self.lookup().address(kind.record(), address)?;
+        let binding = RowBinding::new(kind, [token.as_bytes()], [address.as_bytes()]);
         Ok((token, self.seal(nonce, binding, value)?))
     }
 
     fn seal_addressed_batch<V: AsRef<[u8]>>(
         &self,
-        record: Record,
+        kind: Kind,
         rows: &[(Arc<str>, V)],
     ) -> error::Result<Vec<(Arc<str>, Bytes)>> {
         rows.iter()
             .zip(nonces(rows.len())?)
             .map(|((address, value), nonce)| {
-                let (token, sealed) = self.seal_addressed(record, address, &nonce, value.as_ref())?;
+                let (token, sealed) = self.seal_addressed(kind, address, &nonce, value.as_ref())?;
                 Ok((Arc::from(&*token), Bytes::from(sealed)))
             })
             .collect()

@@ -17,9 +17,19 @@ use crate::printable::printable_path;
 use crate::sqlite::SqliteStore;
 use crate::sqlite::snapshot::NO_FILE;
 
+/// What [`backup_to_folder`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FolderBackup {
+    /// The new copy.
+    pub copy: PathBuf,
+    /// The old copies that were deleted.
+    pub deleted: Vec<PathBuf>,
+}
+
 /// Copies the database into a folder, as [`SqliteStore::backup`] does, under its name and the time in UTC, as in
 /// `wa-20260131T040000Z.db`, looks at the database of the copy, and then deletes the oldest of such copies of this store but
-/// `keep`. Gives the copy, and those that were deleted.
+/// `keep`.
 ///
 /// Copies of other stores in the folder stay, also under the same name: they have other vaults. So do those that cannot be
 /// opened, and those from a time to come, of a clock that was wrong. Records are not opened: see [`Verify`](crate::maintenance::Verify).
@@ -31,7 +41,7 @@ pub async fn backup_to_folder(
     store: &SqliteStore,
     folder: impl AsRef<Path>,
     keep: NonZeroUsize,
-) -> Result<(PathBuf, Vec<PathBuf>)> {
+) -> Result<FolderBackup> {
     /// Another store may make a copy of the same name in the same second.
     const TRIES: u32 = 5;
     let Some(path) = store.path() else { return Err(NO_FILE) };
@@ -71,7 +81,7 @@ pub async fn backup_to_folder(
         fs::remove_file(path)
             .map_err(|error| Error::File { what: "old backup", source: filesystem::named(path, error) })?;
     }
-    Ok((copy, copies))
+    Ok(FolderBackup { copy, deleted: copies })
 }
 
 fn utc_now() -> Result<String> {

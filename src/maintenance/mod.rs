@@ -24,7 +24,7 @@ mod tests;
 mod verify;
 
 pub use accounts::{open_account, restore_account_header};
-pub use backups::backup_to_folder;
+pub use backups::{FolderBackup, backup_to_folder};
 pub use create::create_encrypted;
 pub use forget::{ForgetReport, forget};
 pub use inspect::{InspectedAccount, Inspection, inspect};

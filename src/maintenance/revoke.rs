@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::rows::store::{OwnRows, OwnStore, Rows};
 use crate::secret::Secret;
 
-/// What [`Rotate::revoke`] did. `Display` prints it, and what an old secret is still good for.
+/// What [`Rotate::revoke`] did. `Display` prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevokeReport {
     revoked: Vec<AccountReport>,
@@ -31,9 +31,9 @@ impl Rotate {
     /// vaults derives for `account N`: gives each vault a new vault key, which only `new` opens, and a new data key, and seals
     /// every record anew. Vaults that this process has open go on working.
     ///
-    /// All other slots of these vaults are gone, and backups and saved headers are as they were:
-    /// [`Revocation::REMAINS`] says what an old secret is still good for. If this is interrupted, either the old secret or
-    /// the new one opens each vault: call it again with the secret that opens the store then.
+    /// All other slots of these vaults are gone, and backups and saved headers are as they were: [`Vault::revoke`] says what
+    /// an old secret is still good for. If this is interrupted, either the old secret or the new one opens each vault: call
+    /// it again with the secret that opens the store then.
     ///
     /// # Errors
     /// [`Error::WrongSecret`] if `secret` opens none of the vaults, [`Error::AccountsNotCovered`] if there are accounts that it
@@ -53,39 +53,16 @@ impl Rotate {
         self.refuse_damage(&*store).await?;
         let mut report = RevokeReport { revoked: vec![], others: self.except.clone() };
         let covered = self.cover(&*store, options, &secret, &new).await?;
-        let mut opened: Vec<(Arc<dyn Rows>, Vault)> = vec![];
-        for (account, opens_with) in &covered {
-            let secret = match opens_with {
-                OpensWith::Old => secret.duplicate(),
-                OpensWith::New => new.duplicate(),
-                OpensWith::KeyOf(parent) => opened[*parent].1.account_key(&account.key_label()).into(),
-            };
-            opened.push((account.clone(), options.open_backend(account.clone(), secret).await?));
-        }
-        let mut revocations: Vec<Option<Revocation>> = vec![];
-        for ((account, vault), (_, opens_with)) in opened.iter().zip(&covered) {
-            revocations.push(match opens_with {
-                OpensWith::Old => Some(Revocation::prepare(vault, new.duplicate()).await?),
-                // An interrupted revocation has got that far.
-                OpensWith::New => None,
-                OpensWith::KeyOf(parent) => {
-                    let Some(Some(parent)) = revocations.get(*parent) else { return Err(Error::WrongSecret) };
-                    let key = parent.account_key(&account.key_label());
-                    // From when the parent has its new key until this one has, both the old and the new key open this one.
-                    vault.remove_others_labelled(DERIVED).await?;
-                    vault.add_slot(DERIVED, key.duplicate()).await?;
-                    Some(Revocation::prepare(vault, key).await?)
-                }
-            });
-        }
+        let opened = open(covered, options, &secret, &new).await?;
+        let revocations = prepare(&opened, &new).await?;
         // All secrets first: the rows take long, and come after.
-        for ((_, vault), revocation) in opened.iter().zip(&revocations) {
+        for (Opened { vault, .. }, revocation) in opened.iter().zip(&revocations) {
             if let Some(revocation) = revocation {
                 vault.revoke(revocation).await?;
             }
         }
         let mut changed = Ok(());
-        for (account, vault) in &opened {
+        for Opened { account, vault, .. } in &opened {
             match self.change(account, vault).await {
                 Ok(done) => report.revoked.push(AccountReport { account: account.account_number(), report: done }),
                 Err(error) => {
@@ -165,6 +142,53 @@ impl Rotate {
     }
 }
 
+/// An account that is revoked, and its vault.
+struct Opened {
+    account: Arc<dyn Rows>,
+    vault: Vault,
+    opens_with: OpensWith,
+}
+
+/// Opens the vaults of all accounts.
+async fn open(
+    covered: Vec<(Arc<dyn Rows>, OpensWith)>,
+    options: &VaultOptions,
+    secret: &Secret,
+    new: &Secret,
+) -> Result<Vec<Opened>> {
+    let mut opened: Vec<Opened> = vec![];
+    for (account, opens_with) in covered {
+        let secret = match opens_with {
+            OpensWith::Old => secret.duplicate(),
+            OpensWith::New => new.duplicate(),
+            OpensWith::KeyOf(parent) => opened[parent].vault.account_key(&account.key_label()).into(),
+        };
+        let vault = options.open_backend(account.clone(), secret).await?;
+        opened.push(Opened { account, vault, opens_with });
+    }
+    Ok(opened)
+}
+
+/// Prepares the revocation of each vault; `None` for those that an interrupted one has revoked.
+async fn prepare(opened: &[Opened], new: &Secret) -> Result<Vec<Option<Revocation>>> {
+    let mut revocations: Vec<Option<Revocation>> = vec![];
+    for Opened { account, vault, opens_with } in opened {
+        revocations.push(match opens_with {
+            OpensWith::Old => Some(Revocation::prepare(vault, new.duplicate()).await?),
+            OpensWith::New => None,
+            OpensWith::KeyOf(parent) => {
+                let Some(Some(parent)) = revocations.get(*parent) else { return Err(Error::WrongSecret) };
+                let key = parent.account_key(&account.key_label());
+                // From when the parent has its new key until this one has, both the old and the new key open this one.
+                vault.remove_others_labelled(DERIVED).await?;
+                vault.add_slot(DERIVED, key.duplicate()).await?;
+                Some(Revocation::prepare(vault, key).await?)
+            }
+        });
+    }
+    Ok(revocations)
+}
+
 impl RevokeReport {
     /// The accounts whose secrets were replaced, and what was done to their records.
     pub fn revoked(&self) -> &[AccountReport] {
@@ -185,7 +209,7 @@ impl fmt::Display for RevokeReport {
         for account in &self.others {
             writeln!(f, "account {account}: was left as it was")?;
         }
-        write!(f, "\n{}", Revocation::REMAINS)
+        Ok(())
     }
 }
 

@@ -279,8 +279,6 @@ pub(super) trait Statements {
 
 impl Statements for Connection {
     fn run(&self, sql: &'static str, params: impl Params) -> Result<usize> {
-        #[cfg(test)]
-        super::tests::record(sql);
         Ok(prepare(self, sql)?.execute(params)?)
     }
 
@@ -290,8 +288,6 @@ impl Statements for Connection {
         items: &[T],
         run: impl Fn(&mut Statement<'_>, &T) -> rusqlite::Result<usize>,
     ) -> Result<usize> {
-        #[cfg(test)]
-        super::tests::record(sql);
         let mut statement = prepare(self, sql)?;
         Ok(items.iter().try_fold(0, |changed, item| run(&mut statement, item).map(|rows| changed + rows))?)
     }
@@ -302,8 +298,6 @@ impl Statements for Connection {
         params: impl Params,
         map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>> {
-        #[cfg(test)]
-        super::tests::record(sql);
         let mut statement = prepare(self, sql)?;
         let mut rows = statement.query(params)?;
         rows.next()?.map(map).transpose().map_err(|error| of_row(sql, error))
@@ -315,8 +309,6 @@ impl Statements for Connection {
         params: impl Params,
         map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>> {
-        #[cfg(test)]
-        super::tests::record(sql);
         let mut statement = prepare(self, sql)?;
         let rows = statement.query_map(params, map)?;
         rows.collect::<rusqlite::Result<_>>().map_err(|error| of_row(sql, error))
@@ -324,6 +316,8 @@ impl Statements for Connection {
 }
 
 fn prepare<'a>(connection: &'a Connection, sql: &'static str) -> rusqlite::Result<CachedStatement<'a>> {
+    #[cfg(test)]
+    super::tests::record(sql);
     permitted(|| connection.prepare_cached(sql))
 }
 

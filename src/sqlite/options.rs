@@ -7,7 +7,13 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// When a commit waits until it is on the disk (`PRAGMA synchronous = FULL`), and not just in the operating system's hands
-/// (`NORMAL`). The file is consistent after a power cut in any case; the question is what it misses.
+/// (`NORMAL`). A power cut never damages the file; it can undo calls that have returned:
+///
+/// | | a killed process undoes | a power cut undoes |
+/// |--|--|--|
+/// | [`Full`](Self::Full) | nothing | nothing |
+/// | [`SignalState`](Self::SignalState), the default | nothing | the last seconds of what the client can fetch again |
+/// | [`Process`](Self::Process) | nothing | the last seconds |
 ///
 /// Waiting costs what an `fsync` of the disk costs, 0.1 to 10 ms, shared by all calls that wait at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,8 +21,8 @@ use tempfile::TempDir;
 pub enum Durability {
     /// Every call that has returned survives a power cut.
     Full,
-    /// Signal state, the device, app-state keys and pending messages survive a power cut, which is what upstream's
-    /// counter leases and acknowledgements rely on. What the client can fetch again survives a killed process.
+    /// Signal state, the device, app-state keys and pending messages survive a power cut: upstream's counter leases and
+    /// acknowledgements rely on it. Anything else, which the client can fetch again, survives a killed process.
     #[default]
     SignalState,
     /// Calls survive a killed process. A power cut may undo the last seconds, Signal state included: messages may then

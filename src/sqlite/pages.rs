@@ -287,24 +287,8 @@ impl SqlTable {
         account: i32,
         each: &mut (dyn FnMut(RowPrefix) + Send),
     ) -> Result<CountedRows> {
-        let column = &self.prefix;
-        // What is not sealed: the copies of a header, a device before its first sealing, the place of a token to come.
-        let absent = match self.table.record {
-            Record::SenderKey => {
-                let [a, b] = HEADER_ADDRESSES;
-                format!("address IN ('{a}', '{b}')")
-            }
-            Record::Device | Record::TcToken => format!("coalesce(length({column}), 0) = 0"),
-            _ => "0".to_owned(),
-        };
-        let (hint, order) = (if self.has_row_ids { "NOT INDEXED" } else { "" }, &self.order);
-        let sql = format!(
-            "SELECT {column}, {absent}{} FROM {} {hint} WHERE account = ?1 ORDER BY {order}",
-            if self.has_row_ids { ", rowid" } else { "" },
-            self.table.name
-        );
         let (mut rows, mut has_damage) = (0, false);
-        let read = all(c, &sql, (account,), |row| {
+        let read = all(c, &self.prefix_query(), (account,), |row| {
             rows += 1;
             if row.get_ref(1)? != ValueRef::Integer(1) {
                 let row_id = if self.has_row_ids { row.get(2)? } else { rows };
@@ -316,25 +300,7 @@ impl SqlTable {
         match read {
             Ok(_) => {}
             Err(error) if error.is_damaged_database() => {
-                // The rest of it row by row, in the same order.
-                let (told, mut next) = (rows, Some(Position::First));
-                rows = 0;
-                while let Some(from) = next.take() {
-                    let page = self.page(c, account, &from, PAGE_ROWS, rows)?;
-                    next = page.next;
-                    for (row_id, found) in page.rows {
-                        rows += 1;
-                        has_damage |= found.is_err();
-                        let prefix = match found {
-                            _ if rows <= told => continue,
-                            Ok(None) => continue,
-                            Ok(Some(row)) if self.table.is_placeholder(&row.value) => continue,
-                            Ok(Some(row)) => row.value.first_chunk().copied(),
-                            Err(_) => None,
-                        };
-                        each(RowPrefix { table: self.table.name, row: row_id, prefix });
-                    }
-                }
+                (rows, has_damage) = self.prefixes_by_row(c, account, rows, each)?;
             }
             Err(error) => return Err(error),
         }
@@ -343,6 +309,53 @@ impl SqlTable {
             checked => checked?,
         }
         Ok(CountedRows { table: self.table.name, rows: rows.unsigned_abs() })
+    }
+
+    /// The query for the first bytes of each value, and whether nothing is sealed there.
+    fn prefix_query(&self) -> String {
+        let column = &self.prefix;
+        // What is not sealed: the copies of a header, a device before its first sealing, the place of a token to come.
+        let absent = match self.table.record {
+            Record::SenderKey => {
+                let [a, b] = HEADER_ADDRESSES;
+                format!("address IN ('{a}', '{b}')")
+            }
+            Record::Device | Record::TcToken => format!("coalesce(length({column}), 0) = 0"),
+            _ => "0".to_owned(),
+        };
+        let (hint, order) = (if self.has_row_ids { "NOT INDEXED" } else { "" }, &self.order);
+        let row_id = if self.has_row_ids { ", rowid" } else { "" };
+        let name = self.table.name;
+        format!("SELECT {column}, {absent}{row_id} FROM {name} {hint} WHERE account = ?1 ORDER BY {order}")
+    }
+
+    /// The same of a damaged table, row by row in the same order, after the first `told`. Gives how many rows there are, and
+    /// whether one of them is damaged.
+    fn prefixes_by_row(
+        &'static self,
+        c: &Connection,
+        account: i32,
+        told: i64,
+        each: &mut (dyn FnMut(RowPrefix) + Send),
+    ) -> Result<(i64, bool)> {
+        let (mut rows, mut has_damage, mut next) = (0, false, Some(Position::First));
+        while let Some(from) = next.take() {
+            let page = self.page(c, account, &from, PAGE_ROWS, rows)?;
+            next = page.next;
+            for (row_id, found) in page.rows {
+                rows += 1;
+                has_damage |= found.is_err();
+                let prefix = match found {
+                    _ if rows <= told => continue,
+                    Ok(None) => continue,
+                    Ok(Some(row)) if self.table.is_placeholder(&row.value) => continue,
+                    Ok(Some(row)) => row.value.first_chunk().copied(),
+                    Err(_) => None,
+                };
+                each(RowPrefix { table: self.table.name, row: row_id, prefix });
+            }
+        }
+        Ok((rows, has_damage))
     }
 }
 

@@ -8,9 +8,7 @@ use wacore::appstate::processor::AppStateMutationMAC;
 use wacore::store::Device;
 use wacore::store::device::{CachedNoiseCert, CachedServerCertChain};
 use wacore::store::error::Result;
-use wacore::store::traits::{
-    AppStateSyncKey, Backend, DeviceInfo, DeviceListRecord, LidPnMappingEntry, MsgSecretEntry, TcTokenEntry,
-};
+use wacore::store::traits::{AppStateSyncKey, Backend, DeviceInfo, DeviceListRecord, LidPnMappingEntry, TcTokenEntry};
 
 use crate::method::Method;
 use crate::testing::arguments::{self, Arguments};
@@ -103,8 +101,9 @@ pub(crate) fn tc_token() -> TcTokenEntry {
     TcTokenEntry { token: TC_TOKEN.to_vec(), token_timestamp: 1_700_000_004, sender_timestamp: Some(1_700_000_005) }
 }
 
-pub(crate) fn message_secret() -> MsgSecretEntry {
-    MsgSecretEntry {
+#[cfg(feature = "sqlite")]
+pub(crate) fn message_secret() -> wacore::store::traits::MsgSecretEntry {
+    wacore::store::traits::MsgSecretEntry {
         chat: CHAT.into(),
         sender: SENDER.into(),
         msg_id: MESSAGE_ID.into(),

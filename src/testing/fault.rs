@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
@@ -171,14 +172,7 @@ impl FaultStore {
             }),
             Some(Effect::Cancel { polls }) => Box::pin(async move {
                 if polls > 0 {
-                    let mut inner = call(arguments);
-                    let mut left = polls;
-                    poll_fn(|context| {
-                        left -= 1;
-                        let ended = inner.as_mut().poll(context).is_ready();
-                        if ended || left == 0 { Poll::Ready(()) } else { Poll::Pending }
-                    })
-                    .await;
+                    polled(polls, call(arguments)).await;
                 }
                 std::future::pending().await
             }),
@@ -187,3 +181,21 @@ impl FaultStore {
 }
 
 uniform_layer!(FaultStore);
+
+/// Polls a future so many times, each time after it was woken, and drops it; its output if it got there.
+pub(crate) async fn polled<F: Future>(times: usize, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut left = times;
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}

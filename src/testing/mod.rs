@@ -109,7 +109,7 @@
 pub(crate) mod arguments;
 #[cfg(test)]
 pub(crate) mod canaries;
-mod fault;
+pub(crate) mod fault;
 #[cfg(test)]
 pub(crate) mod gate;
 #[cfg(test)]

@@ -29,6 +29,7 @@ const WITHOUT_CONTENT: &[&str] = &[
     "Durability",
     "Effect",
     "ExportedMetric",
+    "FolderBackup",
     "ForeignFile",
     "HeaderCopy",
     "HeaderStore",

@@ -2,12 +2,13 @@
 
 use std::any::{Any, type_name};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use wacore::store::traits::Backend;
 
 use crate::layer::Layer;
 use crate::method::{BoxFuture, Method, uniform_layer};
+use crate::sync::IgnorePoison;
 
 /// Stands for an attacker who controls a store while it is in use: alters what the store answers, each time in another way
 /// if the test wants that. A test that alters rows between two calls does so through a handle on the store itself. A cheap
@@ -88,7 +89,7 @@ impl Tamper {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().ignore_poison()
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, ToSql, params};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use wacore::store::traits::DeviceListRecord;
@@ -284,113 +284,56 @@ impl Writer {
         Ok((self, outcome))
     }
 
+    /// Writes a row, and says whether it was given back.
     fn insert(&mut self, id: i64, row: &OpenRow) -> Result<bool> {
-        let OpenRow { record, key, payload, numbers } = row;
-        let (record, account) = (*record, self.account);
-        let damaged = || Error::Tampered { record };
-        let text = |part: usize| {
-            let part = key.get(part).ok_or_else(damaged)?;
-            std::str::from_utf8(part).map_err(|_| damaged())
-        };
-        let id_of_key = || -> Result<i32> {
-            let id = key.first().and_then(|id| <[u8; 4]>::try_from(&id[..]).ok()).ok_or_else(damaged)?;
-            // Upstream keeps unsigned ids in signed columns of the same width.
-            Ok(i32::from_le_bytes(id))
-        };
-        let number = |at: usize| numbers.get(at).copied().flatten().ok_or_else(damaged);
-        let blob = &payload[..];
-        let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| -> Result<bool> {
+        let (record, account, blob, fields) = (row.record, self.account, &row.payload[..], Fields(row));
+        if record == Record::Device {
+            wire::insert_device(&self.connection, account, &fields.decode()?)?;
+            return Ok(true);
+        }
+        let Some(sql) = insertion(record) else { return Ok(false) };
+        let run = |values: &[&dyn ToSql]| -> Result<bool> {
             self.connection.prepare_cached(sql)?.execute(values)?;
             Ok(true)
         };
         match record {
-            Record::Identity => run(
-                "INSERT OR REPLACE INTO identities (address, key, device_id) VALUES (?1, ?2, ?3)",
-                params![text(0)?, blob, account],
-            ),
-            Record::Session => run(
-                "INSERT OR REPLACE INTO sessions (address, record, device_id) VALUES (?1, ?2, ?3)",
-                params![text(0)?, blob, account],
-            ),
-            Record::Prekey => run(
-                "INSERT OR REPLACE INTO prekeys (id, key, uploaded, device_id) VALUES (?1, ?2, ?3, ?4)",
-                params![id_of_key()?, blob, number(0)? != 0, account],
-            ),
-            Record::SignedPrekey => run(
-                "INSERT OR REPLACE INTO signed_prekeys (id, record, device_id) VALUES (?1, ?2, ?3)",
-                params![id_of_key()?, blob, account],
-            ),
-            Record::SenderKey => run(
-                "INSERT OR REPLACE INTO sender_keys (address, record, device_id) VALUES (?1, ?2, ?3)",
-                params![text(0)?, blob, account],
-            ),
-            Record::SyncKey => run(
-                "INSERT OR REPLACE INTO app_state_keys (key_id, key_data, device_id) VALUES (?1, ?2, ?3)",
-                params![key.first().ok_or_else(damaged)?, wire::sync_key_bytes(decode(record, blob)?), account],
-            ),
+            Record::Identity | Record::Session | Record::SenderKey | Record::GroupMetadata => {
+                run(params![fields.text(0)?, blob, account])
+            }
+            Record::Prekey => run(params![fields.id()?, blob, fields.number(0)? != 0, account]),
+            Record::SignedPrekey => run(params![fields.id()?, blob, account]),
+            Record::SyncKey => run(params![fields.key(0)?, wire::sync_key_bytes(fields.decode()?), account]),
             Record::CollectionVersion => {
-                let encoded = wire::collection_version_bytes(decode(record, blob)?);
-                run(
-                    "INSERT OR REPLACE INTO app_state_versions (name, state_data, device_id) VALUES (?1, ?2, ?3)",
-                    params![text(0)?, encoded, account],
-                )?;
-                let token = key.get(1).ok_or_else(damaged)?.clone();
-                let name = text(0)?.to_owned();
-                self.collections.insert(token, name);
-                Ok(true)
+                let name = fields.text(0)?;
+                self.collections.insert(fields.key(1)?.to_owned(), name.to_owned());
+                run(params![name, wire::collection_version_bytes(fields.decode()?), account])
             }
-            Record::MutationMac => {
-                let Some(name) = key.first().and_then(|token| self.collections.get(token)) else { return Ok(false) };
-                run(
-                    "INSERT OR REPLACE INTO app_state_mutation_macs (name, version, index_mac, value_mac, device_id)
-                    VALUES (?1, ?2, ?3, ?4, ?5)",
-                    params![name, number(0)?, key.get(1).ok_or_else(damaged)?, blob, account],
-                )
-            }
-            Record::LidMapping => run(
+            Record::MutationMac => match self.collections.get(fields.key(0)?) {
+                Some(name) => run(params![name, fields.number(0)?, fields.key(1)?, blob, account]),
+                None => Ok(false),
+            },
+            Record::LidMapping => {
+                let (lid, phone_number, source) = (fields.text(0)?, fields.text(1)?, fields.utf8()?);
+                let (created, updated) = (fields.number(0)?, fields.number(1)?);
                 // Of LIDs that were learned in the same second the last one is the newest here, and the first one there.
-                "INSERT OR REPLACE INTO lid_pn_mapping
-                (lid, phone_number, created_at, updated_at, learning_source, device_id, rowid)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                params![text(0)?, text(1)?, number(0)?, number(1)?, utf8(record, blob)?, account, id.saturating_neg()],
-            ),
+                run(params![lid, phone_number, created, updated, source, account, id.saturating_neg()])
+            }
             Record::DeviceList => {
-                let list: DeviceListRecord = decode(record, blob)?;
+                let list: DeviceListRecord = fields.decode()?;
                 let devices = serde_json::to_string(&list.devices).map_err(|_| Error::Encode { record })?;
                 // Upstream keeps times of device lists in 32 bits.
                 let time = i32::try_from(list.timestamp).unwrap_or(i32::MAX);
-                run(
-                    "INSERT OR REPLACE INTO device_registry (user_id, devices_json, timestamp, phash, device_id, raw_id)
-                    VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                    params![list.user, devices, time, list.phash, account, list.raw_id.map(|id| id as i32)],
-                )
+                run(params![list.user, devices, time, list.phash, account, list.raw_id.map(|id| id as i32)])
             }
-            Record::GroupMetadata => run(
-                "INSERT OR REPLACE INTO group_metadata (group_jid, info, device_id, updated_at) VALUES (?1, ?2, ?3, unixepoch())",
-                params![text(0)?, blob, account],
-            ),
-            Record::TcToken => run(
-                "INSERT OR REPLACE INTO tc_tokens (jid, token, token_timestamp, sender_timestamp, device_id)
-                VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![text(0)?, blob, number(0)?, numbers.get(1).copied().flatten(), account],
-            ),
-            Record::SentMessage => run(
-                "INSERT OR REPLACE INTO sent_messages (chat_jid, message_id, payload, created_at, device_id)
-                VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![text(0)?, text(1)?, blob, number(0)?, account],
-            ),
-            Record::PendingInbound => run(
-                "INSERT OR REPLACE INTO pending_inbound_messages (chat, sender, id, message, inserted_at, device_id)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![text(0)?, text(1)?, text(2)?, blob, number(0)?, account],
-            ),
-            Record::Device => {
-                wire::insert_device(&self.connection, account, &decode(record, blob)?)?;
-                Ok(true)
+            Record::TcToken => {
+                run(params![fields.text(0)?, blob, fields.number(0)?, fields.optional_number(1), account])
             }
-            // Their keys are tokens, and nobody can say what they were.
-            Record::SenderKeyDevice | Record::BaseKey | Record::MessageSecret => Ok(false),
-            Record::SignalState | Record::SnapshotExtra | Record::Store => Err(damaged()),
+            Record::SentMessage => run(params![fields.text(0)?, fields.text(1)?, blob, fields.number(0)?, account]),
+            Record::PendingInbound => {
+                let (chat, sender, id) = (fields.text(0)?, fields.text(1)?, fields.text(2)?);
+                run(params![chat, sender, id, blob, fields.number(0)?, account])
+            }
+            _ => Err(fields.damaged()),
         }
     }
 
@@ -405,10 +348,89 @@ impl Writer {
     }
 }
 
-fn decode<T: DeserializeOwned>(record: Record, payload: &[u8]) -> Result<T> {
-    serde_json::from_slice(payload).map_err(|_| Error::Tampered { record })
+/// The statement that writes a record; `None` where keys are tokens, and no one can say what they were.
+fn insertion(record: Record) -> Option<&'static str> {
+    Some(match record {
+        Record::Identity => "INSERT OR REPLACE INTO identities (address, key, device_id) VALUES (?1, ?2, ?3)",
+        Record::Session => "INSERT OR REPLACE INTO sessions (address, record, device_id) VALUES (?1, ?2, ?3)",
+        Record::Prekey => "INSERT OR REPLACE INTO prekeys (id, key, uploaded, device_id) VALUES (?1, ?2, ?3, ?4)",
+        Record::SignedPrekey => "INSERT OR REPLACE INTO signed_prekeys (id, record, device_id) VALUES (?1, ?2, ?3)",
+        Record::SenderKey => "INSERT OR REPLACE INTO sender_keys (address, record, device_id) VALUES (?1, ?2, ?3)",
+        Record::SyncKey => "INSERT OR REPLACE INTO app_state_keys (key_id, key_data, device_id) VALUES (?1, ?2, ?3)",
+        Record::CollectionVersion => {
+            "INSERT OR REPLACE INTO app_state_versions (name, state_data, device_id) VALUES (?1, ?2, ?3)"
+        }
+        Record::MutationMac => {
+            "INSERT OR REPLACE INTO app_state_mutation_macs (name, version, index_mac, value_mac, device_id)
+            VALUES (?1, ?2, ?3, ?4, ?5)"
+        }
+        Record::LidMapping => {
+            "INSERT OR REPLACE INTO lid_pn_mapping
+            (lid, phone_number, created_at, updated_at, learning_source, device_id, rowid)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+        }
+        Record::DeviceList => {
+            "INSERT OR REPLACE INTO device_registry (user_id, devices_json, timestamp, phash, device_id, raw_id)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+        }
+        Record::GroupMetadata => {
+            "INSERT OR REPLACE INTO group_metadata (group_jid, info, device_id, updated_at)
+            VALUES (?1, ?2, ?3, unixepoch())"
+        }
+        Record::TcToken => {
+            "INSERT OR REPLACE INTO tc_tokens (jid, token, token_timestamp, sender_timestamp, device_id)
+            VALUES (?1, ?2, ?3, ?4, ?5)"
+        }
+        Record::SentMessage => {
+            "INSERT OR REPLACE INTO sent_messages (chat_jid, message_id, payload, created_at, device_id)
+            VALUES (?1, ?2, ?3, ?4, ?5)"
+        }
+        Record::PendingInbound => {
+            "INSERT OR REPLACE INTO pending_inbound_messages (chat, sender, id, message, inserted_at, device_id)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+        }
+        _ => return None,
+    })
 }
 
-fn utf8(record: Record, payload: &[u8]) -> Result<&str> {
-    std::str::from_utf8(payload).map_err(|_| Error::Tampered { record })
+/// What a row holds, by position. Anything that is missing or of another form is damage.
+struct Fields<'r>(&'r OpenRow);
+
+impl<'r> Fields<'r> {
+    fn damaged(&self) -> Error {
+        Error::Tampered { record: self.0.record }
+    }
+
+    /// A part of the key.
+    fn key(&self, part: usize) -> Result<&'r [u8]> {
+        self.0.key.get(part).map(|part| &part[..]).ok_or_else(|| self.damaged())
+    }
+
+    /// A part of the key that is text.
+    fn text(&self, part: usize) -> Result<&'r str> {
+        std::str::from_utf8(self.key(part)?).map_err(|_| self.damaged())
+    }
+
+    /// The key that is a number. Upstream keeps unsigned ids in signed columns of the same width.
+    fn id(&self) -> Result<i32> {
+        self.key(0)?.try_into().map(i32::from_le_bytes).map_err(|_| self.damaged())
+    }
+
+    fn number(&self, at: usize) -> Result<i64> {
+        self.optional_number(at).ok_or_else(|| self.damaged())
+    }
+
+    fn optional_number(&self, at: usize) -> Option<i64> {
+        self.0.numbers.get(at).copied().flatten()
+    }
+
+    /// The payload that is text.
+    fn utf8(&self) -> Result<&'r str> {
+        std::str::from_utf8(&self.0.payload).map_err(|_| self.damaged())
+    }
+
+    /// The payload that is a typed record.
+    fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(&self.0.payload).map_err(|_| self.damaged())
+    }
 }

@@ -101,8 +101,9 @@ impl Import {
     }
 
     /// Removes the source when the new store is complete: overwrites it and what SQLite keeps beside it, and deletes them.
-    /// The report names other files that are left, and [`RemovedSource::LIMITS`](super::RemovedSource::LIMITS) says what this
-    /// cannot do.
+    /// The report names other files that are left. Copies that the disk keeps cannot be reached: flash memory, and file systems
+    /// that copy on write, write new content elsewhere. Backups, and copies in synced folders, are as they were; other names of
+    /// the same file are empty.
     ///
     /// For a source that nobody has open, that was closed as it should be, and that is imported as a whole. If one of SQLite's
     /// files beside it is a link or has another name as well, nothing is removed.
@@ -149,19 +150,8 @@ impl Import {
         }
         refuse_taken(&target)?;
         let quiet = Quiet::look(&source);
-        if self.remove_source && quiet.is_none() {
-            return Err(cannot_remove(
-                "is in use, or was not closed as it should be: start and stop the bot, or remove it yourself",
-            ));
-        }
-        if self.remove_source && remove::uses(&source, &target) {
-            return Err(Error::InvalidInput {
-                what: "the target",
-                problem: "has a name that SQLite or the removal uses for the source",
-            });
-        }
-        if self.remove_source && matches!(self.accounts, Accounts::One(_)) {
-            return Err(cannot_remove("cannot be removed if only one of its accounts is imported: import all"));
+        if self.remove_source {
+            self.check_removal(quiet.as_ref(), &source, &target)?;
         }
         let still = quiet.clone();
         let changed = {
@@ -172,7 +162,7 @@ impl Import {
         let (to_writer, messages) = async_channel::bounded(BATCHES_AHEAD);
         let (accounts, is_to_be_removed, imported_from) = (self.accounts, self.remove_source, source.clone());
         let reader = background::unblock(move || {
-            // Whoever is no longer there needs to hear of no error.
+            // If the writer is gone, no one needs the error.
             if let Err(error) = read_source(&source, accounts, is_to_be_removed, &to_writer) {
                 to_writer.send_blocking(Message::Failed(error)).ok();
             }
@@ -180,7 +170,7 @@ impl Import {
         let written = self.write(&messages, &target, secret.into()).await;
         messages.close();
         reader.await;
-        // What was read while somebody wrote makes no sense.
+        // Rows that were read during another process's write make no sense.
         let written = written.map_err(|error| if changed() { Error::SourceChanged } else { error });
         let (mut report, store_id) = written?;
         if self.remove_source {
@@ -197,6 +187,26 @@ impl Import {
             report.removed = Some(background::unblock(remove).await?);
         }
         Ok(report)
+    }
+
+    /// # Errors
+    /// [`Error::InvalidInput`] if the source, or the target's name, does not allow its removal.
+    fn check_removal(&self, quiet: Option<&Quiet>, source: &Path, target: &Path) -> Result<()> {
+        if quiet.is_none() {
+            return Err(cannot_remove(
+                "is in use, or was not closed as it should be: start and stop the bot, or remove it yourself",
+            ));
+        }
+        if remove::uses(source, target) {
+            return Err(Error::InvalidInput {
+                what: "the target",
+                problem: "has a name that SQLite or the removal uses for the source",
+            });
+        }
+        if matches!(self.accounts, Accounts::One(_)) {
+            return Err(cannot_remove("cannot be removed if only one of its accounts is imported: import all"));
+        }
+        Ok(())
     }
 
     /// Finishes the removal of a source whose import is complete.

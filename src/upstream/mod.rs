@@ -16,7 +16,7 @@ mod export;
 mod import;
 mod records;
 mod remove;
-mod schema;
+pub(crate) mod schema;
 mod wire;
 
 pub use crate::error::NotRead;

@@ -409,106 +409,101 @@ impl Batch {
 
     /// Reads the records from the store and compares them. Sent messages, which can only be taken, are put back.
     pub(super) async fn equals(&self, store: &dyn Backend) -> StoreResult<bool> {
-        Ok(match self {
+        match self {
             Batch::Identities(rows) => {
-                all(rows, async |(address, key)| Ok(store.load_identity(address).await?.as_ref() == Some(key))).await?
+                all(rows, async |(address, key)| Ok(store.load_identity(address).await?.as_ref() == Some(key))).await
             }
             Batch::Sessions(rows) => {
                 all(rows, async |(address, record)| Ok(store.get_session(address).await?.as_ref() == Some(record)))
-                    .await?
+                    .await
             }
-            Batch::Prekeys { rows, .. } => {
-                let ids: Vec<_> = rows.iter().map(|(id, _)| *id).collect();
-                let mut found = store.load_prekeys_batch(&ids).await?;
-                found.sort_unstable_by_key(|(id, _)| *id);
-                let mut rows: Vec<_> = rows.clone();
-                rows.sort_unstable_by_key(|(id, _)| *id);
-                found == rows
-            }
+            Batch::Prekeys { rows, .. } => equal_prekeys(rows, store).await,
             Batch::SignedPrekeys(rows) => {
-                all(rows, async |(id, record)| Ok(store.load_signed_prekey(*id).await?.as_ref() == Some(record)))
-                    .await?
+                all(rows, async |(id, record)| Ok(store.load_signed_prekey(*id).await?.as_ref() == Some(record))).await
             }
             Batch::SenderKeys(rows) => {
                 all(rows, async |(address, record)| {
                     Ok(store.get_sender_key(address).await?.as_deref() == Some(&record[..]))
                 })
-                .await?
+                .await
             }
-            Batch::SyncKeys(rows) => {
-                all(rows, async |(id, key)| Ok(store.get_sync_key(id).await?.is_some_and(|found| same(&found, key))))
-                    .await?
-            }
+            Batch::SyncKeys(rows) => all(rows, async |(id, key)| Ok(same_as(store.get_sync_key(id).await?, key))).await,
             Batch::CollectionVersions(rows) => {
-                all(rows, async |(name, state)| Ok(same(&store.get_version(name).await?, state))).await?
+                all(rows, async |(name, state)| Ok(same(&store.get_version(name).await?, state))).await
             }
             Batch::MutationMacs(rows) => {
                 all(rows, async |(name, _, mac)| {
                     Ok(store.get_mutation_mac(name, &mac.index_mac).await?.as_ref() == Some(&mac.value_mac))
                 })
-                .await?
+                .await
             }
-            Batch::SenderKeyDevices(rows) => {
-                for group in rows.chunk_by(|(group, ..), (next, ..)| group == next) {
-                    let [(jid, ..), ..] = group else { continue };
-                    let found = store.get_sender_key_devices(jid).await?;
-                    let has = |(_, device, has_key): &(String, String, bool)| {
-                        found.iter().any(|(found, has)| (found, has) == (device, has_key))
-                    };
-                    if !group.iter().all(has) {
-                        return Ok(false);
-                    }
-                }
-                true
-            }
+            Batch::SenderKeyDevices(rows) => equal_sender_key_devices(rows, store).await,
             Batch::LidMappings(rows) => {
-                all(rows, async |row| Ok(store.get_lid_mapping(&row.lid).await?.is_some_and(|found| same(&found, row))))
-                    .await?
+                all(rows, async |row| Ok(same_as(store.get_lid_mapping(&row.lid).await?, row))).await
             }
             Batch::BaseKeys(rows) => {
-                all(rows, async |(address, message, key)| store.has_same_base_key(address, message, key).await).await?
+                all(rows, async |(address, message, key)| store.has_same_base_key(address, message, key).await).await
             }
             Batch::DeviceLists(rows) => {
-                all(rows, async |row| Ok(store.get_devices(&row.user).await?.is_some_and(|found| same(&found, row))))
-                    .await?
+                all(rows, async |row| Ok(same_as(store.get_devices(&row.user).await?, row))).await
             }
             Batch::GroupMetadata(rows) => {
-                all(rows, async |(jid, info)| Ok(store.get_group_metadata(jid).await?.as_ref() == Some(info))).await?
+                all(rows, async |(jid, info)| Ok(store.get_group_metadata(jid).await?.as_ref() == Some(info))).await
             }
-            Batch::TcTokens(rows) => {
-                all(rows, async |(jid, token)| {
-                    let found = store.get_tc_token(jid).await?;
-                    Ok(found.is_some_and(|found| {
-                        (&found.token, found.token_timestamp, found.sender_timestamp)
-                            == (&token.token, token.token_timestamp, token.sender_timestamp)
-                    }))
-                })
-                .await?
-            }
+            Batch::TcTokens(rows) => all(rows, async |(jid, token)| equal_tc_token(jid, token, store).await).await,
             Batch::SentMessages(rows) => {
-                all(rows, async |(chat, id, payload)| {
-                    let Some(found) = store.take_sent_message(chat, id).await? else { return Ok(false) };
-                    store.store_sent_message(chat, id, &found).await?;
-                    Ok(&found == payload)
-                })
-                .await?
+                all(rows, async |(chat, id, payload)| equal_sent_message(chat, id, payload, store).await).await
             }
             Batch::PendingInbound(rows) => {
                 all(rows, async |([chat, sender, id], message)| {
                     Ok(store.get_pending_inbound(chat, sender, id).await?.as_ref() == Some(message))
                 })
-                .await?
+                .await
             }
-            Batch::MessageSecrets(rows) => {
-                all(rows, async |row| {
-                    let found = store.get_msg_secret_with_ts(&row.chat, &row.sender, &row.msg_id).await?;
-                    Ok(found.is_some_and(|(secret, sent)| secret == row.secret && sent == row.message_ts))
-                })
-                .await?
-            }
-            Batch::Device(device) => store.load().await?.is_some_and(|found| same(&found, &**device)),
-        })
+            Batch::MessageSecrets(rows) => all(rows, async |row| equal_message_secret(row, store).await).await,
+            Batch::Device(device) => Ok(same_as(store.load().await?, &**device)),
+        }
     }
+}
+
+async fn equal_prekeys(rows: &[(u32, Bytes)], store: &dyn Backend) -> StoreResult<bool> {
+    let ids: Vec<_> = rows.iter().map(|(id, _)| *id).collect();
+    let mut found = store.load_prekeys_batch(&ids).await?;
+    found.sort_unstable_by_key(|(id, _)| *id);
+    let mut rows = rows.to_vec();
+    rows.sort_unstable_by_key(|(id, _)| *id);
+    Ok(found == rows)
+}
+
+async fn equal_sender_key_devices(rows: &[(String, String, bool)], store: &dyn Backend) -> StoreResult<bool> {
+    for group in rows.chunk_by(|(group, ..), (next, ..)| group == next) {
+        let [(jid, ..), ..] = group else { continue };
+        let found = store.get_sender_key_devices(jid).await?;
+        let has = |(_, device, has_key): &(String, String, bool)| {
+            found.iter().any(|(found, has)| (found, has) == (device, has_key))
+        };
+        if !group.iter().all(has) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+async fn equal_tc_token(jid: &str, token: &TcTokenEntry, store: &dyn Backend) -> StoreResult<bool> {
+    let Some(found) = store.get_tc_token(jid).await? else { return Ok(false) };
+    Ok((found.token_timestamp, found.sender_timestamp) == (token.token_timestamp, token.sender_timestamp)
+        && found.token == token.token)
+}
+
+async fn equal_sent_message(chat: &str, id: &str, payload: &[u8], store: &dyn Backend) -> StoreResult<bool> {
+    let Some(found) = store.take_sent_message(chat, id).await? else { return Ok(false) };
+    store.store_sent_message(chat, id, &found).await?;
+    Ok(found == payload)
+}
+
+async fn equal_message_secret(row: &MsgSecretEntry, store: &dyn Backend) -> StoreResult<bool> {
+    let found = store.get_msg_secret_with_ts(&row.chat, &row.sender, &row.msg_id).await?;
+    Ok(found.is_some_and(|(secret, sent)| secret == row.secret && sent == row.message_ts))
 }
 
 /// Stores each row with a call of its own; the calls share commits.
@@ -526,6 +521,11 @@ async fn all<T>(rows: &[T], equal: impl AsyncFn(&T) -> StoreResult<bool>) -> Sto
         }
     }
     Ok(true)
+}
+
+/// `true` if there is one and it is [`same`].
+fn same_as<T: Serialize>(found: Option<T>, expected: &T) -> bool {
+    found.is_some_and(|found| same(&found, expected))
 }
 
 /// Compares every field that upstream serializes.

@@ -20,12 +20,6 @@ pub struct RemovedSource {
 }
 
 impl RemovedSource {
-    /// What removing a file cannot do, in words for people.
-    pub const LIMITS: &'static str = "\
-The source was overwritten and removed. What the disk keeps of it cannot be reached from here: flash wears evenly and writes
-elsewhere, and so do file systems that copy on write. Its backups, and copies in synced folders, are as they were; other names
-of the same file are empty.";
-
     /// Upstream's snapshots beside the source, which were not touched: they are in plaintext.
     pub fn left(&self) -> &[PathBuf] {
         &self.left

@@ -11,7 +11,7 @@ use crate::sqlite::connection::guard;
 
 /// The kinds in the order in which they are copied, and upstream's tables. The device comes last: a store without it is no
 /// bot's.
-pub(super) const TABLES: [(Record, &str); 18] = [
+pub(crate) const TABLES: [(Record, &str); 18] = [
     (Record::Identity, "identities"),
     (Record::Session, "sessions"),
     (Record::Prekey, "prekeys"),

@@ -266,7 +266,8 @@ fn data_keys_are_changed_and_leaked_secrets_revoked() {
 
     desk.ok("keys add wa.db --account 1 --passphrase-file old --new-key-file key");
     let printed = desk.ok("revoke wa.db --passphrase-file old --new-passphrase-file new");
-    for line in ["account 1: ", "account 2: ", "Whoever had one of the old secrets and a copy of the store can still:"]
+    for line in
+        ["account 1: ", "account 2: ", "Anyone who had one of the old secrets and a copy of the store can still:"]
     {
         assert!(printed.contains(line), "{printed}");
     }

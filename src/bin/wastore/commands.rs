@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use indicatif::ProgressBar;
-use wastore::import::{AccountToExport, Export, Import, RemovedSource};
+use wastore::import::{AccountToExport, Export, Import};
 use wastore::maintenance::{
     self, Repair, Rotate, Verify, VerifyReport, create_encrypted, open_account, restore_account_header,
 };
@@ -81,6 +81,12 @@ async fn init(store: &Path, new: NewSecret, options: &VaultOptions) -> Done {
     DONE
 }
 
+/// What the removal of a source cannot do.
+const NOT_ERASED: &str = "\
+The source was overwritten and removed. The disk may keep copies of it that cannot be reached from here: flash memory, and
+file systems that copy on write, write new content elsewhere. Its backups, and copies in synced folders, are as they were;
+other names of the same file are empty.";
+
 async fn import(arguments: ImportArgs, options: &VaultOptions) -> Done {
     let ImportArgs { source, store, account, all_accounts, remove_source, new } = arguments;
     let resumes = remove_source && source.metadata().is_err();
@@ -118,7 +124,7 @@ async fn import(arguments: ImportArgs, options: &VaultOptions) -> Done {
         ))?;
         return DONE;
     };
-    say(format_args!("{}\n", RemovedSource::LIMITS))?;
+    say(format_args!("{NOT_ERASED}\n"))?;
     for left in removed.left() {
         say(format_args!("{} is still there, and readable\n", printable_path(left)))?;
     }
@@ -245,6 +251,17 @@ async fn rotate(store: &Store, secret: CurrentSecret, leave_damaged: bool, optio
     Ok(ExitCode::from(code))
 }
 
+/// What a revocation cannot do.
+const STILL_POSSIBLE: &str = "\
+Anyone who had one of the old secrets and a copy of the store can still:
+ - read everything in that copy, and in every older copy and backup;
+ - tell of a newer copy which contacts, groups and messages it is about, if they guess their names;
+ - read and forge in a newer copy the secrets of messages whose ids they know, which decrypt reactions, edits and polls,
+   and the names of devices that got sender keys and of contacts that have tokens.
+They can also open vaults in other files, and ones with labels of your own, whose keys were derived from an old one.
+They cannot read anything else in a newer copy. Export the account and import it into a new store to end all of this.
+Replace the backups, and every header that was saved. Add other secrets again: only the new one opens the store.";
+
 async fn revoke(
     store: &Path,
     secret: CurrentSecret,
@@ -257,7 +274,7 @@ async fn revoke(
     let bar = progress_bar();
     let report = rotate(&bar).revoke(&opened, options, secret.read().await?, new.read().await?).await;
     bar.finish_and_clear();
-    say(format_args!("{}\n", report?))?;
+    say(format_args!("{}\n{STILL_POSSIBLE}\n", report?))?;
     DONE
 }
 
@@ -371,12 +388,12 @@ async fn backup(store: &Path, file: Option<PathBuf>, to_folder: Option<(PathBuf,
         say(format_args!("{} is a copy of the store\n", printable_path(&file)))?;
     }
     if let Some((folder, keep)) = to_folder {
-        let (copy, removed) = maintenance::backup_to_folder(&store, folder, keep).await?;
+        let backup = maintenance::backup_to_folder(&store, folder, keep).await?;
         say(format_args!(
             "{} is a copy of the store; its database is sound, its records were not opened\n",
-            printable_path(&copy)
+            printable_path(&backup.copy)
         ))?;
-        for old in removed {
+        for old in backup.deleted {
             say(format_args!("{} was deleted\n", printable_path(&old)))?;
         }
     }

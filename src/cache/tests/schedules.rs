@@ -37,7 +37,7 @@ fn under_shuttle(schedules: usize, test: impl Fn() + Send + Sync + 'static) {
     );
 }
 
-/// Polls a future so many times, then drops it.
+/// Polls a future so many times, whether or not it was woken, then drops it.
 async fn some_polls<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     let mut left = polls;

@@ -24,7 +24,7 @@ use zeroize::Zeroize;
 
 use super::aead::{self, NONCE_BYTES, TAG_BYTES};
 use super::keys::DataKeys;
-use super::kind::{SUITE, kind_number};
+use super::kind::{Kind, SUITE};
 use super::padding::Padding;
 use crate::error::{Error, Result};
 use crate::method::Record;
@@ -59,7 +59,7 @@ pub(crate) fn nonces(count: usize) -> Result<Vec<Nonce>> {
 /// Where a sealed value belongs.
 #[derive(Clone, Copy)]
 pub(crate) struct RowBinding<'a> {
-    pub(crate) record: Record,
+    pub(crate) kind: Kind,
     columns: Parts<'a>,
     original: Parts<'a>,
 }
@@ -92,11 +92,16 @@ impl<'a> RowBinding<'a> {
     /// `columns` are the key columns that the inner store is given, in the order of the trait's parameters; `original`
     /// is the key that the sealed body keeps, empty for kinds that are not self-describing.
     pub(crate) const fn new<const C: usize, const O: usize>(
-        record: Record,
+        kind: Kind,
         columns: [&'a [u8]; C],
         original: [&'a [u8]; O],
     ) -> Self {
-        Self { record, columns: Parts::new(columns), original: Parts::new(original) }
+        Self { kind, columns: Parts::new(columns), original: Parts::new(original) }
+    }
+
+    /// The record that errors name.
+    pub(crate) const fn record(&self) -> Record {
+        self.kind.record()
     }
 
     /// How many bytes of the body the original key takes.
@@ -105,7 +110,7 @@ impl<'a> RowBinding<'a> {
         let original = self.original.as_slice();
         let bytes: usize = original.iter().map(|part| 2 + part.len()).sum();
         if bytes > limit || self.columns.as_slice().iter().any(|column| column.len() > limit) {
-            return Err(Error::InputTooLong { record: self.record, what: "key", limit });
+            return Err(Error::InputTooLong { record: self.record(), what: "key", limit });
         }
         Ok(if original.is_empty() { 0 } else { 2 + bytes })
     }
@@ -145,7 +150,7 @@ pub(crate) fn seal(
     header[2] = VERSION;
     header[3] = SUITE;
     header[4] = if padding == Padding::None { 0 } else { PADDED } | if described > 0 { SELF_DESCRIBING } else { 0 };
-    header[5] = kind_number(binding.record);
+    header[5] = binding.kind.number();
     header[6..10].copy_from_slice(&keys.epoch.to_le_bytes());
     header[10..].copy_from_slice(&generation.to_le_bytes());
     envelope.extend_from_slice(&header);
@@ -164,9 +169,9 @@ pub(crate) fn seal(
         envelope.resize(BODY_AT + body, 0);
     }
 
-    let key = keys.record(kind_number(binding.record));
+    let key = keys.record(binding.kind);
     let tag = aead::seal(key, nonce, &binding.aad(&header), &mut envelope[BODY_AT..]).ok_or(Error::InputTooLong {
-        record: binding.record,
+        record: binding.record(),
         what: "value",
         limit: u32::MAX as usize,
     })?;
@@ -195,8 +200,8 @@ pub(crate) fn reseal(
     value[..HEADER_BYTES].copy_from_slice(&header);
     value[HEADER_BYTES..BODY_AT].copy_from_slice(nonce);
 
-    let tampered = || Error::Tampered { record: binding.record };
-    let key = keys.record(kind_number(binding.record));
+    let tampered = || Error::Tampered { record: binding.record() };
+    let key = keys.record(binding.kind);
     let (sealed, tag) = value.split_last_chunk_mut::<TAG_BYTES>().ok_or_else(tampered)?;
     *tag = aead::seal(key, nonce, &binding.aad(&header), &mut sealed[BODY_AT..]).ok_or_else(tampered)?;
     Ok(std::mem::take(&mut *value))
@@ -214,18 +219,18 @@ impl Prefix {
     /// # Errors
     /// [`Error::Plaintext`] if the value was never an envelope; [`Error::Tampered`] if it is truncated, of another kind
     /// of record, or of a version or suite that no header of this version allows.
-    pub(crate) fn read(record: Record, value: &[u8]) -> Result<Self> {
+    pub(crate) fn read(kind: Kind, value: &[u8]) -> Result<Self> {
         let fixed = [MAGIC[0], MAGIC[1], VERSION, SUITE];
         let matching = fixed.iter().zip(value).filter(|(expected, found)| expected == found).count();
         // A damaged envelope still matches most of its fixed bytes; what matches fewer was never one.
         if !value.is_empty() && matching < value.len().min(3) {
-            return Err(Error::Plaintext { record });
+            return Err(Error::Plaintext { record: kind.record() });
         }
         match value.first_chunk::<HEADER_BYTES>() {
-            Some(bytes) if value.len() >= OVERHEAD_BYTES && bytes[..4] == fixed && bytes[5] == kind_number(record) => {
+            Some(bytes) if value.len() >= OVERHEAD_BYTES && bytes[..4] == fixed && bytes[5] == kind.number() => {
                 Ok(Self { bytes: *bytes })
             }
-            _ => Err(Error::Tampered { record }),
+            _ => Err(Error::Tampered { record: kind.record() }),
         }
     }
 
@@ -236,7 +241,7 @@ impl Prefix {
 
     /// The kind of record that it claims to be of.
     pub(crate) fn record(&self) -> Option<Record> {
-        Record::ALL.iter().copied().find(|record| kind_number(*record) == self.bytes[5])
+        Kind::with_number(self.bytes[5]).map(Kind::record)
     }
 
     pub(crate) fn epoch(&self) -> u32 {
@@ -285,12 +290,12 @@ impl Opened {
 /// [`Error::Tampered`] if the value was not sealed by this vault for this binding; [`Error::UnsupportedVersion`] if it
 /// verifies but carries a flag of a later version.
 pub(crate) fn open(keys: &DataKeys, prefix: Prefix, binding: RowBinding<'_>, value: &mut [u8]) -> Result<Opened> {
-    let record = binding.record;
+    let record = binding.record();
     let tampered = || Error::Tampered { record };
     let (sealed, tag) = value.split_last_chunk_mut::<TAG_BYTES>().ok_or_else(tampered)?;
     let (front, body) = sealed.split_at_mut_checked(BODY_AT).ok_or_else(tampered)?;
     let nonce: &Nonce = front.last_chunk().ok_or_else(tampered)?;
-    let key = keys.record(kind_number(record));
+    let key = keys.record(binding.kind);
     aead::open(key, nonce, &binding.aad(&prefix.bytes), body, tag).map_err(|_| tampered())?;
 
     let opened = parse_body(prefix.bytes[4], record, body);

@@ -18,7 +18,7 @@ use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::aead::KEY_BYTES;
-use super::kind::{KINDS, SUITE};
+use super::kind::{KINDS, Kind, SUITE};
 use crate::secret::Key;
 
 /// Identifies a vault; random, not secret, the salt of every derivation.
@@ -110,9 +110,10 @@ impl DataKeys {
         Self { epoch, records }
     }
 
-    /// The key for a kind of record; kinds count from 1.
-    pub(crate) fn record(&self, kind: u8) -> &[u8; KEY_BYTES] {
-        &self.records[usize::from(kind) - 1]
+    /// The key for a kind of record.
+    pub(crate) fn record(&self, kind: Kind) -> &[u8; KEY_BYTES] {
+        // Kinds count from 1.
+        &self.records[usize::from(kind.number()) - 1]
     }
 }
 

@@ -266,7 +266,7 @@ async fn absurd_key_derivation_is_refused_before_any_work() {
 
 #[tokio::test]
 async fn limits_hold_for_creating_too() {
-    let limits = KdfLimits { memory_kib: 1024, ..KdfLimits::default() };
+    let limits = KdfLimits::default().memory_kib(1024);
     let error = options().kdf_limits(limits).create(memory(), passphrase()).await.unwrap_err();
     assert!(matches!(error, Error::KdfOutOfBounds { memory_kib: 19456, .. }));
 }

@@ -8,9 +8,10 @@ use wacore::store::traits::Backend;
 
 use super::{encrypted, memory, options, passphrase, raw_key};
 use crate::encrypt::format::envelope::Prefix;
-use crate::method::Record;
+use crate::encrypt::format::kind::Kind;
 use crate::testing::canaries::{self, SESSION, SESSION_ADDRESS};
-use crate::testing::gate::{Pauses, polled};
+use crate::testing::fault::polled;
+use crate::testing::gate::Pauses;
 use crate::testing::{Effect, Fault, When};
 use crate::vault::Revocation;
 use crate::{Error, Key, Layer};
@@ -31,7 +32,7 @@ async fn assert_no_plaintext_device(store: &Arc<dyn Backend>) {
     if let Some(device) = store.load().await.unwrap() {
         assert!(device.pn.is_none() && device.account.is_none());
         if let Some(sealed) = device.edge_routing_info {
-            Prefix::read(Record::Device, &sealed).unwrap();
+            Prefix::read(Kind::Device, &sealed).unwrap();
         }
     }
 }

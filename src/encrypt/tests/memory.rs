@@ -12,7 +12,7 @@ use wacore::store::traits::{AppStateSyncKey, Backend};
 use zeroize::Zeroize;
 
 use super::options;
-use crate::encrypt::format::kind::KINDS;
+use crate::encrypt::format::kind::Kind;
 use crate::encrypt::vault::key_wrap::{data_key_aad, lookup_key_aad, unwrap};
 
 use crate::maintenance::Rotate;
@@ -50,8 +50,8 @@ fn keys(vault: &Vault) -> Vec<Needle> {
         let data_key = unwrap(&wrap, &key.wrapped, &data_key_aad(store_id, key.epoch)).unwrap();
         needles.push(Needle::new(format!("data key {}", key.epoch), data_key.expose()));
         let keys = state.cipher.ring.epoch(key.epoch).unwrap();
-        for kind in 1..=KINDS as u8 {
-            needles.push(Needle::new(format!("key of kind {kind}, epoch {}", key.epoch), keys.record(kind)));
+        for kind in Kind::ALL {
+            needles.push(Needle::new(format!("key of kind {kind:?}, epoch {}", key.epoch), keys.record(*kind)));
         }
     }
     let lookup_key = unwrap(&wrap, &header.lookup_key, &lookup_key_aad(store_id)).unwrap();

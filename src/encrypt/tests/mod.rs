@@ -10,6 +10,8 @@ mod golden;
 mod hostile_store;
 mod interop;
 mod interrupted;
+#[cfg(feature = "import")]
+mod listing;
 #[cfg(feature = "sqlite")]
 mod memory;
 mod rollback;

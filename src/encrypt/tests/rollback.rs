@@ -10,7 +10,8 @@ use wacore::store::traits::Backend;
 
 use super::{Headers, Scratch, headers, memory, options, put_headers, raw_key};
 use crate::testing::canaries::{SESSION, SESSION_ADDRESS};
-use crate::testing::gate::{Pauses, polled};
+use crate::testing::fault::polled;
+use crate::testing::gate::Pauses;
 use crate::testing::{Effect, Fault, When};
 use crate::vault::OpenMode;
 use crate::vault::{Anchor, FileAnchor, Revocation, RollbackAnchor};

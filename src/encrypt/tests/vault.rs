@@ -10,6 +10,7 @@ use wacore::store::traits::Backend;
 
 use super::{Sqlite, encrypted, memory, options, passphrase, raw_key};
 use crate::encrypt::format::envelope::Prefix;
+use crate::encrypt::format::kind::Kind;
 use crate::encrypt::vault::header::Header;
 use crate::testing::canaries;
 use crate::vault::OpenMode;
@@ -44,7 +45,7 @@ async fn a_new_data_key_is_in_use_at_once_over_any_store() {
             backend.put_session(address, b"new").await.unwrap();
             let token = vault.shared().state().cipher.ring.lookup.address(Record::Session, address).unwrap();
             let stored = inner.get_session(&token).await.unwrap().unwrap();
-            assert_eq!(Prefix::read(Record::Session, &stored).unwrap().epoch(), 2);
+            assert_eq!(Prefix::read(Kind::Session, &stored).unwrap().epoch(), 2);
             assert_eq!(backend.get_session("old@s").await.unwrap().unwrap(), &b"old"[..]);
         }
         let revocation = Revocation::prepare(&vault, passphrase()).await.unwrap();
@@ -313,7 +314,7 @@ async fn plaintext_records_are_no_place_for_a_vault() {
 
 #[tokio::test]
 async fn slots_that_nobody_could_open_are_refused() {
-    let limits = crate::vault::KdfLimits { work_kib: 2 * 19 * 1024, ..Default::default() };
+    let limits = KdfLimits::default().work_kib(2 * 19 * 1024);
     let tight = options().kdf_limits(limits);
     let store = memory();
     let vault = tight.create(store.clone(), word("first")).await.unwrap();
@@ -568,7 +569,7 @@ async fn a_vault_that_was_created_by_older_rules_opens() {
     options().create(store.clone(), Passphrase::as_read_earlier("\u{feff}a\tb\n".as_bytes())).await.unwrap();
     let work_kib = u64::from(Argon2Cost::MINIMUM.memory_kib()) * u64::from(Argon2Cost::MINIMUM.passes());
     for (work_kib, is_enough) in [(work_kib, false), (2 * work_kib, true)] {
-        let options = options().kdf_limits(KdfLimits { work_kib, ..KdfLimits::default() });
+        let options = options().kdf_limits(KdfLimits::default().work_kib(work_kib));
         let opened = options.open(store.clone(), word("\u{feff}a\tb\n")).await;
         assert_eq!(opened.is_ok(), is_enough, "{opened:?}");
     }

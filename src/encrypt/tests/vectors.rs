@@ -8,6 +8,7 @@ use wacore::store::traits::{AppStateSyncKey, DeviceInfo, DeviceListRecord};
 use crate::encrypt::Padding;
 use crate::encrypt::format::envelope::{self, Prefix, RowBinding};
 use crate::encrypt::format::keys::{DataKeys, LookupKeys, StoreId, VaultKey, derive};
+use crate::encrypt::format::kind::Kind;
 use crate::encrypt::format::token::Domain;
 use crate::encrypt::vault::header::{Header, Kdf, Slot, Wrapped, WrappedDataKey};
 use crate::encrypt::vault::kdf::{self, Argon2Cost, Job};
@@ -161,7 +162,7 @@ fn key_tree() {
         "4cbc3aaeac8ff9316f873ab8ad3474e99f03f157a2b4f0a26e81b4421aa00647d87b1c9d5976705a3f0ba3e4fb90bdd2b6548f337829863d58d798edbef2b414"
     );
     let record_key = "1ad15fa365f4cd4fcae1d6333bce7d116d15e309b1f87f3ad15f55502c666a36";
-    assert_eq!(hex::encode(data_keys().record(1)), record_key);
+    assert_eq!(hex::encode(data_keys().record(Kind::Session)), record_key);
     assert_eq!(hex::encode(vault_key.account_key(&store_id(), "account 2").expose()), ACCOUNT_KEY);
 }
 
@@ -194,7 +195,7 @@ fn message_secret_block() {
 
 #[test]
 fn session_envelope() {
-    let place = RowBinding::new(Record::Session, [STORED_SESSION.as_bytes()], [ADDRESS.as_bytes()]);
+    let place = RowBinding::new(Kind::Session, [STORED_SESSION.as_bytes()], [ADDRESS.as_bytes()]);
     let sealed = envelope::seal(&data_keys(), 9, Padding::None, &counting(0xe0), place, b"session-bytes").unwrap();
     assert_eq!(sealed.len(), 102);
     assert_eq!(hex::encode(&sealed[..14]), "e757010102010700000009000000");
@@ -242,47 +243,47 @@ fn envelope_of_every_kind() {
     let device_list = json::encode(Record::DeviceList, &device_list).unwrap();
 
     let kinds: [(RowBinding<'_>, &[u8]); 15] = [
-        (RowBinding::new(Record::Identity, [identity.as_bytes()], [ADDRESS.as_bytes()]), &[0x22; 32]),
-        (RowBinding::new(Record::Prekey, [&id], []), b"prekey"),
-        (RowBinding::new(Record::SignedPrekey, [&id], []), b"signed prekey"),
+        (RowBinding::new(Kind::Identity, [identity.as_bytes()], [ADDRESS.as_bytes()]), &[0x22; 32]),
+        (RowBinding::new(Kind::Prekey, [&id], []), b"prekey"),
+        (RowBinding::new(Kind::SignedPrekey, [&id], []), b"signed prekey"),
         (
-            RowBinding::new(Record::SenderKey, [sender_key.as_bytes()], [b"120363021033254949@g.us:5511987650001.0"]),
+            RowBinding::new(Kind::SenderKey, [sender_key.as_bytes()], [b"120363021033254949@g.us:5511987650001.0"]),
             b"sender key",
         ),
-        (RowBinding::new(Record::SyncKey, [&[0, 1, 0, 0, 0, 2]], []), &sync_key),
-        (RowBinding::new(Record::CollectionVersion, [collection.as_bytes()], [b"regular_high"]), &version),
-        (RowBinding::new(Record::MutationMac, [collection.as_bytes(), &index], [&index_mac]), &[0x33; 32]),
+        (RowBinding::new(Kind::SyncKey, [&[0, 1, 0, 0, 0, 2]], []), &sync_key),
+        (RowBinding::new(Kind::CollectionVersion, [collection.as_bytes()], [b"regular_high"]), &version),
+        (RowBinding::new(Kind::MutationMac, [collection.as_bytes(), &index], [&index_mac]), &[0x33; 32]),
         (
             RowBinding::new(
-                Record::LidMapping,
+                Kind::LidMapping,
                 [lid_token.as_bytes(), pn_token.as_bytes()],
                 [lid.as_bytes(), pn.as_bytes()],
             ),
             b"usync",
         ),
-        (RowBinding::new(Record::DeviceList, [user.as_bytes()], [pn.as_bytes()]), &device_list),
-        (RowBinding::new(Record::GroupMetadata, [group.as_bytes()], [b"120363021033254949@g.us"]), b"group metadata"),
-        (RowBinding::new(Record::TcToken, [tc_token.as_bytes()], []), b"tc token"),
+        (RowBinding::new(Kind::DeviceList, [user.as_bytes()], [pn.as_bytes()]), &device_list),
+        (RowBinding::new(Kind::GroupMetadata, [group.as_bytes()], [b"120363021033254949@g.us"]), b"group metadata"),
+        (RowBinding::new(Kind::TcToken, [tc_token.as_bytes()], []), b"tc token"),
         (
-            RowBinding::new(Record::SentMessage, [b"x", sent.as_bytes()], [chat.as_bytes(), message.as_bytes()]),
+            RowBinding::new(Kind::SentMessage, [b"x", sent.as_bytes()], [chat.as_bytes(), message.as_bytes()]),
             b"sent message",
         ),
         (
             RowBinding::new(
-                Record::PendingInbound,
+                Kind::PendingInbound,
                 [b"x", b"x", pending.as_bytes()],
                 [chat, sender, message].map(str::as_bytes),
             ),
             b"pending inbound",
         ),
-        (RowBinding::new(Record::Device, [], []), b"{}"),
-        (RowBinding::new(Record::SnapshotExtra, [snapshot.as_bytes()], []), b"snapshot extra"),
+        (RowBinding::new(Kind::Device, [], []), b"{}"),
+        (RowBinding::new(Kind::SnapshotExtra, [snapshot.as_bytes()], []), b"snapshot extra"),
     ];
     let mut report = String::new();
     for (place, payload) in kinds {
         let sealed = envelope::seal(&data_keys(), 9, Padding::None, &counting(0xe0), place, payload).unwrap();
         assert_opens(place, &sealed, payload);
-        report += &format!("{}: {}\n", place.record, hex::encode(&sealed));
+        report += &format!("{}: {}\n", place.record(), hex::encode(&sealed));
     }
     let base_key = [ADDRESS.as_bytes(), message.as_bytes(), &[0x44; 33]];
     report += &format!("base key row: {}\n", &*token(Record::BaseKey, Domain::BaseKeyRow, &[ADDRESS, message]));
@@ -306,7 +307,7 @@ fn envelope_of_every_kind() {
 
 #[test]
 fn padded_envelope() {
-    let place = RowBinding::new(Record::Prekey, [b"id"], []);
+    let place = RowBinding::new(Kind::Prekey, [b"id"], []);
     for (padding, length) in
         [(Padding::Padme, 54 + 64), (Padding::Multiple(16), 54 + 16), (Padding::Multiple(100), 54 + 100)]
     {
@@ -320,7 +321,7 @@ fn padded_envelope() {
 
 fn assert_opens(place: RowBinding<'_>, sealed: &[u8], payload: &[u8]) {
     let mut buffer = sealed.to_vec();
-    let prefix = Prefix::read(place.record, &buffer).unwrap();
+    let prefix = Prefix::read(place.kind, &buffer).unwrap();
     assert_eq!((prefix.epoch(), prefix.generation()), (7, 9));
     let opened = envelope::open(&data_keys(), prefix, place, &mut buffer).unwrap();
     assert_eq!(opened.payload(&buffer), payload);

@@ -60,7 +60,7 @@ const CONTEXT: u16 = 3 | CRITICAL;
 /// The store id of the vault that derives the key of this one.
 const PARENT: u16 = 4;
 const MAGIC: [u8; 8] = *b"\x89wastore";
-const CHECKSUM_BYTES: usize = 16;
+pub(super) const CHECKSUM_BYTES: usize = 16;
 const CONTEXT_BYTES: usize = 32;
 const MAC_BYTES: usize = 32;
 
@@ -204,26 +204,8 @@ impl Header {
     /// [`Error::HeaderDamaged`] if the bytes are not an intact header; [`Error::UnsupportedVersion`] if they are an
     /// intact header of a later version.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
-        if bytes.len() < MIN_HEADER_BYTES || bytes.len() > MAX_HEADER_BYTES {
-            return Err(Error::HeaderDamaged("its length is out of range"));
-        }
-        let mut input = Reader(bytes);
-        if *input.array::<8>()? != MAGIC {
-            return Err(Error::HeaderDamaged("it does not begin like a header"));
-        }
-        let (version, minimum_reader) = (input.u16()?, input.u16()?);
-        if usize::try_from(input.u32()?) != Ok(bytes.len()) {
-            return Err(Error::HeaderDamaged("its length is not the one it states"));
-        }
-        let Some((content, _)) = checked_content(bytes) else {
-            return Err(Error::HeaderDamaged("its checksum does not fit"));
-        };
-        let needed = version.max(minimum_reader);
-        if needed > NEWEST_VERSION {
-            return Err(unsupported("header format version", u32::from(needed), u32::from(NEWEST_VERSION)));
-        }
-
-        let mut input = Reader(&content[16..]);
+        let (version, content) = readable_content(bytes)?;
+        let mut input = Reader(content);
         let store_id = *input.array()?;
         let (generation, created) = (input.u64()?, input.u64()?);
         let [record_suite, token_suite, block_suite, padding] = *input.array()?;
@@ -450,6 +432,32 @@ const DAMAGED_SLOT: Error = Error::HeaderDamaged("a key slot is not well formed"
 fn checked_content(bytes: &[u8]) -> Option<(&[u8], &[u8; CHECKSUM_BYTES])> {
     let (content, checksum) = bytes.split_last_chunk::<MAC_BYTES>()?.0.split_last_chunk()?;
     (Sha256::digest(content)[..CHECKSUM_BYTES] == *checksum).then_some((content, checksum))
+}
+
+/// The version of an intact header that this version can read, and its content after the lengths.
+///
+/// # Errors
+/// As [`Header::parse`].
+fn readable_content(bytes: &[u8]) -> Result<(u16, &[u8])> {
+    if bytes.len() < MIN_HEADER_BYTES || bytes.len() > MAX_HEADER_BYTES {
+        return Err(Error::HeaderDamaged("its length is out of range"));
+    }
+    let mut input = Reader(bytes);
+    if *input.array::<8>()? != MAGIC {
+        return Err(Error::HeaderDamaged("it does not begin like a header"));
+    }
+    let (version, minimum_reader) = (input.u16()?, input.u16()?);
+    if usize::try_from(input.u32()?) != Ok(bytes.len()) {
+        return Err(Error::HeaderDamaged("its length is not the one it states"));
+    }
+    let Some((content, _)) = checked_content(bytes) else {
+        return Err(Error::HeaderDamaged("its checksum does not fit"));
+    };
+    let needed = version.max(minimum_reader);
+    if needed > NEWEST_VERSION {
+        return Err(unsupported("header format version", u32::from(needed), u32::from(NEWEST_VERSION)));
+    }
+    Ok((version, &content[16..]))
 }
 
 fn push_extension(out: &mut Vec<u8>, kind: u16, value: &[u8]) {

@@ -86,20 +86,19 @@ impl Default for Argon2Cost {
 
 /// The most work that a header may ask for before its secret is known to fit. Whoever can write the header chooses these
 /// numbers, so they are checked before anything is allocated.
+///
+/// ```
+/// use wastore::VaultOptions;
+/// use wastore::vault::KdfLimits;
+///
+/// let options = VaultOptions::new().kdf_limits(KdfLimits::default().memory_kib(1 << 20));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KdfLimits {
-    /// Memory of one derivation, in KiB. Default: 256 MiB, or four times that of [`VaultOptions::kdf_cost`] if that is
-    /// more.
-    ///
-    /// [`VaultOptions::kdf_cost`]: crate::VaultOptions::kdf_cost
-    pub memory_kib: u32,
-    /// Passes of one derivation. Default: 16.
-    pub passes: u32,
-    /// Lanes of one derivation. Default: 16.
-    pub lanes: u32,
-    /// Memory times passes of one derivation, in KiB. All slots of a header together may ask for twice as much.
-    /// Default: 4 GiB.
-    pub work_kib: u64,
+    memory_kib: u32,
+    passes: u32,
+    lanes: u32,
+    work_kib: u64,
 }
 
 impl Default for KdfLimits {
@@ -109,6 +108,30 @@ impl Default for KdfLimits {
 }
 
 impl KdfLimits {
+    /// Memory of one derivation, in KiB. Default: 256 MiB, or four times that of [`VaultOptions::kdf_cost`] if that is
+    /// more.
+    ///
+    /// [`VaultOptions::kdf_cost`]: crate::VaultOptions::kdf_cost
+    pub const fn memory_kib(self, memory_kib: u32) -> Self {
+        Self { memory_kib, ..self }
+    }
+
+    /// Passes of one derivation. Default: 16.
+    pub const fn passes(self, passes: u32) -> Self {
+        Self { passes, ..self }
+    }
+
+    /// Lanes of one derivation. Default: 16.
+    pub const fn lanes(self, lanes: u32) -> Self {
+        Self { lanes, ..self }
+    }
+
+    /// Memory times passes of one derivation, in KiB. All slots of a header together may ask for twice as much.
+    /// Default: 4 GiB.
+    pub const fn work_kib(self, work_kib: u64) -> Self {
+        Self { work_kib, ..self }
+    }
+
     /// The default for a bot that asks for this cost itself: many run where there are 512 MB, so a header that was altered
     /// must not ask for much more.
     pub(crate) fn of_cost(cost: Argon2Cost) -> Self {

@@ -7,6 +7,7 @@ use sha2::Sha256;
 
 use super::header::{Header, Wrapped};
 use crate::encrypt::format::aead;
+use crate::encrypt::format::envelope::{Nonce, nonce};
 use crate::encrypt::format::keys::{DataKeys, KeyRing, LookupKeys, StoreId, VaultKey};
 use crate::error::{Error, Result};
 use crate::secret::Key;
@@ -38,9 +39,7 @@ pub(in crate::encrypt) fn lookup_key_aad(store_id: &StoreId) -> Vec<u8> {
 }
 
 pub(super) fn wrap_key(key_wrap: &[u8; 32], key: &Key, aad: &[u8]) -> Result<Wrapped> {
-    let mut nonce = [0; 24];
-    getrandom::fill(&mut nonce)?;
-    wrap(key_wrap, nonce, key, aad)
+    wrap(key_wrap, nonce()?, key, aad)
 }
 
 /// Unwraps and expands all keys of a verified header.
@@ -64,7 +63,7 @@ pub(super) fn unwrap_ring(header: &Header, vault_key: &VaultKey) -> Result<KeyRi
 }
 
 /// Wraps a key under another one.
-pub(crate) fn wrap(under: &[u8; 32], nonce: [u8; 24], key: &Key, aad: &[u8]) -> Result<Wrapped> {
+pub(crate) fn wrap(under: &[u8; 32], nonce: Nonce, key: &Key, aad: &[u8]) -> Result<Wrapped> {
     let mut sealed = [0; 48];
     let (body, tag) = sealed.split_at_mut(32);
     body.copy_from_slice(key.expose());

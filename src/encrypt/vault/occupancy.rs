@@ -4,6 +4,7 @@ use wacore::store::traits::Backend;
 
 use crate::encrypt::carrier::{join_carrier, sealed_device};
 use crate::encrypt::format::envelope::Prefix;
+use crate::encrypt::format::kind::Kind;
 use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::rows::encoding::decode_text;
@@ -14,7 +15,7 @@ use crate::rows::encoding::decode_text;
 /// [`Error::Plaintext`] if one of them holds a record that no vault sealed.
 pub(super) async fn holds_sealed_records(store: &dyn Backend) -> Result<bool> {
     let mut sealed = false;
-    let mut look_at = |record, value: &[u8]| match Prefix::read(record, value) {
+    let mut look_at = |kind, value: &[u8]| match Prefix::read(kind, value) {
         Err(error @ Error::Plaintext { .. }) => Err(error),
         _ => {
             sealed = true;
@@ -22,15 +23,15 @@ pub(super) async fn holds_sealed_records(store: &dyn Backend) -> Result<bool> {
         }
     };
     for (_, value) in store.load_all_signed_prekeys().await? {
-        look_at(Record::SignedPrekey, &value)?;
+        look_at(Kind::SignedPrekey, &value)?;
     }
     if let Some(id) = store.get_latest_sync_key_id().await?
         && let Some(key) = store.get_sync_key(&id).await?
     {
-        look_at(Record::SyncKey, &join_carrier(key))?;
+        look_at(Kind::SyncKey, &join_carrier(key))?;
     }
     for entry in store.get_all_lid_mappings().await? {
-        look_at(Record::LidMapping, &decode_text(Record::LidMapping, &entry.learning_source)?)?;
+        look_at(Kind::LidMapping, &decode_text(Record::LidMapping, &entry.learning_source)?)?;
     }
     for jid in store.get_all_tc_token_jids().await? {
         // A JID has an `@`, a token never does.

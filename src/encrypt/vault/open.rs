@@ -17,6 +17,7 @@ use super::slot::{self, NewSlot, Unlocked};
 use crate::clock;
 use crate::encrypt::format::keys::{KeyRing, StoreId};
 use crate::encrypt::format::kind::SUITE;
+use crate::encrypt::format::padding::Padding;
 use crate::error::{Error, Result};
 use crate::layer::IntoBackend;
 use crate::secret::{Key, Passphrase, Secret};
@@ -104,7 +105,32 @@ impl VaultOptions {
         // What an older vault left behind may stay, plaintext may not.
         occupancy::holds_sealed_records(&*store).await?;
 
-        let new_slot = NewSlot::prepare(secret, self.label.as_deref(), self.cost(), &self.limits()).await?;
+        let slot = NewSlot::prepare(secret, self.label.as_deref(), self.cost(), &self.limits()).await?;
+        let opened = self.new_header(&slot, padding, &host)?;
+        let store_id = opened.header.store_id;
+        let bytes = opened.header.serialize(&opened.vault_keys.mac_key);
+        // So that as a rule nothing is written if it cannot be used.
+        self.anchor.load(&store_id).await?;
+        self.anchor.check_store(self.context.as_deref(), &store_id, false).await?;
+
+        // The key derivation took a while: look again, so that only a true tie is left to the reading back.
+        refuse_existing(&*headers).await?;
+        write_header(&*headers, &bytes).await?;
+        // So that a copy of the main file alone is one of this vault.
+        host.settle().await;
+        match self.anchor.advance(None, &opened.header, &bytes).await {
+            // Another process has opened the vault since, and did it.
+            Ok(()) | Err(Error::HeaderConflict) => {}
+            Err(error) => return Err(error),
+        }
+        // Only now there is such a store.
+        self.anchor.remember_store(self.context.as_deref(), &store_id).await?;
+        self.remember_place(&host, &store_id).await?;
+        Ok(Vault { created: true, ..self.vault(headers, host, opened, false) })
+    }
+
+    /// The header of a new vault, with keys of its own.
+    fn new_header(&self, slot: &NewSlot, padding: Padding, host: &Host) -> Result<OpenedHeader> {
         let mut store_id = [0; 16];
         getrandom::fill(&mut store_id)?;
         let vault_keys = VaultKeys::generate(&store_id)?;
@@ -122,7 +148,7 @@ impl VaultOptions {
             padding: padding_policy,
             padding_parameter,
             flags: self.flags,
-            slots: vec![new_slot.seal(0, &store_id, &vault_keys.vault_key)?],
+            slots: vec![slot.seal(0, &store_id, &vault_keys.vault_key)?],
             data_keys: vec![WrappedDataKey {
                 epoch: 1,
                 active: true,
@@ -134,26 +160,7 @@ impl VaultOptions {
         };
         header.set_context(self.context.clone().or_else(|| host.context()).as_deref());
         header.set_parent(self.parent.as_ref());
-        let opened = OpenedHeader::new(header, vault_keys, 0)?;
-        let bytes = opened.header.serialize(&opened.vault_keys.mac_key);
-        // So that as a rule nothing is written if it cannot be used.
-        self.anchor.load(&store_id).await?;
-        self.anchor.check_store(self.context.as_deref(), &store_id, false).await?;
-
-        // The key derivation took a while: look again, so that only a true tie is left to the reading back.
-        refuse_existing(&*headers).await?;
-        write_header(&*headers, &bytes).await?;
-        // So that a copy of the main file alone is one of this vault.
-        host.settle().await;
-        match self.anchor.advance(None, &opened.header, &bytes).await {
-            // Somebody has opened the vault since, and did it.
-            Ok(()) | Err(Error::HeaderConflict) => {}
-            Err(error) => return Err(error),
-        }
-        // Only now there is such a store.
-        self.anchor.remember_store(self.context.as_deref(), &store_id).await?;
-        self.remember_place(&host, &store_id).await?;
-        Ok(Vault { created: true, ..self.vault(headers, host, opened, false) })
+        OpenedHeader::new(header, vault_keys, 0)
     }
 
     /// Where the store is, unless the caller names it by a context.

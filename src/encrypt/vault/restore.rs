@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use wacore::store::traits::Backend;
 
-use super::copies::{HeaderCopy, write_header};
+use super::copies::{HeaderCopy, HeaderStore, write_header};
 use super::handle::Vault;
-use super::header::{DEVICE_SEALED, Header, MAX_DATA_KEYS, ROTATING, WrappedDataKey};
+use super::header::{CHECKSUM_BYTES, DEVICE_SEALED, Header, MAX_DATA_KEYS, ROTATING, WrappedDataKey};
 use super::host::Host;
+use super::key_wrap::VaultKeys;
 use super::occupancy::{holds_sealed_device, is_occupied};
 use super::open::OpenedHeader;
 use super::open_vault::{RESTORE_STEP, VaultState};
@@ -56,20 +57,7 @@ impl VaultOptions {
         let headers = self.headers(&store);
         let in_use = holds_sealed_device(&*store).await? || is_occupied(&*store).await?;
 
-        let (mut found, mut foreign, mut replaced) = (vec![], None, None);
-        for copy in HeaderCopy::BOTH {
-            let Some(bytes) = headers.read(copy).await? else { continue };
-            // Copy A decides, if it is intact.
-            replaced = replaced.or_else(|| Header::checksum(&bytes));
-            match Header::parse(&bytes) {
-                Ok(intact) if intact.verify(&bytes, &vault_keys.mac_key).is_ok() => found.push(intact),
-                // It was put in place when secrets of the saved header had leaked.
-                Ok(intact) if intact.store_id == header.store_id => return Err(Error::VaultExists),
-                Ok(_) => foreign = Some(Error::VaultExists),
-                Err(error @ Error::UnsupportedVersion { .. }) => foreign = Some(error),
-                Err(_) => {}
-            }
-        }
+        let InPlace { found, foreign, replaced } = InPlace::read(&*headers, &header, &vault_keys).await?;
         let saved_generation = header.generation;
         let mut newest = found.iter().map(|found| found.generation).fold(saved_generation, u64::max);
         if in_use || found.iter().any(|found| found.flags & DEVICE_SEALED != 0) {
@@ -108,6 +96,39 @@ impl VaultOptions {
         write_header(&*headers, &bytes).await?;
         self.anchor.advance(known, &header, &bytes).await?;
         Ok(self.vault(headers, host, OpenedHeader::new(header, vault_keys, slot)?, false))
+    }
+}
+
+/// The headers that a saved one takes the place of.
+#[derive(Default)]
+struct InPlace {
+    /// Those of this vault.
+    found: Vec<Header>,
+    /// Why another one is not to be overwritten.
+    foreign: Option<Error>,
+    /// The checksum of the one that counts.
+    replaced: Option<[u8; CHECKSUM_BYTES]>,
+}
+
+impl InPlace {
+    /// # Errors
+    /// [`Error::VaultExists`] if the vault was revoked since `saved`.
+    async fn read(headers: &dyn HeaderStore, saved: &Header, vault_keys: &VaultKeys) -> Result<Self> {
+        let mut in_place = Self::default();
+        for copy in HeaderCopy::BOTH {
+            let Some(bytes) = headers.read(copy).await? else { continue };
+            // Copy A decides, if it is intact.
+            in_place.replaced = in_place.replaced.or_else(|| Header::checksum(&bytes));
+            match Header::parse(&bytes) {
+                Ok(intact) if intact.verify(&bytes, &vault_keys.mac_key).is_ok() => in_place.found.push(intact),
+                // It was put in place when secrets of the saved header had leaked.
+                Ok(intact) if intact.store_id == saved.store_id => return Err(Error::VaultExists),
+                Ok(_) => in_place.foreign = Some(Error::VaultExists),
+                Err(error @ Error::UnsupportedVersion { .. }) => in_place.foreign = Some(error),
+                Err(_) => {}
+            }
+        }
+        Ok(in_place)
     }
 }
 

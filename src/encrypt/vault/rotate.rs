@@ -32,17 +32,6 @@ pub struct Revocation {
 }
 
 impl Revocation {
-    /// What somebody who had one of the old secrets and a copy of the store can do for ever, in words for people.
-    pub const REMAINS: &'static str = "\
-Whoever had one of the old secrets and a copy of the store can still:
- - read everything in that copy, and in every older copy and backup;
- - tell of a newer copy which contacts, groups and messages it is about, if they guess their names;
- - read and forge in a newer copy the secrets of messages whose ids they know, which decrypt reactions, edits and polls,
-   and the names of devices that got sender keys and of contacts that have tokens.
-They can also open vaults in other files, and ones with labels of your own, whose keys were derived from an old one.
-They cannot read anything else in a newer copy. Export the account and import it into a new store to end all of this.
-Replace the backups, and every header that was saved. Add other secrets again: only the new one opens the store.";
-
     /// Makes a new vault key that only `secret` opens. Nothing is written. Costs one key derivation for a passphrase.
     ///
     /// # Errors
@@ -94,17 +83,27 @@ impl Vault {
     /// Makes every secret useless that opens the vault now: puts a new vault key and a new data key in place, which only the
     /// secret of `revocation` opens. This vault and others that this process has open on the store go on working.
     ///
-    /// Records are still under the old data key, which old copies of the header give to whoever has an old secret: over
-    /// this crate's `SqliteStore` run `Rotate` next, or have it do both. [`Revocation::REMAINS`] says what an old secret is
-    /// still good for. Keys that [`Vault::account_key`] gave open nothing that is derived from the new vault key: see
-    /// [`Revocation::account_key`]. Vaults in other processes stop with [`Error::HeaderTampered`] when they look at the
-    /// header. Except over this crate's `SqliteStore`, let none open or change the vault at the same moment.
+    /// Records are still under the old data key, which old copies of the header give to anyone with an old secret: over
+    /// this crate's `SqliteStore` run `Rotate` next, or have it do both. Keys that [`Vault::account_key`] gave open nothing
+    /// that is derived from the new vault key: see [`Revocation::account_key`]. Vaults in other processes stop with
+    /// [`Error::HeaderTampered`] when they look at the header. Except over this crate's `SqliteStore`, let none open or
+    /// change the vault at the same moment.
     ///
     /// If there is no room for a data key beside sixteen others, only the vault key and the slots are new, and records are
     /// sealed under the newest of the old data keys as before: [`Revocation::has_new_data_key`] says so, and the log.
     ///
     /// If this fails or is dropped half-way, either the old secrets open the vault or the new one does; call it again with
     /// the same revocation.
+    ///
+    /// # What an old secret is still good for
+    /// With an old secret and a copy of the store an attacker can still
+    /// * read everything in that copy, and in every older copy and backup;
+    /// * tell which contacts, groups and messages a newer copy is about, by guessing their names;
+    /// * read and forge two things in a newer copy: the secrets of messages whose ids they know, which decrypt reactions, edits
+    ///   and polls, and the names of devices that got sender keys and of contacts that have tokens;
+    /// * open vaults in other files, and those with labels of your own, whose keys an old vault key derived.
+    ///
+    /// They cannot read anything else in a newer copy. An export and an import into a new store end all of this.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] if the revocation is of another vault, and the errors of changing the header, as

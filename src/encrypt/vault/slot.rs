@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use super::header::{Header, Kdf, MAX_HINT_BYTES, MAX_LABEL_BYTES, Slot, Wrapped};
 use super::kdf::{self, Argon2Cost, Job, KdfLimits};
 use super::key_wrap::{unwrap, wrap};
+use crate::encrypt::format::envelope::{Nonce, nonce};
 use crate::encrypt::format::keys::{StoreId, VaultKey, derive};
 use crate::error::{Error, Result};
 use crate::printable::is_printable;
@@ -174,9 +175,7 @@ impl NewSlot {
 
     /// Wraps the vault key for this slot.
     pub(crate) fn seal(&self, id: u8, store_id: &StoreId, vault_key: &VaultKey) -> Result<Slot> {
-        let mut nonce = [0; 24];
-        getrandom::fill(&mut nonce)?;
-        self.seal_with(id, store_id, vault_key, nonce)
+        self.seal_with(id, store_id, vault_key, nonce()?)
     }
 
     pub(in crate::encrypt) fn seal_with(
@@ -184,7 +183,7 @@ impl NewSlot {
         id: u8,
         store_id: &StoreId,
         vault_key: &VaultKey,
-        nonce: [u8; 24],
+        nonce: Nonce,
     ) -> Result<Slot> {
         let mut slot = Slot {
             id,

@@ -533,7 +533,6 @@ async fn a_revoked_secret_opens_nothing_any_more_and_open_vaults_go_on() {
     let layered_second = second.layer().layer(store.clone());
     let report = Rotate::new().revoke(&sealed.scratch.store, &options(), raw_key(), new_key()).await.unwrap();
     assert_eq!(report.revoked().len(), 1);
-    assert!(report.to_string().contains("which contacts"), "{report}");
     assert_eq!(sealed.epochs().await, [2]);
     for gone in [raw_key(), Key::from_bytes(&mut [9; 32])] {
         let refused = sealed.open(gone).await;

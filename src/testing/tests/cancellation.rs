@@ -20,7 +20,8 @@ use wacore::store::traits::Backend;
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamSqliteStore;
 
 use crate::testing::arguments::{self, Arguments, call};
-use crate::testing::gate::{Pauses, polled};
+use crate::testing::fault::polled;
+use crate::testing::gate::Pauses;
 use crate::testing::sequence::agree;
 use crate::testing::{Spy, Value};
 use crate::vault::Argon2Cost;
