@@ -82,7 +82,7 @@ use value::WipedBytes;
 #[derive(Clone)]
 pub struct CacheLayer {
     config: Config,
-    shared: Arc<OnceLock<Shared>>,
+    shared: Arc<OnceLock<CacheContents>>,
 }
 
 #[derive(Clone)]
@@ -190,8 +190,8 @@ impl CacheLayer {
         self.shared().pools.counters()
     }
 
-    fn shared(&self) -> &Shared {
-        self.shared.get_or_init(|| Shared {
+    fn shared(&self) -> &CacheContents {
+        self.shared.get_or_init(|| CacheContents {
             pools: Pools::new(&self.config),
             numbers: AtomicU32::new(0),
             stores: Mutex::default(),
@@ -236,7 +236,7 @@ impl fmt::Debug for CacheLayer {
 }
 
 /// The part that the stores of one layer share.
-struct Shared {
+struct CacheContents {
     pools: Pools,
     numbers: AtomicU32,
     stores: Mutex<Vec<Weak<CacheStore>>>,

@@ -102,7 +102,7 @@ impl Proof {
 struct Pass {
     /// Rows that were under an old data key, and still the same when they were written.
     replaced: u64,
-    /// The highest stamp of a row that opened.
+    /// The highest generation of a row that opened.
     newest_generation: u32,
 }
 

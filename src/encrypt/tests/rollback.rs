@@ -355,11 +355,11 @@ async fn crowd(store: Arc<dyn Backend>, anchor: Arc<impl RollbackAnchor + 'stati
         let (store, options) = (store.clone(), options.clone());
         tokio::spawn(async move {
             for round in 0..rounds {
-                let vault = patiently(|| options.open(store.clone(), raw_key())).await;
+                let vault = with_retries(|| options.open(store.clone(), raw_key())).await;
                 vault.layer().layer(store.clone()).put_session(SESSION_ADDRESS, SESSION).await.unwrap();
                 let (label, secret) = (format!("task {task}"), [10 + task * 50 + round; 32]);
                 let (vault, label) = (&vault, label.as_str());
-                patiently(|| async move {
+                with_retries(|| async move {
                     // After a conflict it may have been added all the same.
                     for slot in vault.slots().iter().filter(|slot| slot.label == label) {
                         vault.remove_slot(slot.id).await?;
@@ -383,7 +383,7 @@ async fn crowd(store: Arc<dyn Backend>, anchor: Arc<impl RollbackAnchor + 'stati
 }
 
 /// A conflict says that others kept writing, and is tried again. Nothing else may happen.
-async fn patiently<T, F: Future<Output = Result<T, Error>>>(attempt: impl Fn() -> F) -> T {
+async fn with_retries<T, F: Future<Output = Result<T, Error>>>(attempt: impl Fn() -> F) -> T {
     loop {
         match attempt().await {
             Ok(done) => return done,

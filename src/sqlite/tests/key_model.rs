@@ -387,12 +387,12 @@ fn put_back(row: &mut Row) {
 
 /// What tells a world from others: numbers by their order only, keys and values by where they first appear.
 fn describe(world: &World) -> String {
-    let stamp = |value: &[u8]| u64::from(u32::from_le_bytes(value[10..14].try_into().unwrap()));
+    let record_generation = |value: &[u8]| u64::from(u32::from_le_bytes(value[10..14].try_into().unwrap()));
     let headers = [&world.headers[0], &world.headers[1], &world.first, &world.previous, &world.saved];
     let rows = [&world.device.now, &world.device.before, &world.session.now, &world.session.before];
     let remembered = world.anchor.values().map(|bytes| u64::from_le_bytes(bytes[..8].try_into().unwrap()));
     let mut numbers: Vec<u64> = headers.iter().map(|header| generation(header)).collect();
-    numbers.extend(rows.iter().map(|row| stamp(row)));
+    numbers.extend(rows.iter().map(|row| record_generation(row)));
     numbers.extend(remembered.clone());
     numbers.extend(world.ended_at);
     numbers.sort_unstable();
@@ -411,7 +411,7 @@ fn describe(world: &World) -> String {
         text += &format!("{}{slots:?}{epochs:?}{} ", rank(generation(header)), info.rotating);
     }
     for row in rows {
-        text += &format!("{}/{} ", rank(stamp(row)), id(row[6..10].to_vec()));
+        text += &format!("{}/{} ", rank(record_generation(row)), id(row[6..10].to_vec()));
     }
     text += &format!("{:?} ", world.ended_at.map(rank));
     text += &format!("{:?}{:?}", world.device.since, world.device.before_since);
