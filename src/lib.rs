@@ -1,4 +1,54 @@
-#![doc = include_str!("../README.md")]
+//! Encrypted, cached and observed storage for [whatsapp-rust](https://docs.rs/whatsapp-rust).
+//!
+//! A bot keeps everything that a thief needs to take over its account in one database, in plaintext. This crate wraps any
+//! storage [`Backend`](wacore::store::traits::Backend) in layers: one encrypts every record under the keys of a [`Vault`], one
+//! caches, one counts and times. It also brings a backend of its own, `SqliteStore`.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! # use wacore::store::InMemoryBackend;
+//! use wacore::store::traits::SignalStore;
+//! use wastore::{Passphrase, Stack, Vault};
+//!
+//! # futures::executor::block_on(async {
+//! # let store = Arc::new(InMemoryBackend::new());
+//! // Any store: `SqliteStore::open("wa.db").await?`, upstream's, or an `Arc` of yours.
+//! let vault = Vault::open_or_create(store.clone(), Passphrase::new("correct horse battery staple")?).await?;
+//! let backend = Stack::new(store).layer(vault.layer()).into_backend();
+//!
+//! backend.put_session("15550001111:2@s.whatsapp.net", b"a session").await?;
+//! # Ok::<(), wastore::Error>(())
+//! # }).unwrap();
+//! ```
+//!
+//! Hand the backend to `Bot::builder().with_backend_arc(backend)`.
+//!
+//! ## Modules
+//!
+//! | module | for |
+//! |--|--|
+//! | the root | the names that most programs need: [`Vault`], [`Stack`], [`Passphrase`], [`Key`], [`Error`] |
+//! | [`vault`] | settings, key slots, headers, rollback anchors, key providers |
+//! | `sqlite` | the own store: `SqliteStore`, its settings, its durability |
+//! | `maintenance` | the operator's work: rotation, checks, repair, backups, several accounts |
+//! | `import` | moving in from upstream's SQLite store, and back |
+//! | `cache`, `metrics` | the other two layers |
+//! | `testing` | a conformance kit for backends |
+//! | [`guide`] | how to use all of it, page by page |
+//!
+//! ## Features
+//!
+//! | feature | default | brings |
+//! |--|--|--|
+//! | `sqlite` | yes | `SqliteStore`, `maintenance` |
+//! | `bundled-sqlite` | yes | SQLite, compiled in; without it the system's library is linked, 3.37 or later |
+//! | `import` | | `import` |
+//! | `cli` | | the command `wastore` |
+//! | `metrics` | | everything that is counted goes to the recorder of the `metrics` facade as well |
+//! | `tracing` | | a span for each call |
+//! | `ring` | | ring's cipher for records: the same bytes, and faster; needs a C compiler |
+//! | `testing` | | `testing` |
+//!
 //! ## Words
 //!
 //! | word | meaning |
@@ -9,6 +59,8 @@
 //! | [slot](vault::SlotInfo) | a place in the header for one secret that opens the vault: a passphrase, a key, a recovery key. There are eight |
 //! | data key | seals the values of records; `maintenance::Rotate` replaces it and seals every record again |
 //! | [anchor](vault::RollbackAnchor) | remembers the newest header elsewhere, so that an older copy of the store is noticed |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -44,6 +96,13 @@ mod sync;
 pub mod testing;
 #[cfg(feature = "import")]
 mod upstream;
+
+pub mod guide;
+
+/// The README, whose examples are tested with the docs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// The vault: who can open an encrypted store, and what its header says.
 pub mod vault {
