@@ -29,6 +29,6 @@ bench:
 fuzz TARGET SECONDS="600":
     cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}
 
-# Licences, advisories and sources of the dependencies.
+# Licences and sources of the dependencies.
 deny:
     cargo deny check bans licenses sources

@@ -68,14 +68,14 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts a stack at `backend`: an `Arc` of any concrete store, or an `Arc<dyn Backend>`.
+    /// Starts a stack at `backend`: an `SqliteStore`, a reference to one, an `Arc` of any other store, or an `Arc<dyn Backend>`.
     pub fn new(backend: impl IntoBackend) -> Self {
         let (backend, name) = backend.into_backend();
         Self { backend: backend.clone(), names: vec![name], closer: Closer::of(backend) }
     }
 
-    /// Sets the text that `Debug` prints for the innermost backend. The default is the store's type name, `sqlite(wa.db)`
-    /// for this crate's SQLite store, and `backend` for an `Arc<dyn Backend>`.
+    /// Sets the text that `Debug` prints for the innermost backend. The default is the name of the store's type, `backend`
+    /// for an `Arc<dyn Backend>`, and `sqlite(wa.db)` for an `SqliteStore` that is given without an `Arc`.
     pub fn named(mut self, name: impl Into<String>) -> Self {
         if let Some(innermost) = self.names.first_mut() {
             *innermost = name.into();
@@ -172,7 +172,8 @@ impl fmt::Debug for Closer {
     }
 }
 
-/// What a [`Stack`] can start from: `Arc<S>` of any store `S`, or `Arc<dyn Backend>`.
+/// A store for a [`Stack`] or a [`Vault`](crate::Vault): `Arc<S>` of any store `S`, `Arc<dyn Backend>`, `SqliteStore`, or a reference
+/// to one.
 pub trait IntoBackend: sealed::Sealed {
     /// Returns the backend and the name that a stack prints for it.
     #[doc(hidden)]

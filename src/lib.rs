@@ -118,6 +118,7 @@ pub mod vault {
 /// Moving in from whatsapp-rust's own SQLite store, and back.
 #[cfg(feature = "import")]
 pub mod import {
+    pub use crate::progress::{Phase, Progress};
     pub use crate::upstream::{AccountToExport, Export, ExportReport, Import, ImportReport, NotRead, RemovedSource};
 }
 

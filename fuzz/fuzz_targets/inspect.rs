@@ -10,7 +10,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let path = folder.path().join("wa.db");
     std::fs::write(&path, data).unwrap();
     let Ok(store) = block_on(SqliteStore::open(&path)) else { return };
-    if let Ok(inspection) = block_on(store.inspect()) {
+    if let Ok(inspection) = block_on(wastore::maintenance::inspect(&store)) {
         let _ = inspection.to_string();
     }
 });

@@ -65,7 +65,7 @@ impl EncryptStore {
     // A state is taken before the call to the inner store and held until it has answered. So whoever puts a data key out
     // of use can wait for those who still seal under it, and a value that was read just before stays readable.
 
-    /// Verifies and decrypts in binding a value that was read while `held` was held.
+    /// Verifies and decrypts in place a value that was read while `held` was held.
     pub(super) async fn open_in_place(
         &self,
         held: &Arc<VaultState>,

@@ -10,7 +10,10 @@
 //! | `format/` | what is stored: envelope, token, block, keys |
 //! | `layer.rs` | the layer, and what the five files below have in common |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | one file per upstream trait |
+//! | `cipher.rs` | sealing and opening with the keys of an open vault |
+//! | `columns.rs`, `carrier.rs` | the key columns of each kind of record; where a sealed value lies in typed records |
 //! | `sealed_row.rs` | rows as they lie in a table |
+//! | `fuzz.rs` | entry points of the fuzz targets |
 //!
 //! Whoever reads the store learns how many rows there are, how long values are (unless padded), the ids, flags and times
 //! that the inner store computes with, and which rows belong to the same pseudonym. Whoever writes to it can delete rows

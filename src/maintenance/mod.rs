@@ -1,6 +1,6 @@
 //! The operator's work over a store and its vault: opening one account of several, new keys, checks, repair.
 //!
-//! Everything here works over [`OwnStore`], whatever engine keeps the rows.
+//! All of it works over [`OwnStore`], whatever engine keeps the rows; `create_encrypted` and `backup_to_folder` make SQLite files.
 //!
 //! | file | |
 //! |--|--|

@@ -76,13 +76,15 @@ impl Verify {
         if copies < HeaderCopy::BOTH.len() as u8 {
             report.damaged("sender_keys", 0, format!("{copies} of 2 copies of the vault header are intact"));
         }
+        // Before the rows are read, so that a change of the data key waits until they are opened.
+        let held = vault.state();
         let mut snapshot = store.snapshot().await?;
         let (total, mut done) = (if self.quick { 0 } else { snapshot.count().await.or_else(if_damaged)? }, 0);
         let tell = |rows: u64| {
             done += rows;
             self.progress.tell(Phase::Checking, done, total);
         };
-        self.check_rows(&mut *snapshot, vault, &mut report, tell).await?;
+        self.check_rows(&mut *snapshot, (vault, &held), &mut report, tell).await?;
         drop(snapshot);
         if vault.device_is_sealed() && report.checked(Record::Device) == 0 && !report.has_damaged("devices") {
             report.damaged("devices", 0, Error::DeviceMissing.to_string());
@@ -96,11 +98,10 @@ impl Verify {
     async fn check_rows(
         &self,
         snapshot: &mut dyn RowReader,
-        vault: &Vault,
+        (vault, held): (&Vault, &Arc<VaultState>),
         report: &mut VerifyReport,
         mut tell: impl FnMut(u64),
     ) -> Result<()> {
-        let held = vault.state();
         for table in &TABLES {
             snapshot.begin(table);
             loop {
@@ -120,7 +121,7 @@ impl Verify {
                 };
                 tell(page.len() as u64);
                 for (row, found) in page {
-                    report.look_at(vault, &held, table, row, found).await?;
+                    report.look_at(vault, held, table, row, found).await?;
                 }
                 if self.quick {
                     break;

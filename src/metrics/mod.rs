@@ -145,10 +145,10 @@ use stats::{LayerStats, SlowCalls};
 /// ```
 #[derive(Clone)]
 pub struct Metrics {
-    shared: Arc<Shared>,
+    shared: Arc<Observed>,
 }
 
-struct Shared {
+struct Observed {
     slow: Arc<SlowCalls>,
     layers: Mutex<Vec<Arc<LayerStats>>>,
     caches: Mutex<Vec<(&'static str, CacheLayer)>>,
@@ -158,7 +158,7 @@ impl Metrics {
     /// Nothing is counted yet.
     pub fn new() -> Self {
         let slow = SlowCalls { thresholds: [const { AtomicU64::new(u64::MAX) }; _], since: Instant::now() };
-        Self { shared: Arc::new(Shared { slow: Arc::new(slow), layers: Mutex::default(), caches: Mutex::default() }) }
+        Self { shared: Arc::new(Observed { slow: Arc::new(slow), layers: Mutex::default(), caches: Mutex::default() }) }
     }
 
     /// A layer that counts under this name, the label `layer`. Layers of the same name, for example those of several

@@ -39,6 +39,8 @@ impl SealedRow {
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) name: &'static str,
+    /// Where it stands in [`TABLES`].
+    pub(crate) position: usize,
     /// What its rows are.
     pub(crate) record: Record,
     /// The columns that name a row within an account, in the order of the primary key. Of a LID mapping the first alone is
@@ -122,7 +124,7 @@ const fn number(name: &'static str) -> Column {
 impl Table {
     /// A table whose values a data key seals.
     const fn sealed(name: &'static str, record: Record, carrier: Carrier, key: &'static [Column]) -> Self {
-        Self { name, record, key, carrier, numbers: &[], is_sealed: true }
+        Self { name, position: 0, record, key, carrier, numbers: &[], is_sealed: true }
     }
 
     /// A table whose values, if it has any, are under the lookup key.
@@ -135,7 +137,7 @@ impl Table {
     }
 }
 
-pub(crate) static TABLES: [Table; 18] = [
+pub(crate) static TABLES: [Table; 18] = in_order([
     Table::blinded("identities", Record::Identity, Carrier::Bytes("key"), &[text("address")]),
     Table::sealed("sessions", Record::Session, Carrier::Bytes("record"), &[text("address")]),
     Table::sealed("prekeys", Record::Prekey, Carrier::Bytes("record"), &[number("id")]).with_numbers(&["uploaded"]),
@@ -189,7 +191,17 @@ pub(crate) static TABLES: [Table; 18] = [
         &[text("chat"), text("sender"), text("msg_id")],
     ),
     Table::sealed("devices", Record::Device, Carrier::Bytes("edge_routing_info"), &[]),
-];
+]);
+
+/// Tells each table its position.
+const fn in_order(mut tables: [Table; 18]) -> [Table; 18] {
+    let mut position = 0;
+    while position < tables.len() {
+        tables[position].position = position;
+        position += 1;
+    }
+    tables
+}
 
 /// Where the two copies of a vault's header lie among the sender keys: the one kind of record that every backend keeps
 /// opaque, unlisted and unpruned. Blinded addresses have 24 characters, so none can be equal.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// Tries again while another process is in the way, as long as there is backoff. Blocks its thread.
+/// Tries again while another process is in the way, until the timeout. Blocks its thread.
 pub(super) fn retry_busy<T>(backoff: &mut BusyBackoff, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         match attempt() {

@@ -14,7 +14,7 @@
 //! | `coop.rs` | giving way to other tasks |
 //! | `schema.rs`, `migrations/` | the schema, telling our files from others, and noticing that the schema was altered |
 //! | `snapshot.rs` | backups, snapshots, rewrites and upkeep |
-//! | `restore.rs` | putting a backup in the place of a store, and keeping backups in a folder |
+//! | `restore.rs` | putting a backup in the place of a store |
 //! | `rows.rs` | what maintenance does with rows |
 //! | `tables.rs`, `pages.rs`, `walk.rs` | the statements of the tables; reading a page of rows, damaged ones too; one page after the other |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |

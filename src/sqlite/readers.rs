@@ -68,7 +68,7 @@ impl Readers {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Closes the connections for good. Nothing may open another one any more. `false` if there is no more backoff.
+    /// Closes the connections for good. Nothing may open another one any more. `false` if the timeout is over.
     pub(super) fn close_for_good(&self, backoff: &mut BusyBackoff) -> bool {
         loop {
             let Some(closed) = self.close(backoff) else { return false };
@@ -86,7 +86,7 @@ impl Readers {
     }
 
     /// Closes the connections, waiting for those on loan, and keeps them closed as long as the guard lives. `None` if
-    /// there is no more backoff. Blocks its thread.
+    /// the timeout is over. Blocks its thread.
     pub(super) fn close(&self, backoff: &mut BusyBackoff) -> Option<ReadersClosed<'_>> {
         self.closed.store(true, Ordering::Release);
         let closed = ReadersClosed(self);

@@ -96,8 +96,7 @@ impl SqlTable {
 
     /// The statements of a table.
     pub(super) fn of(table: &'static Table) -> &'static Self {
-        let position = table::TABLES.iter().position(|other| std::ptr::eq(other, table)).unwrap_or_default();
-        &TABLES[position]
+        &TABLES[table.position]
     }
 
     pub(super) fn size(&'static self, connection: &Connection) -> Result<TableSize> {

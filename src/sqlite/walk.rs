@@ -128,13 +128,14 @@ impl RowReader for Snapshot {
         let (table, limit, seen) = (pages.table, pages.limit, pages.seen);
         let Some(from) = pages.next.take() else {
             let has_damage = pages.has_damage;
-            self.pages = None;
             let check = move |c: &Connection| match table.check_count(c, account, seen.unsigned_abs()) {
                 // The rows that cannot be counted are among those that were seen and are damaged.
                 Err(error) if has_damage && error.is_damaged_database() => Ok(()),
                 checked => checked,
             };
-            return self.run(check).await.map(|()| None);
+            self.run(check).await?;
+            self.pages = None;
+            return Ok(None);
         };
         let page = self.run(move |c| table.page(c, account, &from, limit, seen)).await?;
         Ok(self.pages.as_mut().map(|pages| pages.advance(page)))

@@ -35,7 +35,7 @@ const GROUP: usize = 256;
 const INLINE_GROUP: usize = 32;
 /// How long somebody runs the calls of others before a blocking thread takes over.
 const INLINE_TIME: Duration = Duration::from_micros(500);
-/// How many lone calls it takes to stop waiting for company.
+/// How many lone calls it takes until calls stop waiting for others.
 const BATCH_HINT_CALLS: u8 = 8;
 
 /// A queue in front of the writing connection.
@@ -49,7 +49,7 @@ struct State {
     /// `None` while somebody has it.
     connection: Option<Box<WriteConnection>>,
     waiting: VecDeque<Box<dyn Call>>,
-    /// How many more calls wait for company, because one lately had some.
+    /// How many more calls wait for others, because one lately shared its transaction.
     batch_hint: u8,
     closed: Closed,
 }
@@ -115,9 +115,9 @@ impl Writer {
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         let blocking = self.needs_blocking_thread(plan);
-        let tired = !blocking && coop::over_budget();
+        let over_budget = !blocking && coop::over_budget();
         if !blocking
-            && !tired
+            && !over_budget
             && let Some(mut leader) = self.try_lead()
         {
             coop::charge(plan.cost);
@@ -135,7 +135,7 @@ impl Writer {
         let mut queued = self.enqueue(Box::new(call));
         if !blocking && queued.unattended {
             // Whoever else is about to write joins the queue meanwhile.
-            if tired {
+            if over_budget {
                 coop::yield_to_runtime().await;
             } else {
                 coop::yield_once().await;
@@ -184,7 +184,7 @@ impl Writer {
     /// Takes the connection away for good once all calls that wait have run; `None` if that was done before. Blocks its thread.
     ///
     /// # Errors
-    /// Contention if there is no more backoff.
+    /// Contention if the timeout is over.
     pub(super) fn take_connection(self: &Arc<Self>, backoff: &mut BusyBackoff) -> Result<Option<Connection>> {
         loop {
             let mut state = self.state();

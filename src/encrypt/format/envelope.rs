@@ -158,7 +158,7 @@ pub(crate) fn seal(
 
     if described > 0 {
         envelope.extend_from_slice(&((described - 2) as u16).to_le_bytes());
-        for part in binding.original.as_slice() {
+        for part in place.original.as_slice() {
             envelope.extend_from_slice(&(part.len() as u16).to_le_bytes());
             envelope.extend_from_slice(part);
         }
@@ -179,7 +179,7 @@ pub(crate) fn seal(
     Ok(envelope)
 }
 
-/// Seals a value anew, as it is, in the same binding and under other keys. Arguments as those of [`open`] and [`seal`].
+/// Seals a value anew, as it is, in the same place and under other keys. Arguments as those of [`open`] and [`seal`].
 ///
 /// # Errors
 /// As [`open`].
@@ -281,7 +281,7 @@ impl Opened {
     }
 }
 
-/// Verifies and decrypts `value` in binding.
+/// Verifies and decrypts `value` in place.
 ///
 /// `prefix` is what [`Prefix::read`] returned for it, `keys` those of its epoch. If `binding` has an original key, the
 /// envelope must be self-describing and name exactly that key.
@@ -346,7 +346,7 @@ fn parse_body(flags: u8, record: Record, body: &[u8]) -> Result<Opened> {
     Ok(Opened { parts, start: BODY_AT + at, end: BODY_AT + end })
 }
 
-/// [`open`] for a value that may be shared: decrypts in binding if it is not, in a copy if it is.
+/// [`open`] for a value that may be shared: decrypts in place if it is not, in a copy if it is.
 pub(crate) fn open_bytes(keys: &DataKeys, prefix: Prefix, binding: RowBinding<'_>, value: Bytes) -> Result<Bytes> {
     let mut buffer = value.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
     let opened = open(keys, prefix, binding, &mut buffer)?;

@@ -146,7 +146,7 @@ impl LookupKeys {
         }
     }
 
-    /// `listed(domain; name)`: deterministic, and [`LookupKeys::name`] gets the name back.
+    /// `listed(domain; name)`: deterministic, and [`LookupKeys::decrypt_name`] gets the name back.
     pub(crate) fn encrypt_name(&self, record: Record, domain: Domain, name: &str) -> Result<String> {
         let length = u16::try_from(name.len()).map_err(|_| too_long(record))?;
         let padded = (2 + name.len()).next_multiple_of(16);

@@ -129,8 +129,8 @@ impl OpenVault {
     /// putting it in place. One that is on a copy of this crate's own store does not count: its header may have been planted.
     pub(super) fn keys_of(&self, header: &Header, bytes: &[u8]) -> Option<Arc<VaultKeys>> {
         let here = self.same_store().into_iter().filter(|vault| self.host.may_be(&vault.host));
-        let roots = here.flat_map(|vault| [Some(vault.state().vault_keys.clone()), vault.pending_keys().clone()]);
-        roots.flatten().find(|vault_keys| header.verify(bytes, &vault_keys.mac_key).is_ok())
+        let keys = here.flat_map(|vault| [Some(vault.state().vault_keys.clone()), vault.pending_keys().clone()]);
+        keys.flatten().find(|vault_keys| header.verify(bytes, &vault_keys.mac_key).is_ok())
     }
 
     /// This and every other vault that this process has open on the same store, or on a copy of it.

@@ -118,7 +118,8 @@ impl VaultOptions {
         self
     }
 
-    /// How [`VaultOptions::open`] opens; default [`OpenMode::ReadWrite`].
+    /// How a vault is opened; default [`OpenMode::ReadWrite`]. In [`OpenMode::ReadOnly`] no vault is created and no header is
+    /// restored.
     pub fn mode(mut self, mode: OpenMode) -> Self {
         self.mode = mode;
         self
@@ -182,6 +183,7 @@ impl fmt::Debug for VaultOptions {
             .field("kdf_limits", &self.limits())
             .field("padding", &self.padding)
             .field("on_damage", &self.on_damage)
+            .field("mode", &self.mode)
             .finish_non_exhaustive()
     }
 }

@@ -12,7 +12,7 @@ use super::key_wrap::VaultKeys;
 use super::occupancy::{holds_sealed_device, is_occupied};
 use super::open::OpenedHeader;
 use super::open_vault::{RESTORE_STEP, VaultState};
-use super::options::VaultOptions;
+use super::options::{OpenMode, VaultOptions};
 use crate::encrypt::cipher::sealed_prefix;
 use crate::error::{Error, Result};
 use crate::layer::IntoBackend;
@@ -51,6 +51,12 @@ impl VaultOptions {
         saved: &[u8],
         secret: Secret,
     ) -> Result<Vault> {
+        if self.mode == OpenMode::ReadOnly {
+            return Err(Error::InvalidInput {
+                what: "the mode",
+                problem: "writes no header: choose OpenMode::ReadWrite",
+            });
+        }
         let host = Host::of(store.clone()).await?;
         let (opened, _) = self.open_header(Header::parse(saved)?, saved, secret, &host).await?;
         let OpenedHeader { mut header, vault_keys, slot, .. } = opened;
