@@ -1,4 +1,4 @@
-//! Every promise of SECURITY.md names the tests that check it.
+//! Every promise of `docs/threat-model.md` names the tests that check it, and `docs/format.md` names those of the formats.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test")]
 
@@ -69,7 +69,8 @@ fn root() -> PathBuf {
 fn every_promise_names_its_tests_and_they_exist() {
     let tests = [Sources::of("src").tests, Sources::of("tests").tests].concat();
     assert!(tests.len() > 300, "{}", tests.len());
-    let text = std::fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let [text, formats] =
+        ["threat-model.md", "format.md"].map(|page| std::fs::read_to_string(root().join("docs").join(page)).unwrap());
     let mut named = 0;
     let mut check = |names: &str| {
         for name in names.split('`').skip(1).step_by(2) {
@@ -77,10 +78,13 @@ fn every_promise_names_its_tests_and_they_exist() {
             named += 1;
         }
     };
-    text.split("Tests: ").skip(1).for_each(|rest| check(rest.split('.').next().unwrap()));
+    assert!(formats.contains("Tests: "), "the formats name no test");
+    for page in [&text, &formats] {
+        page.split("Tests: ").skip(1).for_each(|rest| check(rest.split('.').next().unwrap()));
+    }
 
     // Sections that promise something.
-    let silent = ["The first thing to know", "Assets"];
+    let silent = ["The first thing to know", "Assets", "Attackers"];
     for section in text.split("\n## ").skip(1) {
         let (title, content) = section.split_once('\n').unwrap();
         if !silent.contains(&title) && title != "Attacks tried" {
