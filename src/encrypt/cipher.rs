@@ -17,7 +17,7 @@ use crate::rows::SealedRow;
 pub(crate) struct RecordCipher {
     pub(crate) ring: Arc<KeyRing>,
     pub(crate) padding: Padding,
-    /// The lower 32 bits of the generation of the header, which every record carries.
+    /// The generation of the header, at most 2^32 − 1, which every record carries.
     pub(crate) generation: u32,
 }
 

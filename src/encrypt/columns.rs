@@ -1,6 +1,6 @@
 //! The key columns of each kind of record: the names that the inner store gets, and what a sealed value is bound to.
 //!
-//! The table of kinds in `SECURITY.md` says the same in words.
+//! The table of kinds in `docs/format.md` says the same in words.
 
 use super::format::envelope::RowBinding;
 use super::format::keys::LookupKeys;

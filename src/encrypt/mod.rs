@@ -18,7 +18,7 @@
 //! Whoever reads the store learns how many rows there are, how long values are (unless padded), the ids, flags and times
 //! that the inner store computes with, and which rows belong to the same pseudonym. Whoever writes to it can delete rows
 //! and put back older versions of a row; anything else is an error when it is read, except that an altered message secret
-//! comes back as random bytes. `SECURITY.md` says this in full.
+//! comes back as random bytes. `docs/threat-model.md` says this in full.
 
 #![cfg_attr(
     not(feature = "sqlite"),

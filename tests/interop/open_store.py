@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Opens a wastore vault over whatsapp-rust's SQLite schema: a second implementation of the format, from SECURITY.md.
+"""Opens a wastore vault over whatsapp-rust's SQLite schema: a second implementation of the format, from docs/format.md.
 
     open_store.py DATABASE --key HEX [--message CHAT SENDER ID] [--base-key ADDRESS ID HEX]
     open_store.py DATABASE --passphrase TEXT ...            (needs the package argon2-cffi)

@@ -7,7 +7,7 @@
 //!  4   1  flags: bit 0 padded, bit 1 self-describing
 //!  5   1  kind of record
 //!  6   4  data-key epoch
-//! 10   4  generation of the header at the time of writing, its lower 32 bits
+//! 10   4  generation of the header at the time of writing, at most 2^32 − 1
 //! 14  24  nonce
 //! 38   n  ciphertext of: [u16 L ‖ L bytes of (u16 len ‖ part)*] if self-describing ‖ payload ‖ [80 00*] if padded
 //! 38+n 16 tag

@@ -117,7 +117,7 @@ impl Anchor {
     /// The length of [`Anchor::to_bytes`].
     pub const BYTES: usize = 24;
 
-    /// The anchor as bytes: the header's generation, little-endian, and its checksum, as `SECURITY.md` describes them.
+    /// The anchor as bytes: the header's generation, little-endian, and its checksum, as `docs/format.md` describes them.
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         bytes[..8].copy_from_slice(&self.generation.to_le_bytes());
