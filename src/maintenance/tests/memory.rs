@@ -60,6 +60,7 @@ pub(super) struct Database {
     /// Reading fails, as with a server that is gone.
     pub(super) is_gone: AtomicBool,
     before_change: Mutex<Option<Hook>>,
+    before_count: Mutex<Option<BoxFuture<'static, ()>>>,
     /// What maintenance asked for that changes no row.
     upkeep: Mutex<Vec<&'static str>>,
 }
@@ -83,6 +84,11 @@ impl Memory {
         hook: impl Fn(&'static Table) -> BoxFuture<'static, ()> + Send + Sync + 'static,
     ) {
         *self.database.before_change.lock().unwrap() = Some(Arc::new(hook));
+    }
+
+    /// Has `first` run before the rows of a snapshot are counted the next time.
+    pub(super) fn before_count(&self, first: BoxFuture<'static, ()>) {
+        *self.database.before_count.lock().unwrap() = Some(first);
     }
 
     /// What maintenance asked for since the last time that changes no row.
@@ -202,6 +208,10 @@ impl RowReader for Reader {
     }
 
     async fn count(&mut self) -> Result<u64> {
+        let first = self.store.database.before_count.lock().unwrap().take();
+        if let Some(first) = first {
+            first.await;
+        }
         match &self.copy {
             Some(copy) => Ok(count(copy, self.store.account, |_| true)),
             None => Ok(count(&self.store.map(), self.store.account, |_| true)),

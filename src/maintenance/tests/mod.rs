@@ -4,6 +4,7 @@ mod memory;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use wacore::store::traits::{Backend, SignalStore};
 
@@ -212,6 +213,26 @@ async fn every_value_is_under_the_new_key_after_a_rotation() {
     assert_eq!(is, was.iter().map(|(record, _)| (*record, 2)).collect::<Vec<_>>());
     assert_eq!(answers(&*layered).await, before);
     assert_eq!(HeaderInfo::read(&store).await.unwrap().unwrap().epochs, [2]);
+    assert!(verify(&store, &vault).await.is_sound());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_waits_for_a_check_that_is_under_way() {
+    let store = Memory::new();
+    let (vault, _layered) = sealed(&store, old()).await;
+    let vault = Arc::new(vault);
+    let (told, rotated) = tokio::sync::oneshot::channel();
+    let (rotating, under) = (store.clone(), vault.clone());
+    store.before_count(Box::pin(async move {
+        let rotation = tokio::spawn(async move { Rotate::new().run(&rotating, &under).await.unwrap().resealed() });
+        // Time enough for it to end, if it did not wait.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        told.send(rotation).unwrap();
+    }));
+    let report = verify(&store, &vault).await;
+    assert!(report.is_sound(), "{report}");
+    assert!(rotated.await.unwrap().await.unwrap() > 0);
+    assert!(epochs(&store).await.iter().all(|(_, epoch)| *epoch == 2));
     assert!(verify(&store, &vault).await.is_sound());
 }
 
