@@ -168,27 +168,22 @@ fn every_command_shown_exists() {
     assert!(shown > 10, "{shown}");
 }
 
-/// The words that a line has and should not.
-fn avoided(line: &str) -> Vec<&str> {
-    let words = line.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '\'');
-    let mut found: Vec<&str> =
-        words.filter(|word| AVOIDED.contains(&word.to_lowercase().trim_end_matches("'s"))).collect();
-    for start in AVOIDED_AT_THE_START {
-        let begins = |text: &str| text.trim_start().strip_prefix(start).is_some_and(|rest| rest.starts_with(' '));
-        if line
-            .split(['.', '!'])
-            .enumerate()
-            .any(|(number, sentence)| (number > 0 || is_start(line)) && begins(sentence))
-        {
-            found.push(start);
-        }
-    }
-    found
+/// The words that a line has and should not. Code between backticks is no prose.
+fn avoided(line: &str) -> Vec<String> {
+    line.split('`').step_by(2).flat_map(avoided_in).collect()
 }
 
-/// A line that continues a sentence is not looked at for its first word.
-fn is_start(line: &str) -> bool {
-    line.starts_with("* ") || line.starts_with("| ")
+fn avoided_in(prose: &str) -> Vec<String> {
+    let words = prose.split(|c: char| !c.is_alphanumeric() && !matches!(c, '_' | '\''));
+    let words = words.filter(|word| AVOIDED.contains(&word.to_lowercase().trim_end_matches("'s")));
+    let mut found: Vec<String> = words.map(str::to_owned).collect();
+    // A line may continue a sentence, so only those behind the end of another one are looked at, and items of lists.
+    let sentences = prose.split(". ").skip(usize::from(!prose.starts_with("* ")));
+    for sentence in sentences {
+        let first = sentence.trim_start_matches(['*', ' ']).split(' ').next().unwrap_or_default();
+        found.extend(AVOIDED_AT_THE_START.contains(&first).then(|| first.to_owned()));
+    }
+    found
 }
 
 #[test]

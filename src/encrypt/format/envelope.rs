@@ -158,7 +158,7 @@ pub(crate) fn seal(
 
     if described > 0 {
         envelope.extend_from_slice(&((described - 2) as u16).to_le_bytes());
-        for part in place.original.as_slice() {
+        for part in binding.original.as_slice() {
             envelope.extend_from_slice(&(part.len() as u16).to_le_bytes());
             envelope.extend_from_slice(part);
         }
