@@ -201,7 +201,7 @@ pub(crate) trait Rows: Backend + fmt::Debug {
     async fn check_database(&self, quick: bool) -> Result<Vec<String>>;
 
     /// # Errors
-    /// An error of the engine that says damaged, if the database itself is damaged.
+    /// The engine's error for damage, if the database itself is damaged.
     async fn refuse_damage(&self) -> Result<()>;
 
     /// # Errors
