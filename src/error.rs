@@ -68,9 +68,7 @@ pub enum Error {
     )]
     WrongContext,
     /// The secret opens the vault, but this is not the expected store. Nothing was written.
-    #[error(
-        "the secret opens this vault, but another store is expected here: check that stores were not exchanged"
-    )]
+    #[error("the secret opens this vault, but another store is expected here: check that stores were not exchanged")]
     WrongStore,
     /// This version does not know the format.
     #[error("{what} {found} is not supported, this version knows {newest} at most: use a newer version of wastore")]
@@ -124,7 +122,7 @@ pub enum Error {
         lanes: u32,
     },
     /// The key derivation found no memory or no thread.
-    #[error("the key derivation needs a thread and {memory_kib} KiB of memory, and got none: free some memory and try again")]
+    #[error("the key derivation could not get a thread or {memory_kib} KiB of memory: free some memory and try again")]
     #[non_exhaustive]
     KdfFailed {
         /// Memory asked for, in KiB.
@@ -225,7 +223,9 @@ pub enum Error {
     },
     /// The account was deleted while this handle was in use. Nothing was stored.
     #[cfg(feature = "sqlite")]
-    #[error("the account was deleted from the store: stop its client, and open the account again to begin from nothing")]
+    #[error(
+        "the account was deleted from the store: stop its client, and open the account again to begin from nothing"
+    )]
     AccountDeleted,
     /// An error of the inner store, unchanged.
     #[error(transparent)]
@@ -317,7 +317,7 @@ pub enum Error {
     /// Another process or a backup has the database open. It might go on writing under a data key that is to be
     /// forgotten.
     #[cfg(feature = "sqlite")]
-    #[error("another process or a backup has the store open: end it and try again, or do this in the same process")]
+    #[error("another process, or a backup, has the store open: end it and try again, or do this in the same process")]
     StoreInUse,
     /// A table has rows that a read in the order of its keys does not find, or its index has entries without a row.
     #[cfg(feature = "sqlite")]
@@ -333,9 +333,9 @@ pub enum Error {
         /// The number of rows, or of entries in the index of the key.
         counted: u64,
     },
-    /// The path of a new file is taken. The file there was not touched.
+    /// Another file is in the place of a new one. It was not touched.
     #[cfg(feature = "sqlite")]
-    #[error("{} already exists: choose another name, or move the file away", printable_path(path))]
+    #[error("{} is there already: choose another name, or move the file away", printable_path(path))]
     TargetExists {
         /// The path of the file.
         path: PathBuf,
@@ -402,7 +402,9 @@ pub enum Error {
     },
     /// A record read back from the new store differs from the source. The new store was discarded.
     #[cfg(feature = "import")]
-    #[error("a {record} record differs from the source after the import, and the new store was discarded: please report this")]
+    #[error(
+        "a {record} record differs from the source after the import, and the new store was discarded: please report this"
+    )]
     #[non_exhaustive]
     ImportUnequal {
         /// The record's kind.
@@ -420,7 +422,10 @@ pub enum Error {
     SourceDamaged,
     /// The caller asked to remove the source, but it holds more than an import reads. Nothing was made.
     #[cfg(feature = "import")]
-    #[error("the source cannot be removed because it holds data that an import does not read: {}", not_read::listed(not_read))]
+    #[error(
+        "the source cannot be removed because it holds data that an import does not read: {}",
+        not_read::listed(not_read)
+    )]
     #[non_exhaustive]
     SourceHoldsMore {
         /// The unread tables and rows.
@@ -547,9 +552,7 @@ pub enum ForeignFile {
     )]
     ForeignLog,
     /// A file with a hard link. SQLite would not find its log under its other name.
-    #[error(
-        "has a second name (hard link), under which SQLite would not find its log: remove one of the two"
-    )]
+    #[error("has another name as well (hard link), under which SQLite would not find its log: remove one of the two")]
     SecondName,
     /// The database of upstream's own store.
     #[error("is a database of whatsapp-rust's own SQLite store: import it into a new file with `wastore import`")]

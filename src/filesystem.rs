@@ -100,7 +100,7 @@ pub(crate) fn named(path: &Path, error: io::Error) -> io::Error {
         return error;
     }
     let shown = printable_path(path);
-    // Libraries name temporary files, whose names say nothing.
+    // The text of a library names its own temporary file, so only the kind of error is shown.
     let cause =
         if error.raw_os_error().is_some() { error.to_string() } else { io::Error::from(error.kind()).to_string() };
     let text = match error.kind() {

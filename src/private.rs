@@ -133,7 +133,7 @@ pub(crate) fn check(file: &File, path: &Path) -> io::Result<()> {
     check_owner(file, path)?;
     #[cfg(unix)]
     if std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) != 1 {
-        return Err(refused(path, "has a second name (hard link), or none: remove the link"));
+        return Err(refused(path, "has another name (hard link) as well, or none: remove the link"));
     }
     Ok(())
 }

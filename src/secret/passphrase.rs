@@ -83,7 +83,8 @@ impl Passphrase {
     /// # Errors
     /// [`Error::InvalidInput`](crate::Error::InvalidInput) if the variable is not set, or as in [`Passphrase::new`].
     pub fn from_env(name: &str) -> Result<Self> {
-        let value = std::env::var_os(name).ok_or(invalid("passphrase", "is not in the environment variable given"))?;
+        let value =
+            std::env::var_os(name).ok_or(invalid("passphrase", "is not set in the given environment variable"))?;
         Self::new(value.into_encoded_bytes())
     }
 
@@ -93,8 +94,8 @@ impl Passphrase {
             .is_ok_and(|text| text.chars().all(|character| !character.is_control() || character == '\t'))
     }
 
-    /// The number of visible characters, or of bytes if the passphrase is not text. Repeats in a row count once. For
-    /// rules about new passphrases.
+    /// The number of visible characters; repeats in a row count once. The number of bytes if the passphrase is not
+    /// text. For rules about new passphrases.
     pub fn characters(&self) -> usize {
         let Ok(text) = std::str::from_utf8(&self.bytes) else { return self.bytes.len() };
         let (mut count, mut last) = (0, None);

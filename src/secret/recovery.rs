@@ -50,9 +50,10 @@ impl RecoveryKey {
             let symbols = || text.chars().filter(|character| character.is_alphanumeric());
             Self::of_symbols(symbols().rev(), true).or_else(|| Self::of_symbols(symbols(), false))
         });
-        found
-            .next()
-            .ok_or(invalid("recovery key", "is mistyped: it has 54 letters and digits, and the last two check the others"))
+        found.next().ok_or(invalid(
+            "recovery key",
+            "is mistyped: it has 54 letters and digits, and the last two check the others",
+        ))
     }
 
     /// The key in the first characters, or in the last ones if `typed` runs backwards.

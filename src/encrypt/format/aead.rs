@@ -132,7 +132,7 @@ mod tests {
                 let mut altered = sealed.clone();
                 altered[position] ^= 1;
                 assert!(with_ring::open(&key, &nonce, &aad, &mut altered, &tag).is_err());
-                assert!(length < 16 || altered != plain, "what does not verify is not given away");
+                assert!(length < 16 || altered != plain, "the buffer keeps no plaintext after a failure");
             }
             let mut other = tag;
             other[15] ^= 0x80;

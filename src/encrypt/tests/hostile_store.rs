@@ -37,7 +37,7 @@ async fn one_row_answered_differently_each_time_is_one_of_its_own_values() {
             both.outer.put_session(SESSION_ADDRESS, value).await.unwrap();
             genuine.push((value.to_vec(), both.inner.get_session(&address).await.unwrap().unwrap()));
         }
-        both.outer.put_session(OTHER, b"of somebody else").await.unwrap();
+        both.outer.put_session(OTHER, b"of another user").await.unwrap();
         let foreign = both.inner.get_session(&both.address(Record::Session, OTHER)).await.unwrap().unwrap();
         let (tamper, stacks) = deceived(&both).await;
         let mut answers: Vec<Option<Bytes>> = genuine.iter().map(|(_, sealed)| Some(sealed.clone())).collect();

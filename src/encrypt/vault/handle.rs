@@ -53,15 +53,16 @@ impl Vault {
     /// Over other stores, create vaults from one process.
     ///
     /// # Errors
-    /// [`Error::VaultExists`] if there is a header, [`Error::HeaderDamaged`] if there is the rest of one,
-    /// [`Error::HeaderMissing`] if there is a sealed device without a header, [`Error::PlaintextDevice`] if there is a
-    /// paired plaintext device, [`Error::Plaintext`] if there are other records in plaintext; [`Error::KdfOutOfBounds`]
-    /// if the cost is above the limits; [`Error::KeyProvider`], [`Error::Random`], [`Error::KdfFailed`]; and
-    /// [`Error::Store`] with an error of the store.
+    /// Nothing was written in any of these cases:
+    /// * [`Error::VaultExists`] if there is a header, [`Error::HeaderDamaged`] if there is the rest of one;
+    /// * [`Error::HeaderMissing`] if there is a sealed device without a header;
+    /// * [`Error::PlaintextDevice`] if there is a paired plaintext device, [`Error::Plaintext`] if there are other
+    ///   records in plaintext;
+    /// * [`Error::KdfOutOfBounds`] if the cost is above the limits;
+    /// * [`Error::KeyProvider`], [`Error::Random`] and [`Error::KdfFailed`] as they say.
     ///
-    /// Nothing was written unless the error is [`Error::HeaderConflict`] or [`Error::Store`]. With a rollback anchor
-    /// also
-    /// [`Error::Anchor`]: there may be a vault then, so open it.
+    /// After [`Error::HeaderConflict`], and after [`Error::Store`] with an error of the store, something may have been
+    /// written. With a rollback anchor also [`Error::Anchor`]: there may be a vault then, so open it.
     pub async fn create(store: impl IntoBackend, secret: impl Into<Secret>) -> Result<Self> {
         VaultOptions::new().create(store, secret).await
     }
@@ -175,8 +176,9 @@ impl Vault {
     /// `label` is stored in the clear, at most 32 bytes.
     ///
     /// # Errors
-    /// [`Error::SlotsFull`] with eight slots, [`Error::InvalidInput`] if the label is too long,
-    /// [`Error::KdfOutOfBounds`] if all passphrase slots together would ask for more work than the limits allow.
+    /// * [`Error::SlotsFull`] with eight slots;
+    /// * [`Error::InvalidInput`] if the label is too long;
+    /// * [`Error::KdfOutOfBounds`] if all passphrase slots together would ask for more work than the limits allow.
     ///
     /// Also the errors of changing the header: [`Error::HeaderConflict`], [`Error::HeaderMissing`],
     /// [`Error::HeaderDamaged`], [`Error::HeaderTampered`], [`Error::ReadOnly`] and [`Error::Store`].
@@ -184,7 +186,8 @@ impl Vault {
     /// that the header lacks.
     ///
     /// With a rollback anchor also [`Error::RollbackDetected`] and [`Error::ForkDetected`] if a copy of the store comes
-    /// first, and [`Error::Anchor`]. The change may have been made then: look at [`Vault::slots`] before you try again.
+    /// first, and [`Error::Anchor`]. The change may have been made after the last one: look at [`Vault::slots`] before
+    /// you try again.
     pub async fn add_slot(&self, label: &str, secret: impl Into<Secret>) -> Result<u8> {
         self.shared.refuse_change("add_slot")?;
         if self.shared.state().header.slots.len() >= MAX_SLOTS {
@@ -218,8 +221,8 @@ impl Vault {
 
     /// Removes a key slot. Its secret no longer opens the vault after this returns.
     ///
-    /// There is one exception: another process that read the header before may write it back afterwards. So change
-    /// slots from one process. This crate's `SqliteStore` refuses such a write, so it has no exception.
+    /// There is one exception: another process that read the header before may write it back afterwards. This crate's
+    /// `SqliteStore` refuses such a write. Over other stores, change slots from one process.
     ///
     /// The removed secret still opens an older copy of the header, in a backup or on worn flash. A process that opened
     /// the vault with it may have kept its keys.

@@ -126,8 +126,8 @@ pub(crate) enum Kdf {
 }
 
 impl Slot {
-    /// The slot's public bytes. They are the context of its key derivation and the associated data of its wrapping, so
-    /// an edit of any of them gives another key and another commitment.
+    /// The slot's public bytes: the context of its key derivation and the associated data of its wrapping. An edit of
+    /// any of them gives another key and another commitment.
     pub(crate) fn public_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(3 + self.label.len() + 2 + MAX_HINT_BYTES + 32);
         let kind = match self.kdf {

@@ -371,7 +371,7 @@ pub(super) enum ReloadPolicy {
 }
 
 /// The jump of the generation when slots change. If a header from before the change is put back, the first record
-/// written after the change reveals it, even if the vault is opened up to this number of times in between.
+/// written after the change reveals it. That holds even if the vault is opened up to this number of times in between.
 pub(super) const SLOT_STEP: u64 = 1 << 10;
 
 /// The jump of the generation of a restored header, to be above the generation of every record.

@@ -105,7 +105,7 @@ impl VaultOptions {
     /// If a store was exchanged for another one with the same secret, opening fails with
     /// [`Error::WrongContext`](crate::Error::WrongContext).
     ///
-    /// Over [`SqliteStore`](crate::SqliteStore) the default is `account N` with the number of the account, so that one
+    /// Over [`SqliteStore`](crate::SqliteStore) the default is `account N` with the number of the account, so one
     /// account cannot take the place of another one in its file. To move account 1 to number 2 on purpose, open it
     /// there with `context("account 1")` and call [`Vault::bind_context`](crate::Vault::bind_context) with `account 2`.
     /// A vault of version 0.1.0 is not bound, and opens if no context is given here.
@@ -160,7 +160,7 @@ impl VaultOptions {
         self
     }
 
-    /// Keeps the header apart from the store. Without the header, no secret opens the store.
+    /// Keeps the header apart from the store. Without the header the store is only noise: no secret opens it.
     pub fn header_store(mut self, headers: Arc<dyn HeaderStore>) -> Self {
         self.headers = Some(headers);
         self

@@ -162,7 +162,9 @@ impl OptionalAnchor {
         match &self.0 {
             Some(anchor) => match anchor.load(store).await {
                 // No store gets there, and one that did could not go on.
-                Ok(Some(known)) if known.generation > u64::MAX / 2 => Err(Error::Anchor("its number is absurd".into())),
+                Ok(Some(known)) if known.generation > u64::MAX / 2 => {
+                    Err(Error::Anchor("its generation is impossibly high".into()))
+                }
                 loaded => loaded.map_err(Error::Anchor),
             },
             None => Ok(None),

@@ -121,9 +121,9 @@ impl NewSlot {
     /// Stretches, generates or wraps the key for a new slot.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for a label of more than 32 bytes or with control or format characters,
-    /// [`Error::KeyProvider`] if the provider fails, [`Error::KdfOutOfBounds`] if the cost is above the limits that
-    /// `open` applies.
+    /// * [`Error::InvalidInput`] for a label of more than 32 bytes or with control or format characters;
+    /// * [`Error::KeyProvider`] if the provider fails;
+    /// * [`Error::KdfOutOfBounds`] if the cost is above the limits that `open` applies.
     pub(crate) async fn prepare(
         secret: Secret,
         label: Option<&str>,
