@@ -1,25 +1,25 @@
-//! Work that waits for the disk, on threads of its own, and waiting for it to end.
+//! Threads for work that waits for the disk, and a way to wait until that work ends.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(feature = "sqlite")]
 use std::sync::{Arc, atomic::AtomicBool};
 use std::time::Duration;
 
-/// How much of it is under way.
+/// The number of tasks that are under way.
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs `work` on a thread that may block, from now on. Once begun, it goes on when the future is dropped.
+/// Starts `work` at once, on a thread that may block. The work goes on if the future is dropped.
 #[cfg(feature = "sqlite")]
 pub(crate) fn unblock<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> impl Future<Output = T> + Send + 'static {
     let running = Running::new();
-    // If nobody waits any more, the result is dropped first, and with it unfinished files.
+    // If the future was dropped, the result is dropped first, and with it unfinished files.
     let task = blocking::unblock(move || (work(), running));
     async move { task.await.0 }
 }
 
-/// The same for work that is not waited for.
+/// The same for work whose result no one needs.
 #[cfg(feature = "sqlite")]
 pub(crate) fn detached(work: impl FnOnce() + Send + 'static) {
     let running = Running::new();
@@ -30,15 +30,15 @@ pub(crate) fn detached(work: impl FnOnce() + Send + 'static) {
     .detach();
 }
 
-/// Blocks until all work whose futures were dropped has ended: files that are unfinished are removed, and databases are closed.
-/// Call it before a process exits that was told to end in the middle of one.
+/// Blocks until all work whose futures were dropped has ended. Unfinished files are removed then, and databases are
+/// closed. Call it before the process exits if a signal ended it in the middle of such work.
 pub fn finish_background_work() {
     while UNDER_WAY.load(Ordering::Acquire) > 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Work that is under way as long as this exists.
+/// Counts work as under way as long as this value exists.
 pub(crate) struct Running(());
 
 impl Running {
@@ -54,7 +54,7 @@ impl Drop for Running {
     }
 }
 
-/// Tells work on another thread that its caller is gone, so that it must not give files their names any more.
+/// Tells work on another thread that its caller is gone. After that the work must not give files their final names.
 #[cfg(feature = "sqlite")]
 pub(crate) struct Caller(Arc<AtomicBool>);
 

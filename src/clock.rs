@@ -1,9 +1,10 @@
-//! The time of day, as stores and headers note it. Not `wacore::time`, whose readings belong to the client: its tests count them.
+//! The time of day that stores and headers note. The readings of `wacore::time` belong to the client, whose tests count
+//! them.
 
 /// Seconds since 1970; 0 before.
 pub(crate) fn now_secs() -> u64 {
     #[cfg(target_arch = "wasm32")]
-    // The standard library has no clock there.
+    // The standard library has no clock on this target.
     return wacore::time::now_secs_u64();
     #[cfg(not(target_arch = "wasm32"))]
     since_1970().as_secs()

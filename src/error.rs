@@ -1,4 +1,4 @@
-//! Everything that can go wrong.
+//! The errors of this crate.
 
 #[cfg(feature = "import")]
 mod not_read;
@@ -21,12 +21,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of this crate.
 ///
-/// Storage methods return upstream's [`StoreError`]: errors of the inner store pass through unchanged, and an `Error`
-/// travels as the source of a [`StoreError`], from where [`Error::downcast_ref`] gets it back.
+/// Storage methods return upstream's [`StoreError`]. Errors of the inner store pass through unchanged. An `Error`
+/// travels as the source of a [`StoreError`], and [`Error::downcast_ref`] gets it back.
 ///
-/// No text names a key, a passphrase, a JID or a message id, and none contains a word that upstream takes for a
-/// congested database (see [`StoreError::is_database_busy_or_locked`]), which would make it retry, except that of a
-/// congested database.
+/// No text names a key, a passphrase, a JID or a message id. Upstream retries a call if the text of its error contains
+/// a word that stands for a congested database (see [`StoreError::is_database_busy_or_locked`]). Only the error of a
+/// congested database contains such a word.
 ///
 /// | in | errors |
 /// |--|--|
@@ -41,48 +41,47 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     // Opening a vault.
-    /// The store has no vault header and nothing that would need one.
+    /// The store has no vault header, and it holds nothing that needs one.
     #[error("the store has no vault yet: create one with `Vault::create` or `Vault::open_or_create`")]
     NoVault,
     /// `create` found a vault, or `restore_header` found the header of another one.
     #[error("the store already has a vault: open it, or choose an empty store")]
     VaultExists,
-    /// The database holds other accounts, and not the first one, which is open because none was chosen.
+    /// The database holds accounts, but not the first one. The first one is the default if the caller chose none.
     #[error(
-        "the store has no account {account}, but {others:?}: choose one with `SqliteStore::account`, or choose {account} there to begin it beside them"
+        "the store has no account {account}, but {others:?}: choose one of these with `SqliteStore::account`, or choose {account} there to create it"
     )]
     #[non_exhaustive]
     OtherAccounts {
-        /// The account that is not there.
+        /// The missing account.
         account: i32,
-        /// Those that are.
+        /// The accounts that exist.
         others: Vec<i32>,
     },
     /// No key slot opens with this secret.
     #[error("wrong secret, or the header was altered")]
     WrongSecret,
-    /// The secret opens the vault, but it is bound to another context, or to none although one was given. Nothing was written.
+    /// The secret opens the vault, but the vault is bound to another context, or to none although the caller gave one.
+    /// Nothing was written.
     #[error(
         "the secret opens this vault, but it belongs to another account or context: check that stores were not exchanged; give the context with `VaultOptions::context`"
     )]
     WrongContext,
-    /// The secret opens the vault, but it is not the store that was expected. Nothing was written.
-    #[error(
-        "the secret opens this vault, but it is not the store that is expected here: check that stores were not exchanged"
-    )]
+    /// The secret opens the vault, but this is not the expected store. Nothing was written.
+    #[error("the secret opens this vault, but another store is expected here: check that stores were not exchanged")]
     WrongStore,
-    /// A format that this version does not know.
-    #[error("{what} {found} is not supported, the newest known here is {newest}: use a newer version of wastore")]
+    /// This version does not know the format.
+    #[error("{what} {found} is not supported, this version knows {newest} at most: use a newer version of wastore")]
     #[non_exhaustive]
     UnsupportedVersion {
-        /// What the number counts, for example `header format version`.
+        /// The counted thing, for example `header format version`.
         what: &'static str,
         /// The number that was found.
         found: u32,
         /// The highest number that this version of the crate understands.
         newest: u32,
     },
-    /// An import into this store was interrupted, so its content is incomplete.
+    /// An import into this store was interrupted, so the store is incomplete.
     #[error("an import into this store did not finish: import again into a new file")]
     ImportIncomplete,
     /// The store holds a paired device in plaintext.
@@ -90,26 +89,26 @@ pub enum Error {
         "the store holds a paired plaintext device: a vault never reads plaintext; import it into a new encrypted store with `wastore import`, or move it aside and pair again"
     )]
     PlaintextDevice,
-    /// The sealed device was there once and is gone.
+    /// The store had a sealed device once, and it is gone.
     #[error("the sealed device record is missing from the store: restore a backup; pairing again needs a new vault")]
     DeviceMissing,
-    /// Both header copies are gone, but sealed records are there. Nothing was written.
+    /// Both copies of the header are gone, but the store holds sealed records. Nothing was written.
     #[error("the vault header is missing although the store holds sealed records: restore a saved header")]
     HeaderMissing,
-    /// No header copy is intact: truncated, overwritten, or not a header.
+    /// No copy of the header is intact: each is truncated, overwritten or not a header.
     #[error("the vault header is damaged: {0}; restore a saved header")]
     HeaderDamaged(&'static str),
-    /// The secret fits, but the header was altered by somebody who does not know it.
+    /// The secret fits, but an attacker altered the header without knowing the secret.
     #[error(
         "the vault header was altered without its key: restore a saved header, and find out who can write to the store"
     )]
     HeaderTampered,
-    /// A header older than the records, or older than the one in use, was put in place.
+    /// The header is older than the records or older than the one in use: it was put back.
     #[error(
-        "the vault header is older than what was written under it: restore a saved header with `VaultOptions::restore_header`"
+        "the vault header is older than the records of the store: restore a saved header with `VaultOptions::restore_header`"
     )]
     HeaderRolledBack,
-    /// The header asks for more key-derivation work than allowed. Nothing was computed.
+    /// The header asks for more key-derivation work than the limits allow. Nothing was computed.
     #[error(
         "the vault header asks for {memory_kib} KiB x {passes} passes x {lanes} lanes of key derivation, above the limits: the header was altered, or raise `KdfLimits`"
     )]
@@ -122,8 +121,8 @@ pub enum Error {
         /// Degree of parallelism.
         lanes: u32,
     },
-    /// There was no memory or no thread for the key derivation.
-    #[error("the key derivation needs a thread and {memory_kib} KiB of memory, which could not be had")]
+    /// The key derivation found no memory or no thread.
+    #[error("the key derivation could not get a thread or {memory_kib} KiB of memory: free some memory and try again")]
     #[non_exhaustive]
     KdfFailed {
         /// Memory asked for, in KiB.
@@ -132,43 +131,43 @@ pub enum Error {
     /// The external key provider failed.
     #[error("the key provider failed")]
     KeyProvider(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The rollback anchor remembers a store where there is none any more. Nothing was written.
+    /// The rollback anchor remembers a store, but none is here any more. Nothing was written.
     #[error(
-        "the rollback anchor remembers a store here, and there is none any more: put it back, or a backup of it; to begin from nothing, call `Vault::create`"
+        "the rollback anchor remembers a store here, but it is gone: put it or its newest backup back; to begin from nothing, call `Vault::create`"
     )]
     StoreVanished,
-    /// The rollback anchor remembers a newer header: the store was put back to an earlier state. Nothing was written, unless
-    /// the store that is newer changed its header at the same moment.
+    /// The rollback anchor remembers a newer header: the store was put back to an earlier state. Nothing was written,
+    /// unless the newer store changed its header at the same moment.
     #[error(
-        "the store is older than what the rollback anchor remembers: it was put back to an earlier state, and going on would use message keys twice; put the newest state back, or take this one with `OpenMode::AcceptRollback` and link the account again"
+        "the store is older than the rollback anchor remembers: it was put back to an earlier state, and the client would use message keys twice; put the newest state back, or accept this one with `OpenMode::AcceptRollback` and link the account again"
     )]
     RollbackDetected,
-    /// The rollback anchor remembers another header: a copy of the store went on without it. Nothing was written, unless
-    /// the copy changed its header at the same moment.
+    /// The rollback anchor remembers another header: a copy of the store went on without this one. Nothing was written,
+    /// unless the copy changed its header at the same moment.
     #[error(
-        "the store is not the one that the rollback anchor remembers: a copy of it went on elsewhere, or it was used without the anchor; use the other one, or take this one with `OpenMode::AcceptRollback` and link the account again"
+        "the rollback anchor remembers another store: a copy of this one went on elsewhere, or this one was used without the anchor; use the other one, or accept this one with `OpenMode::AcceptRollback` and link the account again"
     )]
     ForkDetected,
-    /// The rollback anchor remembers nothing of a store that has been in use. Nothing was written.
+    /// The rollback anchor remembers nothing of this store, and the store has been in use. Nothing was written.
     #[error(
-        "the rollback anchor knows nothing of this store: check that it is the right anchor; take the store over with `OpenMode::AcceptRollback` if it was used without one so far"
+        "the rollback anchor knows nothing of this store: check that it is the right anchor; if the store was used without one so far, accept it with `OpenMode::AcceptRollback`"
     )]
     AnchorMissing,
-    /// The rollback anchor failed. If the header was being changed, it may have been, and until the anchor can be used again
-    /// a copy of the store from before that would pass for it.
+    /// The rollback anchor failed. A change of the header that was under way may have happened. Until the anchor works
+    /// again, it accepts a copy of the store from before that change.
     #[error("the rollback anchor cannot be used")]
     Anchor(#[source] Box<dyn std::error::Error + Send + Sync>),
 
     // Reading and writing records.
-    /// A sealed record does not verify: damaged, altered, moved from another row, or from another vault.
+    /// A sealed record does not verify: it was damaged, altered, or moved from another row or another vault.
     #[error("a {record} record is damaged, altered or out of place")]
     #[non_exhaustive]
     Tampered {
         /// The record's kind.
         record: Record,
     },
-    /// A record that must be sealed is not. It is never returned, and no vault is created over it.
-    #[error("a {record} record is in plaintext where only sealed ones may be")]
+    /// A record is in plaintext although it must be sealed. It is never returned, and no vault is created over it.
+    #[error("a {record} record is in plaintext although all records here must be sealed")]
     #[non_exhaustive]
     Plaintext {
         /// The record's kind.
@@ -176,7 +175,7 @@ pub enum Error {
     },
     /// A record is sealed under a data key that the vault does not have.
     #[error(
-        "a {record} record is sealed under a data key that this vault does not have: an older header was put in place, or the record is not of this vault; `wastore verify` names it, restore the newest header that was saved"
+        "a {record} record is sealed under a data key that this vault does not have: an older header was put in place, or the record belongs to another vault; find it with `wastore verify`, and restore the newest saved header"
     )]
     #[non_exhaustive]
     UnknownEpoch {
@@ -205,7 +204,7 @@ pub enum Error {
         record: Record,
         /// The part that is too long.
         what: &'static str,
-        /// The longest that the format can hold, in bytes.
+        /// The longest length that the format can hold, in bytes.
         limit: usize,
     },
     /// The vault was opened read-only.
@@ -222,16 +221,18 @@ pub enum Error {
         /// `vault` or `store`.
         what: &'static str,
     },
-    /// The account was deleted while this was in use, and nothing was stored.
+    /// The account was deleted while this handle was in use. Nothing was stored.
     #[cfg(feature = "sqlite")]
-    #[error("the account was deleted from the store: end its client, and open the account again to begin from nothing")]
+    #[error(
+        "the account was deleted from the store: stop its client, and open the account again to begin from nothing"
+    )]
     AccountDeleted,
     /// An error of the inner store, unchanged.
     #[error(transparent)]
     Store(#[from] StoreError),
 
     // Changing keys.
-    /// The last key slot cannot be removed: nothing would open the vault again.
+    /// The last key slot cannot be removed, because nothing would open the vault after that.
     #[error("the last key slot cannot be removed: add another one first")]
     LastSlot,
     /// No key slot has this number.
@@ -241,7 +242,7 @@ pub enum Error {
     #[error("all 8 key slots are in use: remove one first")]
     SlotsFull,
     /// A vault has at most sixteen data keys.
-    #[error("all 16 data keys are in use: the store's records must be sealed anew before another one can be added")]
+    #[error("all 16 data keys are in use: seal the records of the store again before you add another one")]
     DataKeysFull,
     /// `change_passphrase` cannot tell which passphrase to replace.
     #[error("the vault has {0} passphrase slots and was not opened by one of them: add and remove slots by number")]
@@ -251,91 +252,92 @@ pub enum Error {
     HeaderConflict,
 
     // SQLite.
-    /// The file is not one that [`SqliteStore`](crate::SqliteStore) may use. It was not changed.
+    /// The path of the file.
     #[cfg(feature = "sqlite")]
     #[error("{} {found}", printable_path(path))]
     #[non_exhaustive]
     ForeignFile {
-        /// Where the file is.
+        /// The path of the file.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file.
         found: ForeignFile,
     },
-    /// The database file is not where it was. What the failed call wrote may be lost when the store is closed.
+    /// The database file is no longer at its path. Data of the failed call may be lost when the store is closed.
     #[cfg(feature = "sqlite")]
     #[error(
-        "the database file or its write-ahead log was moved, deleted or replaced under the running store: put it back, or open the store again"
+        "the database file or its write-ahead log was moved, deleted or replaced while the store was open: put it back, or open the store again"
     )]
     FileMoved,
-    /// The tables and indexes of the database are not those that this crate makes: one was added, altered or removed, so that
-    /// statements could mean something else. Nothing was read from it and nothing written to it.
+    /// The tables and indexes of the database are not the ones that this crate makes. One was added, altered or
+    /// removed, so statements could have another meaning. Nothing was read or written.
     #[cfg(feature = "sqlite")]
     #[error(
         "the schema of the database was altered, see {object}: restore a backup, and find out who can write to the file; remove the object if you made it yourself"
     )]
     #[non_exhaustive]
     SchemaAltered {
-        /// The first object that is not as it should be, with control characters escaped, 256 characters at most.
+        /// The first object that differs, with control characters escaped, at most 256 characters.
         object: String,
     },
-    /// SQLite could not do what was asked.
+    /// SQLite could not run the call.
     #[cfg(feature = "sqlite")]
     #[error("{problem}")]
     #[non_exhaustive]
     Sqlite {
-        /// What is wrong and what to do.
+        /// The problem, and how to solve it.
         problem: SqliteProblem,
-        /// SQLite's code, without words that the content of the file could choose.
+        /// SQLite's code. It contains no words that the content of the file could choose.
         source: Arc<dyn error::Error + Send + Sync>,
     },
-    /// A thread of the store stopped in the middle of the call. Whether it was stored is unknown.
+    /// A thread of the store stopped in the middle of the call. It is unknown whether the call was stored.
     #[cfg(feature = "sqlite")]
-    #[error("the store stopped working on the call: open it again to see whether it was stored")]
+    #[error("the store stopped in the middle of the call: open it again to see whether the call was stored")]
     WorkerGone,
 
     // Maintenance.
-    /// Records did not verify and so could not be sealed anew. The old data keys were kept.
+    /// Damaged records could not be sealed again. The old data keys were kept.
     #[error(
-        "{count} records are damaged and could not be sealed anew; the old data key is kept: `wastore verify` lists them, restore a backup or leave them behind"
+        "{count} records are damaged and could not be sealed again; the old data key is kept: list them with `wastore verify`, and restore a backup or leave them behind"
     )]
     #[non_exhaustive]
     DamagedRecords {
-        /// How many records.
+        /// The number of damaged records.
         count: u64,
     },
     /// A revocation would leave accounts out. Nothing was changed.
     #[cfg(feature = "sqlite")]
     #[error(
-        "the secret does not open all accounts, and a revocation covers them all: accounts {accounts:?} have another secret, no vault, or a damaged one; look at them with `wastore inspect`, or leave them as they are with `Rotate::except` or `--except`"
+        "a revocation covers all accounts, but the secret does not open all of them: accounts {accounts:?} have another secret, no vault, or a damaged one; look at them with `wastore inspect`, or leave them as they are with `Rotate::except` or `--except`"
     )]
     #[non_exhaustive]
     AccountsNotCovered {
         /// The numbers of the accounts.
         accounts: Vec<i32>,
     },
-    /// Somebody else has the database open, who might go on writing under a data key that is to be forgotten.
+    /// Another process or a backup has the database open. It might go on writing under a data key that is to be
+    /// forgotten.
     #[cfg(feature = "sqlite")]
     #[error("another process, or a backup, has the store open: end it and try again, or do this in the same process")]
     StoreInUse,
-    /// A table has rows that are not found in the order of its keys, or entries of its index that have no row.
+    /// A table has rows that a read in the order of its keys does not find, or its index has entries without a row.
     #[cfg(feature = "sqlite")]
     #[error(
-        "{seen} rows of the table {table} could be read, but {counted} are counted: it is damaged or was altered, restore a backup"
+        "{seen} rows of the table {table} could be read, but it has {counted}: it is damaged or was altered, restore a backup"
     )]
     #[non_exhaustive]
     RowsMissed {
         /// The table.
         table: &'static str,
-        /// How many rows were read.
+        /// The number of rows that were read.
         seen: u64,
-        /// How many rows, or entries of the index of its key, there are.
+        /// The number of rows, or of entries in the index of the key.
         counted: u64,
     },
-    /// There is a file where a new one is to be made. It was not touched.
+    /// Another file is in the place of a new one. It was not touched.
     #[cfg(feature = "sqlite")]
-    #[error("{} is there already: choose another name, or move it away", printable_path(path))]
+    #[error("{} is there already: choose another name, or move the file away", printable_path(path))]
     TargetExists {
-        /// Where the file is.
+        /// The path of the file.
         path: PathBuf,
     },
 
@@ -348,9 +350,9 @@ pub enum Error {
     )]
     #[non_exhaustive]
     NotUpstream {
-        /// Where the file is.
+        /// The path of the file.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file.
         found: &'static str,
     },
     /// The database to import from lacks a migration of whatsapp-rust.
@@ -361,21 +363,21 @@ pub enum Error {
     )]
     #[non_exhaustive]
     UpstreamTooOld {
-        /// Where the file is.
+        /// The path of the file.
         path: PathBuf,
-        /// The first migration that is missing.
+        /// The first missing migration.
         migration: &'static str,
     },
     /// The database to import from was written by a later version of whatsapp-rust.
     #[cfg(feature = "import")]
     #[error(
-        "{} has whatsapp-rust's migration {}, which is not known here: use a newer version of wastore",
+        "{} has whatsapp-rust's migration {}, which this version does not know: use a newer version of wastore",
         printable_path(path),
         printable(migration)
     )]
     #[non_exhaustive]
     UpstreamTooNew {
-        /// Where the file is.
+        /// The path of the file.
         path: PathBuf,
         /// The number of the migration.
         migration: String,
@@ -384,50 +386,55 @@ pub enum Error {
     #[cfg(feature = "import")]
     #[error("the source has no account {0}: choose one that it has")]
     NoSuchAccount(i32),
-    /// The database to import from has several accounts, and none was chosen.
+    /// The database to import from has several accounts, and the caller chose none.
     #[cfg(feature = "import")]
     #[error("the source has {0} accounts: choose one, or all")]
     SeveralAccounts(usize),
-    /// A record of the source cannot be read, so that the copy would not be complete.
+    /// A record of the source cannot be read, so the copy would be incomplete.
     #[cfg(feature = "import")]
     #[error("a {record} record of the source cannot be read: {problem}")]
     #[non_exhaustive]
     UnreadableRecord {
         /// The record's kind.
         record: Record,
-        /// What is wrong with it.
+        /// The problem with it.
         problem: &'static str,
     },
-    /// A record that was read back is not equal to that of the source. The new store was discarded.
+    /// A record read back from the new store differs from the source. The new store was discarded.
     #[cfg(feature = "import")]
-    #[error("a {record} record came out differently from the source, and the new store was discarded: report this")]
+    #[error(
+        "a {record} record differs from the source after the import, and the new store was discarded: please report this"
+    )]
     #[non_exhaustive]
     ImportUnequal {
         /// The record's kind.
         record: Record,
     },
-    /// The source was written to while it was read.
+    /// Another process wrote to the source during the import.
     #[cfg(feature = "import")]
-    #[error("the source was used while it was imported: stop the bot and import again")]
+    #[error("the source was written to during the import: stop the bot and import again")]
     SourceChanged,
-    /// The source is damaged: what could be read of it would not be all. Nothing was made.
+    /// The source is damaged, so an import would be incomplete. Nothing was made.
     #[cfg(feature = "import")]
     #[error(
-        "the source is damaged, so that not everything in it can be read: import a copy that `sqlite3 … .recover` made, or a backup"
+        "the source is damaged and cannot be read completely: import a copy that `sqlite3 … .recover` made, or a backup"
     )]
     SourceDamaged,
-    /// The source was to be removed, but holds more than an import reads. Nothing was made.
-    #[cfg(feature = "import")]
-    #[error("the source was to be removed, but holds what an import does not read: {}", not_read::listed(not_read))]
-    #[non_exhaustive]
-    SourceHoldsMore {
-        /// What is not read.
-        not_read: Vec<NotRead>,
-    },
-    /// The import is complete, but the source could not be removed afterwards: it is still there, or part of it.
+    /// The caller asked to remove the source, but it holds more than an import reads. Nothing was made.
     #[cfg(feature = "import")]
     #[error(
-        "the new store is complete, but the source could not be removed, or not all of it: make sure that nobody has used it since, and delete it yourself"
+        "the source cannot be removed because it holds data that an import does not read: {}",
+        not_read::listed(not_read)
+    )]
+    #[non_exhaustive]
+    SourceHoldsMore {
+        /// The unread tables and rows.
+        not_read: Vec<NotRead>,
+    },
+    /// The import is complete, but the source could not be removed afterwards. All of it or a part is still there.
+    #[cfg(feature = "import")]
+    #[error(
+        "the new store is complete, but the source could not be removed completely: make sure that no process has used it since, and delete it yourself"
     )]
     #[non_exhaustive]
     SourceNotRemoved {
@@ -436,18 +443,18 @@ pub enum Error {
     },
 
     // Any call.
-    /// A setting or an input is outside of what the format allows.
+    /// A setting or an input is outside of the limits of the format.
     #[error("{what} {problem}")]
     InvalidInput {
         /// The setting or input, for example `passphrase`.
         what: &'static str,
-        /// What is wrong with it, and what is allowed.
+        /// The problem, and the allowed values.
         problem: &'static str,
     },
     /// A file could not be read or written.
     #[error("cannot use the {what} file")]
     File {
-        /// What the file holds, for example `passphrase`.
+        /// The content of the file, for example `passphrase`.
         what: &'static str,
         /// The error of the operating system.
         source: std::io::Error,
@@ -474,7 +481,7 @@ impl Error {
         }
     }
 
-    /// The same error for another one of the calls that shared a transaction.
+    /// The same error for another call that shared the transaction.
     #[cfg(feature = "sqlite")]
     pub(crate) fn duplicate(&self) -> Self {
         match self {
@@ -487,13 +494,13 @@ impl Error {
         }
     }
 
-    /// `true` if a vault may not be opened because of its rollback anchor.
+    /// `true` if the rollback anchor prevents opening the vault.
     #[cfg(feature = "sqlite")]
     pub(crate) fn is_about_rollback(&self) -> bool {
         matches!(self, Error::RollbackDetected | Error::ForkDetected | Error::AnchorMissing | Error::Anchor(_))
     }
 
-    /// `true` if a stored record itself is at fault, not the store, the vault or the caller.
+    /// `true` if the stored record is at fault, not the store, the vault or the caller.
     pub(crate) fn is_damage(&self) -> bool {
         matches!(self, Error::Tampered { .. } | Error::Plaintext { .. } | Error::UnknownEpoch { .. })
     }
@@ -503,7 +510,8 @@ impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         match error {
             Error::Store(inner) => inner,
-            // Upstream looks for words in the reasons of errors, and these are not the store's.
+            // Upstream looks for words in the reasons of errors. The anchor chose the words of this one, so it goes to
+            // the log.
             Error::Anchor(reason) => {
                 log::warn!("the rollback anchor cannot be used: {reason}");
                 StoreError::Serialization(Box::new(Error::Anchor("the reason is in the log".into())))
@@ -527,47 +535,45 @@ impl From<getrandom::Error> for Error {
     }
 }
 
-/// What a file is that [`SqliteStore`](crate::SqliteStore) refuses.
+/// The kind of a file that [`SqliteStore`](crate::SqliteStore) refuses.
 #[cfg(feature = "sqlite")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ForeignFile {
-    /// An empty file, or a database without tables: a store that was truncated, or one that was never finished.
-    #[error("is empty: put a backup in its place, or remove it if there was never a store in it")]
+    /// An empty file or a database without tables: a truncated store, or one that was never finished.
+    #[error("is empty: put a backup in its place, or remove it if it never held a store")]
     Empty,
-    /// No SQLite database, or one that is encrypted as a whole.
+    /// Not an SQLite database, or one that is encrypted as a whole.
     #[error("is not an SQLite database, or is encrypted as a whole: choose another file")]
     NotSqlite,
-    /// Put in the place of a store whose log still lies there: SQLite would mix the two.
+    /// The file took the place of another store, whose log is still there. SQLite would mix the two.
     #[error(
-        "was put in the place of another database, whose log (-wal) still lies beside it: put backups in place with `wastore restore`, which also mends this"
+        "took the place of another database, whose log (-wal) is still beside it: restore backups with `wastore restore`, which also repairs this"
     )]
     ForeignLog,
-    /// A file with a hard link: under its other name, SQLite would not find its log.
-    #[error(
-        "has another name as well (hard link), under which it would be used without its log: remove one of the two"
-    )]
+    /// A file with a hard link. SQLite would not find its log under its other name.
+    #[error("has another name as well (hard link), under which SQLite would not find its log: remove one of the two")]
     SecondName,
     /// The database of upstream's own store.
     #[error("is a database of whatsapp-rust's own SQLite store: import it into a new file with `wastore import`")]
     Upstream,
-    /// The database of some other program.
+    /// The database of another program.
     #[error("is the database of another program: choose another file")]
     OtherProgram,
 }
 
-/// Why SQLite could not do what was asked of [`SqliteStore`](crate::SqliteStore).
+/// The reason why SQLite could not run a call of [`SqliteStore`](crate::SqliteStore).
 #[cfg(feature = "sqlite")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SqliteProblem {
-    /// Another process holds the database. The only one that waiting may help against.
+    /// Another process holds the database. Waiting may help, but only with this problem.
     #[error("the database stayed locked by another process until the timeout: try again, or raise the busy timeout")]
     Contended,
-    /// There is no space left. Nothing of the call was stored; the store works again when there is.
+    /// The disk is full. Nothing of the call was stored. The store works again as soon as there is space.
     #[error("the disk is full, nothing of the call was stored: free some space and try again")]
     DiskFull,
-    /// The content of the file makes no sense.
+    /// The content of the file is not a valid database.
     #[error("the database is damaged: keep a copy of the file, then restore a backup")]
     Damaged,
     /// The file, its folder or its file system cannot be written.
@@ -576,16 +582,16 @@ pub enum SqliteProblem {
     /// The file is gone or may not be opened.
     #[error("the database cannot be opened: check that the file is there and that it and its folder may be written")]
     CannotOpen,
-    /// Reading or writing failed.
+    /// A read or a write failed.
     #[error("the disk failed to read or write the database: check its health and the system's log")]
     Disk,
     /// A record is longer than SQLite's limit, 1 GB by default.
     #[error("a record is too large for the database")]
     TooLarge,
-    /// There is no memory left.
+    /// SQLite got no memory.
     #[error("there is not enough memory for the database")]
     OutOfMemory,
-    /// Anything else; the source says what.
+    /// Another problem; the source has the code.
     #[error("the database refused the call")]
     Other,
 }

@@ -1,5 +1,5 @@
-//! Making files durable and giving them their names, also where a file system can less than others, and errors that say which
-//! file and why.
+//! Makes files durable and gives them their names, also on file systems with fewer abilities. Errors say which file
+//! failed and why.
 
 use std::fs::File;
 #[cfg(feature = "sqlite")]
@@ -29,13 +29,12 @@ pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A file system that has no way to wait for the disk, as some network and FUSE file systems have none, is no reason to do
-/// without a file that is complete.
+/// Some network and FUSE file systems cannot wait for the disk. The file is complete all the same, so this is no error.
 fn tolerated(synced: io::Result<()>, path: &Path) -> io::Result<()> {
     match synced {
         Err(error) if cannot(&error) => {
             log::warn!(
-                "the file system of {} cannot wait for the disk ({error}): a power cut may take back what was written",
+                "the file system of {} cannot wait for the disk ({error}): a power cut may undo the last writes",
                 printable_path(path)
             );
             Ok(())
@@ -44,15 +43,15 @@ fn tolerated(synced: io::Result<()>, path: &Path) -> io::Result<()> {
     }
 }
 
-/// `true` if the file system says that it cannot do something at all.
+/// `true` if the file system does not support the operation at all.
 fn cannot(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
-/// Gives a file a name that nothing else has.
+/// Gives a file a new name.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] if something has.
+/// [`io::ErrorKind::AlreadyExists`] if the name is taken.
 #[cfg(feature = "sqlite")]
 pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -60,7 +59,7 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         use rustix::io::Errno;
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // Of a file system, an old kernel, or a sandbox.
+            // The file system, an old kernel or a sandbox refuses the flag.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::PERM) => {}
             renamed => return Ok(renamed?),
         }
@@ -70,10 +69,10 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
         Err(error) if [io::ErrorKind::AlreadyExists, io::ErrorKind::NotFound].contains(&error.kind()) => {
             return Err(error);
         }
-        // A file system without links.
+        // The file system has no links.
         Err(_) => {}
     }
-    // A file of our own takes the name, and is what is replaced then.
+    // An empty file of our own takes the name first, so the rename replaces only that.
     from.symlink_metadata()?;
     let place = OpenOptions::new().write(true).create_new(true).open(to)?;
     drop(place);
@@ -82,26 +81,26 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     })
 }
 
-/// A disk that fails after a file has its name is no reason to take the file away.
+/// The disk failed after the file got its name. The complete file stays.
 #[cfg(feature = "sqlite")]
 pub(crate) fn complete(path: &Path, error: io::Error) -> io::Error {
     let text = format!("{} is complete, but may not survive a power cut: {error}", printable_path(path));
     said(io::ErrorKind::Other, text)
 }
 
-/// The folder a file is in.
+/// The folder that holds a file.
 pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// An error of the operating system, with the path that it is about, and who may do what with it if that is the reason.
+/// An error of the operating system with its path. If permissions are the reason, the text says who may use the file.
 pub(crate) fn named(path: &Path, error: io::Error) -> io::Error {
-    // One that says so itself.
+    // The text names the file already.
     if error.get_ref().is_some_and(|inner| inner.is::<Said>()) {
         return error;
     }
     let shown = printable_path(path);
-    // Libraries name files of their own making.
+    // The text of a library names its own temporary file, so only the kind of error is shown.
     let cause =
         if error.raw_os_error().is_some() { error.to_string() } else { io::Error::from(error.kind()).to_string() };
     let text = match error.kind() {
@@ -123,7 +122,7 @@ pub(crate) fn said(kind: io::ErrorKind, text: String) -> io::Error {
 #[error("{0}")]
 struct Said(String);
 
-/// Who owns a file, or the nearest folder of it that can be seen, and for whom it is.
+/// The owner and the mode of a file, or of its nearest folder that can be seen.
 fn rights(path: &Path) -> Option<String> {
     #[cfg(unix)]
     {
@@ -145,14 +144,15 @@ fn rights(path: &Path) -> Option<String> {
     }
 }
 
-/// Why a database that SQLite cannot open or write cannot be: the first of the file, its log and its folder that may not be used.
+/// The reason why SQLite cannot open or write a database: the first of its file, log and folder that this process may
+/// not use.
 #[cfg(feature = "sqlite")]
 pub(crate) fn what_forbids(paths: &[PathBuf], folder: &Path) -> Option<io::Error> {
     #[cfg(unix)]
     {
         use rustix::fs::{Access, AtFlags, CWD, accessat};
         let check = |path: &Path, access| {
-            // Without opening it, which would take SQLite's locks away.
+            // Without opening the file: closing it again would drop SQLite's locks.
             let forbidden = accessat(CWD, path, access, AtFlags::EACCESS).err()?;
             (forbidden != rustix::io::Errno::NOENT).then(|| named(path, forbidden.into()))
         };
@@ -167,7 +167,7 @@ pub(crate) fn what_forbids(paths: &[PathBuf], folder: &Path) -> Option<io::Error
     }
 }
 
-/// `true` if the file system of a folder has no locks, of which SQLite says that somebody else holds them.
+/// `true` if the file system of a folder has no locks. SQLite reports that as a lock of another process.
 #[cfg(feature = "sqlite")]
 pub(crate) fn has_no_locks(folder: &Path) -> bool {
     #[cfg(unix)]
@@ -187,7 +187,7 @@ pub(crate) fn has_no_locks(folder: &Path) -> bool {
     }
 }
 
-/// Says that what root has made is not for the user whose folder it is in.
+/// Warns that root made a file in a folder of another user, who cannot use it.
 #[cfg(feature = "sqlite")]
 pub(crate) fn warn_of_root(path: &Path) {
     #[cfg(unix)]
@@ -198,7 +198,7 @@ pub(crate) fn warn_of_root(path: &Path) {
             && folder != 0
         {
             log::warn!(
-                "{} belongs to root, and its folder to user {folder}: change its owner if that user's bot is to open it",
+                "{} belongs to root, and its folder to user {folder}: change the owner of the file if that user's bot must open it",
                 printable_path(path)
             );
         }

@@ -9,15 +9,16 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::error::{Error, Result};
 use crate::method::Record;
 
-/// Encodes a typed record as JSON, which carries every field that upstream serializes now or adds later, and leaves no
-/// copies of it behind.
+/// Encodes a typed record as JSON, and leaves no copies of it behind. JSON carries every field that upstream serializes
+/// now or adds later.
 pub(crate) fn encode<T: Serialize>(record: Record, value: &T) -> Result<Zeroizing<Vec<u8>>> {
     let mut encoding = WipingBuffer::new();
     serde_json::to_writer(&mut encoding, value).map_err(|_| Error::Encode { record })?;
     Ok(encoding.into_bytes())
 }
 
-/// Reads an array of bytes without leaving copies behind, as growing would do: JSON does not say beforehand how long an array is.
+/// Reads an array of bytes. JSON does not announce the length of an array, and a growing buffer would leave copies
+/// behind.
 pub(crate) fn secret_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
     struct Bytes;
 

@@ -1,4 +1,4 @@
-//! Layers over a storage backend, and the stack they build.
+//! Layers over a storage backend, and the stack that they form.
 
 use std::any::type_name;
 use std::fmt;
@@ -10,16 +10,17 @@ use crate::error::Result;
 #[cfg(feature = "sqlite")]
 use crate::rows::below::own_store_below;
 
-/// Something that wraps a [`Backend`] in another one: encryption, a cache, metrics.
+/// A layer wraps a [`Backend`] in another one: encryption, a cache, metrics.
 ///
-/// A layer is a small value that can be applied several times. All slow and fallible work (deriving keys, checking a
-/// header) happens when the value is made, so applying it cannot fail. Its [`fmt::Debug`] is what a [`Stack`] prints for
-/// it, for example `encrypt(v1)`.
+/// A layer is a small value, and you can apply it several times. All slow and fallible work (deriving keys, checking a
+/// header) happens when you make the value, so applying it cannot fail. A [`Stack`] prints its [`fmt::Debug`], for
+/// example `encrypt(v1)`.
 pub trait Layer: fmt::Debug + Send + Sync {
     /// Returns a backend that answers through `inner`.
     fn layer(&self, inner: Arc<dyn Backend>) -> Arc<dyn Backend>;
 
-    /// Ends what the layer has in memory, in every store that it is applied to; see [`Closer`]. The default does nothing.
+    /// Ends the layer's state in memory, in every store that it is applied to; see [`Closer`]. The default does
+    /// nothing.
     fn close(&self) {}
 }
 
@@ -35,9 +36,9 @@ impl<L: Layer + ?Sized> Layer for Arc<L> {
 
 /// A backend under any number of [`Layer`]s.
 ///
-/// Each [`Stack::layer`] wraps everything above it in the source, so the last layer is what the client talks to (as in
-/// OpenDAL and axum; the opposite of `tower::ServiceBuilder`). `Debug` prints the stack in the order in which a call
-/// passes through it.
+/// Each [`Stack::layer`] wraps everything above it in the source, so the client talks to the last layer. OpenDAL and
+/// axum have the same order; `tower::ServiceBuilder` has the opposite one. `Debug` prints the layers in the order in
+/// which a call passes through them.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -62,7 +63,7 @@ impl<L: Layer + ?Sized> Layer for Arc<L> {
 #[must_use = "a stack does nothing until its backend is used: call `into_backend`"]
 pub struct Stack {
     backend: Arc<dyn Backend>,
-    /// What `Debug` prints, innermost first.
+    /// The texts that `Debug` prints, innermost first.
     names: Vec<String>,
     closer: Closer,
 }
@@ -83,7 +84,7 @@ impl Stack {
         self
     }
 
-    /// Wraps what the stack is so far in `layer`.
+    /// Wraps the stack in `layer`.
     pub fn layer(mut self, layer: impl Layer + 'static) -> Self {
         self.names.push(format!("{layer:?}"));
         self.backend = layer.layer(self.backend);
@@ -91,7 +92,7 @@ impl Stack {
         self
     }
 
-    /// Returns what ends the stack, to be kept when its backend is given away.
+    /// Returns a handle that ends the stack. Keep it when you give the backend away.
     pub fn closer(&self) -> Closer {
         self.closer.clone()
     }
@@ -114,7 +115,7 @@ impl fmt::Debug for Stack {
     }
 }
 
-/// Ends a stack whose backend may still be in other hands.
+/// Ends a stack whose backend may still be in use elsewhere.
 ///
 /// ```
 /// # futures::executor::block_on(async {
@@ -125,7 +126,7 @@ impl fmt::Debug for Stack {
 /// let stack = Stack::new(SqliteStore::open(&path).await?).layer(CacheLayer::new(1 << 20));
 /// let closer = stack.closer();
 /// let backend = stack.into_backend();
-/// // ... the client stops, and holds its backend for who knows how long ...
+/// // ... the client stops, but may hold its backend for longer ...
 /// closer.close().await?;
 /// assert!(backend.get_session("15550001111:2@s.whatsapp.net").await.is_err());
 /// std::fs::rename(&path, folder.path().join("moved.db")).unwrap();
@@ -150,12 +151,12 @@ impl Closer {
         }
     }
 
-    /// Ends every layer from the outermost on, and then the store, if it is this crate's own: see
+    /// Ends every layer, the outermost first, and then this crate's own store: see
     /// [`SqliteStore::close`](crate::SqliteStore::close). Other stores stay as they are.
     ///
     /// # Errors
-    /// As [`SqliteStore::close`](crate::SqliteStore::close), and those of the store that the stack began with, which is asked whether
-    /// it is this crate's. The layers are ended in any case.
+    /// As [`SqliteStore::close`](crate::SqliteStore::close). Also fails with an error of the store at the base of the
+    /// stack, which is asked whether it is this crate's own. The layers are ended in any case.
     pub async fn close(&self) -> Result<()> {
         self.layers.iter().rev().for_each(|layer| layer.close());
         #[cfg(feature = "sqlite")]

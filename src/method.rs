@@ -1,11 +1,11 @@
-//! The one table of all 82 methods of the upstream storage traits, that of the records they touch, and what is generated
+//! The one table of all 82 methods of the upstream storage traits, the table of their records, and the code generated
 //! from both.
 //!
-//! Facts that hold per method live here and nowhere else: which trait it belongs to, its exact signature, the
-//! [`Record`] it touches and the kind of [`Access`]. From its table come
+//! Facts that hold per method live here and nowhere else: its trait, its exact signature, the [`Record`] that it
+//! touches and its kind of [`Access`]. From the table come
 //!
 //! * [`Method`]: labels for metrics, error context and tests;
-//! * `forward!`: pass-through methods for layers whose other methods are written by hand;
+//! * `forward!`: pass-through methods for layers that write their other methods by hand;
 //! * `uniform_layer!`: whole decorators that treat every method alike.
 //!
 //! Source of the signatures: `wacore` 0.7.0, `src/store/traits.rs`. A row that differs from the trait does not compile.
@@ -26,8 +26,8 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// Calls the macro `$callback` with the table of records.
 ///
-/// A row reads: variant of [`Record`], name, label; of a kind of record that has a place in the format, its number there.
-/// Numbers are never reused. The others only say what a method looks at: nothing is sealed as one of them.
+/// A row reads: variant of [`Record`], name, label. A kind of record that the format can hold also has its number
+/// there. Numbers are never reused. The other rows only say what a method looks at: nothing is sealed as one of them.
 macro_rules! for_each_record {
     ($callback:ident) => {
         $callback! {
@@ -87,7 +87,7 @@ macro_rules! define_record_enum {
         kinds { $($(#[$doc:meta])* $kind:ident $name:literal $label:literal = $number:literal;)* }
         others { $($(#[$other_doc:meta])* $other:ident $other_name:literal $other_label:literal;)* }
     ) => {
-        /// What a storage method reads or writes.
+        /// The kind of data that a storage method reads or writes.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Record {
@@ -119,7 +119,7 @@ impl fmt::Display for Record {
     }
 }
 
-/// What a storage method does with its record.
+/// The kind of work that a storage method does with its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Access {
@@ -144,9 +144,9 @@ impl Access {
     }
 }
 
-/// What storage methods return, for layers that may refuse a call.
+/// The return types of storage methods, for layers that may refuse a call.
 pub(crate) trait Refuse {
-    /// The result that says `error`, where the type has one.
+    /// The result that carries `error`, if the type has one.
     fn refused(error: StoreError) -> Self;
 }
 
@@ -310,7 +310,7 @@ macro_rules! define_method_enum {
                 match self { $($(Method::$variant => stringify!($trait),)*)* }
             }
 
-            /// The names of the arguments after `self`, as upstream spells them but for leading underscores.
+            /// The names of the arguments after `self`, as upstream spells them except for leading underscores.
             pub const fn arguments(self) -> &'static [&'static str] {
                 match self { $($(Method::$variant => &[$(stringify!($arg)),*],)*)* }
             }
@@ -320,7 +320,7 @@ macro_rules! define_method_enum {
                 match self { $($(Method::$variant => Record::$record,)*)* }
             }
 
-            /// What the method does with its record.
+            /// The kind of work that the method does with its record.
             pub const fn access(self) -> Access {
                 match self { $($(Method::$variant => Access::$access,)*)* }
             }
@@ -336,7 +336,7 @@ macro_rules! define_forward {
     )* })*) => {
         /// Writes methods that hand their arguments to `self.inner` and return its future as it is.
         ///
-        /// Used inside an `#[async_trait]` impl, which leaves macro items alone; hence the desugared signature.
+        /// For use inside an `#[async_trait]` impl, which leaves macro items alone; hence the desugared signature.
         macro_rules! forward {
             $($(
                 (@ $name) => {
@@ -360,9 +360,9 @@ macro_rules! define_uniform_layer {
     ($d:tt $($trait:ident { $(
         $name:ident $variant:ident <$($lt:lifetime),*>($($arg:ident: $ty:ty),*) -> $ret:ty; $record:ident, $access:ident;
     )* })*) => {
-        /// Implements all five traits for a type with a field `inner: Arc<dyn Backend>`, whose function
-        /// `around(&self, Method, arguments, FnOnce(arguments) -> inner future) -> BoxFuture` is put around every call.
-        /// The arguments are a tuple.
+        /// Implements all five traits for a type with a field `inner: Arc<dyn Backend>`. Every call goes through the
+        /// type's function `around(&self, Method, arguments, FnOnce(arguments) -> inner future) -> BoxFuture`. The
+        /// arguments are a tuple.
         macro_rules! uniform_layer {
             ($d layer:ty) => { const _: () = { use $d crate::method::signature::*; $(
                 #[deny(clippy::missing_trait_methods)]

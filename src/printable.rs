@@ -1,13 +1,13 @@
-//! Text that comes from a file, on its way to a terminal or a log.
+//! Prepares text from files for a terminal or a log.
 
 use std::fmt::{self, Display, Write};
 
-/// The longest text that is shown, in characters, escapes counted as they are written.
+/// The longest text shown, in characters. An escape counts with all its characters.
 const LONGEST: usize = 256;
 
 /// The text with control, format and bidirectional characters and separators of lines and paragraphs escaped, as
-/// [`char::escape_debug`] does, and cut at 256 characters with `…`. Quotes and backslashes stay as they are, so that a text
-/// that was escaped before is not escaped again.
+/// [`char::escape_debug`] does. It is cut at 256 characters with `…`. Quotes and backslashes stay, so that escaped text
+/// is not escaped again.
 pub fn printable(text: &str) -> impl Display {
     Printable(text)
 }
@@ -24,7 +24,7 @@ pub(crate) fn is_printable(text: &str) -> bool {
 }
 
 fn is_shown(character: char) -> bool {
-    // Behind a letter, so that accents and vowel signs, which are characters of their own in many scripts, belong to it.
+    // Accents and vowel signs are characters of their own in many scripts. Behind a letter they count as a part of it.
     let mut buffer = [b'a', 0, 0, 0, 0];
     let length = character.encode_utf8(&mut buffer[1..]).len();
     let text = std::str::from_utf8(&buffer[..=length]).unwrap_or_default();
@@ -75,7 +75,7 @@ mod tests {
         let exact = "x".repeat(256);
         assert_eq!(printable(&exact).to_string(), exact);
         assert_eq!(printable(&"x".repeat(257)).to_string(), exact + "…");
-        // Six characters each.
+        // Each escape has six characters.
         let shown = printable(&"\u{1b}".repeat(1000)).to_string();
         assert_eq!(shown, "\\u{1b}".repeat(42) + "…");
     }

@@ -1,4 +1,4 @@
-//! Files and folders that only their owner may read from the first moment on, and that were not put there by others.
+//! Files and folders that only their owner can read from the first moment on, and that no other user planted.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::filesystem;
 
-/// A new folder for unfinished files beside `target`, mode 0700. It goes with what is returned.
+/// A new folder for unfinished files beside `target`, mode 0700. Dropping the value removes the folder.
 #[cfg(feature = "sqlite")]
 pub(crate) fn unfinished_folder(target: &Path, prefix: &str) -> io::Result<tempfile::TempDir> {
     let mut builder = tempfile::Builder::new();
@@ -17,7 +17,7 @@ pub(crate) fn unfinished_folder(target: &Path, prefix: &str) -> io::Result<tempf
     builder.tempdir_in(folder).map_err(|error| filesystem::named(folder, error))
 }
 
-/// A file in the folder of `path` with a name of its own, mode 0600, deleted unless it is [finished](finish).
+/// A file with a random name in the folder of `path`, mode 0600. It is deleted unless it is [finished](finish).
 #[cfg(feature = "sqlite")]
 pub(crate) fn unfinished_file(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
@@ -30,10 +30,11 @@ pub(crate) fn unfinished_file(path: &Path) -> io::Result<tempfile::NamedTempFile
     Ok(file)
 }
 
-/// Gives a file its name once its content is on the disk.
+/// Gives a file its name after its content is on the disk.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] if something else has the name. It has it all the same if only waiting for the folder fails.
+/// [`io::ErrorKind::AlreadyExists`] if the name is taken. If only waiting for the folder fails, the file has its name
+/// all the same.
 #[cfg(feature = "sqlite")]
 pub(crate) fn finish(file: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
     filesystem::sync(file.as_file(), path)?;
@@ -42,20 +43,21 @@ pub(crate) fn finish(file: tempfile::NamedTempFile, path: &Path) -> io::Result<(
     filesystem::sync_folder_of(path).map_err(|error| filesystem::complete(path, error))
 }
 
-/// The same for a file that need not survive a power cut.
+/// The same for a file that does not have to survive a power cut.
 #[cfg(feature = "sqlite")]
 pub(crate) fn name(file: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
     let (_, unnamed) = file.into_parts();
     filesystem::rename_new(&unnamed, path).map_err(|error| filesystem::named(path, error))?;
-    // It has another name now, under which it stays.
+    // The file has its final name now, so it must not be deleted.
     unnamed.keep().ok();
     Ok(())
 }
 
-/// Writes a new file that only its owner may read, and all of it or nothing.
+/// Writes a new file that only its owner can read. The file is complete or not there.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] if something else has the name. It has it all the same if only waiting for the folder fails.
+/// [`io::ErrorKind::AlreadyExists`] if the name is taken. If only waiting for the folder fails, the file has its name
+/// all the same.
 #[cfg(feature = "cli")]
 pub fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = unfinished_file(path)?;
@@ -66,7 +68,7 @@ pub fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
 /// Creates a file, mode 0600, and opens it for writing.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] if there is anything of this name; those of [`check`].
+/// [`io::ErrorKind::AlreadyExists`] if the name is taken; those of [`check`].
 pub(crate) fn create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -78,10 +80,10 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Opens an existing file for writing over it.
+/// Opens an existing file to write over it.
 ///
 /// # Errors
-/// [`io::ErrorKind::NotFound`]; those of [`open_with`]. Names the file, if it belongs to another user.
+/// [`io::ErrorKind::NotFound`]; those of [`open_with`]. Names the file if it belongs to another user.
 #[cfg(feature = "import")]
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let file = open_with(path, OpenOptions::new().write(true))?;
@@ -100,10 +102,10 @@ pub(crate) fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     if content.len() as u64 > max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(content) }
 }
 
-/// Opens a regular file, and neither follows a link nor waits for the other end of a pipe. A new file has mode 0600.
+/// Opens a regular file. Follows no link, and does not wait for the other end of a pipe. A new file has mode 0600.
 ///
 /// # Errors
-/// Names the file and says what to do, if it is a link or anything else that is no regular file.
+/// Names the file and says what to do if it is a link or not a regular file.
 pub(crate) fn open_with(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     #[cfg(unix)]
     {
@@ -123,10 +125,10 @@ pub(crate) fn open_with(path: &Path, options: &mut OpenOptions) -> io::Result<Fi
     if file.metadata()?.is_file() { Ok(file) } else { Err(refused(path, "is not a regular file: remove it")) }
 }
 
-/// Checks an open file, not its name, which may lead elsewhere by now.
+/// Checks an open file. Its name is not checked, because it may lead to another file by now.
 ///
 /// # Errors
-/// Names the file and says what to do, if it is no regular file, belongs to another user, or has another name as well.
+/// Names the file and says what to do if it is not a regular file, belongs to another user, or has a second name.
 pub(crate) fn check(file: &File, path: &Path) -> io::Result<()> {
     check_owner(file, path)?;
     #[cfg(unix)]
@@ -136,7 +138,8 @@ pub(crate) fn check(file: &File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks that only the owner of an open file with a secret, or of a group that root chose, can read it. A pipe is read once.
+/// Checks that only the owner can read an open file with a secret, or a group that root chose. A pipe passes: it is
+/// read only once.
 ///
 /// # Errors
 /// Names the file and says what to do.
@@ -152,7 +155,7 @@ pub(crate) fn check_readers(file: &File, path: &Path) -> io::Result<()> {
             _ if !metadata.is_file() => 0,
             owner if owner == user => 0o077,
             0 => 0o037,
-            _ => return Err(refused(path, "belongs to another user: copy it to one of your own")),
+            _ => return Err(refused(path, "belongs to another user: copy it to a file of your own")),
         };
         if metadata.mode() & others != 0 {
             return Err(refused(
@@ -178,7 +181,7 @@ fn check_owner(file: &File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// An error that names a file and says what is wrong with it.
+/// An error that names a file and its problem.
 pub(crate) fn refused(path: &Path, problem: &str) -> io::Error {
     filesystem::said(io::ErrorKind::Other, format!("{} {problem}", crate::printable::printable_path(path)))
 }

@@ -1,17 +1,17 @@
-//! How far a long operation is.
+//! The progress of a long operation.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// How far a long operation is: an import, an export, a check, a repair or a change of the data key.
+/// The progress of a long operation: an import, an export, a check, a repair or a change of the data key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// The step that it is at.
+    /// The current step.
     pub phase: Phase,
-    /// The rows that this step is done with.
+    /// The number of rows that this step has finished.
     pub done: u64,
-    /// The rows that there are, as they were counted at the beginning. Never less than `done`.
+    /// The number of all rows, counted at the beginning. Never less than `done`.
     pub total: u64,
 }
 
@@ -21,16 +21,16 @@ pub struct Progress {
 pub enum Phase {
     /// Rows are written to the target.
     Copying,
-    /// What was written is read again and compared.
+    /// The written rows are read again and compared.
     Comparing,
     /// Rows are opened, and nothing is written.
     Checking,
-    /// Rows are sealed again, under a new data key. Each of them is looked at twice.
+    /// Rows are sealed again under a new data key. Each row is looked at twice.
     Resealing,
 }
 
 impl Phase {
-    /// The word for it: `copying`, `comparing`, `checking` or `resealing`.
+    /// The name of the step: `copying`, `comparing`, `checking` or `resealing`.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Copying => "copying",
@@ -47,7 +47,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Hears of progress, if the caller wants to.
+/// Passes progress to the caller's function, if there is one.
 #[cfg(feature = "sqlite")]
 #[derive(Clone, Default)]
 pub(crate) struct Observer(Option<Arc<dyn Fn(Progress) + Send + Sync>>);

@@ -44,7 +44,7 @@ impl AppSyncStore for EncryptStore {
         let encoded = json::encode(Record::SyncKey, &key);
         key.key_data.zeroize();
         let mut sealed = state.cipher.seal(&nonce()?, binding, &encoded?)?;
-        // An envelope is longer than its overhead of 54 bytes, so there is always something to split off.
+        // An envelope has at least 54 bytes, so there is always something to split off.
         let fingerprint = sealed.split_off(KEY_DATA_BYTES.min(sealed.len()));
         self.inner.set_sync_key(key_id, AppStateSyncKey { key_data: sealed, fingerprint, timestamp: 0 }).await
     }
@@ -138,7 +138,7 @@ impl AppSyncStore for EncryptStore {
         self.inner.clear_mutation_macs(&token).await
     }
 
-    // Key ids are in the clear, so the inner store's idea of the latest one is the answer.
+    // Key ids are in the clear, so the inner store knows the latest one.
     forward!(get_latest_sync_key_id);
 }
 

@@ -1,4 +1,4 @@
-//! Where a sealed value travels in upstream's typed records.
+//! The fields of upstream's typed records that carry a sealed value.
 
 use std::sync::LazyLock;
 
@@ -18,13 +18,13 @@ pub(super) fn join_carrier(carrier: AppStateSyncKey) -> Vec<u8> {
     sealed
 }
 
-/// What carries the store's sealed device, if there is one. Nothing of it was verified.
+/// The envelope of the store's sealed device, if there is one. It is not verified.
 pub(super) async fn sealed(store: &dyn Backend) -> Result<Option<Vec<u8>>> {
     let carried = store.load().await?.and_then(|carrier| carrier.edge_routing_info);
     Ok(carried.filter(|value| Prefix::read(Kind::Device, value).is_ok()))
 }
 
-/// Takes the envelope out of a carrier; `None` for a plaintext device that was never paired, whose keys nobody uses.
+/// Takes the envelope out of a carrier. `None` for a plaintext device that was never paired: no client uses its keys.
 pub(super) fn sealed_device(device: &mut Device) -> Result<Option<Vec<u8>>> {
     let sealed = device.edge_routing_info.take().filter(|value| {
         !value.is_empty() && !matches!(Prefix::read(Kind::Device, value), Err(Error::Plaintext { .. }))
@@ -33,7 +33,7 @@ pub(super) fn sealed_device(device: &mut Device) -> Result<Option<Vec<u8>>> {
     if sealed.is_none() && paired { Err(Error::PlaintextDevice) } else { Ok(sealed) }
 }
 
-/// A device that says nothing: what a reader of the store sees around the envelope. To a plain client it looks unpaired.
+/// An empty device: a reader of the store sees it around the envelope. To a plain client it looks unpaired.
 pub(super) fn decoy() -> Result<Device> {
     static DECOY: LazyLock<Option<Device>> = LazyLock::new(|| {
         let private = PrivateKey::deserialize(&[0; 32]).ok()?;

@@ -1,4 +1,4 @@
-//! Sealing and opening records with the keys of an open vault.
+//! Seals and opens records with the keys of an open vault.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::rows::SealedRow;
 
-/// The half of an open vault that records need: its keys, its padding, and the generation of its header.
+/// The part of an open vault that records need: its keys, its padding, and the generation of its header.
 pub(crate) struct RecordCipher {
     pub(crate) ring: Arc<KeyRing>,
     pub(crate) padding: Padding,
@@ -22,23 +22,23 @@ pub(crate) struct RecordCipher {
 }
 
 impl RecordCipher {
-    /// The keys of names.
+    /// The keys for names.
     pub(crate) fn lookup(&self) -> &LookupKeys {
         &self.ring.lookup
     }
 
-    /// The keys that opened values of this epoch need.
+    /// The keys that open values of this epoch.
     pub(crate) fn keys(&self, prefix: &Prefix, record: Record) -> Result<&DataKeys> {
         self.ring.epoch(prefix.epoch()).ok_or(Error::UnknownEpoch { record })
     }
 
-    /// Seals a value with a nonce of its own.
+    /// Seals a value with its own nonce.
     pub(crate) fn seal(&self, nonce: &Nonce, binding: RowBinding<'_>, payload: &[u8]) -> Result<Vec<u8>> {
         envelope::seal(self.ring.active(), self.generation, self.padding, nonce, binding, payload)
     }
 
-    /// Which data key a row opens under, and its generation; `None` if it is of those that no data key seals. Nothing of the
-    /// row is believed before it has opened.
+    /// The data key under which a row opens, and its generation. `None` if no data key seals rows of its kind. The
+    /// content of the row is not trusted before it has opened.
     ///
     /// # Errors
     /// [`Error::Tampered`], [`Error::Plaintext`] and [`Error::UnknownEpoch`] about the row.
@@ -70,9 +70,9 @@ impl RecordCipher {
     }
 }
 
-/// How a row opened.
+/// The result of opening a row.
 pub(crate) struct OpenedUnder {
-    /// The active data key, not one of the older ones.
+    /// `true` for the active data key, `false` for an older one.
     pub(crate) active: bool,
     pub(crate) generation: u32,
 }
@@ -81,18 +81,18 @@ pub(crate) struct OpenedUnder {
 pub(crate) enum Resealed {
     /// No data key seals rows of its kind.
     Unsealed,
-    /// It opened under the active data key.
+    /// The row opened under the active data key.
     Already { generation: u32 },
-    /// It opened under an older one, and is this under the active one.
+    /// The row opened under an older one; `value` is sealed under the active one.
     Again { value: Vec<u8>, generation: u32 },
 }
 
-/// The record that a row holds: in the table of sessions there are identities as well.
+/// The record that a row holds. The table of sessions also holds identities.
 pub(crate) fn record_of(row: &SealedRow) -> Record {
     if row.record == Record::Session { session_or_identity(&row.value) } else { row.record }
 }
 
-/// The record that a value in the table of sessions is.
+/// The record of a value in the table of sessions.
 pub(crate) fn session_or_identity(value: &[u8]) -> Record {
     match Prefix::read(Kind::Identity, value) {
         Ok(_) => Record::Identity,
@@ -109,7 +109,7 @@ pub(crate) fn sealed_prefix(row: &SealedRow) -> Result<Option<Prefix>> {
     }
 }
 
-/// The epoch that a sealed row states.
+/// The epoch in a sealed row.
 #[cfg(test)]
 pub(crate) fn epoch_of(row: &SealedRow) -> u32 {
     sealed_prefix(row).unwrap().unwrap().epoch()

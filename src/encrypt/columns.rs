@@ -1,4 +1,5 @@
-//! The key columns of each kind of record: the names that the inner store gets, and what a sealed value is bound to.
+//! The key columns of each kind of record: the names that the inner store gets, and the key that a sealed value is
+//! bound to.
 //!
 //! The table of kinds in `docs/format.md` says the same in words.
 
@@ -65,7 +66,7 @@ impl LookupKeys {
     }
 }
 
-/// The stored addresses of everything that lies among the sessions of a user.
+/// The stored addresses of a user's sessions and identities.
 pub(crate) fn addresses_of_user(lookup: &LookupKeys, user: &str) -> Result<UserAddresses> {
     let bare = [lookup.address(Record::Session, user)?, lookup.address(Record::Identity, user)?];
     Ok(UserAddresses {
@@ -104,8 +105,8 @@ pub(super) fn binding(record: Record, columns: &[Vec<u8>]) -> Result<RowBinding<
     }
 }
 
-/// The key columns of a record with this key; `None` where the columns are the key itself, or its value does not carry all
-/// of it.
+/// The key columns of a record with this key. `None` if the columns are the key itself, or if its value carries only a
+/// part of the key.
 pub(super) fn columns_of(lookup: &LookupKeys, record: Record, original: &[Vec<u8>]) -> Result<Option<Vec<Vec<u8>>>> {
     let tampered = || Error::Tampered { record };
     if matches!(record, Record::MutationMac) || original.is_empty() {
@@ -124,7 +125,7 @@ pub(super) fn columns_of(lookup: &LookupKeys, record: Record, original: &[Vec<u8
     Ok(Some(columns.into_iter().map(|column| column.as_bytes().to_vec()).collect()))
 }
 
-/// The key columns of a record with this key; `None` if the key has other parts than such a record's.
+/// The key columns of a record with this key. `None` if the key does not have the parts of such a record.
 fn columns_of_protocol_record(lookup: &LookupKeys, record: Record, key: &[&str]) -> Result<Option<Vec<Token>>> {
     let unused = Token::unused();
     Ok(Some(match (record, key) {

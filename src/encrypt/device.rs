@@ -30,8 +30,9 @@ impl DeviceStore for EncryptStore {
         let sealed = state.cipher.seal(&nonce()?, PLACE, &json::encode(Record::Device, device)?)?;
         let carrier = Device {
             edge_routing_info: Some(sealed),
-            // Not serialized, not secret, and their serde defaults are not the client's: a store that keeps them keeps
-            // them here, one that resets them on load does so as it would without encryption.
+            // These fields are not serialized and not secret, and their serde defaults differ from the client's. A
+            // store that keeps them also keeps them here. A store that resets them on load does so as without
+            // encryption.
             device_props: device.device_props.clone(),
             client_profile: device.client_profile.clone(),
             nct_salt_sync_seen: device.nct_salt_sync_seen,
@@ -44,7 +45,7 @@ impl DeviceStore for EncryptStore {
     async fn load(&self) -> Result<Option<Device>> {
         let state = self.state();
         let Some(mut carrier) = self.inner.load().await? else {
-            // A row that was there once must not be replaced by a new pairing without a word.
+            // A missing row that existed once must not silently lead to a new pairing.
             return if self.vault.device_is_sealed() { Err(Error::DeviceMissing.into()) } else { Ok(None) };
         };
         match sealed_device(&mut carrier)? {
@@ -66,17 +67,17 @@ impl DeviceStore for EncryptStore {
         if !self.vault.device_is_sealed() {
             return Ok(holds_sealed_device(&*self.inner).await?);
         }
-        // `false` would make the client create, and pair, a new device.
+        // `false` would make the client create and pair a new device.
         if self.inner.exists().await? { Ok(true) } else { Err(Error::DeviceMissing.into()) }
     }
 
-    /// Makes the inner store create its row, unless it has one, and seals a new device into it at once. What the inner
-    /// store wrote there in plaintext is a decoy as well: its keys are never used.
+    /// Makes the inner store create its row, unless it has one, and seals a new device into it at once. The plaintext
+    /// device that the inner store wrote there is a decoy as well: its keys are never used.
     ///
-    /// A device that is sealed already stays. The number is the inner store's, or 1 if it had the row before.
+    /// A sealed device stays. The number is the inner store's, or 1 if it already had the row.
     async fn create(&self) -> Result<i32> {
         if self.exists().await? {
-            // Whoever sealed it may not have got that far.
+            // The process that sealed the device may have stopped before it noted that.
             self.vault.note_sealed_device().await?;
             return Ok(1);
         }

@@ -1,5 +1,5 @@
-//! The code that reads bytes an attacker may have written, as functions of these bytes alone: for the targets in `fuzz/`, and
-//! for the test that runs their corpora. A panic is a finding, and so is a failed assertion.
+//! The code that reads bytes an attacker may have written, as functions of these bytes alone. The targets in `fuzz/`
+//! call them, and so does the test that runs their corpora. A panic is a finding, and so is a failed assertion.
 
 #![allow(clippy::panic, reason = "a panic is a finding")]
 #![cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "public for the targets alone"))]
@@ -27,16 +27,16 @@ static DATA_KEYS: LazyLock<DataKeys> = LazyLock::new(|| DataKeys::new(&STORE_ID,
 static LOOKUP_KEYS: LazyLock<Box<LookupKeys>> =
     LazyLock::new(|| LookupKeys::new(&STORE_ID, &Key::from_bytes(&mut [2; 32])));
 
-/// A header: what is accepted is written as it was read, and no other MAC fits.
+/// A header: an accepted one is written as it was read, and no other MAC fits.
 pub fn header(data: &[u8]) {
     let Ok(header) = Header::parse(data) else { return };
     let mac_key = VaultKey(Key::from_bytes(&mut [3; 32])).header_mac(&STORE_ID);
     assert!(header.verify(data, &mac_key).is_err(), "a header was accepted that no one sealed");
     let written = header.serialize(&mac_key);
-    // Only the version fields and the MAC are not its own.
+    // Only the version fields and the MAC may differ.
     assert_eq!(written.len(), data.len());
     assert_eq!(written[16..written.len() - 48], data[16..data.len() - 48]);
-    // With a MAC that fits, the settings are looked at as well.
+    // With a MAC that fits, the settings are checked as well.
     let _ = header.verify(&written, &mac_key);
     let mut again = Header::parse(&written).unwrap_or_else(|error| panic!("{error}"));
     again.set_previous(Header::checksum(data));
@@ -44,7 +44,7 @@ pub fn header(data: &[u8]) {
         (again.padding(), again.record_generation(), again.slots.iter().map(|slot| slot.info()).collect::<Vec<_>>());
 }
 
-/// The same bytes as an attacker would have them, who knows no key: with a length and a checksum that fit.
+/// The same bytes with a length and a checksum that fit. An attacker who knows no key can make them.
 pub fn with_checksum(data: &[u8]) -> Vec<u8> {
     let mut header = data.to_vec();
     if let Some(content) = header.len().checked_sub(48).filter(|content| *content >= 16) {
@@ -56,7 +56,7 @@ pub fn with_checksum(data: &[u8]) -> Vec<u8> {
     header
 }
 
-/// An envelope: bytes that no one sealed never open, and an altered one is never taken for the original.
+/// An envelope: bytes that no one sealed never open, and an altered envelope never passes for the original.
 pub fn envelope(data: &[u8]) {
     let Some(([kind, place, at, bit, padding], data)) = data.split_first_chunk::<5>() else { return };
     let kind = Kind::ALL[usize::from(*kind) % KINDS];
@@ -84,7 +84,7 @@ pub fn envelope(data: &[u8]) {
     assert_eq!(opened.payload(&sealed), data);
 }
 
-/// Names: what is listed comes back as it was, tokens have their alphabet, and a made-up token names no one.
+/// Names: a listed name comes back as it was, tokens have their alphabet, and a made-up token has no name.
 pub fn names(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let record = Record::TcToken;
@@ -104,7 +104,7 @@ pub fn names(data: &[u8]) {
     let _ = LOOKUP_KEYS.address(Record::Session, text);
 }
 
-/// What carries envelopes, and what is in them.
+/// The fields that carry envelopes, and the records inside.
 pub fn carriers(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data)
         && let Ok(envelope) = decode_text(Record::DeviceList, text)

@@ -1,4 +1,4 @@
-//! The layer over a store: what the files of the five traits have in common, and the guard in front of them.
+//! The layer over a store: the code that the five traits share, and the guard in front of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,18 +17,21 @@ use crate::error::{Error, Result};
 use crate::layer::Layer;
 use crate::method::{BoxFuture, Method, Refuse, uniform_layer};
 
-/// The layer that encrypts with the keys of a [`Vault`](crate::Vault). Everything below it holds ciphertext and blinded keys.
+/// The layer that encrypts with the keys of a [`Vault`](crate::Vault). Everything below it holds ciphertext and blinded
+/// keys.
 ///
 /// Every method makes exactly one call to the inner store, batches stay one batch, and errors of the inner store pass
-/// through unchanged. The exceptions: `exists`, `create` and the first `save` of a vault's life look at or note the sealed
-/// device with a few more calls, and a record written by another process under a newer header makes the header be read
-/// again, once.
+/// through unchanged.
+///
+/// There are two exceptions. `exists`, `create` and the first `save` of a vault's life look at or note the sealed
+/// device with a few more calls. A record that another process wrote under a newer header makes the layer read the
+/// header again, once.
 pub struct EncryptLayer {
     vault: Arc<OpenVault>,
 }
 
 impl Vault {
-    /// The layer that encrypts what goes down and decrypts what comes up.
+    /// The layer that encrypts data on the way down and decrypts it on the way up.
     pub fn layer(&self) -> EncryptLayer {
         EncryptLayer { vault: self.shared.clone() }
     }
@@ -62,8 +65,8 @@ impl EncryptStore {
         self.vault.state()
     }
 
-    // A state is taken before the call to the inner store and held until it has answered. So whoever puts a data key out
-    // of use can wait for those who still seal under it, and a value that was read just before stays readable.
+    // A state is taken before the call to the inner store and held until it has answered. So a rotation that retires a
+    // data key can wait for calls that still seal under it, and a value that was read just before stays readable.
 
     /// Verifies and decrypts in place a value that was read while `held` was held.
     pub(super) async fn open_in_place(
@@ -142,7 +145,7 @@ impl EncryptStore {
     }
 }
 
-/// Refuses every method of a closed vault, and every method that would change a row of a read-only one.
+/// Refuses every method of a closed vault, and every method of a read-only one that would change a row.
 struct Guard {
     inner: Arc<dyn Backend>,
     vault: Arc<OpenVault>,

@@ -1,24 +1,26 @@
 //! Encryption at rest over any [`Backend`](wacore::store::traits::Backend).
 //!
-//! [`Vault`] holds the keys of one store, [`EncryptLayer`] uses them: names become blinded tokens, values become sealed
-//! envelopes, and the one 32-byte value that cannot grow becomes a block. The file named after its upstream trait decides what
-//! happens to each kind of record.
+//! [`Vault`] holds the keys of one store, and [`EncryptLayer`] uses them. Names become blinded tokens, values become
+//! sealed envelopes, and the one 32-byte value that cannot grow becomes a block. For each kind of record, the file
+//! named after its upstream trait decides about the details.
 //!
 //! | | |
 //! |--|--|
 //! | `vault/` | creating, opening and changing vaults: header, slots, key derivation, rollback |
-//! | `format/` | what is stored: envelope, token, block, keys |
-//! | `layer.rs` | the layer, and what the five files below have in common |
+//! | `format/` | the stored format: envelope, token, block, keys |
+//! | `layer.rs` | the layer, and the code that the five files below share |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | one file per upstream trait |
 //! | `cipher.rs` | sealing and opening with the keys of an open vault |
 //! | `columns.rs`, `carrier.rs` | the key columns of each kind of record; where a sealed value lies in typed records |
-//! | `sealed_row.rs` | rows as they lie in a table |
+//! | `sealed_row.rs` | rows as they are in a table |
 //! | `fuzz.rs` | entry points of the fuzz targets |
 //!
-//! Whoever reads the store learns how many rows there are, how long values are (unless padded), the ids, flags and times
-//! that the inner store computes with, and which rows belong to the same pseudonym. Whoever writes to it can delete rows
-//! and put back older versions of a row; anything else is an error when it is read, except that an altered message secret
-//! comes back as random bytes. `docs/threat-model.md` says this in full.
+//! An attacker who reads the store learns how many rows there are and how long values are (unless padded). They also
+//! learn the ids, flags and times that the inner store computes with, and which rows belong to the same pseudonym.
+//!
+//! An attacker who writes to the store can delete rows and put back older versions of a row. Any other change is an
+//! error when the row is read, except that an altered message secret comes back as random bytes. `docs/threat-model.md`
+//! says this in full.
 
 #![cfg_attr(
     not(feature = "sqlite"),

@@ -70,7 +70,7 @@ impl ProtocolStore for EncryptStore {
         self.inner.delete_sender_key_device_rows(&rows).await
     }
 
-    // No names and no values in these: they clear or sweep by times that are in the clear.
+    // These methods have no names and no values: they clear rows, or sweep by times that are in the clear.
     forward!(
         clear_all_sender_key_devices,
         delete_expired_tc_tokens,
@@ -82,7 +82,7 @@ impl ProtocolStore for EncryptStore {
         let state = self.state();
         let token = state.cipher.lookup().lid(lid)?;
         let Some(mut row) = self.inner.get_lid_mapping(&token).await? else { return Ok(None) };
-        // The row must be the one asked for, whatever it says itself.
+        // The row must be the requested one, whatever its columns say.
         row.lid = token.to_string();
         let entry = self.open_lid_mapping(&state, row).await;
         let entry = entry.and_then(|entry| if entry.lid == lid { Ok(entry) } else { Err(TAMPERED_LID) });
@@ -125,8 +125,8 @@ impl ProtocolStore for EncryptStore {
         Ok(entries)
     }
 
-    // The store compares what was saved with what it is asked for, so the stored value must be the same for the same
-    // base key; nobody ever reads it back.
+    // The store compares the saved base key with the current one, so equal base keys must have equal stored values. No
+    // client ever reads it back.
 
     async fn save_base_key(&self, address: &str, message_id: &str, base_key: &[u8]) -> Result<()> {
         let (token, value) = self.state().cipher.lookup().base_key(address, message_id, base_key)?;
@@ -306,7 +306,7 @@ impl ProtocolStore for EncryptStore {
 const TAMPERED_LID: Error = Error::Tampered { record: Record::LidMapping };
 
 impl EncryptStore {
-    /// Opens a row of the LID table whose key columns are the tokens that it is stored under.
+    /// Opens a row of the LID table. Its key columns are the tokens that it is stored under.
     async fn open_lid_mapping(
         &self,
         held: &Arc<VaultState>,
@@ -344,7 +344,8 @@ impl EncryptStore {
 }
 
 impl RecordCipher {
-    /// The stored key and value of a tc token. An empty one marks a placeholder, for which the store looks.
+    /// The stored key and value of a tc token. An empty token marks a placeholder. It stays empty, because the store
+    /// looks for it.
     fn seal_tc_token<'t>(&self, jid: &str, token: &'t [u8]) -> error::Result<(String, Cow<'t, [u8]>)> {
         let listed = self.lookup().tc_token_jid(jid)?;
         if token.is_empty() {

@@ -1,4 +1,4 @@
-//! Rows as they lie in a table: opening and checking one without being asked for it by its name.
+//! Rows as they are in a table: opens and checks a row whose name is unknown.
 
 use std::sync::Arc;
 
@@ -18,35 +18,36 @@ use crate::rows::SealedRow;
 #[cfg_attr(not(feature = "import"), expect(dead_code, reason = "only an export looks at the payload"))]
 pub(crate) struct OpenRow {
     pub(crate) record: Record,
-    /// The key as the client knows it, if the row carries it, and the key columns otherwise. Of a collection's version both; of
-    /// a mutation MAC its collection's column and its own index.
+    /// The key as the client knows it, if the row carries it, and the key columns otherwise. For a collection's version
+    /// both. For a mutation MAC its collection's column and its own index.
     pub(crate) key: Vec<Vec<u8>>,
     pub(crate) payload: Zeroizing<Vec<u8>>,
     pub(crate) numbers: Vec<Option<i64>>,
 }
 
-/// What can be said of a row that is as it should be.
+/// The result for a row without damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RowCheck {
     /// This vault sealed it, for this binding and under this name.
     Sealed,
-    /// It has the form of what this vault writes, but carries nothing that could be verified.
+    /// It has the form of a row of this vault, but carries nothing that can be verified.
     Unauthenticated,
 }
 
 impl Vault {
-    /// Opens a row and throws its content away.
+    /// Opens a row and discards its content.
     ///
     /// # Errors
-    /// [`Error::Tampered`], [`Error::Plaintext`], [`Error::UnknownEpoch`] and [`Error::HeaderRolledBack`] about the row.
+    /// [`Error::Tampered`], [`Error::Plaintext`], [`Error::UnknownEpoch`] and [`Error::HeaderRolledBack`] about the
+    /// row.
     pub(crate) async fn check_row(&self, held: &Arc<VaultState>, row: SealedRow) -> Result<RowCheck> {
         let unauthenticated = matches!(row.record, Record::BaseKey | Record::MessageSecret | Record::SenderKeyDevice);
         self.open_row(held, row).await?;
         Ok(if unauthenticated { RowCheck::Unauthenticated } else { RowCheck::Sealed })
     }
 
-    /// Opens a row that was read while `held` was held. Of sender-key devices, base keys and message secrets, whose keys are
-    /// tokens, only the form is looked at, and they are given as they are.
+    /// Opens a row that was read while `held` was held. The keys of sender-key devices, base keys and message secrets
+    /// are tokens: only their form is checked, and they are returned as they are.
     ///
     /// # Errors
     /// As [`Vault::check_row`].
@@ -60,7 +61,7 @@ impl Vault {
             column.ok_or_else(tampered)
         };
         match record {
-            // All that there is of it is its name.
+            // The row holds only a name.
             Record::SenderKeyDevice => {
                 lookup.decrypt_name(record, Domain::DeviceJid, text(1)?)?;
                 return Ok(OpenRow { record, key: columns, payload: Zeroizing::default(), numbers });
@@ -71,7 +72,7 @@ impl Vault {
             Record::BaseKey | Record::MessageSecret => return Err(tampered()),
             Record::TcToken => {
                 let jid = lookup.decrypt_name(record, Domain::TcTokenJid, text(0)?)?;
-                // A placeholder stays empty for the store to find it.
+                // A placeholder stays empty, so that the store finds it.
                 let payload = match value.is_empty() {
                     true => Zeroizing::default(),
                     false => self.open_value(held, record, &columns, value).await?.1,
@@ -86,7 +87,7 @@ impl Vault {
         }
         let key = match record {
             _ if original.is_empty() => columns,
-            // The name of the collection is in its token only.
+            // Only the token holds the name of the collection.
             Record::MutationMac => columns.into_iter().take(1).chain(original).collect(),
             Record::CollectionVersion => original.into_iter().chain(columns).collect(),
             _ => original,
@@ -94,7 +95,7 @@ impl Vault {
         Ok(OpenRow { record, key, payload, numbers })
     }
 
-    /// Verifies a value in its binding, and gives the key that it carries, and the payload.
+    /// Verifies a value in its binding. Returns the key that it carries, and the payload.
     async fn open_value(
         &self,
         held: &Arc<VaultState>,

@@ -28,8 +28,8 @@ use crate::method::{Record, forward};
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
 #[deny(clippy::missing_trait_methods)]
 impl SignalStore for EncryptStore {
-    // An identity has 32 bytes and no room for a tag, so it goes where values may have any length: among the sessions,
-    // which the prefix query below looks at as well.
+    // An identity has 32 bytes and no room for a tag. So it is stored among the sessions, whose values may have any
+    // length. The prefix query below looks there as well.
 
     async fn put_identity(&self, address: &str, key: [u8; 32]) -> Result<()> {
         let state = self.state();
@@ -85,15 +85,15 @@ impl SignalStore for EncryptStore {
 
     async fn has_session(&self, address: &str) -> Result<bool> {
         if self.vault.on_damage == OnDamage::Renegotiate {
-            // One that is altered is none.
+            // An altered session counts as absent.
             return Ok(self.get_session(address).await?.is_some());
         }
         let token = self.address_token(Record::Session, address)?;
         self.inner.has_session(&token).await
     }
 
-    // A query that is more than a user, such as `15550001111:2`, is answered for its user: a false `true` costs the
-    // client a scan (upstream's default body always says `true`), a false `false` would lose a session migration.
+    // A query for more than a user, such as `15550001111:2`, is answered for its user. A wrong `true` costs the client
+    // a scan (upstream's default body always says `true`). A wrong `false` would lose a session migration.
     async fn has_signal_state_for_user(&self, user: &str) -> Result<bool> {
         let (user, _) = user_of(user);
         let token = self.state().cipher.lookup().token(Record::SignalState, Domain::User, &[user])?;

@@ -1,10 +1,10 @@
-//! Tables of an imported database that this version does not read.
+//! The tables of an imported database that this version does not read.
 
 use std::fmt;
 
 use crate::printable::printable;
 
-/// What a source holds that an import does not read. `Display` prints it.
+/// A part of a source that an import does not read. `Display` prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotRead {
     pub(crate) table: String,
@@ -17,7 +17,7 @@ impl NotRead {
         &self.table
     }
 
-    /// How many of its rows belong to no account that was imported; `None` if the table is not upstream's.
+    /// The number of its rows that belong to no imported account; `None` if the table is not upstream's.
     pub fn rows(&self) -> Option<u64> {
         self.rows
     }

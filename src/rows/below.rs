@@ -1,9 +1,11 @@
-//! Finding this crate's own store below any layers.
+//! Finds this crate's own store below any layers.
 //!
-//! A vault is opened on a `dyn Backend`. If that leads to an own store, the vault can do more: it is bound to the account's
-//! number, and all rows can be looked at before keys are changed. The traits have no method for such a question, so it is
-//! asked as the sender key of an address that no client uses, and answered from memory. An answer carries a random number
-//! of this process, so that a row planted in some other store is not taken for one.
+//! A vault is opened on a `dyn Backend`. If that leads to an own store, the vault can do more: it is bound to the
+//! account's number, and it can look at all rows before keys change.
+//!
+//! The traits have no method for such a question. So the vault asks for the sender key of an address that no client
+//! uses, and the store answers from memory. The answer carries a random number of this process. A row planted in
+//! another store therefore does not pass for an answer.
 
 use std::sync::{Arc, LazyLock, Mutex, Weak};
 
@@ -13,18 +15,18 @@ use super::store::Rows;
 use crate::error::Result;
 use crate::sync::IgnorePoison;
 
-/// The address that asks. Blinded addresses have 24 characters, so none can be equal.
+/// The address of the question. Blinded addresses have 24 characters, so none can be equal.
 pub(crate) const ADDRESS: &str = "wastoreownstore";
 
 /// An open database of an own store.
 pub(crate) trait OwnDatabase: Send + Sync {
-    /// The handle on one of its accounts.
+    /// The handle of one of its accounts.
     fn rows_of(self: Arc<Self>, account: i32, chosen: bool) -> Arc<dyn Rows>;
 }
 
 /// The databases that have answered.
 static ANSWERED: Mutex<Vec<Weak<dyn OwnDatabase>>> = Mutex::new(Vec::new());
-/// Known in this process only; `None` if the operating system gave no random bytes, and then no store is found.
+/// Known only in this process. `None` if the operating system gave no random bytes; then no store is found.
 static PROCESS: LazyLock<Option<[u8; 16]>> = LazyLock::new(|| {
     let mut random = [0; 16];
     getrandom::fill(&mut random).ok().map(|()| random)
@@ -46,7 +48,7 @@ pub(crate) fn answer<D: OwnDatabase + 'static>(database: &Arc<D>, account: i32, 
     Some([&process[..], &number.to_le_bytes(), &account.to_le_bytes(), &[chosen.into()]].concat())
 }
 
-/// The own store that a backend leads to, if it is one.
+/// The own store that a backend leads to, if there is one.
 ///
 /// # Errors
 /// Those of the backend.
@@ -70,7 +72,7 @@ pub(crate) async fn own_store_below(backend: &dyn Backend) -> Result<Option<Arc<
     Ok(database.map(|database| database.rows_of(account, chosen != [0])))
 }
 
-/// Where a database is in memory, which no other one is as long as a weak reference is kept.
+/// The address of a database in memory. No other database gets it as long as a weak reference is kept.
 fn number_of(database: &Weak<dyn OwnDatabase>) -> u64 {
     database.as_ptr().cast::<()>() as usize as u64
 }

@@ -1,4 +1,4 @@
-//! How a sealed value is written into the fields of upstream's types that are not plain bytes.
+//! Writes a sealed value into fields of upstream's types that are not plain bytes.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use crate::error::{Error, Result};
 use crate::method::Record;
 
-/// Upstream's SQLite store takes a sync key whose `key_data` has another length for absent.
+/// Upstream's SQLite store treats a sync key as absent if its `key_data` has another length.
 pub(crate) const KEY_DATA_BYTES: usize = 32;
 /// The map entry that carries a sealed collection version.
 pub(crate) const CARRIER: &str = "e";
@@ -20,16 +20,17 @@ pub(crate) fn encode_text(envelope: &[u8]) -> String {
 /// The envelope in a text field.
 ///
 /// # Errors
-/// [`Error::Tampered`] if it is cut or altered, [`Error::Plaintext`] if the field holds something else.
+/// [`Error::Tampered`] if it is cut or altered, [`Error::Plaintext`] if the field holds other text.
 pub(crate) fn decode_text(record: Record, text: &str) -> Result<Vec<u8>> {
-    /// How the base64 of every envelope begins: its magic and its version.
+    /// The first characters of every envelope in base64: its magic and its version.
     const BEGIN: &str = "51cB";
     BASE64URL_NOPAD
         .decode(text.as_bytes())
         .map_err(|_| if text.starts_with(BEGIN) { Error::Tampered { record } } else { Error::Plaintext { record } })
 }
 
-/// The entries one after the other: length of the name, name, length of the value, value; lengths are u32, little-endian.
+/// The entries one after the other: length of the name, name, length of the value, value. Lengths are u32,
+/// little-endian.
 pub(crate) fn encode_map(map: &HashMap<String, Vec<u8>>) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity(map.iter().map(|(name, value)| 8 + name.len() + value.len()).sum());
     for part in map.iter().flat_map(|(name, value)| [name.as_bytes(), value]) {

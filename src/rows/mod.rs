@@ -1,9 +1,9 @@
-//! The rows of this crate's own stores, whatever engine keeps them: maintenance reads and changes them through here.
+//! The rows of this crate's own stores. Maintenance reads and changes them through this module, whatever the engine.
 //!
 //! | file | |
 //! |--|--|
-//! | `table.rs` | the tables, and what a row of each one holds |
-//! | `store.rs` | what maintenance asks of a store |
+//! | `table.rs` | the tables and the content of their rows |
+//! | `store.rs` | the operations of a store that maintenance uses |
 //! | `encoding.rs` | sealed values in columns that are not plain bytes |
 //! | `below.rs` | finding an own store below any layers |
 

@@ -1,4 +1,4 @@
-//! What maintenance asks of an own store, whatever engine keeps it.
+//! The operations of an own store that maintenance uses, whatever the engine.
 
 use std::fmt;
 use std::path::Path;
@@ -36,47 +36,47 @@ impl<S: OwnStore + ?Sized> OwnStore for Arc<S> {
     }
 }
 
-/// A row that was read: its id, or its place in the order of the keys from 1, and the row or the damage it has. `None`
-/// stands for a row that no vault seals, such as the copy of a header.
+/// A row that was read, or its damage, with its id. Some engines count places in the order of the keys from 1 instead
+/// of ids. `None` stands for a row that no vault seals, such as a copy of the header.
 pub(crate) type Found = (i64, Result<Option<SealedRow>>);
 
-/// Which tables are meant.
+/// Selects tables.
 pub(crate) type TableFilter = fn(&Table) -> bool;
 
-/// The first bytes of a sealed value: they say under which data key it is, and from which generation of the header.
+/// The length of the first bytes of a sealed value. They name its data key and its generation of the header.
 pub(crate) const PREFIX_BYTES: usize = 14;
 
-/// What the value of a row says of itself in the clear.
+/// The part of a row's value that is in the clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RowPrefix {
     pub(crate) table: &'static str,
     /// The row id, or its place in the order of the keys from 1.
     pub(crate) row: i64,
-    /// `None` if there are not as many bytes, or they cannot be read.
+    /// `None` if the value is shorter or cannot be read.
     pub(crate) prefix: Option<[u8; PREFIX_BYTES]>,
 }
 
-/// How many rows of an account a table has.
+/// The number of rows of an account in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CountedRows {
     pub(crate) table: &'static str,
     pub(crate) rows: u64,
 }
 
-/// Another value for a row that is still as it was read.
+/// A new value for a row, written only if the row is unchanged since it was read.
 pub(crate) struct Replacement {
-    /// The id that it was found with, and its key columns.
+    /// The id of the row when it was read, and its key columns.
     pub(crate) id: i64,
     pub(crate) columns: Vec<Vec<u8>>,
     pub(crate) old: Vec<u8>,
     pub(crate) new: Vec<u8>,
 }
 
-/// A row as it was found, to be deleted if it still is.
+/// A row as it was found. It is deleted only if it is unchanged.
 pub(crate) struct RowAsFound {
     pub(crate) table: &'static Table,
     pub(crate) id: i64,
-    /// Of its content; `None` if it cannot be read.
+    /// A hash of its content; `None` if it cannot be read.
     pub(crate) hash: Option<[u8; 32]>,
 }
 
@@ -86,22 +86,23 @@ impl RowAsFound {
         Self { table, id, hash }
     }
 
-    /// `true` if the row with this id is still the same. A row that no vault seals never is: where ids are places, the copy
-    /// of a header may have taken the place of a row that could not be read.
+    /// `true` if the row with this id is unchanged. Never `true` for a row that no vault seals: where ids are places, a
+    /// copy of the header may have moved into the place of a row that could not be read.
     pub(crate) fn is(&self, found: &Result<Option<SealedRow>>) -> bool {
         !matches!(found, Ok(None)) && Self::new(self.table, self.id, found).hash == self.hash
     }
 }
 
-/// The addresses of a user's sessions: all that begin with the prefix and an `@`, and the other ones.
+/// The addresses of a user's sessions: all that begin with the prefix and an `@`, and the ones listed in `bare`.
 pub(crate) struct UserAddresses {
     pub(crate) prefix: String,
     pub(crate) bare: Vec<String>,
 }
 
-/// Reads the rows of one account, a table after the other and a page at a time. Rows that are there from the first page to
-/// the last are all seen, whatever else is stored and deleted in between. A row that cannot be read is damaged, and the
-/// rows behind it are seen.
+/// Reads the rows of one account, one table after the other and one page at a time.
+///
+/// Returns every row that exists from the first page to the last, whatever is stored and deleted in between. A row that
+/// cannot be read is returned as damaged, and reading goes on behind it.
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
 pub(crate) trait RowReader: Send {
@@ -111,11 +112,11 @@ pub(crate) trait RowReader: Send {
     /// The next page; `None` behind the last one.
     ///
     /// # Errors
-    /// [`Error::RowsMissed`] in the place of the end, if a snapshot shows other rows than the table has, and those of the
+    /// [`Error::RowsMissed`] instead of the end if a snapshot shows other rows than the table has, and those of the
     /// engine.
     async fn next(&mut self) -> Result<Option<Vec<Found>>>;
 
-    /// How many rows the account has, all tables together.
+    /// The number of rows of the account in all tables.
     async fn count(&mut self) -> Result<u64>;
 }
 
@@ -128,50 +129,52 @@ pub(crate) trait Rows: Backend + fmt::Debug {
     /// Another account of the same database.
     fn account(&self, number: i32) -> Arc<dyn Rows>;
 
-    /// `true` if the caller has said which account it is, and does not just have the one that comes first.
+    /// `true` if the caller chose the account, `false` if it is the default.
     fn is_chosen(&self) -> bool;
 
-    /// What no other account, and no other opening of the same database, has in common with this one.
+    /// Identifies this account of this open database. No other account and no other opening of the same database has
+    /// it.
     fn identity(&self) -> (usize, i32);
 
-    /// Where the store is, for a rollback anchor to remember; `None` if it is on its way to its place, or has none.
+    /// The place of the store, which a rollback anchor remembers. `None` if the store is not at its final place yet, or
+    /// has none.
     fn place(&self) -> Option<Vec<u8>>;
 
-    /// The numbers of the accounts that hold anything, in ascending order.
+    /// The numbers of the accounts that hold rows, in ascending order.
     async fn accounts_in_use(&self) -> Result<Vec<i32>>;
 
-    /// Reads rows while they are written: each page is from a moment of its own.
+    /// Reads rows while others write: each page is from a moment of its own.
     fn rows(&self) -> Box<dyn RowReader>;
 
-    /// Reads rows as they are at one moment.
+    /// Reads all rows as of one moment.
     async fn snapshot(&self) -> Result<Box<dyn RowReader>>;
 
-    /// How many rows the account has in some tables.
+    /// The number of the account's rows in the selected tables.
     async fn count(&self, which: TableFilter) -> Result<u64>;
 
-    /// How much is in each table, all accounts together.
+    /// The size of each table, all accounts together.
     async fn sizes(&self) -> Result<Vec<TableSize>>;
 
-    /// Shows the first bytes of every value of the account that a data key seals, and gives how many rows each table with
-    /// such values has.
+    /// Calls `each` with the first bytes of every value of the account that a data key seals. Returns how many rows
+    /// each table with such values has.
     ///
     /// # Errors
     /// [`Error::RowsMissed`], and those of the engine.
     async fn sealed_prefixes(&self, each: Box<dyn FnMut(RowPrefix) + Send>) -> Result<Vec<CountedRows>>;
 
-    /// Replaces the values that are still as they were read, in one transaction, and gives how many.
+    /// Replaces the values that are unchanged since they were read, in one transaction, and returns their number.
     async fn replace(&self, table: &'static Table, rows: Vec<Replacement>) -> Result<u64>;
 
-    /// Deletes the rows that are still as they were found, in one transaction, and says of each whether it was. Where ids
-    /// are places, they are those from before the first deletion. Rows of `mutation_macs` and `sender_key_devices` are never
-    /// named here; [`Rows::delete_all`] deletes them.
+    /// Deletes the rows that are unchanged since they were found, in one transaction. Returns for each row whether it
+    /// was deleted. Where ids are places, they are those from before the first deletion. Callers never name rows of
+    /// `mutation_macs` and `sender_key_devices` here; [`Rows::delete_all`] deletes them.
     async fn delete(&self, rows: Vec<RowAsFound>) -> Result<Vec<bool>>;
 
-    /// Deletes every row of some kinds of record, in one transaction, and gives how many of each.
+    /// Deletes every row of some kinds of record, in one transaction, and returns the number for each kind.
     async fn delete_all(&self, records: Vec<Record>) -> Result<Vec<(Record, u64)>>;
 
-    /// Deletes the sessions with some addresses, and rows that are still as they were found, in one transaction. Gives the
-    /// values of the sessions, `None` for what cannot be read, and how many of the rows were deleted.
+    /// Deletes the sessions with some addresses, and the rows that are unchanged since they were found, in one
+    /// transaction. Returns the values of the sessions, `None` for unreadable ones, and the number of deleted rows.
     async fn delete_sessions(
         &self,
         of: Vec<UserAddresses>,
@@ -182,42 +185,44 @@ pub(crate) trait Rows: Backend + fmt::Debug {
     /// [`Error::StoreInUse`] if another process can write to the store.
     async fn refuse_others(&self) -> Result<()>;
 
-    /// Waits until every call that was made before has been carried out.
+    /// Waits until every earlier call has been carried out.
     async fn drain(&self) -> Result<()>;
 
-    /// Brings everything that was written to its last place, if no one is in the way.
+    /// Brings all written data to its final place, if no other process is in the way.
     async fn settle(&self);
 
-    /// Brings everything that was written to its last place, so that no log holds what it replaced.
+    /// Brings all written data to its final place, so that no log holds replaced data.
     async fn checkpoint(&self) -> Result<()>;
 
-    /// Rewrites the store, so that no unused part of it holds what was replaced.
+    /// Rewrites the store, so that no unused part of it holds replaced data.
     async fn rewrite(&self) -> Result<()>;
 
-    /// Checks the database itself; gives what is wrong with it, in the engine's words.
+    /// Checks the database itself. Returns its problems in the engine's words.
     async fn check_database(&self, quick: bool) -> Result<Vec<String>>;
 
     /// # Errors
-    /// An error of the engine, as damaged, if the database itself is damaged.
+    /// The engine's error for damage, if the database itself is damaged.
     async fn refuse_damage(&self) -> Result<()>;
 
     /// # Errors
-    /// [`Error::FileMoved`] if the database is not what is at its place any more.
+    /// [`Error::FileMoved`] if the database is no longer at its place.
     fn check_place(&self) -> Result<()>;
 
-    /// Copies the database into a file that is not there yet.
+    /// Copies the database into a new file.
     async fn back_up(&self, target: &Path) -> Result<()>;
 
     /// Ends every handle on the database.
     async fn close_database(&self) -> Result<()>;
 
-    /// The label of the key that another account's vault derives for this one, and the context of its own vault.
+    /// The label under which another account's vault derives the key of this account, and the context of this account's
+    /// own vault.
     fn key_label(&self) -> String {
         format!("account {}", self.account_number())
     }
 
     /// # Errors
-    /// [`Error::OtherAccounts`] if this is just the account that comes first, and the database is that of others.
+    /// [`Error::OtherAccounts`] if the caller chose no account, and the database holds other accounts but not the
+    /// default one.
     async fn refuse_account_of_chance(&self) -> Result<()> {
         if self.is_chosen() {
             return Ok(());

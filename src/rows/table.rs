@@ -1,6 +1,6 @@
-//! The tables, and what a row of each one holds.
+//! The tables and the content of their rows.
 //!
-//! Every own store has these tables, and the account first in each of their keys.
+//! Every own store has these tables. Each key begins with the account.
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -11,16 +11,16 @@ use crate::method::Record;
 
 /// A row of a store under a vault: its key columns as the traits name them, and the sealed value.
 pub(crate) struct SealedRow {
-    /// The record that the table is for. Identities lie among the sessions.
+    /// The record of the table. Under a vault, identities are stored among the sessions.
     pub(crate) record: Record,
     pub(crate) columns: Vec<Vec<u8>>,
     pub(crate) value: Vec<u8>,
-    /// Columns in the clear that the store computes with.
+    /// Columns in the clear with which the store computes.
     pub(crate) numbers: Vec<Option<i64>>,
 }
 
 impl SealedRow {
-    /// A hash of all of it, to see later whether a row is still the same.
+    /// A hash of the whole row. It shows later whether the row has changed.
     pub(crate) fn hash(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         for part in self.columns.iter().chain([&self.value]) {
@@ -41,15 +41,15 @@ pub(crate) struct Table {
     pub(crate) name: &'static str,
     /// Where it stands in [`TABLES`].
     pub(crate) position: usize,
-    /// What its rows are.
+    /// The kind of its rows.
     pub(crate) record: Record,
-    /// The columns that name a row within an account, in the order of the primary key. Of a LID mapping the first alone is
-    /// unique: a LID has one phone number.
+    /// The columns that identify a row within an account, in the order of the primary key. For a LID mapping the first
+    /// column alone is unique: a LID has one phone number.
     pub(crate) key: &'static [Column],
     pub(crate) carrier: Carrier,
-    /// Columns in the clear that the store computes with.
+    /// Columns in the clear with which the store computes.
     pub(crate) numbers: &'static [&'static str],
-    /// `true` if a data key seals the values, so that they are sealed again under a new one.
+    /// `true` if a data key seals the values. Such values are sealed again under a new data key.
     pub(crate) is_sealed: bool,
 }
 
@@ -68,7 +68,7 @@ pub(crate) enum ColumnKind {
     Number,
 }
 
-/// The column that holds the value, and how.
+/// The column that holds the value, and its form.
 #[derive(Debug)]
 pub(crate) enum Carrier {
     /// As it is.
@@ -79,7 +79,7 @@ pub(crate) enum Carrier {
     Map(&'static str),
     /// The first 32 bytes in one column, the rest in another.
     Split(&'static str, &'static str),
-    /// There is no value: the row is its key.
+    /// No value: the row is only its key.
     None,
 }
 
@@ -89,23 +89,23 @@ pub(crate) enum KeyPart {
     Number(i64),
 }
 
-/// A row as an engine reads it: the columns of its key, those of its carrier, and its numbers.
+/// A row as an engine reads it: the columns of its key and of its carrier, and its numbers.
 pub(crate) struct RawRow {
     pub(crate) key: Vec<KeyPart>,
     pub(crate) carrier: Vec<Vec<u8>>,
     pub(crate) numbers: Vec<Option<i64>>,
 }
 
-/// How much is in a table.
+/// The size of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct TableSize {
-    /// Its name.
+    /// The name of the table.
     #[serde(rename = "table")]
     pub name: &'static str,
-    /// How many rows it has.
+    /// The number of its rows.
     pub rows: u64,
-    /// The bytes of their contents.
+    /// The size of the content of its rows, in bytes.
     pub bytes: u64,
 }
 
@@ -203,12 +203,12 @@ const fn in_order(mut tables: [Table; 18]) -> [Table; 18] {
     tables
 }
 
-/// Where the two copies of a vault's header lie among the sender keys: the one kind of record that every backend keeps
-/// opaque, unlisted and unpruned. Blinded addresses have 24 characters, so none can be equal.
+/// The addresses of the two copies of a vault's header among the sender keys. Sender keys are the one kind of record
+/// that every backend keeps opaque, unlisted and unpruned. Blinded addresses have 24 characters, so none can be equal.
 pub(crate) const HEADER_ADDRESSES: [&str; 2] = ["wastorevaultheaderv1a", "wastorevaultheaderv1b"];
 
 impl Table {
-    /// The row that an engine has read; `None` if it is the copy of a header, or a device that was never sealed.
+    /// The row that an engine has read. `None` if it is a copy of the header, or a device that was never sealed.
     ///
     /// # Errors
     /// [`Error::Plaintext`], [`Error::Tampered`] and [`Error::Malformed`] about the row.
@@ -224,13 +224,13 @@ impl Table {
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let is_header = || columns.iter().any(|column| HEADER_ADDRESSES.iter().any(|at| at.as_bytes() == column));
         match record {
-            // Under a vault identities lie among the sessions.
+            // Under a vault, identities are stored among the sessions.
             Record::Identity => return Err(Error::Plaintext { record }),
             Record::SenderKey if is_header() => return Ok(None),
             _ => {}
         }
         let value = self.value(raw.carrier)?;
-        // A store makes such a device before the first one is sealed.
+        // A store creates such a device before the first one is sealed.
         if record == Record::Device && value.is_empty() {
             return Ok(None);
         }
@@ -270,7 +270,7 @@ impl Table {
         })
     }
 
-    /// `true` if a row with this value holds none yet, such as a token to come.
+    /// `true` if the row exists before its value does, such as a token to come.
     pub(crate) fn is_placeholder(&self, value: &[u8]) -> bool {
         self.record == Record::TcToken && value.is_empty()
     }

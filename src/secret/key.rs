@@ -12,12 +12,12 @@ use crate::error::Result;
 /// A 32-byte key with full entropy: for machines, and for the further accounts of one process.
 pub struct Key {
     bytes: Box<Zeroizing<[u8; 32]>>,
-    /// Why it must not open anything from now on, if it came from a file that holds no random bytes.
+    /// The reason why the key must not be used for a new vault or slot: its file holds no random bytes.
     weakness: Option<&'static str>,
 }
 
 impl Key {
-    /// Takes the key over and wipes `bytes`.
+    /// Takes over the key and wipes `bytes`.
     pub fn from_bytes(bytes: &mut [u8; 32]) -> Self {
         let mut key = Self::zeroed();
         key.bytes.copy_from_slice(bytes);
@@ -40,13 +40,13 @@ impl Key {
     /// Nothing stretches a key, so its bytes have to be random: `head -c 32 /dev/urandom > key`.
     ///
     /// # Errors
-    /// [`Error::File`](crate::Error::File) if the file cannot be read. Also if others can read it: a file must belong to the user of the process
-    /// and have mode 0600 or less, or to root and have 0640 or less, which is the rule of PostgreSQL for the key of its server
-    /// (<https://www.postgresql.org/docs/current/ssl-tcp.html>).
+    /// [`Error::File`](crate::Error::File) if the file cannot be read, or if other users can read it. The file must
+    /// belong to the user of the process and have mode 0600 or less, or to root and have mode 0640 or less. PostgreSQL
+    /// has the same rule for the key of its server (<https://www.postgresql.org/docs/current/ssl-tcp.html>).
     ///
-    /// [`Error::InvalidInput`](crate::Error::InvalidInput) if it holds neither. A key of bytes that cannot be random, because they are text or a few values
-    /// over and over, opens what it opened before, and [`Vault::create`](crate::Vault::create) and
-    /// [`Vault::add_slot`](crate::Vault::add_slot) refuse it with the same error.
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) if it holds neither. [`Vault::create`](crate::Vault::create)
+    /// and [`Vault::add_slot`](crate::Vault::add_slot) return the same error for bytes that cannot be random: text, or
+    /// a few values over and over. Such a key still opens an existing vault.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_reader(open(path.as_ref(), "key")?)
     }
@@ -73,12 +73,12 @@ impl Key {
     }
 
     /// # Errors
-    /// [`Error::InvalidInput`](crate::Error::InvalidInput) if it must not open anything from now on.
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) if the key must not be used for a new vault or slot.
     pub(crate) fn refuse_weak(&self) -> Result<()> {
         self.weakness.map_or(Ok(()), |problem| Err(invalid("key file", problem)))
     }
 
-    /// Why the bytes are not those of a random number generator, which makes such a key once in 10¹¹ times.
+    /// The reason why the bytes cannot come from a random number generator. Refuses one in 10¹¹ random keys.
     pub(super) fn find_weakness(&self) -> Option<&'static str> {
         let bytes = self.expose();
         let is_of_text = |character: char| !character.is_control() || character.is_whitespace();
@@ -96,7 +96,8 @@ impl Key {
         (repeats(bytes) || repeats(&steps)).then_some("holds the same few bytes over and over: make a random key")
     }
 
-    /// Returns the bytes, for a [`KeyProvider`](crate::vault::KeyProvider) that has to wrap them or a program that has to store them.
+    /// Returns the bytes, for a [`KeyProvider`](crate::vault::KeyProvider) that wraps them or a program that stores
+    /// them.
     pub fn expose(&self) -> &[u8; 32] {
         &self.bytes
     }
@@ -105,7 +106,7 @@ impl Key {
         Self { bytes: Box::new(Zeroizing::new([0; 32])), weakness: None }
     }
 
-    /// A second copy, for a key that goes two ways.
+    /// A second copy, for a key that is used in two places.
     pub(crate) fn duplicate(&self) -> Self {
         let mut key = Self { weakness: self.weakness, ..Self::zeroed() };
         key.bytes.copy_from_slice(self.expose());
@@ -117,10 +118,11 @@ impl Key {
     }
 }
 
-/// Of 32 random bytes fewer are different once in 10²² times, and one is there more often once in 10¹¹ times.
+/// Fewer different values occur once in 10²² times among 32 random bytes. More repeats of one value occur once in 10¹¹
+/// times.
 const FEWEST_VALUES: usize = 13;
 
 const MOST_REPEATED: u8 = 8;
 
-/// More than a key has, also as UTF-16.
+/// A key is shorter, also as UTF-16.
 const MAX_KEY_TEXT: usize = 256;

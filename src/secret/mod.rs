@@ -3,7 +3,7 @@
 //! | file | |
 //! |--|--|
 //! | `passphrase.rs`, `key.rs`, `recovery.rs` | the three kinds |
-//! | `read.rs` | reading a secret, and the text that it is |
+//! | `read.rs` | reading a secret and normalizing its text |
 
 mod key;
 mod passphrase;
@@ -26,22 +26,24 @@ pub(crate) use recovery::encoding;
 
 /// An external keeper of keys: a KMS, an operating system's keyring, a hardware token.
 ///
-/// It is asked once when a slot is made, and at every open once per provider slot until one fits; never while records are
-/// read or written. Whoever can write the vault header chooses the hints, so `unwrap` must only accept what `wrap` made: an
-/// authenticated ciphertext, or the name of an entry of one's own. Under a public-key scheme that anybody can encrypt to, a
-/// writer could put a whole vault of his own in the place of yours.
+/// A vault asks it once when a slot is made. When a vault is opened, it asks once per provider slot until one fits. It
+/// never asks while records are read or written.
+///
+/// An attacker who can write the vault header chooses the hints. So `unwrap` must only accept the results of `wrap`: an
+/// authenticated ciphertext, or the name of an entry of your own. Do not use a public-key scheme in which every process
+/// can encrypt: an attacker could replace your vault with a complete vault of their own.
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
 pub trait KeyProvider: Send + Sync {
-    /// Keeps `key` and returns what is needed to get it back: the ciphertext of a KMS, or the name of a keyring entry.
-    /// At most 256 bytes, stored in the clear in the vault header.
+    /// Keeps `key` and returns the hint that gets it back: the ciphertext of a KMS, or the name of a keyring entry. A
+    /// hint has at most 256 bytes and is stored in the clear in the vault header.
     async fn wrap(&self, key: &Key) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>>;
 
     /// Returns the key for which [`KeyProvider::wrap`] once returned `hint`.
     async fn unwrap(&self, hint: &[u8]) -> Result<Key, Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// What a vault is created or opened with.
+/// The secret that creates or opens a vault.
 #[non_exhaustive]
 pub enum Secret {
     /// A passphrase, stretched with Argon2id.
@@ -55,7 +57,7 @@ pub enum Secret {
 }
 
 impl Secret {
-    /// A second copy, for a secret that opens several vaults. There is no `Clone`, so that copies are made on purpose only.
+    /// A second copy, for a secret that opens several vaults. There is no `Clone`, so that no copy is made by accident.
     pub fn duplicate(&self) -> Self {
         match self {
             Secret::Passphrase(passphrase) => Secret::Passphrase(passphrase.duplicate()),

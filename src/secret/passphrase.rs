@@ -1,4 +1,4 @@
-//! Passphrases, and the rules by which they are read.
+//! Passphrases, and the rules for reading them.
 
 use std::io::Read;
 use std::path::Path;
@@ -12,21 +12,21 @@ use crate::printable::is_printable;
 
 /// A passphrase.
 ///
-/// It is the same whichever way it comes in. These are the rules, for every constructor and for every way that the command reads
-/// one:
+/// The rules are the same for every constructor, and for every way in which the command reads a passphrase:
 ///
-/// 1. UTF-16 with a byte order mark, as some editors of Windows write it, is read as the text that it is.
+/// 1. UTF-16 with a byte order mark, which some editors on Windows write, is read as text.
 /// 2. A byte order mark at the beginning is left out.
-/// 3. One line break at the end is left out, LF or CR LF. Any other white space stays.
-/// 4. Text is brought into Unicode's normalization form C, as RFC 8265 has it, so that a letter with an accent is the same whether
-///    a keyboard sends it as one character or as two.
-/// 5. Bytes that are no text are taken as they are.
+/// 3. One line break at the end is left out, LF or CR LF. Other white space stays.
+/// 4. Text is brought into Unicode's normalization form C, as RFC 8265 requires. So a letter with an accent is the same
+///    whether a keyboard sends it as one character or as two.
+/// 5. Bytes that are not text stay as they are.
 ///
-/// Earlier builds had other rules for each way. A vault that was created by those still opens: if the passphrase does not open
-/// it, the same bytes are tried as they were read then, as long as that costs no more than [`KdfLimits`](crate::vault::KdfLimits) allow.
+/// Earlier builds had other rules for each way, and vaults that they created still open. If the passphrase does not
+/// open the vault, its bytes are tried as those builds read them, within the cost that
+/// [`KdfLimits`](crate::vault::KdfLimits) allow.
 pub struct Passphrase {
     pub(super) bytes: Zeroizing<Vec<u8>>,
-    /// As earlier builds read the same bytes; empty for most passphrases.
+    /// The same bytes as earlier builds read them; empty for most passphrases.
     older: Vec<Zeroizing<Vec<u8>>>,
 }
 
@@ -34,7 +34,7 @@ impl Passphrase {
     /// The longest passphrase: 1 MiB.
     pub const MAX_BYTES: usize = 1 << 20;
 
-    /// Takes the passphrase over and wipes it when dropped. Hand over the only copy, not a clone.
+    /// Takes over the passphrase and wipes it when dropped. Hand over the only copy, not a clone.
     ///
     /// # Errors
     /// [`Error::InvalidInput`](crate::Error::InvalidInput) if it is empty or longer than [`Passphrase::MAX_BYTES`].
@@ -59,8 +59,9 @@ impl Passphrase {
     /// Reads a passphrase from a file.
     ///
     /// # Errors
-    /// [`Error::File`](crate::Error::File) if the file cannot be read, or if others than its owner can read it: the rule is that of [`Key::from_file`](crate::Key::from_file).
-    /// [`Error::InvalidInput`](crate::Error::InvalidInput) as in [`Passphrase::new`].
+    /// [`Error::File`](crate::Error::File) if the file cannot be read, or if other users can read it, by the rule of
+    /// [`Key::from_file`](crate::Key::from_file). [`Error::InvalidInput`](crate::Error::InvalidInput) as in
+    /// [`Passphrase::new`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_reader(open(path.as_ref(), "passphrase")?)
     }
@@ -76,13 +77,14 @@ impl Passphrase {
 
     /// Reads a passphrase from an environment variable.
     ///
-    /// Other processes of the same user can read it as well, and children inherit it: prefer
+    /// Other processes of the same user can read the variable too, and child processes inherit it. Prefer
     /// [`Passphrase::from_file`] with a file from `systemd`'s `LoadCredential=`.
     ///
     /// # Errors
     /// [`Error::InvalidInput`](crate::Error::InvalidInput) if the variable is not set, or as in [`Passphrase::new`].
     pub fn from_env(name: &str) -> Result<Self> {
-        let value = std::env::var_os(name).ok_or(invalid("passphrase", "is not in the environment variable given"))?;
+        let value =
+            std::env::var_os(name).ok_or(invalid("passphrase", "is not set in the given environment variable"))?;
         Self::new(value.into_encoded_bytes())
     }
 
@@ -92,8 +94,8 @@ impl Passphrase {
             .is_ok_and(|text| text.chars().all(|character| !character.is_control() || character == '\t'))
     }
 
-    /// The number of visible characters, those that are repeated in a row once; of bytes, if it is no text. For rules about new
-    /// passphrases.
+    /// The number of visible characters; repeats in a row count once. The number of bytes if the passphrase is not
+    /// text. For rules about new passphrases.
     pub fn characters(&self) -> usize {
         let Ok(text) = std::str::from_utf8(&self.bytes) else { return self.bytes.len() };
         let (mut count, mut last) = (0, None);
@@ -107,13 +109,13 @@ impl Passphrase {
         count
     }
 
-    /// The ways to read it: the right one, and those of earlier builds.
+    /// The readings of the bytes: the right one first, then those of earlier builds.
     pub(crate) fn readings(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         let count = 1 + self.older.len();
         (0..count).map(|number| number.checked_sub(1).map_or(&self.bytes[..], |older| &self.older[older]))
     }
 
-    /// As an earlier build read it.
+    /// The passphrase as an earlier build read it.
     #[cfg(test)]
     pub(crate) fn as_read_earlier(bytes: &[u8]) -> Self {
         Self { bytes: Zeroizing::new(bytes.to_vec()), older: vec![] }
@@ -129,8 +131,8 @@ impl Passphrase {
     }
 }
 
-/// The ways in which earlier builds read these bytes: from a file, from a variable, and from a terminal, where control characters
-/// were lost.
+/// The readings of earlier builds: from a file, from a variable, and from a terminal, where control characters were
+/// lost.
 fn older_readings(given: Zeroizing<Vec<u8>>) -> Vec<Zeroizing<Vec<u8>>> {
     let line = without_line_break(&given);
     let mut typed = Zeroizing::new(Vec::with_capacity(line.len()));

@@ -1,4 +1,4 @@
-//! Reading a secret, and the text that it is.
+//! Reads secrets and normalizes their text.
 
 use std::io::Read;
 use std::path::Path;
@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Result};
 use crate::json::WipingBuffer;
 
-/// What the rules of [`Passphrase`] make of bytes, or `None` if that is the bytes themselves.
+/// The bytes by the rules of [`Passphrase`], or `None` if the rules change nothing.
 pub(super) fn normalized(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let wide = from_utf16(bytes);
     let (text, is_wide) = match &wide {
@@ -27,7 +27,8 @@ pub(super) fn normalized(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     if !is_wide && kept.len() == bytes.len() && is_nfc(kept) {
         return None;
     }
-    // The factor is Unicode's bound (https://www.unicode.org/faq/normalization.html), so that nothing is left behind by growing.
+    // Composed text is at most three times as long (https://www.unicode.org/faq/normalization.html), so the buffer
+    // never grows and leaves no copy behind.
     let mut composed = Zeroizing::new(String::with_capacity(kept.len() * 3));
     composed.extend(kept.nfc());
     Some(Zeroizing::new(std::mem::take(&mut *composed).into_bytes()))
@@ -43,7 +44,7 @@ pub(super) fn from_utf16(bytes: &[u8]) -> Option<Zeroizing<String>> {
         _ => return None,
     };
     let (units, []) = bytes.as_chunks() else { return None };
-    // Of two bytes at most three are made.
+    // Two bytes of UTF-16 become at most three of UTF-8.
     let mut text = Zeroizing::new(String::with_capacity(bytes.len() * 2));
     for character in char::decode_utf16(units.iter().map(|bytes| unit(*bytes))) {
         text.push(character.ok()?);
@@ -70,7 +71,7 @@ pub(super) fn open(path: &Path, what: &'static str) -> Result<std::fs::File> {
     })
 }
 
-/// Reads a secret into memory that is wiped, and refuses one of more than `limit` bytes.
+/// Reads a secret into memory that is wiped. Refuses a secret of more than `limit` bytes.
 pub(super) fn read_to_end(reader: impl Read, what: &'static str, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
     let (mut buffer, mut chunk) = (WipingBuffer::new(), Zeroizing::new([0; 4096]));
     let mut reader = reader.take(limit as u64 + 1);

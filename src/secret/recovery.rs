@@ -1,4 +1,4 @@
-//! Keys to print, and how they are typed again.
+//! Recovery keys: how they are printed and typed in again.
 
 use std::io::Read;
 use std::ops::Deref;
@@ -14,11 +14,11 @@ use super::read::invalid;
 use super::read::{normalized, open, read_to_end};
 use crate::error::Result;
 
-/// A key to print and keep in a safe, which opens the vault when everything else is lost.
+/// A key to print and keep in a safe. It opens the vault if everything else is lost.
 ///
-/// Its text is Crockford base32 (<https://www.crockford.com/base32.html>) in groups of four, ending in two check
-/// characters: letters in any case, `O` reads as `0`, `I` and `L` as `1`. Anything else does not matter, be it spaces, dashes
-/// or quotes of any kind, nor does a label before or after it, or text on other lines.
+/// Its text is Crockford base32 (<https://www.crockford.com/base32.html>) in groups of four characters and ends in two
+/// check characters. Letters may have any case; `O` reads as `0`, `I` and `L` read as `1`. Spaces, dashes and quotes of
+/// any kind are ignored, and so are a label before or after the key and text on other lines.
 pub struct RecoveryKey(pub(super) Key);
 
 /// 256 bits in characters of five bits each.
@@ -26,7 +26,7 @@ const RECOVERY_CHARS: usize = 52;
 
 const CHECK_CHARS: usize = 2;
 
-/// More than a recovery key has, however it is typed.
+/// A recovery key is shorter, however it is typed.
 const MAX_RECOVERY_TEXT: usize = 1 << 10;
 
 impl RecoveryKey {
@@ -41,20 +41,22 @@ impl RecoveryKey {
     /// Reads a recovery key as a person types it.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`](crate::Error::InvalidInput) if a character is missing or mistyped; the check characters find almost all of these.
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) if a character is missing or mistyped. The check characters
+    /// find almost all such mistakes.
     pub fn parse(text: &str) -> Result<Self> {
-        // Few enough that the check characters tell.
+        // The places are so few that the check characters still tell right from wrong.
         let places = [text].into_iter().chain(text.lines());
         let mut found = places.filter_map(|text| {
             let symbols = || text.chars().filter(|character| character.is_alphanumeric());
             Self::of_symbols(symbols().rev(), true).or_else(|| Self::of_symbols(symbols(), false))
         });
-        found
-            .next()
-            .ok_or(invalid("recovery key", "is mistyped: 54 letters and digits, of which the last two are a check"))
+        found.next().ok_or(invalid(
+            "recovery key",
+            "is mistyped: it has 54 letters and digits, and the last two check the others",
+        ))
     }
 
-    /// The key in the first characters, or, backwards, in the last ones.
+    /// The key in the first characters, or in the last ones if `typed` runs backwards.
     fn of_symbols(mut typed: impl Iterator<Item = char>, backwards: bool) -> Option<Self> {
         let mut symbols = Zeroizing::new([0; RECOVERY_CHARS + CHECK_CHARS]);
         for symbol in symbols.iter_mut() {
@@ -64,7 +66,7 @@ impl RecoveryKey {
             symbols.reverse();
         }
         let (key_chars, check_chars) = symbols.split_at(RECOVERY_CHARS);
-        // 52 characters hold 260 bits; the decoder insists that the last four are zero.
+        // 52 characters hold 260 bits; the decoder requires that the last four are zero.
         let mut decoded = Zeroizing::new([0; 32]);
         if CROCKFORD.decode_mut(key_chars, &mut decoded[..]) != Ok(32) {
             return None;
@@ -78,10 +80,11 @@ impl RecoveryKey {
         check_chars.iter().map(normal).eq(check_characters(&key)).then(|| Self(key))
     }
 
-    /// Reads a recovery key from a file that holds nothing else but a label before it.
+    /// Reads a recovery key from a file that holds nothing else, except a label before the key.
     ///
     /// # Errors
-    /// [`Error::File`](crate::Error::File) as in [`Key::from_file`], [`Error::InvalidInput`](crate::Error::InvalidInput) as in [`RecoveryKey::parse`].
+    /// [`Error::File`](crate::Error::File) as in [`Key::from_file`],
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) as in [`RecoveryKey::parse`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_reader(open(path.as_ref(), "recovery key")?)
     }
@@ -96,7 +99,8 @@ impl RecoveryKey {
         Self::parse(std::str::from_utf8(&bytes).unwrap_or_default())
     }
 
-    /// Returns the text to print: 13 groups of four characters and one of two, joined by dashes. It is the secret itself.
+    /// Returns the text to print: 13 groups of four characters and one of two, joined by dashes. The text is the secret
+    /// itself.
     ///
     /// ```
     /// let key = wastore::RecoveryKey::generate()?;
@@ -124,7 +128,7 @@ impl RecoveryKey {
         self.0
     }
 
-    /// A second copy, for a key that is stored and shown at once.
+    /// A second copy, for a key that is stored and shown at the same time.
     pub(crate) fn duplicate(&self) -> Self {
         Self(self.0.duplicate())
     }

@@ -1,4 +1,4 @@
-//! What is typed and read comes out the same, and weak secrets are known.
+//! Tests that secrets survive typing and reading, and that weak secrets are recognized.
 
 use std::path::Path;
 
@@ -88,7 +88,7 @@ fn secrets_from_files() {
     assert_eq!(RecoveryKey::from_file(&path).unwrap().0.expose(), recovery.0.expose());
     write(&path, [b' '; 2000]);
     assert!(matches!(RecoveryKey::from_file(&path), Err(Error::InvalidInput { .. })));
-    // A device that never ends.
+    // A device file that never ends.
     #[cfg(unix)]
     for error in [
         Passphrase::from_file("/dev/zero").unwrap_err(),
@@ -114,7 +114,7 @@ fn text_is_normalized_and_other_bytes_are_not() {
     assert_eq!(bytes(b"hunter2\r\n"), b"hunter2");
     assert_eq!(bytes(b"\xff\xfeh\0\xe4\0\n\0"), "hä".as_bytes());
     assert_eq!(bytes(b"\xfe\xff\0h\0\xe4"), "hä".as_bytes());
-    // Half a pair, and half a unit.
+    // Half a surrogate pair, and half a unit.
     assert_eq!(bytes(b"\xff\xfe\0\xd8"), b"\xff\xfe\0\xd8");
     assert_eq!(bytes(b"\xff\xfeh"), b"\xff\xfeh");
     assert_eq!(bytes("Schlu\u{308}ssel".as_bytes()), "Schlüssel".as_bytes());

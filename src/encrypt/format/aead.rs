@@ -1,10 +1,12 @@
 //! The authenticated cipher of every sealed byte: XChaCha20-Poly1305
 //! (<https://datatracker.ietf.org/doc/html/draft-irtf-cfrg-xchacha-03>), used in place.
 //!
-//! All of the crate's AEAD goes through these functions. Two implementations write the same bytes: RustCrypto's, and with the
-//! feature `ring` that of ring, which is written in assembler. ring does not wipe the key that HChaCha20 derives from the key
-//! and the nonce. For a record that opens this one version of this record; for a wrapped key it would open the key for as
-//! long as the header says so. So keys are wrapped with RustCrypto's in any case.
+//! All of the crate's AEAD goes through these functions. Two implementations write the same bytes: RustCrypto's, and
+//! with the feature `ring` that of ring, which is written in assembler.
+//!
+//! ring does not wipe the key that HChaCha20 derives from the key and the nonce. For a record, that key opens only one
+//! version of it. For a wrapped key, it would open the key as long as the header holds it. So keys are always wrapped
+//! with RustCrypto's.
 
 pub(crate) const KEY_BYTES: usize = 32;
 pub(crate) const NONCE_BYTES: usize = 24;
@@ -16,7 +18,7 @@ pub(crate) use rustcrypto::{open, seal};
 #[cfg(feature = "ring")]
 pub(crate) use with_ring::{open, seal};
 
-/// The tag did not fit; what is in the buffer is of no use.
+/// The tag does not fit, and the content of the buffer is useless.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Forged;
 
@@ -37,7 +39,7 @@ mod rustcrypto {
         cipher.encrypt_inout_detached(nonce.into(), aad, buffer.into()).ok().map(Into::into)
     }
 
-    /// Verifies the tag and decrypts `buffer` in place. After a failure there is no plaintext in it.
+    /// Verifies the tag and decrypts `buffer` in place. After a failure the buffer holds no plaintext.
     pub(crate) fn open(
         key: &[u8; KEY_BYTES],
         nonce: &[u8; NONCE_BYTES],
@@ -51,8 +53,8 @@ mod rustcrypto {
     }
 }
 
-/// ring has ChaCha20-Poly1305 (RFC 8439). XChaCha20-Poly1305 is that, under a key that HChaCha20 makes of the key and the first
-/// 16 bytes of the nonce, with the other 8 behind four zeros as its nonce (section 2.3 of the draft).
+/// ring has ChaCha20-Poly1305 (RFC 8439). XChaCha20-Poly1305 is that, under a key that HChaCha20 makes of the key and
+/// the first 16 bytes of the nonce. Its nonce is four zeros and the other 8 bytes (section 2.3 of the draft).
 #[cfg(feature = "ring")]
 mod with_ring {
     use chacha20::{R20, hchacha};
@@ -116,7 +118,7 @@ mod tests {
             let tag = rustcrypto::seal(&key, &nonce, &aad, &mut one).unwrap();
             assert_eq!(with_ring::seal(&key, &nonce, &aad, &mut two), Some(tag), "{length}");
             assert_eq!(one, two, "{length}");
-            // Each opens what the other one sealed.
+            // Each opens the other one's result.
             rustcrypto::open(&key, &nonce, &aad, &mut two, &tag).unwrap();
             with_ring::open(&key, &nonce, &aad, &mut one, &tag).unwrap();
             assert!(one == plain && two == plain, "{length}");
@@ -130,7 +132,7 @@ mod tests {
                 let mut altered = sealed.clone();
                 altered[position] ^= 1;
                 assert!(with_ring::open(&key, &nonce, &aad, &mut altered, &tag).is_err());
-                assert!(length < 16 || altered != plain, "what does not verify is not given away");
+                assert!(length < 16 || altered != plain, "the buffer keeps no plaintext after a failure");
             }
             let mut other = tag;
             other[15] ^= 0x80;

@@ -15,8 +15,8 @@
 //! associated data = "wastore/v1/aad\0" ‖ envelope[0..14] ‖ u8 n ‖ (u16 len ‖ stored key column)*
 //! ```
 //!
-//! Integers are little-endian. "Stored key columns" are what the inner store was given as the row's key. Columns that the
-//! inner store merges or computes on are never bound.
+//! Integers are little-endian. "Stored key columns" are the columns that the inner store got as the row's key. Columns that
+//! the inner store merges or computes on are never bound.
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
@@ -29,7 +29,7 @@ use super::padding::Padding;
 use crate::error::{Error, Result};
 use crate::method::Record;
 
-/// What an envelope adds to a payload, without self-description and padding.
+/// The bytes that an envelope adds to a payload, without self-description and padding.
 pub(crate) const OVERHEAD_BYTES: usize = BODY_AT + TAG_BYTES;
 
 const MAGIC: [u8; 2] = [0xE7, 0x57];
@@ -56,7 +56,7 @@ pub(crate) fn nonces(count: usize) -> Result<Vec<Nonce>> {
     Ok(nonces)
 }
 
-/// Where a sealed value belongs.
+/// The place that a sealed value is bound to.
 #[derive(Clone, Copy)]
 pub(crate) struct RowBinding<'a> {
     pub(crate) kind: Kind,
@@ -89,8 +89,8 @@ impl<'a> Parts<'a> {
 }
 
 impl<'a> RowBinding<'a> {
-    /// `columns` are the key columns that the inner store is given, in the order of the trait's parameters; `original`
-    /// is the key that the sealed body keeps, empty for kinds that are not self-describing.
+    /// `columns` are the key columns that the inner store gets, in the order of the trait's parameters. `original` is
+    /// the key that the sealed body keeps, empty for kinds that are not self-describing.
     pub(crate) const fn new<const C: usize, const O: usize>(
         kind: Kind,
         columns: [&'a [u8]; C],
@@ -99,12 +99,12 @@ impl<'a> RowBinding<'a> {
         Self { kind, columns: Parts::new(columns), original: Parts::new(original) }
     }
 
-    /// The record that errors name.
+    /// The record for errors.
     pub(crate) const fn record(&self) -> Record {
         self.kind.record()
     }
 
-    /// How many bytes of the body the original key takes.
+    /// The number of bytes that the original key takes in the body.
     fn described_bytes(&self) -> Result<usize> {
         let limit = usize::from(u16::MAX);
         let original = self.original.as_slice();
@@ -179,7 +179,7 @@ pub(crate) fn seal(
     Ok(envelope)
 }
 
-/// Seals a value anew, as it is, in the same place and under other keys. Arguments as those of [`open`] and [`seal`].
+/// Seals a value again as it is, in the same place and under other keys. For the arguments see [`open`] and [`seal`].
 ///
 /// # Errors
 /// As [`open`].
@@ -207,7 +207,7 @@ pub(crate) fn reseal(
     Ok(std::mem::take(&mut *value))
 }
 
-/// The clear part of an envelope, checked for everything that needs no key.
+/// The clear part of an envelope. Everything that needs no key has been checked.
 #[derive(Clone, Copy)]
 pub(crate) struct Prefix {
     bytes: [u8; HEADER_BYTES],
@@ -222,7 +222,7 @@ impl Prefix {
     pub(crate) fn read(kind: Kind, value: &[u8]) -> Result<Self> {
         let fixed = [MAGIC[0], MAGIC[1], VERSION, SUITE];
         let matching = fixed.iter().zip(value).filter(|(expected, found)| expected == found).count();
-        // A damaged envelope still matches most of its fixed bytes; what matches fewer was never one.
+        // A damaged envelope still matches most of its fixed bytes. A value that matches fewer was never an envelope.
         if !value.is_empty() && matching < value.len().min(3) {
             return Err(Error::Plaintext { record: kind.record() });
         }
@@ -239,7 +239,7 @@ impl Prefix {
         (bytes[..4] == [MAGIC[0], MAGIC[1], VERSION, SUITE]).then_some(Self { bytes: *bytes })
     }
 
-    /// The kind of record that it claims to be of.
+    /// The kind of record that it claims to hold.
     pub(crate) fn record(&self) -> Option<Record> {
         Kind::with_number(self.bytes[5]).map(Kind::record)
     }
@@ -258,7 +258,7 @@ impl Prefix {
 pub(crate) struct Opened {
     /// The parts of the original key, as ranges of the buffer; empty if the envelope is not self-describing.
     parts: SmallVec<[(usize, usize); 3]>,
-    /// Where the payload is in the buffer.
+    /// The place of the payload in the buffer.
     start: usize,
     end: usize,
 }
@@ -273,7 +273,7 @@ impl Opened {
         &buffer[self.start..self.end]
     }
 
-    /// Cuts the payload out of the buffer that it was decrypted in.
+    /// Cuts the payload out of its buffer.
     pub(crate) fn into_payload(self, mut buffer: Vec<u8>) -> Vec<u8> {
         buffer.truncate(self.end);
         buffer.drain(..self.start);
@@ -283,8 +283,8 @@ impl Opened {
 
 /// Verifies and decrypts `value` in place.
 ///
-/// `prefix` is what [`Prefix::read`] returned for it, `keys` those of its epoch. If `binding` has an original key, the
-/// envelope must be self-describing and name exactly that key.
+/// `prefix` is the result of [`Prefix::read`] for it; `keys` are those of its epoch. If `binding` has an original key,
+/// the envelope must be self-describing and name exactly that key.
 ///
 /// # Errors
 /// [`Error::Tampered`] if the value was not sealed by this vault for this binding; [`Error::UnsupportedVersion`] if it
@@ -312,7 +312,7 @@ pub(crate) fn open(keys: &DataKeys, prefix: Prefix, binding: RowBinding<'_>, val
 }
 
 fn parse_body(flags: u8, record: Record, body: &[u8]) -> Result<Opened> {
-    // The flags were authenticated just now, so an unknown one comes from a later version, not from damage.
+    // The flags are authenticated, so an unknown one comes from a later version, not from damage.
     if flags & !(PADDED | SELF_DESCRIBING) != 0 {
         let (what, newest) = ("envelope flags", u32::from(PADDED | SELF_DESCRIBING));
         return Err(Error::UnsupportedVersion { what, found: u32::from(flags), newest });
@@ -346,7 +346,7 @@ fn parse_body(flags: u8, record: Record, body: &[u8]) -> Result<Opened> {
     Ok(Opened { parts, start: BODY_AT + at, end: BODY_AT + end })
 }
 
-/// [`open`] for a value that may be shared: decrypts in place if it is not, in a copy if it is.
+/// [`open`] for a value that may be shared. Decrypts it in place if it is not shared, in a copy if it is.
 pub(crate) fn open_bytes(keys: &DataKeys, prefix: Prefix, binding: RowBinding<'_>, value: Bytes) -> Result<Bytes> {
     let mut buffer = value.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
     let opened = open(keys, prefix, binding, &mut buffer)?;

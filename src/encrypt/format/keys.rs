@@ -66,9 +66,9 @@ impl VaultKey {
     }
 }
 
-/// Keys for names and 32-byte blocks; they live as long as the vault, because rows are found by them.
+/// Keys for names and 32-byte blocks. They live as long as the vault, because they find its rows.
 pub(crate) struct LookupKeys {
-    /// Keyed once and cloned per token, which saves hashing the key each time. Wiped on drop by the `hmac` crate.
+    /// Keyed once and cloned for each token, so the key is not hashed each time. The `hmac` crate wipes it on drop.
     pub(crate) token: Hmac<Sha256>,
     pub(crate) siv: [u8; 64],
     pub(crate) block: Hmac<Sha256>,
@@ -150,7 +150,8 @@ impl KeyRing {
 }
 
 fn hmac(key: &[u8; 32]) -> Hmac<Sha256> {
-    // HMAC pads its key with zeros to the hash's block size (RFC 2104 §2); done here, the constructor cannot fail.
+    // HMAC pads its key with zeros to the hash's block size (RFC 2104 §2). With a padded key the constructor cannot
+    // fail.
     let mut padded = Zeroizing::new([0; 64]);
     padded[..32].copy_from_slice(key);
     Hmac::new((&*padded).into())

@@ -5,7 +5,7 @@ use crate::method::{Record, for_each_record};
 
 /// XChaCha20-Poly1305.
 pub(crate) const SUITE: u8 = 1;
-/// Kinds of record count from 1 to this.
+/// The number of kinds of record. Their numbers count from 1.
 pub(crate) const KINDS: usize = Kind::ALL.len();
 
 macro_rules! define_kind {
@@ -13,7 +13,7 @@ macro_rules! define_kind {
         kinds { $($(#[$doc:meta])* $kind:ident $name:literal $label:literal = $number:literal;)* }
         others { $($others:tt)* }
     ) => {
-        /// A kind of record in the format. Values are sealed as one of these only.
+        /// A kind of record in the format. Values are sealed only as one of these.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(u8)]
         pub(crate) enum Kind {

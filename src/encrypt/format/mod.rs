@@ -1,11 +1,11 @@
-//! What is stored: the sealed value, blinded names, the block that cannot grow, and the keys that they are made with.
+//! The stored format: the sealed value, blinded names, the block that cannot grow, and their keys.
 //!
 //! | file | |
 //! |--|--|
 //! | `envelope.rs` | the sealed value |
 //! | `aead.rs` | its cipher |
-//! | `padding.rs` | how its length is hidden |
-//! | `token.rs` | what the inner store sees instead of names |
+//! | `padding.rs` | hiding its length |
+//! | `token.rs` | the names that the inner store sees |
 //! | `block.rs` | 32 bytes in a place of 32 bytes |
 //! | `keys.rs`, `kind.rs` | the tree of keys; the numbers of the kinds of record |
 

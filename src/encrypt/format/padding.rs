@@ -1,19 +1,19 @@
-//! Hiding the length of sealed values.
+//! Hides the length of sealed values.
 
 use crate::error::{Error, Result};
 
-/// How the length of sealed values is hidden. Chosen when a vault is created, kept in its header.
+/// The way in which the length of sealed values is hidden. Chosen when a vault is created, and kept in its header.
 ///
-/// The length of a session shows how many skipped messages it holds, that of a sent message shows how long its text is.
-/// Padding (ISO/IEC 7816-4, inside the authenticated body) hides most of that for some space.
+/// The length of a session shows how many skipped messages it holds. The length of a sent message shows how long its
+/// text is. Padding (ISO/IEC 7816-4, inside the authenticated body) costs some space and hides most of that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Padding {
-    /// Lengths show.
+    /// Lengths are visible.
     #[default]
     None,
-    /// Padmé, at least 64 bytes: at most 12 % more space, and the logarithm of the logarithm of the length shows
-    /// (<https://petsymposium.org/popets/2019/popets-2019-0056.php>).
+    /// Padmé, at least 64 bytes. Takes at most 12 % more space; only the logarithm of the logarithm of the length is
+    /// visible (<https://petsymposium.org/popets/2019/popets-2019-0056.php>).
     Padme,
     /// Up to a multiple of this many bytes, 16 to 4096.
     Multiple(u16),
@@ -33,7 +33,7 @@ impl Padding {
         }
     }
 
-    /// The two numbers that stand for the policy in a header.
+    /// The two numbers of the policy in a header.
     pub(crate) fn to_header(self) -> (u8, u32) {
         match self {
             Padding::None => (0, 0),
@@ -51,7 +51,7 @@ impl Padding {
         }
     }
 
-    /// The length of a body of `length` bytes after padding, of which at least one byte is padding.
+    /// The length of a body of `length` bytes after padding. At least one byte is padding.
     pub(crate) fn padded(self, length: usize) -> usize {
         match self {
             Padding::None => length,

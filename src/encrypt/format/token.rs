@@ -1,4 +1,4 @@
-//! What the inner store sees instead of names: blinded tokens, and reversible ones where the trait lists names back.
+//! The names that the inner store sees: blinded tokens, and reversible ones where the trait lists names back.
 //!
 //! ```text
 //! parts(d; p1..pn) = u8 d ‖ u8 n ‖ (u16 len(pi) ‖ pi)*                 little-endian, injective
@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::secret::encoding;
 
-/// What a token stands for. Numbers are part of the format and never reused.
+/// The meaning of a token. Numbers are part of the format and never reused.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
 pub(crate) enum Domain {
@@ -54,7 +54,7 @@ pub(crate) enum Domain {
 
 /// The longest part of a key, in bytes.
 pub(crate) const MAX_PART_BYTES: usize = u16::MAX as usize;
-/// Stands in key columns whose part went into a merged token; some databases forbid empty keys.
+/// The content of key columns whose part went into a merged token. Some databases forbid empty keys.
 pub(in crate::encrypt) const UNUSED: &str = "x";
 const TOKEN_CHARS: usize = 24;
 const TOKEN_BYTES: usize = 15;
@@ -100,7 +100,7 @@ impl Deref for Token {
     type Target = str;
 
     fn deref(&self) -> &str {
-        // The bytes come from an ASCII alphabet, so the empty string is never returned.
+        // The bytes come from an ASCII alphabet, so the default, an empty string, is never returned.
         std::str::from_utf8(&self.text[..self.len]).unwrap_or_default()
     }
 }
@@ -128,8 +128,8 @@ impl LookupKeys {
     /// The stored address of an identity, a session or a sender key.
     ///
     /// Sessions and identities get `token(user)@token(address)`, so that the inner store's prefix query still finds all
-    /// of a user's. Both live in the session table, under domains of their own. An address without a separator is never
-    /// found by that query, and gets one token, as sender keys do.
+    /// of a user's. Both are in the session table, under domains of their own. The query never finds an address without
+    /// a separator. Such an address gets one token, as sender keys do.
     pub(crate) fn address(&self, record: Record, address: &str) -> Result<Token> {
         let (full, bare) = match record {
             Record::Identity => (Domain::IdentityAddress, Domain::BareIdentityAddress),
@@ -146,7 +146,7 @@ impl LookupKeys {
         }
     }
 
-    /// `listed(domain; name)`: deterministic, and [`LookupKeys::decrypt_name`] gets the name back.
+    /// `listed(domain; name)`: deterministic, and reversed by [`LookupKeys::decrypt_name`].
     pub(crate) fn encrypt_name(&self, record: Record, domain: Domain, name: &str) -> Result<String> {
         let length = u16::try_from(name.len()).map_err(|_| too_long(record))?;
         let padded = (2 + name.len()).next_multiple_of(16);
@@ -161,13 +161,13 @@ impl LookupKeys {
         Ok(BASE32.encode(&buffer))
     }
 
-    /// The name behind a token of [`LookupKeys::listed`].
+    /// The name behind a token of [`LookupKeys::encrypt_name`].
     ///
     /// # Errors
     /// [`Error::Tampered`] if this vault did not make the token for this domain.
     pub(crate) fn decrypt_name(&self, record: Record, domain: Domain, token: &str) -> Result<String> {
         let tampered = || Error::Tampered { record };
-        // A tag and the longest name, in base32.
+        // The length of a tag and the longest name, in base32.
         if token.len() > BASE32.encode_len(SIV_TAG_BYTES + (2 + MAX_PART_BYTES).next_multiple_of(16)) {
             return Err(tampered());
         }

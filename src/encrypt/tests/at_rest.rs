@@ -9,7 +9,7 @@ use crate::encrypt::format::kind::Kind;
 use crate::method::Method;
 use crate::testing::canaries;
 
-/// A canary in the ways in which a store could write it down.
+/// A canary in all forms in which a store could write it down.
 fn disguises(canary: &[u8]) -> Vec<Vec<u8>> {
     let json_numbers = canary.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
     vec![
@@ -48,7 +48,7 @@ fn found(files: &[(String, Vec<u8>)], canaries: Vec<(String, Vec<u8>)>) -> Vec<S
     found
 }
 
-/// What [`canaries::fill`] wrote, and the private keys of the device.
+/// The canaries that [`canaries::fill`] wrote, and the private keys of the device.
 async fn canaries(backend: &dyn Backend) -> Vec<(String, Vec<u8>)> {
     let device = backend.load().await.unwrap().unwrap();
     let mut canaries = canaries::all();

@@ -20,14 +20,14 @@ async fn write(store: &Arc<dyn Backend>, bytes: &[u8]) {
     put_headers(store, &[Some(bytes.to_vec()), Some(bytes.to_vec())]).await;
 }
 
-/// Puts other bytes in the place of one copy.
+/// Replaces the bytes of one copy.
 async fn write_one(store: &Arc<dyn Backend>, copy: usize, bytes: &[u8]) {
     let mut headers = headers(store).await;
     headers[copy] = Some(bytes.to_vec());
     put_headers(store, &headers).await;
 }
 
-/// Makes the checksum fit again, as an attacker would.
+/// Makes the checksum fit again, as an attacker can.
 pub(super) fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
     let at = bytes.len() - 48;
     let checksum = Sha256::digest(&bytes[..at]);
@@ -46,7 +46,7 @@ async fn victims(secret: impl Fn() -> Secret) -> Vec<(Scratch, Vec<u8>)> {
     victims
 }
 
-/// Opening fails, and the headers are as they were.
+/// Opening fails, and the headers stay as they were.
 async fn open_error(store: &Arc<dyn Backend>, passphrase: Passphrase) -> String {
     let before = headers(store).await;
     let error = options().open(store.clone(), passphrase).await.expect_err("opening should have failed");
@@ -68,10 +68,10 @@ async fn wrong_secrets() {
             let guess = Passphrase::new(format!("guess {number}")).unwrap();
             assert_eq!(open_error(&store, guess).await, "WrongSecret");
         }
-        // As long as can be, and no text.
+        // As long as possible, and not text.
         let long = Passphrase::new(vec![0xff; Passphrase::MAX_BYTES]).unwrap();
         assert_eq!(open_error(&store, long).await, "WrongSecret");
-        // A vault without a slot of the secret's kind.
+        // A vault without a slot of this kind of secret.
         assert!(matches!(options().open(store.clone(), raw_key()).await, Err(Error::WrongSecret)));
         assert!(matches!(options().open_or_create(store.clone(), raw_key()).await, Err(Error::WrongSecret)));
         assert!(options().open(store, passphrase()).await.is_ok());
@@ -98,12 +98,12 @@ async fn one_damaged_copy_is_repaired() {
         let store = scratch.store.clone();
         for (copy, address) in COPIES.into_iter().enumerate() {
             let intact = headers(&store).await[copy].clone().unwrap();
-            // Of every length, and overwritten.
+            // Truncated to every length, and overwritten.
             let mut damaged: Vec<_> = (0..intact.len()).map(|length| intact[..length].to_vec()).collect();
             damaged.extend([vec![0; intact.len()], vec![0xa5; 700], vec![0xff; 20_000]]);
             for damage in damaged {
                 write_one(&store, copy, &damage).await;
-                // Reading alone repairs nothing.
+                // Opening read-only repairs nothing.
                 options().mode(OpenMode::ReadOnly).open(store.clone(), raw_key()).await.unwrap();
                 assert!(headers(&store).await[copy].as_ref() == Some(&damage));
                 options().open(store.clone(), raw_key()).await.unwrap();
@@ -121,14 +121,14 @@ async fn one_damaged_copy_is_repaired() {
 async fn every_flipped_bit_without_fixing_the_checksum_is_damage() {
     for (scratch, intact) in victims(|| raw_key().into()).await {
         let store = scratch.store.clone();
-        // Every bit in memory; over files, one of each byte.
+        // Every bit in memory; over files, one bit of each byte.
         let step = if scratch.folder.is_some() { 7 } else { 1 };
         for bit in (0..intact.len() * 8).step_by(step) {
             let mut flipped = intact.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             write(&store, &flipped).await;
             let error = options().open(store.clone(), raw_key()).await.unwrap_err();
-            // The MAC itself is behind the checksum.
+            // The checksum does not cover the MAC behind it.
             let expected = if bit / 8 >= intact.len() - 32 { "HeaderTampered" } else { "HeaderDamaged" };
             assert!(format!("{error:?}").starts_with(expected), "bit {bit}: {error:?}");
         }
@@ -184,7 +184,7 @@ async fn a_later_version_is_refused_and_kept() {
             write(&store, &later).await;
             let error = open_error(&store, passphrase()).await;
             assert_eq!(error, "UnsupportedVersion { what: \"header format version\", found: 2, newest: 1 }");
-            // Also beside an intact older copy: it may be the one that matters.
+            // The same beside an intact older copy: the copy of a later version may be the one that matters.
             write_one(&store, 1, &header).await;
             assert!(open_error(&store, passphrase()).await.starts_with("UnsupportedVersion"));
             let error = options().create(store.clone(), passphrase()).await.unwrap_err();
@@ -233,7 +233,7 @@ async fn an_unfinished_import_is_refused() {
 async fn absurd_key_derivation_is_refused_before_any_work() {
     for (scratch, header) in victims(|| passphrase().into()).await {
         let store = scratch.store.clone();
-        // Slot 0 begins at 64 with id, type, label length; the label is `passphrase`.
+        // Slot 0 begins at 64 with id, type and label length; the label is `passphrase`.
         let cost = 64 + 3 + "passphrase".len();
         assert_eq!(header[cost..cost + 4], (19 * 1024u32).to_le_bytes());
         let absurd = [
@@ -255,7 +255,7 @@ async fn absurd_key_derivation_is_refused_before_any_work() {
             let error = open_error(&store, passphrase()).await;
             assert!(error.starts_with("KdfOutOfBounds"), "{number} at {at}: {error}");
         }
-        // Within each bound, but too much together.
+        // Within each single bound, but too much together.
         let mut altered = header.clone();
         altered[cost..cost + 4].copy_from_slice(&(1u32 << 20).to_le_bytes());
         altered[cost + 4..cost + 8].copy_from_slice(&5u32.to_le_bytes());
@@ -388,7 +388,7 @@ async fn missing_headers_are_never_replaced() {
     }
 }
 
-/// Without device and header, the other tables still tell that there was a vault.
+/// Without device and header, the other tables still show that there was a vault.
 #[tokio::test]
 async fn sealed_rows_without_header_and_device() {
     use crate::method::Method;
@@ -404,12 +404,12 @@ async fn sealed_rows_without_header_and_device() {
             let (_vault, backend) = super::encrypted(&store).await;
             backend.create().await.unwrap();
             canaries::call(&*backend, write).await.unwrap();
-            // Away with the header, and a device as it is in a store that was never used.
+            // Without a header, and with a device as in a store that was never used.
             put_headers(&store, &[None, None]).await;
             store.save(&wacore::store::Device::new()).await.unwrap();
             let opened = options().open_or_create(store.clone(), raw_key()).await;
             assert!(matches!(opened, Err(Error::HeaderMissing)), "{}: {opened:?}", write.name());
-            // Only whoever asks for a new vault by name gets one, and the old rows stay unreadable.
+            // Only a call for a new vault by name creates one, and the old rows stay unreadable.
             let vault = options().create(store.clone(), raw_key()).await.unwrap();
             let backend = vault.layer().layer(store);
             let error = super::own_error(canaries::call(&*backend, read).await);
@@ -420,7 +420,8 @@ async fn sealed_rows_without_header_and_device() {
 
 #[tokio::test]
 async fn commitments_are_checked_before_the_wrapped_key() {
-    // The passphrase's key is right, and the commitment another one: if the AEAD were asked, it would be `HeaderTampered`.
+    // The passphrase's key is right, but the commitment differs. If the AEAD were asked, the error would be
+    // `HeaderTampered`.
     for (scratch, header) in victims(|| passphrase().into()).await {
         let store = scratch.store.clone();
         let commitment = 64 + 3 + "passphrase".len() + 12 + 32;
@@ -440,8 +441,8 @@ async fn no_vault_and_vault_exists() {
     options().open_or_create(store, raw_key()).await.unwrap();
 }
 
-/// Two creators at once, in many interleavings: each gets a vault or a clear error, and whatever happened, the store
-/// opens afterwards with the secret of one that got a vault.
+/// Two creators at once, in many interleavings: each gets a vault or a clear error. In every case the store opens
+/// afterwards with the secret of one that got a vault.
 #[tokio::test]
 async fn two_creators() {
     let mut outcomes = std::collections::BTreeMap::<_, u32>::new();
@@ -464,7 +465,7 @@ async fn two_creators() {
         let winners = u32::from(results.0.is_ok()) + u32::from(results.1.is_ok());
         *outcomes.entry((winners, opening)).or_default() += 1;
     }
-    // Two winners are the window that the documentation of `Vault::create` speaks of.
+    // Two winners are the gap in the documentation of `Vault::create`.
     assert!(outcomes.keys().all(|&(winners, opening)| opening == u32::from(winners > 0)), "{outcomes:?}");
     assert!(outcomes.contains_key(&(1, 1)), "{outcomes:?}");
 }
@@ -490,7 +491,7 @@ async fn two_changes_at_once() {
         let done = u32::from(results.0.is_ok()) + u32::from(results.1.is_ok());
         *outcomes.entry((done, opening)).or_default() += 1;
     }
-    // Both were told that they are done and one change is gone: the window that the README speaks of.
+    // Both calls succeeded and one change is gone: the gap that the README describes.
     let lost: u32 = outcomes.iter().filter(|((done, opening), _)| opening < done).map(|(_, count)| count).sum();
     let rounds: u32 = outcomes.values().sum();
     assert!(outcomes.keys().all(|&(done, opening)| done > 0 && opening > 0), "{outcomes:?}");
@@ -511,7 +512,7 @@ async fn many_openers() {
     }
 }
 
-/// A secret that is removed while somebody derives its key does not come back with the header of the one who opens.
+/// A secret that is removed while another process derives its key does not come back with the header of that process.
 #[tokio::test]
 async fn removed_while_it_opens() {
     let mut losses = 0;
@@ -534,7 +535,7 @@ async fn removed_while_it_opens() {
             Err(error) => assert!(matches!(error, Error::HeaderConflict), "{seed}: {error:?}"),
         }
     }
-    // What is left is the one call between looking and writing, which a store without compare-and-swap cannot close.
+    // The rest is the one call between looking and writing. A store without compare-and-swap cannot close that gap.
     assert!(losses * 10 < rounds, "{losses}");
 }
 

@@ -1,5 +1,5 @@
-//! Records that were flipped, truncated, swapped, moved, injected or rolled back: an error each, never a panic, never
-//! garbage, never plaintext. Every test runs over memory, upstream's SQLite store and the own one.
+//! Records that were flipped, truncated, swapped, moved, injected or rolled back give an error each. They never give a
+//! panic, garbage or plaintext. Every test runs over memory, upstream's SQLite store and the own one.
 
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ pub(super) fn plaintext(record: Record) -> String {
     format!("{:?}", Error::Plaintext { record })
 }
 
-/// How to rewrite the stored bytes of one kind of record, and how to read it through the layer.
+/// A kind of record whose stored bytes are rewritten, and the method that reads it through the layer.
 pub(super) struct Slot {
     pub(super) record: Record,
     pub(super) read: Method,
@@ -157,7 +157,7 @@ fn tc_key(both: &Both) -> String {
     both.state().cipher.ring.lookup.encrypt_name(Record::TcToken, Domain::TcTokenJid, TC_JID).unwrap()
 }
 
-/// Puts other bytes in the place of a record.
+/// Replaces the stored bytes of a record.
 pub(super) async fn replace(both: &Both, record: Record, bytes: &[u8]) {
     let inner = &both.inner;
     let text = || data_encoding::BASE64URL_NOPAD.encode(bytes);
@@ -228,7 +228,7 @@ async fn flipped_bits() {
     for both in Both::all().await {
         for slot in &SLOTS {
             let intact = stored(&both, slot.record).await;
-            // Every bit of a session, and of all others what is in front of the body, then one bit of each byte.
+            // Every bit of a session. For other kinds every bit in front of the body, then one bit of each byte.
             let all = if slot.record == Record::Session { intact.len() } else { 38 };
             let every = (0..all).flat_map(|byte| (0..8).map(move |bit| (byte, bit)));
             for (byte, bit) in every.chain((all..intact.len()).map(|byte| (byte, 3))) {
@@ -257,7 +257,7 @@ async fn truncated_and_extended() {
             for length in 0..intact.len() {
                 replace(&both, slot.record, &intact[..length]).await;
                 let result = read(&both, slot).await;
-                // An empty token is a placeholder, and upstream's SQLite store takes a short sync key for absent.
+                // An empty token is a placeholder, and upstream's SQLite store treats a short sync key as absent.
                 let absent = (slot.record == Record::TcToken && length == 0)
                     || (slot.record == Record::SyncKey && length < 32 && result.is_ok());
                 let expected = match (slot.record, length) {
@@ -286,7 +286,7 @@ async fn plaintext_in_sealed_slots() {
                 let short_sync_key = slot.record == Record::SyncKey && injected.len() < 32;
                 if !(short_sync_key && result.is_ok()) {
                     let error = own_error(result);
-                    // A lone first byte of the magic is what a truncated envelope looks like.
+                    // A lone first byte of the magic looks like a truncated envelope.
                     let expected = if injected == b"\xe7" { tampered(slot.record) } else { plaintext(slot.record) };
                     assert_eq!(error, expected, "{}", slot.record);
                 }
@@ -370,7 +370,7 @@ async fn swapped_with_another_row() {
         assert_eq!(own_error(outer.load_identity(IDENTITY_ADDRESS).await), tampered(Record::Identity));
         replace(&both, Record::Identity, &[9; 32]).await;
         assert_eq!(own_error(outer.load_identity(IDENTITY_ADDRESS).await), plaintext(Record::Identity));
-        // In the identity table nothing is looked for.
+        // The layer looks for nothing in the identity table.
         inner.put_identity(IDENTITY_ADDRESS, [9; 32]).await.unwrap();
         inner.put_identity(&both.address(Record::Identity, IDENTITY_ADDRESS), [9; 32]).await.unwrap();
         assert!(outer.load_identity(IDENTITY_ADDRESS).await.is_err());
@@ -453,7 +453,7 @@ async fn settings_beside_a_carrier_are_ignored() {
         let read = both.outer.get_version(COLLECTION).await.unwrap();
         assert_eq!((read.version, read.hash, read.mac_mismatch_fatal), (17, version().hash, true));
 
-        // Without the carrier it is either the absent row or tampering, never what stands there.
+        // Without the carrier it is either the absent row or tampering, but never the planted value.
         let planted = HashState { mac_mismatch_fatal: true, ..HashState::default() };
         both.inner.set_version(&name, planted).await.unwrap();
         assert_eq!(own_error(both.outer.get_version(COLLECTION).await), tampered(Record::CollectionVersion));
@@ -476,7 +476,7 @@ async fn junk_in_listed_tables() {
         both.inner.put_lid_mapping(&junk_mapping).await.unwrap();
         assert_eq!(own_error(both.outer.get_all_lid_mappings().await), plaintext(Record::LidMapping));
 
-        // By option, junk is skipped and counted.
+        // The option skips and counts junk.
         both.inner.set_sender_key_status(&group, &[("junk", true)]).await.unwrap();
         both.inner.put_tc_token("junk", &tc_token()).await.unwrap();
         let mut envelope = stored(&both, Record::LidMapping).await;
@@ -560,7 +560,7 @@ async fn keys_that_are_too_long() {
         assert!(own_error(both.outer.get_sender_key(&long).await).starts_with("InputTooLong"));
         assert!(own_error(both.outer.delete_tc_token(&long).await).starts_with("InputTooLong"));
         assert!(own_error(both.outer.get_msg_secret(&long, "", "").await).starts_with("InputTooLong"));
-        // The longest part of a key that fits, and a key whose parts only fit one by one.
+        // The longest part of a key that fits, and a key whose parts fit only one by one.
         let longest = "a".repeat(65_535 - 2);
         both.outer.put_session(&longest, b"session").await.unwrap();
         assert_eq!(both.outer.get_session(&longest).await.unwrap().as_deref(), Some(&b"session"[..]));
@@ -571,7 +571,7 @@ async fn keys_that_are_too_long() {
     }
 }
 
-/// Names of several parts, however they are cut and whatever is in them, have tokens of their own.
+/// Names of several parts have different tokens, however they are cut and whatever they contain.
 #[tokio::test]
 async fn injective_tokens() {
     use rand::RngExt;
@@ -600,7 +600,7 @@ async fn injective_tokens() {
     }
 }
 
-/// A header from before a slot was removed, put back under records that are newer: the removed secret does not come back
+/// A header from before a slot was removed is put back under newer records. The removed secret does not come back
 /// unnoticed, however often the vault is opened in between.
 #[tokio::test]
 async fn header_rolled_back_under_newer_records() {
@@ -616,14 +616,14 @@ async fn header_rolled_back_under_newer_records() {
             assert_eq!(own_error(outer.get_session(SESSION_ADDRESS).await), "HeaderRolledBack");
             outer.get_sender_key(SENDER_KEY_ADDRESS).await.unwrap();
         }
-        // The official way puts it above every generation.
+        // `restore_header` puts it above every generation.
         let vault = options().restore_header(both.inner.clone(), &old, raw_key()).await.unwrap();
         let outer = vault.layer().layer(both.inner.clone());
         assert_eq!(outer.get_session(SESSION_ADDRESS).await.unwrap().as_deref(), Some(&b"newer"[..]));
     }
 }
 
-/// Two processes with one store: what one of them writes after the other opened is read all the same.
+/// Two processes with one store: a record that one writes after the other opened is still readable.
 #[tokio::test]
 async fn another_process_opens_later() {
     for both in Both::all().await {

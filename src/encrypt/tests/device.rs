@@ -24,7 +24,7 @@ async fn survives_in_full() {
         plain.save(&device).await.unwrap();
         let loaded = backend.load().await.unwrap().unwrap();
         assert_eq!(serde_json::to_value(&loaded).unwrap(), serde_json::to_value(&device).unwrap());
-        // What upstream does not serialize comes back as the inner store gives it.
+        // Fields that upstream does not serialize come back as the inner store gives them.
         let inner = store.load().await.unwrap().unwrap();
         assert_eq!(loaded.device_props, inner.device_props);
         assert_eq!(format!("{:?}", loaded.client_profile), format!("{:?}", inner.client_profile));
@@ -32,7 +32,7 @@ async fn survives_in_full() {
     }
 }
 
-/// A field that upstream adds must be serialized, or restored here by name.
+/// A new field of upstream must be serialized, or restored here by name.
 #[test]
 fn every_field_is_serialized_or_restored() {
     let fields = serde_json::to_value(Device::new()).unwrap().as_object().unwrap().len();
@@ -110,7 +110,7 @@ async fn a_plaintext_device_put_in_place_later() {
     for scratch in Scratch::all().await {
         let store = scratch.store.clone();
         let (_, backend) = encrypted(&store).await;
-        // Before a device was ever sealed.
+        // Before a device was sealed for the first time.
         store.create().await.unwrap();
         store.save(&canaries::device()).await.unwrap();
         assert_eq!(own_error(backend.load().await.map(drop)), "PlaintextDevice");
@@ -118,7 +118,7 @@ async fn a_plaintext_device_put_in_place_later() {
         assert_eq!(own_error(backend.create().await), "PlaintextDevice");
         assert!(matches!(options().open(store.clone(), raw_key()).await, Err(Error::PlaintextDevice)));
 
-        // And after: also one that is not paired.
+        // And after it, also a device that is not paired.
         backend.save(&canaries::device()).await.unwrap();
         for planted in [canaries::device(), Device::new()] {
             store.save(&planted).await.unwrap();

@@ -1,5 +1,5 @@
-//! What the calls of a device that is not there yet become, and what a read-only vault lets through. That every other
-//! call becomes one call is in `tests/forwarding.rs`.
+//! The inner calls for a device that does not exist yet, and the calls that a read-only vault allows.
+//! `tests/forwarding.rs` checks that every other call becomes one call.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What fuzzing has found, and what it began with.
+//! The findings of fuzzing, and the inputs that it began with.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ fn the_corpora_of_the_fuzz_targets() {
         let mut files = 0;
         for entry in std::fs::read_dir(folder).unwrap() {
             let content = std::fs::read(entry.unwrap().path()).unwrap();
-            // And everything that one altered byte makes of it.
+            // And all variants with one altered byte.
             run(&content);
             for at in 0..content.len() {
                 let mut altered = content.clone();

@@ -1,4 +1,4 @@
-//! Stores written by released versions open for ever. `tests/golden/README.md` lists them.
+//! Stores of released versions stay readable for ever. `tests/golden/README.md` lists them.
 
 use std::path::{Path, PathBuf};
 
@@ -71,7 +71,7 @@ async fn golden_stores_open() {
         }
         let vault = options.open(store.clone(), raw_key()).await.unwrap();
         let backend = vault.layer().layer(store);
-        // Fields that later versions of upstream add have their defaults; those of that day are as they were written.
+        // Fields that later versions of upstream add have their defaults. The older fields are as they were written.
         let device = backend.load().await.unwrap().unwrap();
         assert_eq!((device.push_name.as_str(), device.adv_secret_key), (PUSH_NAME, ADV_SECRET));
         assert_eq!(device.server_cert_chain.unwrap().leaf.key, SERVER_KEY);

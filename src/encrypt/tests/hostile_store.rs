@@ -1,4 +1,5 @@
-//! What a store can do that somebody controls while it is in use: lie, forget, repeat itself, and mix up what it was given.
+//! The powers of an attacker who controls the store while it is in use: it lies, forgets, repeats itself, and mixes up
+//! rows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::{CacheLayer, Error, Layer};
 
 const OTHER: &str = "15550109900:7@s.whatsapp.net";
 
-/// The client's side of a stack whose store lies, with and without a cache that keeps what it once opened.
+/// The client's side of a stack whose store lies, with and without a cache that keeps opened records.
 async fn deceived(both: &Both) -> (Tamper, [Arc<dyn Backend>; 2]) {
     let tamper = Tamper::new();
     let encrypted = both.vault.layer().layer(tamper.layer(both.inner.clone()));
@@ -36,7 +37,7 @@ async fn one_row_answered_differently_each_time_is_one_of_its_own_values() {
             both.outer.put_session(SESSION_ADDRESS, value).await.unwrap();
             genuine.push((value.to_vec(), both.inner.get_session(&address).await.unwrap().unwrap()));
         }
-        both.outer.put_session(OTHER, b"of somebody else").await.unwrap();
+        both.outer.put_session(OTHER, b"of another user").await.unwrap();
         let foreign = both.inner.get_session(&both.address(Record::Session, OTHER)).await.unwrap().unwrap();
         let (tamper, stacks) = deceived(&both).await;
         let mut answers: Vec<Option<Bytes>> = genuine.iter().map(|(_, sealed)| Some(sealed.clone())).collect();
@@ -62,7 +63,7 @@ async fn one_row_answered_differently_each_time_is_one_of_its_own_values() {
                     }
                 }
                 if round % 10 == 9 {
-                    // What the client writes it reads, whatever a cache has kept of the lies before.
+                    // The client reads its own writes, whatever lies a cache has kept before.
                     store.delete_session(SESSION_ADDRESS).await.unwrap();
                 }
             }
@@ -74,7 +75,7 @@ async fn one_row_answered_differently_each_time_is_one_of_its_own_values() {
     }
 }
 
-/// What a lie leaves in a cache is gone with the next write.
+/// The next write removes a lie from a cache.
 #[tokio::test]
 async fn a_lie_does_not_outlive_a_write_in_a_cache() {
     for both in Both::all().await {
@@ -98,7 +99,7 @@ async fn a_lie_does_not_outlive_a_write_in_a_cache() {
     }
 }
 
-/// Batches and listings with rows that nobody asked for, rows twice, and rows under each other's names.
+/// Batches and listings with rows that were not requested, rows twice, and rows under each other's names.
 #[tokio::test]
 async fn batches_and_listings_that_are_not_what_was_asked_for() {
     for both in Both::all().await {
@@ -130,7 +131,7 @@ async fn batches_and_listings_that_are_not_what_was_asked_for() {
         tamper.alter(Method::GetMutationMacs, |answer: &mut Result<HashMap<[u8; 32], Vec<u8>>>| {
             let macs = answer.as_mut().unwrap();
             let value = macs.values().next().unwrap().clone();
-            // One that was not asked for has no place in the answer.
+            // A row that was not requested has no place in the answer.
             macs.insert([9; 32], value);
         });
         let macs = store.get_mutation_macs(COLLECTION, &[INDEX_MAC]).await.unwrap();
@@ -164,7 +165,7 @@ async fn batches_and_listings_that_are_not_what_was_asked_for() {
     }
 }
 
-/// A row that is not there is absent, whoever took it away; but not the device, nor the header.
+/// A row that the store hides is absent, but a hidden device or header is an error.
 #[tokio::test]
 async fn what_is_denied_is_absent_but_not_the_device_nor_the_header() {
     for both in Both::all().await {
@@ -188,7 +189,7 @@ async fn what_is_denied_is_absent_but_not_the_device_nor_the_header() {
     }
 }
 
-/// Known and documented: an older version of a row, put back in its place, is genuine.
+/// Known and documented: an older version of a row in its place is genuine.
 #[tokio::test]
 async fn a_replayed_row_is_an_older_version_of_itself() {
     for both in Both::all().await {
@@ -234,7 +235,8 @@ fn writer(record: Record) -> Method {
     *Method::ALL.iter().find(|method| writes(method) && **method != Method::Create).unwrap()
 }
 
-/// Known and documented: who has a sender key is not bound to the group, but a device's name cannot be made up.
+/// Known and documented: a list of devices with the sender key is not bound to its group, but no device name can be
+/// made up.
 #[tokio::test]
 async fn a_device_moved_to_another_group_keeps_its_name() {
     for both in Both::all().await {
@@ -268,7 +270,7 @@ async fn values_of_every_size_and_batches_of_every_shape() {
     }
 }
 
-/// What is planted does not come out in an error either, nor does the name of whose row it is.
+/// An error shows neither a planted value nor the name of its row.
 #[tokio::test]
 async fn errors_of_planted_rows_name_nobody() {
     for both in Both::all().await {
@@ -290,7 +292,7 @@ async fn errors_of_planted_rows_name_nobody() {
     }
 }
 
-/// Whatever fails below, the same comes out above, whether the store did what was asked or not.
+/// Errors from below come out above unchanged, whether or not the store carried out the call.
 #[tokio::test]
 async fn a_store_that_fails_is_reported_as_it_is() {
     for both in Both::all().await {

@@ -1,4 +1,4 @@
-//! What this crate writes is opened by another implementation of the format, in another language.
+//! Another implementation of the format, in another language, opens the stores of this crate.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,7 +33,7 @@ pub(super) fn open_store(database: &Path, arguments: &[&str]) -> Records {
     records
 }
 
-/// Checks what the script found against what [`canaries::fill`] wrote.
+/// Compares the records that the script found with those that [`canaries::fill`] wrote.
 pub(super) fn assert_complete(mut records: Records) {
     let mut one = |kind: &str, key: &[&[u8]]| {
         let found = records.remove(kind).unwrap_or_else(|| panic!("no {kind} was found"));

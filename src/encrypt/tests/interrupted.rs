@@ -1,5 +1,5 @@
-//! Futures that are dropped at every point, and inner stores that fail at every call: what is left is consistent, nothing
-//! is plaintext, and trying again succeeds.
+//! Futures are dropped at every point, and inner stores fail at every call. The store stays consistent, nothing is
+//! plaintext, and the next try succeeds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use crate::testing::{Effect, Fault, When};
 use crate::vault::Revocation;
 use crate::{Error, Key, Layer};
 
-/// A store whose calls fail after so many, until the fault is cleared.
+/// A store whose calls fail after `calls` calls, until the fault is cleared.
 fn failing_after(store: &Arc<dyn Backend>, calls: u64) -> (Arc<dyn Backend>, Fault) {
     let fault = Fault::new();
     fault.inject(When::From(calls + 1), Effect::Fail(Fault::error));
@@ -27,7 +27,7 @@ fn is_fault(error: &Error) -> bool {
     matches!(error, Error::Store(error) if Fault::is_injected(error))
 }
 
-/// The device in a store is a carrier, or one that was never paired.
+/// The device in a store is a carrier, or a device that was never paired.
 async fn assert_no_plaintext_device(store: &Arc<dyn Backend>) {
     if let Some(device) = store.load().await.unwrap() {
         assert!(device.pn.is_none() && device.account.is_none());
@@ -63,7 +63,7 @@ async fn a_store_that_fails_at_any_call() {
             }
             Err(error) => assert!(is_fault(&error), "{calls}: {error:?}"),
         }
-        // Everything again, with the secret that opens now.
+        // Everything again, with the secret that opens the vault now.
         let vault = match options().open_or_create(inner.clone(), raw_key()).await {
             Ok(vault) => vault,
             Err(Error::WrongSecret) => options().open(inner.clone(), Key::from_bytes(&mut [7; 32])).await.unwrap(),
@@ -124,7 +124,7 @@ async fn dropped_at_any_point() {
     }
 }
 
-/// At every point one of the two secrets opens the vault, and with it every record; and trying again succeeds.
+/// At every point one of the two secrets opens the vault and every record, and the next try succeeds.
 #[tokio::test]
 async fn a_revocation_that_is_dropped_or_fails_at_any_point() {
     let new_key = || Key::from_bytes(&mut [8; 32]);
@@ -165,7 +165,7 @@ async fn a_revocation_that_is_dropped_or_fails_at_any_point() {
                 (Ok(vault), Err(Error::WrongSecret)) | (Err(Error::WrongSecret), Ok(vault)) => vault,
                 results => panic!("{point}: {results:?}"),
             };
-            // Of the one that is open still, and of the one that was opened since.
+            // Through the vault that is still open, and through the one that was opened since.
             for (vault, store) in [(&opened, &inner), (&vault, &store)] {
                 let backend = vault.layer().layer(store.clone());
                 assert_eq!(backend.get_session(SESSION_ADDRESS).await.unwrap().as_deref(), Some(SESSION));
@@ -189,7 +189,7 @@ async fn a_revocation_that_is_dropped_or_fails_at_any_point() {
     }
 }
 
-/// A vault whose change was dropped half-way goes on, and does not hold anything up.
+/// A vault whose change was dropped half-way goes on, and blocks nothing.
 #[tokio::test]
 async fn a_vault_survives_its_dropped_changes() {
     let store: Arc<dyn Backend> = Pauses.layer(memory());
@@ -208,7 +208,7 @@ async fn a_vault_survives_its_dropped_changes() {
     options().open(store, raw_key()).await.unwrap();
 }
 
-/// Deriving a key takes a while; other tasks of the same thread go on meanwhile.
+/// Deriving a key takes a while. Other tasks of the same thread run at the same time.
 #[tokio::test(flavor = "current_thread")]
 async fn other_tasks_go_on_while_a_key_is_derived() {
     let store = memory();

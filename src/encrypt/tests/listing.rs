@@ -19,7 +19,7 @@ use crate::rows::encoding::decode_text;
 use crate::testing::canaries;
 use crate::upstream::schema::TABLES;
 
-/// The listing in `docs/threat-model.md` is what the database of a full store shows.
+/// The listing in `docs/threat-model.md` matches the database of a full store.
 #[tokio::test]
 async fn the_published_listing_is_what_is_stored() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/threat-model.md");
@@ -33,10 +33,10 @@ async fn the_published_listing_is_what_is_stored() {
     assert_eq!(table.join("\n"), derive_listing().await.join("\n"));
 }
 
-/// What a stored value turns out to be.
+/// The class of a stored value.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
-    /// The same for everybody.
+    /// The same in every store.
     Constant,
     /// An envelope, or a part of one.
     Sealed,
@@ -48,9 +48,9 @@ enum Class {
     Readable,
 }
 
-/// One row per kind of record, from the raw columns of the database: each column is sealed, blinded or readable, unless it
-/// is the same for everybody. A column that is neither an envelope nor a keyed function of a name that was used counts as
-/// readable, whatever it is.
+/// One row per kind of record, from the raw columns of the database: each column is sealed, blinded or readable, unless
+/// it is the same in every store. A column counts as readable if it is neither an envelope nor a keyed function of a
+/// used name.
 async fn derive_listing() -> Vec<String> {
     let sqlite = Sqlite::new().await;
     let (vault, backend) = encrypted(&sqlite.store).await;
@@ -90,7 +90,7 @@ async fn derive_listing() -> Vec<String> {
     };
 
     let mut rows = Vec::new();
-    // Upstream's tables; encryption puts identities among the sessions.
+    // Upstream's tables. Encryption puts identities among the sessions.
     let mut tables =
         TABLES.map(|(record, table)| (record, if record == Record::Identity { "sessions" } else { table }));
     tables.swap(0, 1);
@@ -107,7 +107,7 @@ async fn derive_listing() -> Vec<String> {
         stored.retain(|row| !row.iter().any(|(_, value)| is_header_address(value)));
         assert!(!stored.is_empty(), "{record}");
         if record == Record::Device {
-            // What does not change with the device is the decoy.
+            // Values that do not change with the device belong to the decoy.
             backend.save(&wacore::store::Device::new()).await.unwrap();
             let other = raw_rows(&database, table);
             for (column, value) in stored.remove(0) {
@@ -140,7 +140,7 @@ async fn derive_listing() -> Vec<String> {
         rows.push(format!("| {record} | {sealed} | {blinded} | {} |", columns(&[Class::Readable])));
     }
 
-    // `<database>.snapshot-<time>-<name>` and the same with `.json`, which holds the extra content.
+    // `<database>.snapshot-<time>-<name>`, and the same with `.json`, which holds the extra content.
     canaries::call(&*backend, Method::SnapshotDb).await.unwrap();
     let files = files(sqlite.folder.path());
     let (name, content) = files.iter().find(|(name, _)| name.ends_with(".json")).unwrap();

@@ -1,4 +1,4 @@
-//! What is left in memory when a vault is gone.
+//! No secret stays in memory after a vault is gone.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::print_stdout, reason = "the child process reports to the test that started it")]
@@ -20,7 +20,7 @@ use crate::testing::canaries;
 use crate::vault::Revocation;
 use crate::{Layer, Passphrase, Secret, SqliteStore, Vault};
 
-/// A secret to look for, of which this process keeps no copy itself: every byte is masked.
+/// A secret to look for. This process keeps no copy itself: every byte is masked.
 struct Needle {
     name: String,
     masked: Vec<u8>,
@@ -60,7 +60,7 @@ fn keys(vault: &Vault) -> Vec<Needle> {
     needles
 }
 
-/// Looks for the needles in everything that this process may read of itself.
+/// Looks for the needles in all memory that this process can read of itself.
 fn find(needles: &[Needle]) -> Vec<(String, String)> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let memory = File::open("/proc/self/mem").unwrap();
@@ -69,7 +69,7 @@ fn find(needles: &[Needle]) -> Vec<(String, String)> {
     for needle in needles {
         by_first_byte[usize::from(needle.masked[0] ^ MASK)].push(needle);
     }
-    // One that stays where it is, so that the search does not find what it has read before.
+    // A buffer that does not move, so that the search does not find its own bytes.
     let mut buffer = vec![0; 1 << 20];
     let itself = buffer.as_ptr() as u64;
     for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw"))) {
@@ -88,7 +88,7 @@ fn find(needles: &[Needle]) -> Vec<(String, String)> {
                     }
                 }
             }
-            // With an overlap, for what lies across.
+            // With an overlap, for needles across the boundary.
             at += if read as u64 == end - at { read as u64 } else { (read as u64).saturating_sub(128).max(1) };
         }
     }
@@ -106,8 +106,8 @@ fn random_passphrase(needles: &mut Vec<Needle>) -> Secret {
     Passphrase::new(text).unwrap().into()
 }
 
-/// A key that is stored and read, so long that later allocations do not write over all that would be left of it. Its parts are
-/// longer than what the dynamic loader saves of registers on the stack.
+/// A key that is stored and read. It is so long that later allocations do not overwrite all remains of it. Its parts
+/// are longer than the registers that the dynamic loader saves on the stack.
 async fn sync_key(store: &dyn Backend, needles: &mut Vec<Needle>) {
     let mut key_data = vec![0; 60_000];
     getrandom::fill(&mut key_data).unwrap();
@@ -116,7 +116,7 @@ async fn sync_key(store: &dyn Backend, needles: &mut Vec<Needle>) {
     store.get_sync_key(b"id").await.unwrap().unwrap().key_data.zeroize();
 }
 
-/// The part of the child process.
+/// Runs in the child process.
 #[test]
 fn live_and_let_go() {
     if std::env::var_os("WASTORE_MEMORY").is_none() {
@@ -133,7 +133,7 @@ fn live_and_let_go() {
         canaries::fill(&*layered).await;
         layered.get_session(canaries::SESSION_ADDRESS).await.unwrap();
         needles.extend(keys(&vault));
-        // They are where they are expected as long as the vault lives.
+        // They are in memory as long as the vault lives.
         here = find(&needles[1..3]).len();
         Rotate::new().run(&store, &vault).await.unwrap();
         needles.extend(keys(&vault));

@@ -1,4 +1,4 @@
-//! Tests that need to see both sides of the layer: what the client gets, and what the inner store holds.
+//! Tests that need to see both sides of the layer: the client's records and the inner store's rows.
 
 mod at_rest;
 mod bad_header;
@@ -29,12 +29,12 @@ use whatsapp_rust_sqlite_storage::SqliteStore;
 use crate::vault::{Argon2Cost, HeaderCopy};
 use crate::{Error, Key, Layer, Passphrase, Vault, VaultOptions};
 
-/// How often to repeat a randomised test: more under `WASTORE_LONG=1`.
+/// The number of repeats of a randomised test: more under `WASTORE_LONG=1`.
 fn rounds(usual: u64, long: u64) -> u64 {
     if std::env::var_os("WASTORE_LONG").is_some() { long } else { usual }
 }
 
-/// The cheapest allowed key derivation, so that tests do not spend their time on it.
+/// The cheapest allowed key derivation, so that tests are fast.
 fn options() -> VaultOptions {
     VaultOptions::new().kdf_cost(Argon2Cost::MINIMUM)
 }
@@ -65,7 +65,7 @@ impl Sqlite {
     }
 }
 
-/// A store of each kind, in whose rows and header copies the test writes what it likes.
+/// A store of each kind. The test writes its rows and header copies directly.
 struct Scratch {
     store: Arc<dyn Backend>,
     folder: Option<TempDir>,
@@ -101,8 +101,7 @@ async fn headers(store: &Arc<dyn Backend>) -> Headers {
     headers
 }
 
-/// Puts any header copies in place. The own store refuses what was not made from the one that is there, as long as there
-/// is one.
+/// Puts any header copies in place. As long as the own store has a header, it refuses one that was not made from it.
 async fn put_headers(store: &Arc<dyn Backend>, headers: &Headers) {
     for copy in HeaderCopy::BOTH {
         store.delete_sender_key(copy.address()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Stores that were put back, or copied and used elsewhere, are refused; crashes and other processes are not.
+//! Stores that were put back, or copied and used elsewhere, are refused. Crashes and other processes are not.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use crate::{Error, Key, Layer, VaultOptions};
 struct Table {
     anchors: Mutex<HashMap<[u8; 16], Anchor>>,
     fails: AtomicBool,
-    /// What is remembered stays as it is.
+    /// The remembered anchors stay as they are.
     is_stuck: AtomicBool,
 }
 
@@ -63,7 +63,7 @@ fn anchored(anchor: &Arc<impl RollbackAnchor + 'static>) -> VaultOptions {
     options().rollback_anchor(anchor.clone())
 }
 
-/// Opening fails like this, for writing as well as for reading, and writes nothing.
+/// Opening fails with this error, for writing as well as for reading, and writes nothing.
 async fn assert_refused(options: &VaultOptions, store: &Arc<dyn Backend>, expected: &str) {
     let before = headers(store).await;
     for result in [
@@ -90,14 +90,14 @@ async fn a_store_that_was_put_back_is_refused_until_it_is_accepted() {
         let newer = headers(&store).await;
         put_headers(&store, &older).await;
         assert_refused(&options, &store, "RollbackDetected").await;
-        // A wrong secret learns nothing of it.
+        // A wrong secret does not reveal it.
         let wrong = options.open(store.clone(), Key::from_bytes(&mut [1; 32])).await;
         assert!(matches!(wrong, Err(Error::WrongSecret)), "{wrong:?}");
 
         let vault = options.clone().mode(OpenMode::AcceptRollback).open(store.clone(), raw_key()).await.unwrap();
         vault.layer().layer(store.clone()).get_session(SESSION_ADDRESS).await.unwrap();
         options.open(store.clone(), raw_key()).await.unwrap();
-        // The one that was given up is the older one now.
+        // The abandoned store is the older one now.
         put_headers(&store, &newer).await;
         assert_refused(&options, &store, "RollbackDetected").await;
     }
@@ -110,7 +110,7 @@ async fn a_copy_that_went_on_is_refused() {
         let options = anchored(&anchor);
         options.create(store.clone(), raw_key()).await.unwrap();
         let copied = headers(&store).await;
-        // The copy is opened as often as the store, without an anchor or with another one of which nobody knows.
+        // The copy is opened as often as the store, without an anchor or with another one.
         for with_an_anchor in [false, true] {
             for times in [1, 2, 5] {
                 let elsewhere = if with_an_anchor { anchored(&Arc::new(Table::default())) } else { super::options() };
@@ -126,7 +126,7 @@ async fn a_copy_that_went_on_is_refused() {
                 options.open(store.clone(), raw_key()).await.unwrap();
             }
         }
-        // Both with the same anchor: the one that comes second is told, open as it is.
+        // Both with the same anchor: the second one gets the error, even if it is open already.
         let first = options.open(store.clone(), raw_key()).await.unwrap();
         let own = headers(&store).await;
         let second = options.open(store.clone(), raw_key()).await.unwrap();
@@ -145,8 +145,8 @@ fn generation_of(headers: &Headers) -> u64 {
     u64::from_le_bytes(headers[0].as_ref().unwrap()[32..40].try_into().unwrap())
 }
 
-/// The header is written first: when the anchor fails or the process dies in between, the store is one step ahead, whatever the
-/// step was, and opens. It never is two.
+/// The header is written first. If the anchor fails or the process dies in between, the store is one step ahead and
+/// opens, whatever the step was. It is never two steps ahead.
 #[tokio::test]
 async fn one_step_that_the_anchor_has_not_heard_of_is_a_crash() {
     let (store, anchor) = (memory(), Arc::new(Table::default()));
@@ -164,7 +164,7 @@ async fn one_step_that_the_anchor_has_not_heard_of_is_a_crash() {
         let options = options.clone();
         let vault = options.create(failing.clone(), raw_key()).await.unwrap();
         let revocation = Revocation::prepare(&vault, raw_key()).await.unwrap();
-        // Fails at any call after the first write of the header; the anchor hears nothing from then on.
+        // Fails at any call after the first write of the header. The anchor hears nothing from then on.
         fault.inject(When::From(steps), Effect::Fail(Fault::error));
         let changes = async {
             options.open(failing.clone(), raw_key()).await?;
@@ -214,7 +214,8 @@ async fn one_step_that_the_anchor_has_not_heard_of_is_a_crash() {
     assert_refused(&options, &store, "ForkDetected").await;
 }
 
-/// Changes of the header, dropped wherever they wait, the anchor included: the vault opens, and so does an open one go on.
+/// Changes of the header are dropped wherever they wait, the anchor included. The vault opens, and an open vault goes
+/// on.
 #[tokio::test]
 async fn changes_under_an_anchor_are_dropped_anywhere() {
     let anchor = Arc::new(Table::default());
@@ -240,7 +241,7 @@ async fn changes_under_an_anchor_are_dropped_anywhere() {
         finished |= polled(polls, change).await.is_some();
         let vault = match options.open(inner.clone(), raw_key()).await {
             Err(Error::WrongSecret) => options.open(inner.clone(), new_key()).await.unwrap(),
-            // Putting a header back that was dropped half-way is decided upon once more.
+            // A header that was put back and dropped half-way has to be accepted again.
             Err(Error::ForkDetected) => {
                 options.clone().mode(OpenMode::AcceptRollback).open(inner.clone(), raw_key()).await.unwrap()
             }
@@ -255,7 +256,7 @@ async fn changes_under_an_anchor_are_dropped_anywhere() {
     }
 }
 
-/// A copy that is as new as the header passes for the store; a header that is raised after each copy prevents that.
+/// A copy that is as new as the header passes for the store. Raising the header after each copy prevents that.
 #[tokio::test]
 async fn a_copy_is_refused_from_the_next_header_on() {
     let (store, anchor) = (memory(), Arc::new(Table::default()));
@@ -282,7 +283,7 @@ async fn a_store_that_was_used_without_an_anchor_is_taken_over_on_purpose() {
     assert!(matches!(unset, Err(Error::InvalidInput { .. })), "{unset:?}");
     options.clone().mode(OpenMode::AcceptRollback).open(store.clone(), raw_key()).await.unwrap();
     let vault = options.open(store.clone(), raw_key()).await.unwrap();
-    // Putting a saved header back on purpose is a step of its own.
+    // Restoring a saved header on purpose is a step of its own.
     let saved = vault.save_header();
     vault.add_slot("second", Key::from_bytes(&mut [2; 32])).await.unwrap();
     let before = headers(&store).await;
@@ -318,7 +319,7 @@ async fn a_folder_keeps_the_anchors_of_many_stores() {
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600, "{}", path.display());
     }
-    // Whatever is in a file, it is an anchor of this store, or an error; what a crash left beside it does not matter.
+    // Any content of a file is an anchor of this store, or an error. A file that a crash left beside it does no harm.
     let path = anchors.iter().find(|path| {
         let id = path.file_stem().unwrap().to_str().unwrap();
         id == hex::encode(store_id(&older))
@@ -347,7 +348,7 @@ fn store_id(headers: &Headers) -> [u8; 16] {
     headers[0].as_ref().unwrap()[16..32].try_into().unwrap()
 }
 
-/// Everybody who uses the store and its anchor at the same time gets on.
+/// All processes that use the store and its anchor at the same time succeed.
 async fn crowd(store: Arc<dyn Backend>, anchor: Arc<impl RollbackAnchor + 'static>, rounds: u8) {
     let options = anchored(&anchor);
     options.create(store.clone(), raw_key()).await.unwrap();
@@ -360,7 +361,7 @@ async fn crowd(store: Arc<dyn Backend>, anchor: Arc<impl RollbackAnchor + 'stati
                 let (label, secret) = (format!("task {task}"), [10 + task * 50 + round; 32]);
                 let (vault, label) = (&vault, label.as_str());
                 with_retries(|| async move {
-                    // After a conflict it may have been added all the same.
+                    // After a conflict it may have been added nevertheless.
                     for slot in vault.slots().iter().filter(|slot| slot.label == label) {
                         vault.remove_slot(slot.id).await?;
                     }
@@ -382,7 +383,7 @@ async fn crowd(store: Arc<dyn Backend>, anchor: Arc<impl RollbackAnchor + 'stati
     options.open(store, raw_key()).await.unwrap();
 }
 
-/// A conflict says that others kept writing, and is tried again. Nothing else may happen.
+/// A conflict means that other processes kept writing, so the call is tried again. No other error may happen.
 async fn with_retries<T, F: Future<Output = Result<T, Error>>>(attempt: impl Fn() -> F) -> T {
     loop {
         match attempt().await {
@@ -409,7 +410,7 @@ async fn a_crowd_that_shares_a_store_and_an_anchor_is_no_fork() {
     }
 }
 
-/// The whole database, as a restored backup brings it.
+/// The whole database, as from a restored backup.
 #[cfg(feature = "sqlite")]
 #[tokio::test]
 async fn a_restored_backup_of_the_database_is_refused() {
@@ -472,7 +473,7 @@ async fn a_folder_of_anchors_follows_nothing_that_was_planted() {
         assert!(path.symlink_metadata().unwrap().is_file() && !new.exists());
     }
 
-    // A folder in which others may write.
+    // A folder in which other users may write.
     for open in [0o775, 0o757, 0o777, 0o1777] {
         mode(open);
         assert_refused(&options, &store, "Anchor(").await;
@@ -483,7 +484,7 @@ async fn a_folder_of_anchors_follows_nothing_that_was_planted() {
     mode(0o700);
     options.open(store.clone(), raw_key()).await.unwrap();
 
-    // The anchor and the lock as a link, and as a pipe whose other end never comes.
+    // The anchor and the lock as a link, and as a pipe without another end.
     for path in [path, anchors.join("anchors.lock")] {
         let kept = folder.path().join("kept");
         std::fs::rename(&path, &kept).unwrap();
@@ -520,7 +521,7 @@ async fn a_store_that_vanished_is_not_begun_from_nothing() {
         let error = open().await.unwrap_err();
         assert!(matches!(error, Error::StoreVanished), "{error:?}");
     }
-    // Another one in its place.
+    // Another store in its place.
     let other = folder.path().join("other.db");
     for _ in 0..2 {
         crate::Vault::open_or_create(Arc::new(SqliteStore::open(&other).await.unwrap()), raw_key()).await.unwrap();
@@ -528,7 +529,7 @@ async fn a_store_that_vanished_is_not_begun_from_nothing() {
     std::fs::rename(&other, &path).unwrap();
     let error = open().await.unwrap_err();
     assert!(matches!(error, Error::AnchorMissing), "{error:?}");
-    // It is put back.
+    // The first store is put back.
     std::fs::write(&path, kept).unwrap();
     assert!(!open().await.unwrap().was_created());
     // At another path it is the same store, and its old path stays known.
@@ -536,13 +537,13 @@ async fn a_store_that_vanished_is_not_begun_from_nothing() {
     std::fs::rename(&path, &moved).unwrap();
     options.open_or_create(Arc::new(SqliteStore::open(&moved).await.unwrap()), raw_key()).await.unwrap();
     assert!(matches!(open().await, Err(Error::StoreVanished)));
-    // Unless it is asked for.
+    // An explicit `create` is allowed.
     let store = Arc::new(SqliteStore::open(&path).await.unwrap());
     assert!(options.create(store, raw_key()).await.unwrap().was_created());
     assert!(!open().await.unwrap().was_created());
 }
 
-/// Of two that create a vault at the same moment, the one that comes second leaves nothing in the anchor.
+/// Two processes create a vault at the same time: the second one leaves nothing in the anchor.
 #[cfg(feature = "sqlite")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn who_loses_the_race_of_creating_leaves_nothing_in_the_anchor() {

@@ -31,7 +31,7 @@ async fn opens(store: &Arc<dyn Backend>, secret: impl Into<crate::Secret>) -> bo
     }
 }
 
-/// Over a store that cannot list its records: the old ones stay under their key, what is written is under the new one.
+/// Over a store that cannot list its records, old records stay under their key, and new ones are under the new key.
 #[tokio::test]
 async fn a_new_data_key_is_in_use_at_once_over_any_store() {
     let upstream = Sqlite::new().await;
@@ -56,7 +56,7 @@ async fn a_new_data_key_is_in_use_at_once_over_any_store() {
             assert_eq!(backend.get_session("old@s").await.unwrap().unwrap(), &b"old"[..]);
             backend.put_session("new@s", b"newer").await.unwrap();
         }
-        // A key that the new vault key gives, before and after.
+        // A key that the new vault key derives, before and after.
         assert_eq!(revocation.account_key("a").expose(), opened.account_key("a").expose());
         let other = memory();
         let other = options().create(other, raw_key()).await.unwrap();
@@ -135,14 +135,14 @@ async fn changing_the_passphrase() {
     assert_eq!(vault.slots()[0].label, "operator");
     backend.get_session(canaries::SESSION_ADDRESS).await.unwrap();
 
-    // With a second passphrase, the one that opened is changed.
+    // With a second passphrase, the one that opened the vault is changed.
     vault.add_slot("backup", word("third")).await.unwrap();
     let vault = options().open(store.clone(), word("third")).await.unwrap();
     vault.change_passphrase(word("fourth")).await.unwrap();
     assert!(opens(&store, word("second")).await && opens(&store, word("fourth")).await);
     assert!(!opens(&store, word("third")).await);
 
-    // Opened by something else, it is not clear which.
+    // If a key opened the vault, it is not clear which passphrase is meant.
     vault.add_slot("machine", raw_key()).await.unwrap();
     let vault = options().open(store.clone(), raw_key()).await.unwrap();
     assert!(matches!(vault.change_passphrase(word("x")).await, Err(Error::AmbiguousPassphrase(2))));
@@ -179,7 +179,7 @@ async fn the_cost_of_a_guess_is_raised_on_opening() {
     let higher = Argon2Cost::new(20 * 1024, 2, 1).unwrap();
     let vault = options().kdf_cost(higher).open(store.clone(), passphrase()).await.unwrap();
     assert_eq!(vault.slots()[0].kind, SlotKind::Passphrase(higher));
-    // A lower one does not lower it.
+    // A lower cost does not lower it.
     let vault = options().open(store.clone(), passphrase()).await.unwrap();
     assert_eq!(vault.slots()[0].kind, SlotKind::Passphrase(higher));
     assert!(opens(&store, passphrase()).await);
@@ -232,7 +232,7 @@ async fn saved_headers_can_be_restored() {
     assert!(matches!(foreign, Err(Error::VaultExists)));
 }
 
-/// Whoever can write to the store plants headers; the official way gets rid of them.
+/// An attacker who can write to the store plants headers; `restore_header` removes them.
 #[tokio::test]
 async fn planted_headers_are_cured_by_restoring() {
     use super::bad_header::with_checksum;
@@ -271,7 +271,7 @@ async fn restoring_an_early_header_keeps_the_device_missed() {
     for copy in [HeaderCopy::A, HeaderCopy::B] {
         emptied.put_sender_key(copy.address(), b"damaged").await.unwrap();
     }
-    // What is left are rows that show that the vault was in use.
+    // The remaining rows show that the vault was in use.
     emptied.store_signed_prekey(7, &store.load_signed_prekey(7).await.unwrap().unwrap()).await.unwrap();
     let vault = options().restore_header(emptied.clone(), &before_the_device, raw_key()).await.unwrap();
     let backend = vault.layer().layer(emptied);
@@ -284,7 +284,7 @@ async fn restoring_an_early_header_keeps_the_device_missed() {
     assert!(matches!(refused, Err(Error::PlaintextDevice)));
 }
 
-/// A device that another process made is not made again by one that opened before.
+/// A vault that was open before another process created the device does not create it again.
 #[tokio::test]
 async fn a_device_of_another_process() {
     let store = memory();
@@ -322,7 +322,7 @@ async fn slots_that_nobody_could_open_are_refused() {
     let refused = vault.add_slot("third", word("third")).await;
     assert!(matches!(refused, Err(Error::KdfOutOfBounds { .. })), "{refused:?}");
     tight.open(store.clone(), word("second")).await.unwrap();
-    // Raising the cost must not make the vault unopenable either; it stays as it is.
+    // Raising the cost must not make the vault impossible to open; the cost stays as it is.
     let higher = tight.clone().kdf_cost(Argon2Cost::new(21 * 1024, 2, 1).unwrap());
     let vault = higher.open(store.clone(), word("first")).await.unwrap();
     assert_eq!(vault.slots()[0].kind, SlotKind::Passphrase(Argon2Cost::MINIMUM));
@@ -339,8 +339,8 @@ fn futures_of_the_vault_are_send() {
     send(options.restore_header(memory(), &[], passphrase()));
 }
 
-/// The process dies after any number of header writes: the old or the new secret opens, never neither, and once a new
-/// copy is complete the removed one does not.
+/// The process dies after any number of header writes. Either the old or the new secret opens the vault. The removed
+/// one does not open it after a new copy is complete.
 #[tokio::test]
 async fn interrupted_header_writes() {
     for writes in 0..=2 {
@@ -358,7 +358,7 @@ async fn interrupted_header_writes() {
             };
             let (old, new) = (open("old").await, open("new").await);
             assert_eq!((old, new), (writes == 0, writes > 0), "{writes} writes, torn: {torn}");
-            // The vault that failed goes on, and the next change succeeds.
+            // The vault whose change failed goes on, and the next change succeeds.
             vault.change_passphrase(word("third")).await.unwrap();
             assert!(open("third").await && !open("old").await && !open("new").await);
         }
@@ -474,7 +474,7 @@ async fn error_texts_are_safe() {
     assert!(matches!(passed, StoreError::DeviceNotFound(7)));
 }
 
-/// An operating system's keyring, as far as a vault sees it.
+/// An operating system's keyring as a vault sees it.
 struct Keyring {
     key: [u8; 32],
     hint_bytes: usize,
@@ -504,7 +504,7 @@ impl KeyProvider for Keyring {
     }
 }
 
-/// Header copies in memory, whose writes can be made to fail.
+/// Header copies in memory whose writes can be made to fail.
 #[derive(Default)]
 struct Headers {
     copies: Mutex<[Option<Vec<u8>>; 2]>,
@@ -547,7 +547,7 @@ impl HeaderStore for Headers {
 #[tokio::test]
 async fn a_vault_that_was_created_by_older_rules_opens() {
     let wide: Vec<u8> = "\u{feff}wide secret\n".encode_utf16().flat_map(u16::to_be_bytes).collect();
-    // As it comes in, and as it was read once.
+    // The bytes as they come in, and as an earlier build read them.
     let readings: [(&[u8], &[u8]); 8] = [
         (b"hunter2\n", b"hunter2\n"),
         (b"hunter2\n", b"hunter2"),
@@ -564,7 +564,7 @@ async fn a_vault_that_was_created_by_older_rules_opens() {
         assert!(opens(&store, Passphrase::new(given).unwrap()).await, "{given:?}");
         assert!(!opens(&store, Passphrase::new([given, b"x"].concat()).unwrap()).await, "{given:?}");
     }
-    // Each reading costs what a slot does, and the limits are for all of them.
+    // Each reading costs as much as a slot, and the limits apply to their sum.
     let store = memory();
     options().create(store.clone(), Passphrase::as_read_earlier("\u{feff}a\tb\n".as_bytes())).await.unwrap();
     let work_kib = u64::from(Argon2Cost::MINIMUM.memory_kib()) * u64::from(Argon2Cost::MINIMUM.passes());

@@ -1,5 +1,5 @@
-//! Known answers for every format. They were first computed by an implementation in another language; `tests/interop`
-//! checks whole stores the same way.
+//! Known answers for every format. An implementation in another language computed them first; `tests/interop` checks
+//! whole stores the same way.
 
 use sha2::{Digest, Sha256};
 use wacore::appstate::hash::HashState;
@@ -78,7 +78,7 @@ fn passphrase_slot() {
     assert_eq!(vault_key.0.expose(), &counting::<32>(0x00));
 }
 
-/// A whole header with a slot of each type, as it has been written from the first version on.
+/// A whole header with a slot of each type, in the form written since the first version.
 #[test]
 fn header() {
     let vault_key = VaultKey(key(0x00));

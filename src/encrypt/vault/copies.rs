@@ -1,4 +1,4 @@
-//! The two copies of a header: where they are, how they are read, and how they are written one after the other.
+//! The two copies of a header: their addresses, and how they are read and written one after the other.
 
 use std::sync::Arc;
 
@@ -10,17 +10,17 @@ use super::header::Header;
 use crate::error::{Error, Result};
 use crate::rows::table::HEADER_ADDRESSES;
 
-/// Where a vault keeps its two header copies. The default is the store itself.
+/// The place of a vault's two header copies. The default is the store itself.
 ///
-/// Implement it to keep them apart from the store: on a token, in a keyring, on another disk. A write must replace the
-/// copy as a whole and be durable when it returns.
+/// Implement it to keep the copies apart from the store: on a token, in a keyring, on another disk. A write must
+/// replace the copy as a whole and be durable when it returns.
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
 pub trait HeaderStore: Send + Sync {
     /// Returns the bytes last written to this copy, or `None` if there are none.
     async fn read(&self, copy: HeaderCopy) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Replaces this copy by `bytes`, at most 16 KiB.
+    /// Replaces this copy with `bytes`, at most 16 KiB.
     async fn write(&self, copy: HeaderCopy, bytes: &[u8]) -> Result<(), StoreError>;
 }
 
@@ -44,14 +44,15 @@ impl HeaderCopy {
         }
     }
 
-    /// The copy that is kept at an address.
+    /// The copy with this address.
     pub(crate) fn of(address: &str) -> Option<Self> {
         Self::BOTH.into_iter().find(|copy| copy.address() == address)
     }
 
-    /// Whether this copy may become `new`, for a store that can look at both copies and write in one step. Copy A goes on
-    /// from what it is, or catches up with a newer copy B; copy B follows copy A. What is not intact may be replaced, but
-    /// does not replace what is.
+    /// `true` if this copy may become `new`. For a store that can look at both copies and write in one step.
+    ///
+    /// Copy A changes only to a successor of itself, or it catches up with a newer copy B. Copy B follows copy A. A
+    /// damaged copy may be replaced, but never replaces an intact one.
     pub(crate) fn may_become(self, new: &[u8], a: Option<&[u8]>, b: Option<&[u8]>) -> bool {
         let Some((a, checksum)) = a.and_then(|a| Some((a, Header::checksum(a)?))) else { return true };
         let Ok(header) = Header::parse(new) else { return false };
@@ -111,8 +112,8 @@ pub(super) struct Copies {
     pub(super) b: Found,
 }
 
-/// The one header to open: the intact copy of the higher generation. There is no falling back to the other one when the
-/// secret does not fit, or a removed secret would open what a crash left behind.
+/// The one header to open: the intact copy of the higher generation. There is no fallback to the other copy if the
+/// secret does not fit. Otherwise a removed secret would open an old copy that a crash left behind.
 pub(super) struct Candidate {
     pub(super) bytes: Vec<u8>,
     pub(super) header: Header,
@@ -122,7 +123,7 @@ pub(super) struct Candidate {
 /// The state of the other copy.
 #[derive(PartialEq, Eq)]
 pub(super) enum Stale {
-    /// The same, or older: what a crash between the two writes leaves.
+    /// The same or older, as a crash between the two writes leaves it.
     No,
     /// Damaged or gone.
     Damaged,
@@ -131,7 +132,7 @@ pub(super) enum Stale {
 }
 
 impl Copies {
-    /// Reads both copies; again, if they look like two processes that are just settling whose header it is.
+    /// Reads both copies. Reads again if they look as if two processes are just writing them.
     pub(super) async fn read(headers: &dyn HeaderStore) -> Result<Self> {
         let mut tries = 0..UPDATE_TRIES;
         loop {
@@ -170,12 +171,12 @@ impl Copies {
     }
 }
 
-/// Writes a header to both copies and reads them back. With several writers at once copy A decides whose header it is:
-/// whoever finds another one there makes copy B follow. (Two processes cannot agree for certain by reading and writing
-/// alone; making A follow as well was tried, and ends with the copies exchanged.)
+/// Writes a header to both copies and reads them back. With several writers at once copy A decides: a process that
+/// finds another header there makes copy B follow. (Two processes cannot agree for certain only by reading and writing.
+/// Letting A follow as well was tried, and ends with the copies exchanged.)
 ///
 /// # Errors
-/// [`Error::HeaderConflict`] if something else is read than was written.
+/// [`Error::HeaderConflict`] if the copies read back differ from `bytes`.
 pub(super) async fn write_header(headers: &dyn HeaderStore, bytes: &[u8]) -> Result<()> {
     write_copy(headers, HeaderCopy::A, bytes).await?;
     if headers.read(HeaderCopy::A).await?.as_deref() != Some(bytes) {
@@ -196,7 +197,8 @@ pub(super) async fn write_header(headers: &dyn HeaderStore, bytes: &[u8]) -> Res
 }
 
 /// # Errors
-/// [`Error::HeaderConflict`] if the store can tell that another header is there than the one that `bytes` was made from.
+/// [`Error::HeaderConflict`] if the store can tell that it holds another header than the one that `bytes` was made
+/// from.
 pub(super) async fn write_copy(headers: &dyn HeaderStore, copy: HeaderCopy, bytes: &[u8]) -> Result<()> {
     match headers.write(copy, bytes).await {
         Err(error) if matches!(Error::downcast_ref(&error), Some(Error::HeaderConflict)) => Err(Error::HeaderConflict),
@@ -204,7 +206,7 @@ pub(super) async fn write_copy(headers: &dyn HeaderStore, copy: HeaderCopy, byte
     }
 }
 
-/// Makes copy B hold what copy A does, until they agree or A is not worth copying.
+/// Copies A to B, until they agree or A is not worth copying.
 pub(super) async fn follow_a(headers: &dyn HeaderStore, mut found: Option<Vec<u8>>) -> Result<()> {
     for _ in 0..UPDATE_TRIES {
         let Some(header) = found.filter(|found| Header::parse(found).is_ok()) else { break };
@@ -218,7 +220,7 @@ pub(super) async fn follow_a(headers: &dyn HeaderStore, mut found: Option<Vec<u8
 }
 
 /// # Errors
-/// [`Error::VaultExists`] or [`Error::HeaderDamaged`] if there is a header or what is left of one.
+/// [`Error::VaultExists`] or [`Error::HeaderDamaged`] if there is a header or the rest of one.
 pub(super) async fn refuse_existing(headers: &dyn HeaderStore) -> Result<()> {
     for copy in HeaderCopy::BOTH {
         match Found::read(headers, copy).await? {
@@ -230,5 +232,5 @@ pub(super) async fn refuse_existing(headers: &dyn HeaderStore) -> Result<()> {
     Ok(())
 }
 
-/// How often a change of the header is tried while other processes write it as well.
+/// The number of tries to change the header while other processes write it too.
 pub(super) const UPDATE_TRIES: usize = 8;

@@ -1,8 +1,9 @@
-//! What the rows of a store say of its header, before its keys are changed.
+//! Compares the rows of a store with its header before its keys are changed.
 //!
-//! A header that was put back reads its own records and no newer ones. Writing the next header over it would wash that away:
-//! the generation would rise above that of every record, removed secrets would open for good, and a data key could be forgotten that
-//! the only readable rows are under. So every change of the keys looks at the rows first.
+//! A header that was put back reads its own records and no newer ones. Writing the next header over it would hide that:
+//! the generation would rise above that of every record, and removed secrets would open the vault for good. A data key
+//! could be forgotten although the only readable rows are under it. So every change of the keys looks at the rows
+//! first.
 
 use super::host::Claims;
 use super::open_vault::OpenVault;
@@ -13,8 +14,8 @@ impl OpenVault {
     /// Looks at every row that can be found, under the header as it is stored now.
     ///
     /// # Errors
-    /// `HeaderRolledBack` if a row that opens is newer than the header; `UnknownEpoch` if the device, or, unless
-    /// `unknown_rows` may be there, any other row is under a data key that the header does not have.
+    /// `HeaderRolledBack` if a row that opens is newer than the header. `UnknownEpoch` if the device is under a data
+    /// key that the header does not have, or any other row, unless `unknown_rows` allows such rows.
     pub(super) async fn refuse_older_header(&self, unknown_rows: bool) -> Result<Claims> {
         self.refresh().await?;
         let state = self.state();
@@ -25,14 +26,14 @@ impl OpenVault {
         unknown.sort_by_key(|(record, epoch)| (*record != Record::Device, *record as usize, *epoch));
         for (record, epoch) in unknown {
             if *record == Record::Device || !unknown_rows {
-                // Unless another process has added it since.
+                // It is no error if another process has added the key since.
                 self.state_for(&state, *record, *epoch).await?;
             }
         }
         if claims.0.values().all(|generation| *generation <= state.cipher.generation) {
             return Ok(claims);
         }
-        // A generation is believed once its row has opened.
+        // A generation counts only if its row opens.
         let mut newest = state.cipher.generation;
         self.host
             .each_row(|row| {

@@ -14,11 +14,13 @@ use crate::private;
 
 /// Remembers headers in a folder, in one small text file for each store.
 ///
-/// The folder must be there, belong to the user of the process or to root, and not be writable by its group or others
-/// (`chmod go-w`); using it fails otherwise. It must not be part of what is copied, backed up or restored together with the store: put it
-/// on another disk or another machine. Whoever can put it back together with the store is not noticed. Several
-/// processes of one user may use it at once; over a network file system only if that locks files. Its files belong to
-/// whoever wrote them last, so run the command as the user that the bot runs as, and let nobody else write there.
+/// The folder must exist, belong to the user of the process or to root, and not be writable by its group or others
+/// (`chmod go-w`). Using it fails otherwise. It must not be copied, backed up or restored together with the store: put
+/// it on another disk or another machine. A rollback goes unnoticed if the folder is put back together with the store.
+///
+/// Several processes of one user may use it at once, over a network file system only if that locks files. Its files
+/// belong to the user that wrote them last. So run the command as the user that the bot runs as, and let no other user
+/// write there.
 #[derive(Debug, Clone)]
 pub struct FileAnchor {
     folder: PathBuf,
@@ -26,9 +28,9 @@ pub struct FileAnchor {
 
 /// The first line of a file.
 const TITLE: &str = "wastore freshness anchor 1";
-/// More than any file has.
+/// Every file is shorter.
 const MAX_BYTES: u64 = 1024;
-/// How long to wait for another process.
+/// The longest time to wait for another process.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl FileAnchor {
@@ -79,11 +81,11 @@ fn read(path: &Path, store: &[u8; 16]) -> io::Result<Option<Anchor>> {
     };
     let text = String::from_utf8(content).ok();
     let anchor = text.and_then(|text| parse(&text, store));
-    anchor.map(Some).ok_or_else(|| private::refused(path, "is no anchor of this store"))
+    anchor.map(Some).ok_or_else(|| private::refused(path, "is not an anchor of this store"))
 }
 
 fn write(path: &Path, store: &[u8; 16], anchor: Anchor) -> io::Result<()> {
-    // Nothing else writes while the lock is held, so this is left by a crash, or was planted.
+    // No other process writes while the lock is held, so a crash left this file, or an attacker planted it.
     let new = path.with_extension("anchor.new");
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -96,7 +98,7 @@ fn write(path: &Path, store: &[u8; 16], anchor: Anchor) -> io::Result<()> {
     filesystem::sync_folder_of(path)
 }
 
-/// Nobody holds it for longer than it takes to write a small file, unless he was stopped in the middle.
+/// A process holds the lock only while it writes a small file, unless it was stopped in the middle.
 fn wait_for(lock: &File) -> io::Result<()> {
     let started = Instant::now();
     loop {
@@ -111,8 +113,8 @@ fn wait_for(lock: &File) -> io::Result<()> {
     }
 }
 
-/// A disk that is not mounted must not look like a store that nothing is known of, and a memory that others can change
-/// is none.
+/// A disk that is not mounted must not look like an anchor that knows nothing of the store. A folder that other users
+/// can change is no anchor.
 fn check_folder(folder: &Path) -> io::Result<()> {
     let metadata = fs::metadata(folder)?;
     if !metadata.is_dir() {
@@ -148,7 +150,7 @@ fn hex(bytes: &[u8; 16]) -> String {
     data_encoding::HEXLOWER.encode(bytes)
 }
 
-/// Waits for the disk without holding up the async runtime, whichever it is.
+/// Waits for the disk without blocking the async runtime, whichever it is.
 async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, AnchorError> {

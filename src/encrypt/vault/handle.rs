@@ -1,4 +1,4 @@
-//! The handle on an opened vault: who can open it, and what is derived from it.
+//! The handle of an opened vault: its secrets, and the keys derived from it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::error::{Error, Result};
 use crate::layer::IntoBackend;
 use crate::secret::{Key, Passphrase, RecoveryKey, Secret};
 
-/// An opened vault: the keys of one encrypted store, and the way to change who can open it.
+/// An opened vault: the keys of one encrypted store, and the methods that change which secrets open it.
 ///
-/// The vault writes its header into the store that it was opened on. [`Vault::layer`] gives the layer that encrypts and
-/// decrypts records; it may sit anywhere above that store in a [`Stack`](crate::Stack).
+/// The vault writes its header into the store that it was opened on. [`Vault::layer`] returns the layer that encrypts
+/// and decrypts records. The layer may sit anywhere above that store in a [`Stack`](crate::Stack).
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -36,7 +36,7 @@ use crate::secret::{Key, Passphrase, RecoveryKey, Secret};
 /// ```
 pub struct Vault {
     pub(in crate::encrypt) shared: Arc<OpenVault>,
-    /// The slot that opened the vault, which `change_passphrase` replaces.
+    /// The slot that opened the vault; `change_passphrase` replaces it.
     pub(super) slot: u8,
     pub(super) options: VaultOptions,
     pub(super) created: bool,
@@ -45,19 +45,24 @@ pub struct Vault {
 impl Vault {
     /// Creates a vault with one key slot on a store that has none.
     ///
-    /// Two processes that create a vault on the same store at once are told apart by reading the header back: the one
-    /// whose header did not stay gets [`Error::HeaderConflict`] and has written no record. Without a compare-and-swap, which
-    /// upstream's traits do not have, there is a gap: a process that looked before the other one began, and writes after
-    /// it finished, takes its place unnoticed. This crate's `SqliteStore` has no such gap; over other stores, create vaults
-    /// from one process.
+    /// Two processes may create a vault on the same store at once. Each reads the header back. The process whose header
+    /// was overwritten gets [`Error::HeaderConflict`] and has written no record.
+    ///
+    /// Upstream's traits have no compare-and-swap, so a gap remains: a process that looked before another one began,
+    /// and that writes after it finished, replaces its vault unnoticed. This crate's `SqliteStore` has no such gap.
+    /// Over other stores, create vaults from one process.
     ///
     /// # Errors
-    /// [`Error::VaultExists`] if there is a header, [`Error::HeaderDamaged`] if there is what is left of one,
-    /// [`Error::HeaderMissing`] if there is a sealed device without a header, [`Error::PlaintextDevice`] if there is a
-    /// paired plaintext device, [`Error::Plaintext`] if there are other records in plaintext; [`Error::KdfOutOfBounds`] if
-    /// the cost is above the limits; [`Error::KeyProvider`], [`Error::Random`], [`Error::KdfFailed`]; and [`Error::Store`]
-    /// with an error of the store. Nothing was written unless it is [`Error::HeaderConflict`] or [`Error::Store`]. With a
-    /// rollback anchor also [`Error::Anchor`], after which there may be a vault; open it then.
+    /// Nothing was written in any of these cases:
+    /// * [`Error::VaultExists`] if there is a header, [`Error::HeaderDamaged`] if there is the rest of one;
+    /// * [`Error::HeaderMissing`] if there is a sealed device without a header;
+    /// * [`Error::PlaintextDevice`] if there is a paired plaintext device, [`Error::Plaintext`] if there are other
+    ///   records in plaintext;
+    /// * [`Error::KdfOutOfBounds`] if the cost is above the limits;
+    /// * [`Error::KeyProvider`], [`Error::Random`] and [`Error::KdfFailed`] as they say.
+    ///
+    /// After [`Error::HeaderConflict`], and after [`Error::Store`] with an error of the store, something may have been
+    /// written. With a rollback anchor also [`Error::Anchor`]: there may be a vault then, so open it.
     pub async fn create(store: impl IntoBackend, secret: impl Into<Secret>) -> Result<Self> {
         VaultOptions::new().create(store, secret).await
     }
@@ -69,60 +74,63 @@ impl Vault {
     /// * [`Error::NoVault`] if the store has no vault and holds nothing that needs one;
     /// * [`Error::PlaintextDevice`] if it holds a paired plaintext device, [`Error::Plaintext`] if it has no header and
     ///   other records in plaintext;
-    /// * [`Error::HeaderMissing`] if the header is gone, but sealed records are there;
+    /// * [`Error::HeaderMissing`] if the header is gone, but the store holds sealed records;
     /// * [`Error::HeaderDamaged`] if neither header copy is intact, [`Error::UnsupportedVersion`] if a later version of
     ///   this crate wrote it;
     /// * [`Error::KdfOutOfBounds`] before any work, if the header asks for more than the limits;
     /// * [`Error::WrongSecret`] if no slot opens, [`Error::HeaderTampered`] if one does, but the rest was altered;
     /// * [`Error::ImportIncomplete`] if an import into the store was interrupted;
-    /// * with a rollback anchor, [`Error::RollbackDetected`], [`Error::ForkDetected`] and [`Error::AnchorMissing`], and
+    /// * with a rollback anchor, [`Error::RollbackDetected`], [`Error::ForkDetected`], [`Error::AnchorMissing`], and
     ///   [`Error::Anchor`], after which the header may have been written;
     /// * [`Error::KeyProvider`], [`Error::KdfFailed`] and [`Error::Random`] as they say.
     ///
-    /// [`Error::HeaderConflict`] means that other processes kept writing the header at the same moment, [`Error::Store`]
-    /// that the store failed; one header copy may have been written then, and both the old and the new one open.
+    /// [`Error::HeaderConflict`] means that other processes kept writing the header at the same time. [`Error::Store`]
+    /// means that the store failed. One header copy may have been written then; both the old and the new one open.
     pub async fn open(store: impl IntoBackend, secret: impl Into<Secret>) -> Result<Self> {
         VaultOptions::new().open(store, secret).await
     }
 
-    /// Opens the vault of a store, or creates it if the store has no header, nothing sealed and no paired device;
-    /// [`Vault::was_created`] tells which of the two. If somebody else creates it at the same moment, opens theirs.
+    /// Opens the vault of a store, or creates it if the store has no header, nothing sealed and no paired device.
+    /// [`Vault::was_created`] tells which of the two. If another process creates the vault at the same time, opens that
+    /// one.
     ///
     /// # Errors
-    /// As [`Vault::open`] without [`Error::NoVault`], or as [`Vault::create`]. [`Error::OtherAccounts`] if this is the account of
-    /// [`SqliteStore::open`](crate::SqliteStore::open), without another one having been chosen, and the file only holds others;
-    /// [`Error::StoreVanished`] if a rollback anchor remembers a store at this place.
+    /// As [`Vault::open`] without [`Error::NoVault`], or as [`Vault::create`]. [`Error::OtherAccounts`] if
+    /// [`SqliteStore::open`](crate::SqliteStore::open) opened the default account, no other one was chosen, and the
+    /// file holds only other accounts. [`Error::StoreVanished`] if a rollback anchor remembers a store at this place.
     pub async fn open_or_create(store: impl IntoBackend, secret: impl Into<Secret>) -> Result<Self> {
         VaultOptions::new().open_or_create(store, secret).await
     }
 
-    /// `true` if the store had no vault, and this one was created: there is nothing in it, and the account is to be paired.
+    /// `true` if the store had no vault and this one was created. It is empty, so the account has to be paired.
     pub fn was_created(&self) -> bool {
         self.created
     }
 
-    /// Ends the vault: its layers fail with [`Error::Closed`] from now on, and so does what would change the header. Caches above
-    /// give nothing out any more. Calls under way end as they would have. The keys are wiped when the vault and the last of its
+    /// Ends the vault. From now on its layers and all changes of the header fail with [`Error::Closed`], and caches
+    /// above return nothing of it. Calls under way end as usual. The keys are wiped when the vault and the last of its
     /// layers are dropped.
     pub fn close(&self) {
         self.shared.close();
     }
 
-    /// Returns the header as this vault last read or wrote it, at most 16 KiB, for [`VaultOptions::restore_header`]. It opens with
-    /// every secret that opens the vault now, also after that secret is removed: keep it like a key.
+    /// Returns the header as this vault last read or wrote it, at most 16 KiB, for [`VaultOptions::restore_header`].
+    ///
+    /// Every secret that opens the vault now opens this header, even after that secret is removed from the vault. Keep
+    /// it like a key.
     pub fn save_header(&self) -> Vec<u8> {
         let state = self.shared.state();
         state.header.serialize(&state.vault_keys.mac_key)
     }
 
-    /// The random id of this vault, for [`VaultOptions::expect_store`]: no secret, stored in the header, and never the same
-    /// for two vaults that were created.
+    /// The random id of this vault, for [`VaultOptions::expect_store`]. It is not secret and is stored in the header.
+    /// Two vaults that were created never have the same one.
     pub fn store_id(&self) -> [u8; 16] {
         self.shared.state().header.store_id
     }
 
-    /// Binds the vault to another context, or one of version 0.1.0 to its first; see [`VaultOptions::context`]. Later versions
-    /// than 0.1.0 are needed to open it then.
+    /// Binds the vault to another context, or a vault of version 0.1.0 to its first; see [`VaultOptions::context`].
+    /// After that, version 0.1.0 cannot open it.
     ///
     /// # Errors
     /// The errors of changing the header, as [`Vault::add_slot`].
@@ -138,15 +146,15 @@ impl Vault {
 
     /// Returns a raw key for the vault of another account, always the same for the same label.
     ///
-    /// A process with many accounts stretches one passphrase for the first vault and opens the others with
-    /// `vault.account_key("account 2")` and so on, which costs microseconds. Whoever has the vault key of this vault can
-    /// open those, not the other way round.
+    /// A process with many accounts stretches one passphrase for the first vault. It opens the others with
+    /// `vault.account_key("account 2")` and so on, which costs microseconds each. The vault key of this vault opens all
+    /// of them. Their vault keys do not open this one.
     pub fn account_key(&self, label: &str) -> Key {
         let state = self.shared.state();
         state.vault_keys.vault_key.account_key(&state.header.store_id, label)
     }
 
-    /// From now on the vault can be opened.
+    /// Ends an import. From now on the vault can be opened.
     #[cfg(feature = "import")]
     pub(crate) async fn finish_import(&self) -> Result<()> {
         self.shared
@@ -162,18 +170,24 @@ impl Vault {
         self.shared.state().header.slots.iter().map(|slot| slot.info()).collect()
     }
 
-    /// Adds a key slot and returns its number. Costs one key derivation for a passphrase, whatever the size of the store.
+    /// Adds a key slot and returns its number. Costs one key derivation for a passphrase, whatever the size of the
+    /// store.
     ///
     /// `label` is stored in the clear, at most 32 bytes.
     ///
     /// # Errors
-    /// [`Error::SlotsFull`] with eight slots, [`Error::InvalidInput`] if the label is too long, [`Error::KdfOutOfBounds`] if
-    /// all passphrase slots together would ask for more work than the limits allow, and the errors of
-    /// changing the header: [`Error::HeaderConflict`], [`Error::HeaderMissing`], [`Error::HeaderDamaged`],
-    /// [`Error::HeaderTampered`], [`Error::HeaderRolledBack`] and [`Error::UnknownEpoch`] if a record is newer than the
-    /// header or under a data key that it lacks, [`Error::ReadOnly`], [`Error::Store`]; with a rollback anchor
-    /// also [`Error::RollbackDetected`] and [`Error::ForkDetected`], if a copy of the store comes first, and
-    /// [`Error::Anchor`], after which the change may have been made: look at [`Vault::slots`] before trying again.
+    /// * [`Error::SlotsFull`] with eight slots;
+    /// * [`Error::InvalidInput`] if the label is too long;
+    /// * [`Error::KdfOutOfBounds`] if all passphrase slots together would ask for more work than the limits allow.
+    ///
+    /// Also the errors of changing the header: [`Error::HeaderConflict`], [`Error::HeaderMissing`],
+    /// [`Error::HeaderDamaged`], [`Error::HeaderTampered`], [`Error::ReadOnly`] and [`Error::Store`].
+    /// [`Error::HeaderRolledBack`] and [`Error::UnknownEpoch`] if a record is newer than the header or under a data key
+    /// that the header lacks.
+    ///
+    /// With a rollback anchor also [`Error::RollbackDetected`] and [`Error::ForkDetected`] if a copy of the store comes
+    /// first, and [`Error::Anchor`]. The change may have been made after the last one: look at [`Vault::slots`] before
+    /// you try again.
     pub async fn add_slot(&self, label: &str, secret: impl Into<Secret>) -> Result<u8> {
         self.shared.refuse_change("add_slot")?;
         if self.shared.state().header.slots.len() >= MAX_SLOTS {
@@ -205,12 +219,13 @@ impl Vault {
         Ok(key)
     }
 
-    /// Removes a key slot. Its secret does not open the vault any more once this returns, unless another process, which
-    /// had looked before, writes the header after it finished: change slots from one process, except over this crate's
-    /// `SqliteStore`, which refuses such a write.
+    /// Removes a key slot. Its secret no longer opens the vault after this returns.
     ///
-    /// An older copy of the header, in a backup or on worn flash, still opens with it, and whoever opened the vault with it
-    /// may have kept its keys.
+    /// There is one exception: another process that read the header before may write it back afterwards. This crate's
+    /// `SqliteStore` refuses such a write. Over other stores, change slots from one process.
+    ///
+    /// The removed secret still opens an older copy of the header, in a backup or on worn flash. A process that opened
+    /// the vault with it may have kept its keys.
     ///
     /// # Errors
     /// [`Error::NoSuchSlot`], [`Error::LastSlot`], and the errors of changing the header, as [`Vault::add_slot`].
@@ -221,7 +236,7 @@ impl Vault {
                 let position = header.slots.iter().position(|slot| slot.id == id);
                 match position.map(|at| header.slots[at].salt) {
                     Some(salt) if removed.is_none_or(|removed| removed == salt) => removed = Some(salt),
-                    // A try before this one removed it, and another process wrote the header since.
+                    // An earlier try removed it, and another process has written the header since.
                     _ if removed.is_some() => return Ok(()),
                     _ => return Err(Error::NoSuchSlot(id)),
                 }
@@ -237,15 +252,15 @@ impl Vault {
     /// Replaces the passphrase that opened the vault, or the only one it has. Costs one key derivation, whatever the
     /// size of the store; records are not touched.
     ///
-    /// If the process dies in between, either the old or the new passphrase opens the vault. An older copy of the header
-    /// still opens with the old one.
+    /// If the process dies in between, either the old or the new passphrase opens the vault. The old one still opens
+    /// older copies of the header.
     ///
     /// # Errors
-    /// [`Error::AmbiguousPassphrase`] if the vault was opened by something else and has no passphrase or several, and
-    /// the errors of changing the header, as [`Vault::add_slot`].
+    /// [`Error::AmbiguousPassphrase`] if another kind of secret opened the vault and it has no passphrase or several,
+    /// and the errors of changing the header, as [`Vault::add_slot`].
     pub async fn change_passphrase(&self, new: Passphrase) -> Result<()> {
         self.shared.refuse_change("change_passphrase")?;
-        // Without holding the state while the key is derived.
+        // The state is not held while the key is derived.
         let (id, label, kept) = {
             let state = self.shared.state();
             let id = self.passphrase_slot(&state.header)?;
@@ -278,12 +293,12 @@ impl Vault {
         }
     }
 
-    /// What to hold while rows are read that are opened then.
+    /// The state of the keys. Hold it from before rows are read until they are opened.
     pub(crate) fn state(&self) -> Arc<VaultState> {
         self.shared.state()
     }
 
-    /// Checks the highest generation of rows that opened.
+    /// Checks the highest generation of the rows that opened.
     ///
     /// # Errors
     /// [`Error::HeaderRolledBack`] if a row is newer than the stored header.
@@ -296,9 +311,9 @@ impl Vault {
         self.shared.device_is_sealed()
     }
 
-    /// Raises the header's generation and makes the rollback anchor remember it, so that older copies of the store are
-    /// refused from then on. Call it after every backup and snapshot, and once in a while. Does nothing more than write the
-    /// header if there is no [`VaultOptions::rollback_anchor`].
+    /// Raises the header's generation and makes the rollback anchor remember it. Older copies of the store are refused
+    /// from then on. Call it after every backup and snapshot, and once in a while. Without a
+    /// [`VaultOptions::rollback_anchor`] it only writes the header.
     ///
     /// # Errors
     /// Those of changing the header, as [`Vault::add_slot`].
@@ -306,7 +321,8 @@ impl Vault {
         self.shared.change(1, |_, _| Ok(())).await
     }
 
-    /// How many damaged records were treated as absent so far, under [`OnDamage::TreatAsAbsent`](crate::vault::OnDamage::TreatAsAbsent) and
+    /// The number of damaged records treated as absent so far, under
+    /// [`OnDamage::TreatAsAbsent`](crate::vault::OnDamage::TreatAsAbsent) and
     /// [`OnDamage::Renegotiate`](crate::vault::OnDamage::Renegotiate).
     pub fn damaged_records(&self) -> u64 {
         self.shared.damaged.load(Ordering::Relaxed)
@@ -330,8 +346,8 @@ impl fmt::Debug for Vault {
 }
 
 impl VaultOptions {
-    /// Notes in a new vault that it opens with a key that `parent` gives by [`Vault::account_key`], so that
-    /// `maintenance::open_account` finds the parent among any other accounts.
+    /// Notes in a new vault that `parent` gives its key by [`Vault::account_key`]. `maintenance::open_account` then
+    /// finds the parent among any other accounts.
     pub fn derived_from(mut self, parent: &Vault) -> Self {
         self.parent = Some(parent.store_id());
         self

@@ -13,7 +13,7 @@
 //!  56  4  flags: bit 0 device sealed, 1 rotating, 2 importing
 //!  60  4  counts: slots 1..=8, data keys 1..=16, lookup keys = 1, 0
 //!  64  …  slots, data keys, lookup key, u16 extension length ≤ 4096 ‖ (u16 type, bit 15 critical ‖ u16 length ‖ value)*
-//! −48 16  checksum: SHA-256(all above)[..16], tells damage from attack
+//! −48 16  checksum: SHA-256(all above)[..16], distinguishes damage from attack
 //! −32 32  HMAC(header-mac key, all above)
 //!
 //! slot       u8 id ‖ u8 type ‖ u8 label length ≤ 32 ‖ label ‖ kdf ‖ 32 commitment ‖ 24 nonce ‖ 48 wrapped vault key
@@ -28,7 +28,7 @@
 //!            type 4, not critical: 16 store id of the vault whose `account_key` opens this one
 //! ```
 //!
-//! Integers are little-endian. This file only encodes and decodes; what the fields mean is decided in the files around it. The
+//! Integers are little-endian. This file only encodes and decodes; the files around it give the fields their meaning. The
 //! first 16 and the last 48 bytes keep their place in every future version.
 
 use hmac::{Hmac, Mac};
@@ -51,11 +51,11 @@ pub(crate) const NEWEST_VERSION: u16 = 1;
 const MIN_HEADER_BYTES: usize = 200;
 const MAX_EXTENSION_BYTES: usize = 4096;
 const CRITICAL: u16 = 1 << 15;
-/// The checksum of the header that was replaced.
+/// The checksum of the replaced header.
 const PREVIOUS: u16 = 1;
 /// Extension: random bytes, new with every write of a vault that has a rollback anchor. Not critical.
 const DISTINCT: u16 = 2;
-/// The hash of the context that the vault is bound to. An older reader, which would not compare it, must refuse.
+/// The hash of the context of the vault. An older reader would not compare it, so it must refuse the header.
 const CONTEXT: u16 = 3 | CRITICAL;
 /// The store id of the vault that derives the key of this one.
 const PARENT: u16 = 4;
@@ -66,12 +66,12 @@ const MAC_BYTES: usize = 32;
 
 /// A sealed device was written once, so its absence is an error.
 pub(crate) const DEVICE_SEALED: u32 = 1;
-/// Records are being sealed anew under another data key.
+/// Records are being sealed again under another data key.
 pub(crate) const ROTATING: u32 = 1 << 1;
 /// An import into this store has not finished.
 pub(crate) const IMPORTING: u32 = 1 << 2;
 
-/// A header whose bytes are undamaged. Nothing in it is trusted before [`Header::verify`].
+/// A header whose bytes are undamaged. Its content is not trusted before [`Header::verify`].
 #[derive(Clone)]
 pub(crate) struct Header {
     pub(crate) store_id: StoreId,
@@ -86,7 +86,7 @@ pub(crate) struct Header {
     pub(crate) slots: Vec<Slot>,
     pub(crate) data_keys: Vec<WrappedDataKey>,
     pub(crate) lookup_key: Wrapped,
-    /// Type–length–value fields of later versions, kept as they are.
+    /// Type–length–value fields, also those of later versions, kept as they are.
     pub(crate) extensions: Vec<u8>,
 }
 
@@ -106,7 +106,7 @@ pub(crate) struct WrappedDataKey {
     pub(crate) wrapped: Wrapped,
 }
 
-/// One way to get at the vault key.
+/// One way from a secret to the vault key.
 #[derive(Clone)]
 pub(crate) struct Slot {
     pub(crate) id: u8,
@@ -117,7 +117,7 @@ pub(crate) struct Slot {
     pub(crate) vault_key: Wrapped,
 }
 
-/// How a slot's key comes from a secret.
+/// The way from a secret to the key of a slot.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Kdf {
     Argon2id(Argon2Cost),
@@ -126,8 +126,8 @@ pub(crate) enum Kdf {
 }
 
 impl Slot {
-    /// The slot's public bytes: context of its key derivation and associated data of its wrapping, so that editing any
-    /// of them gives another key and another commitment.
+    /// The slot's public bytes: the context of its key derivation and the associated data of its wrapping. An edit of
+    /// any of them gives another key and another commitment.
     pub(crate) fn public_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(3 + self.label.len() + 2 + MAX_HINT_BYTES + 32);
         let kind = match self.kdf {
@@ -280,7 +280,7 @@ impl Header {
         out
     }
 
-    /// Checks the MAC of `bytes`, from which this header was parsed, and then that every setting is known here.
+    /// Checks the MAC of `bytes`, from which this header was parsed, and then that this version knows every setting.
     ///
     /// # Errors
     /// [`Error::HeaderTampered`] if the MAC does not fit; [`Error::UnsupportedVersion`] if it fits, but a later version
@@ -316,18 +316,18 @@ impl Header {
         Ok(())
     }
 
-    /// The padding policy, if this version knows it; [`Header::verify`] has checked that it does.
+    /// The padding policy. [`Header::verify`] has checked that this version knows it.
     pub(crate) fn padding(&self) -> Padding {
         Padding::from_header(self.padding, self.padding_parameter).unwrap_or_default()
     }
 
-    /// Notes which header this one replaces, by its checksum, so that a store can tell whether it still is the one there.
+    /// Notes the checksum of the header that this one replaces. A store can then tell whether it still holds that one.
     pub(crate) fn set_previous(&mut self, previous: Option<[u8; CHECKSUM_BYTES]>) {
         self.set_extension(PREVIOUS, previous.as_ref().map(|previous| &previous[..]));
     }
 
-    /// Makes this header different from every other one of its generation, so that copies of a store can be told apart
-    /// that were opened equally often.
+    /// Makes this header different from every other one of its generation. Copies of a store that were opened equally
+    /// often then differ.
     pub(crate) fn set_distinct(&mut self, random: &[u8; 16]) {
         self.set_extension(DISTINCT, Some(random));
     }
@@ -369,7 +369,7 @@ impl Header {
         hash.chain_update(context).finalize().into()
     }
 
-    /// Notes whose `account_key` opens this vault.
+    /// Notes the vault whose `account_key` opens this one.
     pub(crate) fn set_parent(&mut self, parent: Option<&StoreId>) {
         self.set_extension(PARENT, parent.map(|parent| &parent[..]));
     }
@@ -383,7 +383,7 @@ impl Header {
         self.extensions().find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
     }
 
-    /// The extensions, as far as they are well formed.
+    /// The extensions, up to the first that is not well formed.
     fn extensions(&self) -> impl Iterator<Item = (u16, &[u8])> {
         let mut rest = Reader(&self.extensions);
         std::iter::from_fn(move || {
@@ -392,7 +392,7 @@ impl Header {
         })
     }
 
-    /// The checksum of anything that is an intact header, of whatever version.
+    /// The checksum of an intact header of any version; `None` for other bytes.
     pub(crate) fn checksum(bytes: &[u8]) -> Option<[u8; CHECKSUM_BYTES]> {
         let stated: [u8; 4] = bytes.get(12..16)?.try_into().ok()?;
         if !bytes.starts_with(&MAGIC) || usize::try_from(u32::from_le_bytes(stated)) != Ok(bytes.len()) {
@@ -428,7 +428,7 @@ impl WrappedDataKey {
 
 const DAMAGED_SLOT: Error = Error::HeaderDamaged("a key slot is not well formed");
 
-/// What the checksum covers, and the checksum, if it fits.
+/// The content that the checksum covers, and the checksum, if it fits.
 fn checked_content(bytes: &[u8]) -> Option<(&[u8], &[u8; CHECKSUM_BYTES])> {
     let (content, checksum) = bytes.split_last_chunk::<MAC_BYTES>()?.0.split_last_chunk()?;
     (Sha256::digest(content)[..CHECKSUM_BYTES] == *checksum).then_some((content, checksum))
@@ -470,7 +470,7 @@ fn unsupported(what: &'static str, found: u32, newest: u32) -> Error {
     Error::UnsupportedVersion { what, found, newest }
 }
 
-/// Takes fields off the front of a slice; every step is checked.
+/// Takes fields off the front of a slice. Every step is checked.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {

@@ -1,4 +1,4 @@
-//! The store that a vault was opened on, and what can be seen of the rows in it.
+//! The store that a vault was opened on, and the rows in it that the vault can see.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use crate::sync::IgnorePoison;
 #[derive(Clone)]
 pub(super) struct Host {
     backend: Arc<dyn Backend>,
-    /// This crate's own store, if that is what the backend leads to.
+    /// This crate's own store, if the backend leads to one.
     own: Option<Arc<dyn Rows>>,
 }
 
@@ -30,24 +30,24 @@ impl Host {
         Ok(Self { own: own_store_below(&*backend).await?, backend })
     }
 
-    /// The context that vaults on this store are bound to unless the caller names another one.
+    /// The context to which vaults on this store are bound, unless the caller names another one.
     pub(super) fn context(&self) -> Option<Vec<u8>> {
         self.own.as_ref().map(|own| own.key_label().into_bytes())
     }
 
-    /// Makes the main file of this crate's own store hold everything, if no one is in the way.
+    /// Brings all data into the main file of this crate's own store, if no other process is in the way.
     pub(super) async fn settle(&self) {
         if let Some(own) = &self.own {
             own.settle().await;
         }
     }
 
-    /// Where the store is, if that can be told.
+    /// The place of the store, if it is known.
     pub(super) fn place(&self) -> Option<Vec<u8>> {
         self.own.as_ref().and_then(|own| own.place())
     }
 
-    /// Refuses a store without a vault that is not the one that the caller can mean.
+    /// Refuses a store without a vault if the caller probably means another account.
     ///
     /// # Errors
     /// [`Error::OtherAccounts`](crate::Error::OtherAccounts), and those of the store.
@@ -58,8 +58,8 @@ impl Host {
         }
     }
 
-    /// `false` if the two are not the same store, but one may be a copy of the other. Of stores that are not this crate's own
-    /// that cannot be told: there may be layers between.
+    /// `false` if the two are certainly not the same store, though one may be a copy of the other. Always `true` for
+    /// two stores that are not this crate's own: there may be layers in between that hide them.
     pub(super) fn may_be(&self, other: &Self) -> bool {
         match (&self.own, &other.own) {
             (Some(own), Some(other)) => own.identity() == other.identity(),
@@ -68,7 +68,7 @@ impl Host {
         }
     }
 
-    /// What every sealed row that can be found claims of itself: the same rows that [`Host::each_row`] shows.
+    /// The claims of every sealed row that can be found: the same rows that [`Host::each_row`] shows.
     ///
     /// # Errors
     /// Those of the store.
@@ -96,8 +96,8 @@ impl Host {
         Ok(claims)
     }
 
-    /// Shows every sealed row that can be found without its name: the device, and all rows of this crate's own store; of
-    /// other stores those that the traits can list. Rows that cannot be read are left out.
+    /// Shows every sealed row that can be found without its name. In this crate's own store these are all rows. In
+    /// other stores they are the device and the rows that the traits can list. Rows that cannot be read are left out.
     ///
     /// # Errors
     /// Those of the store, and of `look`.
@@ -134,7 +134,7 @@ impl Host {
     }
 }
 
-/// What rows claim of themselves, whether or not they open: the highest generation of each kind of record and epoch.
+/// The claims of rows, whether or not they open: the highest generation of each kind of record and epoch.
 #[derive(Default)]
 pub(super) struct Claims(pub(super) HashMap<(Record, u32), u32>);
 

@@ -1,4 +1,4 @@
-//! What can be said of a vault without any key.
+//! The facts about a vault that need no key.
 
 use serde::{Serialize, Serializer};
 use wacore::store::traits::Backend;
@@ -9,7 +9,8 @@ use super::slot::SlotInfo;
 use crate::encrypt::format::padding::Padding;
 use crate::error::{Error, Result};
 
-/// What the header of a vault says without any key. Nothing of it is authenticated. As JSON, ids are in hexadecimal digits.
+/// The facts that a vault's header shows without any key. They are not authenticated. As JSON, ids are in hexadecimal
+/// digits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HeaderInfo {
@@ -27,11 +28,11 @@ pub struct HeaderInfo {
     pub bound: bool,
     /// Rises with every change and every start.
     pub generation: u64,
-    /// When the vault was created, in unix seconds.
+    /// The time when the vault was created, in unix seconds.
     pub created: u64,
     /// The key slots.
     pub slots: Vec<SlotInfo>,
-    /// How the length of values is hidden.
+    /// The way in which the length of values is hidden.
     #[serde(serialize_with = "padding")]
     pub padding: Padding,
     /// The epochs of the data keys; the active one is the last.
@@ -41,9 +42,9 @@ pub struct HeaderInfo {
     pub device_sealed: bool,
     /// `true` if an import did not finish.
     pub importing: bool,
-    /// `true` if a change of the data key did not finish, so that records of the older epochs may be left.
+    /// `true` if a change of the data key did not finish, so records of older epochs may be left.
     pub rotating: bool,
-    /// How many of the two copies are intact.
+    /// The number of intact copies, of two.
     #[serde(rename = "intact_header_copies")]
     pub intact_copies: u8,
 }
@@ -74,7 +75,7 @@ impl HeaderInfo {
         Ok(Some(Self::of(&header, version, intact)))
     }
 
-    /// What a header says that was saved.
+    /// The facts in a saved header.
     #[cfg(test)]
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         Ok(Self::of(&Header::parse(bytes)?, 1, 1))

@@ -1,4 +1,4 @@
-//! Stretching a passphrase with Argon2id (RFC 9106), within bounds and away from async threads.
+//! Stretches a passphrase with Argon2id (RFC 9106), within bounds and away from async threads.
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use zeroize::Zeroizing;
@@ -6,9 +6,9 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Result};
 use crate::secret::{Key, Passphrase};
 
-/// What one guess at a passphrase costs: Argon2id memory, passes and lanes.
+/// The cost of one guess at a passphrase: Argon2id memory, passes and lanes.
 ///
-/// Lanes are computed one after the other, so for the same memory and passes they change the result, not the time.
+/// Lanes are computed one after the other. For the same memory and passes they change the result, not the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Argon2Cost {
     memory_kib: u32,
@@ -17,19 +17,20 @@ pub struct Argon2Cost {
 }
 
 impl Argon2Cost {
-    /// 64 MiB, 3 passes, 4 lanes: the second recommended option of RFC 9106 §4, and the default here. About 0.12 s.
+    /// 64 MiB, 3 passes, 4 lanes: the second recommended option of RFC 9106 §4, and the default here. Takes about 0.12
+    /// s.
     pub const DEFAULT: Self = Self::unchecked(64 * 1024, 3, 4);
-    /// 256 MiB, 3 passes, 4 lanes. About 0.65 s.
+    /// 256 MiB, 3 passes, 4 lanes. Takes about 0.65 s.
     pub const STRONG: Self = Self::unchecked(256 * 1024, 3, 4);
-    /// 19 MiB, 2 passes, 1 lane: the least that OWASP's password storage cheat sheet recommends, and the least that a
-    /// slot is created with. About 0.02 s.
+    /// 19 MiB, 2 passes, 1 lane: the least that OWASP's password storage cheat sheet recommends, and the least cost of
+    /// a new slot. Takes about 0.02 s.
     pub const MINIMUM: Self = Self::unchecked(19 * 1024, 2, 1);
 
     /// Returns a cost of `memory_kib` KiB, `passes` passes and `lanes` lanes.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] if it is below [`Argon2Cost::MINIMUM`] (46 MiB with one pass counts as equal, as in the
-    /// OWASP list) or if Argon2 does not define it. The upper bound is set by [`KdfLimits`], when it is used.
+    /// OWASP list) or if Argon2 does not define it. [`KdfLimits`] sets the upper bound when the cost is used.
     pub fn new(memory_kib: u32, passes: u32, lanes: u32) -> Result<Self> {
         let cost = Self { memory_kib, passes, lanes };
         let enough = (memory_kib >= Self::MINIMUM.memory_kib && passes >= Self::MINIMUM.passes)
@@ -64,7 +65,7 @@ impl Argon2Cost {
         self.lanes
     }
 
-    /// Memory times passes, in KiB: what a guess costs.
+    /// Memory times passes, in KiB: the cost of a guess.
     pub(crate) fn work(&self) -> u64 {
         u64::from(self.memory_kib) * u64::from(self.passes)
     }
@@ -84,8 +85,8 @@ impl Default for Argon2Cost {
     }
 }
 
-/// The most work that a header may ask for before its secret is known to fit. Whoever can write the header chooses these
-/// numbers, so they are checked before anything is allocated.
+/// The most work that a header may ask for before its secret is known to fit. An attacker who can write the header
+/// chooses these numbers, so they are checked before anything is allocated.
 ///
 /// ```
 /// use wastore::VaultOptions;
@@ -108,8 +109,8 @@ impl Default for KdfLimits {
 }
 
 impl KdfLimits {
-    /// Memory of one derivation, in KiB. Default: 256 MiB, or four times that of [`VaultOptions::kdf_cost`] if that is
-    /// more.
+    /// Memory of one derivation, in KiB. Default: 256 MiB, or four times the memory of [`VaultOptions::kdf_cost`] if
+    /// that is more.
     ///
     /// [`VaultOptions::kdf_cost`]: crate::VaultOptions::kdf_cost
     pub const fn memory_kib(self, memory_kib: u32) -> Self {
@@ -132,8 +133,8 @@ impl KdfLimits {
         Self { work_kib, ..self }
     }
 
-    /// The default for a bot that asks for this cost itself: many run where there are 512 MB, so a header that was altered
-    /// must not ask for much more.
+    /// The default limits of a bot that asks for this cost itself. Many bots run with 512 MB of memory, so an altered
+    /// header must not ask for much more.
     pub(crate) fn of_cost(cost: Argon2Cost) -> Self {
         let limits = Self::default();
         Self { memory_kib: limits.memory_kib.max(cost.memory_kib.saturating_mul(4)), ..limits }
@@ -161,17 +162,18 @@ impl KdfLimits {
     }
 }
 
-/// One derivation: the passphrase with the salt of a slot, at its cost.
+/// One derivation: the salt of a slot and its cost.
 pub(crate) struct Job {
     pub(crate) salt: [u8; 32],
     pub(crate) cost: Argon2Cost,
 }
 
-/// Derives the key of each job in turn until `accept` takes one, on a thread of its own, and gives the passphrase back. If
-/// none is taken, the same with the next of so many ways to read the passphrase. The caller has checked the costs. On wasm32, which has no threads, it runs in place.
+/// Derives the key of each job in turn, on a thread of its own, until `accept` takes one. Then does the same for the
+/// next reading of the passphrase, `readings` at most. Returns the passphrase too. The caller has checked the costs. On
+/// wasm32, which has no threads, it runs in place.
 ///
 /// # Errors
-/// [`Error::KdfFailed`] if the memory cannot be had.
+/// [`Error::KdfFailed`] if there is not enough memory.
 pub(crate) async fn derive_until<T: Send + 'static>(
     passphrase: Passphrase,
     readings: usize,
@@ -211,7 +213,7 @@ pub(crate) async fn derive_until<T: Send + 'static>(
 fn argon2id(passphrase: &[u8], job: &Job) -> Result<Key> {
     let failed = || Error::KdfFailed { memory_kib: job.cost.memory_kib };
     let params = job.cost.params().ok_or_else(|| job.cost.out_of_bounds())?;
-    // The crate frees its own memory without wiping it, so it gets ours.
+    // The crate does not wipe memory that it allocates itself, so it gets ours.
     let mut memory = Zeroizing::new(Vec::new());
     memory.try_reserve_exact(params.block_count()).map_err(|_| failed())?;
     memory.resize(params.block_count(), Block::new());

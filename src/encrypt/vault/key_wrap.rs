@@ -1,4 +1,4 @@
-//! Wrapping keys under the vault key.
+//! Wraps keys under the vault key.
 
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ pub(super) fn unwrap_ring(header: &Header, vault_key: &VaultKey) -> Result<KeyRi
             older.push(keys);
         }
     }
-    // Parsing made sure of exactly one.
+    // Parsing has checked that there is exactly one.
     let active = active.ok_or(Error::HeaderTampered)?;
     Ok(KeyRing::new(LookupKeys::new(store_id, &lookup_key), active, older))
 }

@@ -1,4 +1,4 @@
-//! An opened vault: who can open it, and what is derived from it.
+//! An opened vault: its secrets, and the keys derived from it.
 //!
 //! | file | |
 //! |--|--|
@@ -6,12 +6,12 @@
 //! | `options.rs` | settings |
 //! | `open.rs` | creating and opening |
 //! | `open_vault.rs` | the live vault |
-//! | `copies.rs`, `header.rs` | the two header copies, and what is in one |
+//! | `copies.rs`, `header.rs` | the two header copies, and the format of one |
 //! | `slot.rs`, `kdf.rs`, `key_wrap.rs` | from a secret to the vault key, and from there to the others |
-//! | `rotate.rs`, `restore.rs`, `evidence.rs` | new keys; a header that is put back; what records say of their keys |
-//! | `inspect.rs` | what can be seen without a key |
+//! | `rotate.rs`, `restore.rs`, `evidence.rs` | new keys; a header that is put back; the claims of records about their keys |
+//! | `inspect.rs` | the facts that need no key |
 //! | `rollback.rs`, `file_anchor.rs` | older and second copies of a store; an anchor in a folder |
-//! | `host.rs`, `occupancy.rs` | the store that a vault is on, and what it holds already |
+//! | `host.rs`, `occupancy.rs` | the store of a vault, and its content before the vault |
 
 pub(crate) mod copies;
 pub(crate) mod evidence;

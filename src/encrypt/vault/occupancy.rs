@@ -1,4 +1,4 @@
-//! Looking for what a vault, or a client without one, left in a store, as far as the traits can list anything.
+//! Looks for records that a vault, or a client without one, left in a store, as far as the traits can list them.
 
 use wacore::store::traits::Backend;
 
@@ -34,7 +34,7 @@ pub(super) async fn holds_sealed_records(store: &dyn Backend) -> Result<bool> {
         look_at(Kind::LidMapping, &decode_text(Record::LidMapping, &entry.learning_source)?)?;
     }
     for jid in store.get_all_tc_token_jids().await? {
-        // A JID has an `@`, a token never does.
+        // A JID has an `@`; a blinded name never does.
         if jid.contains('@') {
             return Err(Error::Plaintext { record: Record::TcToken });
         }
@@ -43,7 +43,7 @@ pub(super) async fn holds_sealed_records(store: &dyn Backend) -> Result<bool> {
     Ok(sealed)
 }
 
-/// `true` if one of the listable tables holds anything at all.
+/// `true` if one of the listable tables holds any record.
 pub(super) async fn is_occupied(store: &dyn Backend) -> Result<bool> {
     match holds_sealed_records(store).await {
         Err(error) if error.is_damage() => Ok(true),

@@ -1,4 +1,4 @@
-//! Creating and opening vaults.
+//! Creates and opens vaults.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
@@ -35,7 +35,7 @@ impl VaultOptions {
     /// Opens the vault of a store.
     ///
     /// # Errors
-    /// As [`Vault::open`]; in [`OpenMode::AcceptRollback`] also [`Error::InvalidInput`], if there is no
+    /// As [`Vault::open`]. In [`OpenMode::AcceptRollback`] also [`Error::InvalidInput`] if there is no
     /// [`VaultOptions::rollback_anchor`].
     pub async fn open(&self, store: impl IntoBackend, secret: impl Into<Secret>) -> Result<Vault> {
         self.open_backend(store.into_backend().0, secret.into()).await
@@ -58,7 +58,7 @@ impl VaultOptions {
         host.refuse_account_of_chance().await?;
         self.anchor.refuse_vanished(self.place(&host).as_deref()).await?;
         match self.create_in_backend(store.clone(), secret.duplicate()).await {
-            // Another process created one at the same moment.
+            // Another process created one at the same time.
             Err(error @ (Error::VaultExists | Error::HeaderConflict)) => {
                 let copies = self.find(&store).await?.ok_or(error)?;
                 self.unlock(store, copies, secret).await
@@ -102,34 +102,34 @@ impl VaultOptions {
         let padding = self.padding.check()?;
         refuse_existing(&*headers).await?;
         refuse_occupied(&*store).await?;
-        // What an older vault left behind may stay, plaintext may not.
+        // Sealed records of an older vault may stay, plaintext may not.
         occupancy::holds_sealed_records(&*store).await?;
 
         let slot = NewSlot::prepare(secret, self.label.as_deref(), self.cost(), &self.limits()).await?;
         let opened = self.new_header(&slot, padding, &host)?;
         let store_id = opened.header.store_id;
         let bytes = opened.header.serialize(&opened.vault_keys.mac_key);
-        // So that as a rule nothing is written if it cannot be used.
+        // Usually nothing is written then if the anchor cannot be used.
         self.anchor.load(&store_id).await?;
         self.anchor.check_store(self.context.as_deref(), &store_id, false).await?;
 
-        // The key derivation took a while: look again, so that only a true tie is left to the reading back.
+        // The key derivation took a while, so look again. Only a true tie is then left for the reading back.
         refuse_existing(&*headers).await?;
         write_header(&*headers, &bytes).await?;
-        // So that a copy of the main file alone is one of this vault.
+        // So that a copy of the main file alone has this vault.
         host.settle().await;
         match self.anchor.advance(None, &opened.header, &bytes).await {
-            // Another process has opened the vault since, and did it.
+            // Another process has opened the vault since, and has advanced the anchor.
             Ok(()) | Err(Error::HeaderConflict) => {}
             Err(error) => return Err(error),
         }
-        // Only now there is such a store.
+        // The store exists only from here on.
         self.anchor.remember_store(self.context.as_deref(), &store_id).await?;
         self.remember_place(&host, &store_id).await?;
         Ok(Vault { created: true, ..self.vault(headers, host, opened, false) })
     }
 
-    /// The header of a new vault, with keys of its own.
+    /// The header of a new vault, with new keys.
     fn new_header(&self, slot: &NewSlot, padding: Padding, host: &Host) -> Result<OpenedHeader> {
         let mut store_id = [0; 16];
         getrandom::fill(&mut store_id)?;
@@ -163,7 +163,7 @@ impl VaultOptions {
         OpenedHeader::new(header, vault_keys, 0)
     }
 
-    /// Where the store is, unless the caller names it by a context.
+    /// The place of the store, unless the caller names it by a context.
     pub(super) fn place(&self, host: &Host) -> Option<Vec<u8>> {
         if self.context.is_some() { None } else { host.place() }
     }
@@ -183,7 +183,7 @@ impl VaultOptions {
             log::warn!("one of the two vault header copies is damaged; the other one is intact");
         }
         if opened.header.flags & ROTATING != 0 {
-            log::warn!("a change of the data key has not finished: some records may still be under the old one");
+            log::warn!("a change of the data key has not finished: some records may still be under the old key");
         }
         let store_id = opened.header.store_id;
         self.anchor.check_store(self.context.as_deref(), &store_id, self.mode == OpenMode::AcceptRollback).await?;
@@ -193,7 +193,7 @@ impl VaultOptions {
         }
         let vault = self.vault(self.headers(&store), host, opened, self.mode == OpenMode::ReadOnly);
         match self.mode {
-            // Nothing is written that would ask the anchor.
+            // Nothing is written here, so the anchor would not be asked otherwise.
             OpenMode::ReadOnly if self.anchor.0.is_some() => {
                 vault.shared.reload(ReloadPolicy::Opening).await?;
             }
@@ -207,7 +207,7 @@ impl VaultOptions {
         Ok(vault)
     }
 
-    /// Opens a header with a secret and checks all of it. Gives a passphrase back.
+    /// Opens a header with a secret and checks all of it. Returns a passphrase to the caller.
     pub(super) async fn open_header(
         &self,
         header: Header,
@@ -236,7 +236,7 @@ impl VaultOptions {
         Ok((OpenedHeader::new(header, vault_keys, slot)?, passphrase))
     }
 
-    /// Checks that a header with these slots would be opened again.
+    /// Checks that a header with these slots can be opened again.
     pub(super) fn check_costs(&self, header: &Header) -> Result<()> {
         self.limits().check(header.slots.iter().filter_map(|slot| slot.cost()))
     }
@@ -274,18 +274,18 @@ impl VaultOptions {
     }
 }
 
-/// What there is to say of a store without a vault.
+/// The error for a store without a vault.
 pub(super) async fn no_vault(store: Arc<dyn Backend>) -> Error {
     let looked = async { Host::of(store).await?.refuse_account_of_chance().await };
     looked.await.err().unwrap_or(Error::NoVault)
 }
 
-/// A header that a secret opened, and what came out.
+/// A header that a secret opened, and its keys.
 pub(super) struct OpenedHeader {
     pub(super) header: Header,
     pub(super) vault_keys: Arc<VaultKeys>,
     pub(super) ring: Arc<KeyRing>,
-    /// The slot that opened.
+    /// The slot that opened the header.
     pub(super) slot: u8,
 }
 
@@ -297,8 +297,8 @@ impl OpenedHeader {
 }
 
 impl Vault {
-    /// What opening leaves in the header: the next generation, the mark of a sealed device that a crash kept from being
-    /// set, and a slot of the cost that is asked for now.
+    /// Writes the changes that every opening makes to the header: the next generation, the mark of a sealed device if a
+    /// crash prevented it, and a slot of the requested cost.
     pub(super) async fn note_opening(&self, store: &dyn Backend, passphrase: Option<Passphrase>) -> Result<()> {
         let opened = self.shared.state();
         let by = opened.header.slots.iter().find(|slot| slot.id == self.slot).ok_or(Error::HeaderTampered)?;
@@ -324,7 +324,7 @@ impl Vault {
                 if raised.as_ref().is_some_and(|raised| raised.find(header).is_some()) {
                     return Ok(());
                 }
-                // Somebody may have removed the secret while its key was being derived.
+                // Another process may have removed the secret while its key was being derived.
                 let at =
                     header.slots.iter().position(|slot| slot.commitment == by.commitment).ok_or(Error::WrongSecret)?;
                 if let Some(raised) = &raised {
@@ -340,7 +340,7 @@ impl Vault {
     }
 }
 
-/// Refuses a store without header whose device row says that it is in use.
+/// Refuses a store without a header if its device row shows that it is in use.
 ///
 /// # Errors
 /// [`Error::HeaderMissing`] if the device is sealed, [`Error::PlaintextDevice`] if it is paired and not sealed.

@@ -1,4 +1,4 @@
-//! The live vault: its keys and its header as they are now, and how the header is changed.
+//! The live vault: its current keys and header, and how the header is changed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::sync::IgnorePoison;
 
-/// What a vault and its layers have in common.
+/// The state that a vault and its layers share.
 pub(crate) struct OpenVault {
     pub(super) headers: Arc<dyn HeaderStore>,
     pub(super) host: Host,
@@ -24,7 +24,7 @@ pub(crate) struct OpenVault {
     pub(super) state: RwLock<Arc<VaultState>>,
     /// Older states that calls may still hold.
     pub(super) retired_states: Mutex<Vec<Weak<VaultState>>>,
-    /// The vault key that the header is being put under.
+    /// The next vault key, while the header is being put under it.
     pub(super) pending_keys: Mutex<Option<Arc<VaultKeys>>>,
     /// Held while header copies are read and written, never while records are.
     pub(super) header_io: async_lock::Mutex<()>,
@@ -34,14 +34,14 @@ pub(crate) struct OpenVault {
     pub(super) closed: AtomicBool,
 }
 
-/// The vaults that this process has open, so that all of a store hear of a new data key.
+/// The vaults that this process has open. All vaults of a store learn of a new data key this way.
 pub(super) static OPEN_VAULTS: Mutex<Vec<(StoreId, Weak<OpenVault>)>> = Mutex::new(Vec::new());
 
 pub(super) fn open_vaults() -> MutexGuard<'static, Vec<(StoreId, Weak<OpenVault>)>> {
     OPEN_VAULTS.lock().ignore_poison()
 }
 
-/// The header as it is now, and the keys that it gave.
+/// The current header and its keys.
 pub(crate) struct VaultState {
     pub(crate) header: Header,
     pub(crate) vault_keys: Arc<VaultKeys>,
@@ -76,8 +76,8 @@ impl OpenVault {
         self.state.read().ignore_poison().clone()
     }
 
-    /// The state that knows an epoch: the one that was held while the record was read, the newest one, or the one after
-    /// reading the header again, because another process may have rotated keys.
+    /// The state that knows an epoch: the state held while the record was read, the newest one, or the one after
+    /// reading the header again. Another process may have rotated keys.
     ///
     /// # Errors
     /// [`Error::UnknownEpoch`] if the stored header does not know it either.
@@ -99,8 +99,8 @@ impl OpenVault {
         if knows(&state) { Ok(state) } else { Err(Error::UnknownEpoch { record }) }
     }
 
-    /// Checks the generation of a record that verified against the state it was opened with, or, because another process may
-    /// have opened the vault since, against the stored header.
+    /// Checks the generation of a record that verified against the state that opened it. If the record is newer, checks
+    /// it against the stored header, because another process may have opened the vault since.
     ///
     /// # Errors
     /// [`Error::HeaderRolledBack`] if the record is newer than the stored header.
@@ -125,15 +125,15 @@ impl OpenVault {
         self.pending_keys.lock().ignore_poison()
     }
 
-    /// The vault key that a header is under, if one of the vaults of this process that are on the same store has it, or is
-    /// putting it in place. One that is on a copy of this crate's own store does not count: its header may have been planted.
+    /// The vault key of a header, if one of this process's vaults on the same store has it or is putting it in place. A
+    /// vault on a copy of this crate's own store does not count: its header may have been planted.
     pub(super) fn keys_of(&self, header: &Header, bytes: &[u8]) -> Option<Arc<VaultKeys>> {
         let here = self.same_store().into_iter().filter(|vault| self.host.may_be(&vault.host));
         let keys = here.flat_map(|vault| [Some(vault.state().vault_keys.clone()), vault.pending_keys().clone()]);
         keys.flatten().find(|vault_keys| header.verify(bytes, &vault_keys.mac_key).is_ok())
     }
 
-    /// This and every other vault that this process has open on the same store, or on a copy of it.
+    /// This vault and every other one that this process has open on the same store, or on a copy of it.
     pub(super) fn same_store(&self) -> Vec<Arc<OpenVault>> {
         let store_id = self.state().header.store_id;
         open_vaults().iter().filter(|(id, _)| *id == store_id).filter_map(|(_, vault)| vault.upgrade()).collect()
@@ -163,15 +163,17 @@ impl OpenVault {
     }
 
     /// # Errors
-    /// [`Error::ReadOnly`], and [`Error::Closed`] once the vault is closed.
+    /// [`Error::ReadOnly`], and [`Error::Closed`] after the vault is closed.
     pub(in crate::encrypt) fn refuse_change(&self, method: &'static str) -> Result<()> {
         self.refuse_closed()?;
         if self.read_only { Err(Error::ReadOnly { method }) } else { Ok(()) }
     }
 
-    /// Changes the header: reads the newest copy, applies `change`, and writes it with a generation higher by `step`. If
-    /// another process writes at the same time, starts again, so `change` must do no harm when it finds its work done.
-    /// If this future is dropped in between, the newer copy counts.
+    /// Changes the header: reads the newest copy, applies `change`, and writes the result with a generation higher by
+    /// `step`.
+    ///
+    /// Starts again if another process writes at the same time, so `change` must do no harm if its work is already
+    /// done. If this future is dropped in between, the newer copy counts.
     pub(super) async fn update<T>(
         &self,
         step: u64,
@@ -180,7 +182,8 @@ impl OpenVault {
         self.update_as(ReloadPolicy::Open, None, step, change).await
     }
 
-    /// The same for what somebody asks for, after a look at the rows: a header that was put back must not be washed by it.
+    /// The same for a change that the caller asks for, after a look at the rows. Otherwise the change would hide that
+    /// the header was put back.
     ///
     /// # Errors
     /// Also [`Error::HeaderRolledBack`] and [`Error::UnknownEpoch`].
@@ -194,8 +197,8 @@ impl OpenVault {
         self.update(step, change).await
     }
 
-    /// The same, after which the header is under another vault key. `change` gets the one it is under at that time, which
-    /// is the new one if its work is done.
+    /// The same, and puts the header under another vault key. `change` gets the current vault key, which is the new one
+    /// if its work is already done.
     pub(super) async fn update_keys<T>(
         &self,
         vault_keys: &Arc<VaultKeys>,
@@ -216,7 +219,7 @@ impl OpenVault {
         }
         let _header_io = self.header_io.lock().await;
         if let Some(next) = next {
-            // Before it is written, so that whoever reads it knows it.
+            // Set before the header is written, so that every vault that reads it knows the key.
             *self.pending_keys() = Some(next.clone());
         }
         for _ in 0..UPDATE_TRIES {
@@ -238,7 +241,7 @@ impl OpenVault {
         change: &mut impl FnMut(&mut Header, &VaultKey) -> Result<T>,
     ) -> Result<T> {
         let current = self.reload(policy).await?;
-        // Both copies hold the newest header before one of them is written, so that a torn write loses nothing.
+        // Both copies hold the newest header before one of them is written, so a torn write loses nothing.
         for copy in HeaderCopy::BOTH {
             if self.headers.read(copy).await?.as_ref() != Some(&current) {
                 write_copy(&*self.headers, copy, &current).await?;
@@ -251,7 +254,7 @@ impl OpenVault {
             ReloadPolicy::Accepting => self.anchor.load(&header.store_id).await?,
             _ => self.anchor.known(&header, &current)?,
         };
-        // Above what is remembered, which is higher only if that is to be given up.
+        // Above the remembered generation. That one is higher only if the rollback is accepted.
         let newest = known.map_or(0, |known| known.generation()).max(header.generation);
         header.generation = newest.saturating_add(step);
         header.set_previous(Header::checksum(&current));
@@ -270,7 +273,7 @@ impl OpenVault {
             *self.pending_keys() = None;
         }
         if matches!(remembered, Err(Error::HeaderConflict)) {
-            // Somebody has gone on from this header, which is as good, or from another one.
+            // Another process has gone on from this header, which is as good, or from another one.
             self.reload(ReloadPolicy::Opening).await?;
         } else {
             remembered?;
@@ -293,7 +296,7 @@ impl OpenVault {
         .await
     }
 
-    /// Takes over the stored header if it is another one than that in use, and returns its bytes.
+    /// Takes over the stored header if it differs from the current one, and returns its bytes.
     pub(super) async fn reload(&self, policy: ReloadPolicy) -> Result<Vec<u8>> {
         let mut doubted = None;
         for _ in 0..UPDATE_TRIES {
@@ -303,7 +306,7 @@ impl OpenVault {
                 _ => self.anchor.check(&header, &bytes, self.read_only).await,
             };
             match fresh {
-                // Another process may have written and remembered a newer one meanwhile.
+                // Another process may have written and remembered a newer one in between.
                 Err(Error::RollbackDetected | Error::ForkDetected) if doubted.as_ref() != Some(&bytes) => {
                     doubted = Some(bytes);
                     continue;
@@ -311,7 +314,7 @@ impl OpenVault {
                 Err(Error::HeaderConflict) => continue,
                 fresh => fresh?,
             }
-            // At the same generation it is what a process wrote that met this one; the stored header is the one that counts.
+            // At the same generation, another process wrote it at the same time. The stored header counts.
             let state = self.state();
             if bytes != state.header.serialize(&state.vault_keys.mac_key) {
                 self.install(header, &vault_keys)?;
@@ -332,7 +335,7 @@ impl OpenVault {
         if stale == Stale::Fork || header.store_id != state.header.store_id {
             return Err(Error::HeaderTampered);
         }
-        // A vault that is being opened has no records yet that could be newer.
+        // A vault that is being opened has no newer records yet.
         if header.generation < state.header.generation && policy == ReloadPolicy::Open {
             return Err(Error::HeaderRolledBack);
         }
@@ -347,7 +350,7 @@ impl OpenVault {
         } else {
             VaultState::unwrapped(header, vault_keys.clone())?
         };
-        // Noted before anybody can find out that it is over.
+        // Noted before any call can find out that the state was replaced.
         let mut retired_states = self.retired_states.lock().ignore_poison();
         retired_states.retain(|state| state.strong_count() > 0);
         retired_states.push(Arc::downgrade(&state));
@@ -356,10 +359,10 @@ impl OpenVault {
     }
 }
 
-/// Who reads the header.
+/// The kind of vault that reads the header.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReloadPolicy {
-    /// A vault on its way to being opened.
+    /// A vault that is being opened.
     Opening,
     /// The same, whatever the rollback anchor remembers.
     Accepting,
@@ -367,9 +370,9 @@ pub(super) enum ReloadPolicy {
     Open,
 }
 
-/// How far the generation jumps when slots change, so that a header from before the change, put back, is noticed at the
-/// first record written after it, however often (up to this number) the vault is opened in between.
+/// The jump of the generation when slots change. If a header from before the change is put back, the first record
+/// written after the change reveals it. That holds even if the vault is opened up to this number of times in between.
 pub(super) const SLOT_STEP: u64 = 1 << 10;
 
-/// How far a restored header jumps ahead, to be above the generation of every record.
+/// The jump of the generation of a restored header, to be above the generation of every record.
 pub(super) const RESTORE_STEP: u64 = 1 << 20;

@@ -11,25 +11,27 @@ use super::rollback::{OptionalAnchor, RollbackAnchor};
 use crate::encrypt::format::keys::StoreId;
 use crate::encrypt::format::padding::Padding;
 
-/// What a layer does with a stored record that does not verify.
+/// The reaction of a layer to a stored record that does not verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnDamage {
     /// Every such record is an error.
     #[default]
     Error,
-    /// Records that the client can fetch again (LID mappings, device lists, group metadata, tc tokens) count as absent;
-    /// listings of them and of sender-key devices leave the record out. [`Vault::damaged_records`](crate::Vault::damaged_records) counts them. Key
-    /// material, messages and the device are errors all the same.
+    /// Records that the client can fetch again (LID mappings, device lists, group metadata, tc tokens) count as absent.
+    /// Listings of them and of sender-key devices leave the record out.
+    /// [`Vault::damaged_records`](crate::Vault::damaged_records) counts them. Damaged key material, messages and
+    /// devices are still errors.
     TreatAsAbsent,
-    /// The same, and sessions, identities, sender keys and one-time prekeys that were altered or overwritten count as absent as well: the client
-    /// negotiates or learns them anew, and the messages that needed them come again. Whoever can write to the store can bring
-    /// that about, which he could also by deleting them. Records under a data key that the header does not have are errors all
-    /// the same: they are not damaged, the header is an older one.
+    /// The same, and altered or overwritten sessions, identities, sender keys and one-time prekeys count as absent too.
+    /// The client negotiates or learns them again, and the messages that needed them come again.
+    ///
+    /// An attacker who can write to the store can cause this, but could also delete the records. Records under a data
+    /// key that the header does not have are still errors: they are not damaged, the header is an older one.
     Renegotiate,
 }
 
-/// How a vault is opened.
+/// The mode in which a vault is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OpenMode {
@@ -39,19 +41,19 @@ pub enum OpenMode {
     /// Nothing is written: damaged header copies are not repaired, and the vault's layer refuses every method that would
     /// change a row with [`Error::ReadOnly`](crate::Error::ReadOnly).
     ReadOnly,
-    /// For reading and writing, whatever the [rollback anchor](VaultOptions::rollback_anchor) remembers. The anchor remembers
-    /// this state of the store from then on, and every other copy of it is refused.
+    /// For reading and writing, whatever the [rollback anchor](VaultOptions::rollback_anchor) remembers. The anchor
+    /// remembers this state of the store from then on, and every other copy of it is refused.
     ///
-    /// A store that was put back uses message keys again, and its contacts have gone on without it. Accept it if nothing newer
-    /// is left, and then make the client build its sessions again: log out and link the account again, or delete the
-    /// sessions and sender keys.
+    /// A store that was put back uses message keys again, and its contacts have gone on without it. Accept it only if
+    /// no newer state is left. Then make the client build its sessions again: log out and link the account again, or
+    /// delete the sessions and sender keys.
     AcceptRollback,
 }
 
 /// Settings for creating and opening vaults. The defaults suit one bot on one machine.
 #[derive(Clone, Default)]
 pub struct VaultOptions {
-    /// What [`VaultOptions::kdf_cost`] asked for.
+    /// The cost that [`VaultOptions::kdf_cost`] asked for.
     pub(super) asked_cost: Option<Argon2Cost>,
     pub(super) limits: Option<KdfLimits>,
     pub(super) padding: Padding,
@@ -61,7 +63,7 @@ pub struct VaultOptions {
     pub(super) anchor: OptionalAnchor,
     pub(super) context: Option<Vec<u8>>,
     pub(super) expected: Option<StoreId>,
-    /// Whatever context a vault is bound to will do.
+    /// Accepts any context of a vault.
     pub(super) any_context: bool,
     /// The vault whose `account_key` opens a new one.
     pub(super) parent: Option<StoreId>,
@@ -76,9 +78,10 @@ impl VaultOptions {
         Self::default()
     }
 
-    /// The cost of a guess at the passphrase, for new slots; default [`Argon2Cost::DEFAULT`]. If it is given, opening a slot of
-    /// less work (memory times passes) with its passphrase raises it to this cost; otherwise slots keep theirs, so that a vault
-    /// goes on opening in a container that is no larger than before.
+    /// The cost of a guess at the passphrase, for new slots; default [`Argon2Cost::DEFAULT`].
+    ///
+    /// If it is set, opening a slot of less work (memory times passes) with its passphrase raises the slot to this
+    /// cost. Otherwise slots keep their cost, so a vault still opens in a container that is no larger than before.
     pub fn kdf_cost(mut self, cost: Argon2Cost) -> Self {
         self.asked_cost = Some(cost);
         self
@@ -96,23 +99,26 @@ impl VaultOptions {
         self
     }
 
-    /// Binds a new vault to a context, any bytes that say which bot it is, and opens only a vault that is bound to the same:
-    /// a store that was exchanged for another one with the same secret is refused with [`Error::WrongContext`](crate::Error::WrongContext). Its hash is
-    /// stored in the header.
+    /// Binds a new vault to a context, and opens only a vault that is bound to the same one. The context can be any
+    /// bytes that identify the bot. The header stores its hash.
     ///
-    /// Over [`SqliteStore`](crate::SqliteStore) the default is `account N` with the number of the account, so that one
-    /// account cannot take the place of another one in its file. To move account 1 to number 2 on purpose, open it there with
-    /// `context("account 1")` and call [`Vault::bind_context`](crate::Vault::bind_context) with `account 2`. A vault of version 0.1.0 is bound to nothing,
-    /// and opens if no context is given here.
+    /// If a store was exchanged for another one with the same secret, opening fails with
+    /// [`Error::WrongContext`](crate::Error::WrongContext).
     ///
-    /// With a [`VaultOptions::rollback_anchor`], the anchor also remembers which store opened under the context that is
-    /// given here, and another one is refused with [`Error::WrongStore`](crate::Error::WrongStore).
+    /// Over [`SqliteStore`](crate::SqliteStore) the default is `account N` with the number of the account, so one
+    /// account cannot take the place of another one in its file. To move account 1 to number 2 on purpose, open it
+    /// there with `context("account 1")` and call [`Vault::bind_context`](crate::Vault::bind_context) with `account 2`.
+    /// A vault of version 0.1.0 is not bound, and opens if no context is given here.
+    ///
+    /// With a [`VaultOptions::rollback_anchor`], the anchor also remembers which store opened under the context given
+    /// here. Another store is refused with [`Error::WrongStore`](crate::Error::WrongStore).
     pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
         self.context = Some(context.into());
         self
     }
 
-    /// Opens only the vault with this [`Vault::store_id`](crate::Vault::store_id); another one is refused with [`Error::WrongStore`](crate::Error::WrongStore).
+    /// Opens only the vault with this [`Vault::store_id`](crate::Vault::store_id). Another one is refused with
+    /// [`Error::WrongStore`](crate::Error::WrongStore).
     pub fn expect_store(mut self, id: [u8; 16]) -> Self {
         self.expected = Some(id);
         self
@@ -125,7 +131,7 @@ impl VaultOptions {
         self
     }
 
-    /// The same settings for a vault that gives the key of the one that is asked for.
+    /// The same settings for the vault that derives the key of the requested one.
     pub(crate) fn of_parent(&self) -> Self {
         Self { any_context: true, expected: None, mode: OpenMode::ReadOnly, ..self.clone() }
     }
@@ -135,13 +141,14 @@ impl VaultOptions {
         self.limits.unwrap_or_else(|| KdfLimits::of_cost(self.cost()))
     }
 
-    /// How a new vault hides the length of its values; default [`Padding::None`]. An existing vault keeps its own.
+    /// The way in which a new vault hides the length of its values; default [`Padding::None`]. An existing vault keeps
+    /// its own.
     pub fn padding(mut self, padding: Padding) -> Self {
         self.padding = padding;
         self
     }
 
-    /// What happens to a record that does not verify; default [`OnDamage::Error`].
+    /// The reaction to a record that does not verify; default [`OnDamage::Error`].
     pub fn on_damage(mut self, on_damage: OnDamage) -> Self {
         self.on_damage = on_damage;
         self
@@ -154,16 +161,18 @@ impl VaultOptions {
         self
     }
 
-    /// Keeps the header elsewhere than in the store: without it, the store alone is noise for ever.
+    /// Keeps the header apart from the store. Without the header the store is only noise: no secret opens it.
     pub fn header_store(mut self, headers: Arc<dyn HeaderStore>) -> Self {
         self.headers = Some(headers);
         self
     }
 
-    /// Notices a store that was put back to an earlier state, or that has a copy elsewhere that went on, by what the anchor
-    /// remembers of it; [`RollbackAnchor`] says when. Everybody who opens the vault for writing must use the same anchor, or
-    /// the others are refused; a store that was used without one before is taken over with [`OpenMode::AcceptRollback`].
-    /// Makes no sense with a [`VaultOptions::header_store`] that is not put back together with the store.
+    /// Detects a store that was put back to an earlier state, or that has a copy elsewhere that went on.
+    /// [`RollbackAnchor`] says when.
+    ///
+    /// Every process that opens the vault for writing must use the same anchor; others are refused. A store that was
+    /// used without an anchor before is accepted with [`OpenMode::AcceptRollback`]. Makes no sense with a
+    /// [`VaultOptions::header_store`] that is not put back together with the store.
     pub fn rollback_anchor(mut self, anchor: Arc<dyn RollbackAnchor>) -> Self {
         self.anchor = OptionalAnchor(Some(anchor));
         self

@@ -1,4 +1,4 @@
-//! Putting a saved header back, and deciding which of several headers has the keys of the rows.
+//! Puts a saved header back, and decides which of several headers has the keys of the rows.
 
 use std::sync::Arc;
 
@@ -20,22 +20,28 @@ use crate::method::Record;
 use crate::secret::Secret;
 
 impl VaultOptions {
-    /// Puts a header back that [`Vault::save_header`] gave, over damaged, missing or older copies, and opens the vault.
+    /// Puts a header from [`Vault::save_header`] back, over damaged, missing or older copies, and opens the vault.
     ///
-    /// Key slots that were removed after saving are back, and those added are gone: `saved` opens with the secrets of its
-    /// day. Records written in between stay readable: the restored generation is above theirs. Save the header again
-    /// afterwards, and after every change of the data key. If there is an intact header of the same vault, the device and the
-    /// records decide whose data keys are the right ones, and if they do not, all are kept; if there is none, those of `saved`
-    /// are all there are.
+    /// Key slots that were removed after saving are back, and later ones are gone: `saved` opens with the secrets of
+    /// its day. Records written in between stay readable, because the restored generation is above theirs. Save the
+    /// header again afterwards, and after every change of the data key.
+    ///
+    /// If there is an intact header of the same vault, the device and the records decide which header has the right
+    /// data keys. If they do not decide, all keys are kept. If there is no such header, the vault has only the data
+    /// keys of `saved`.
     ///
     /// # Errors
     /// [`Error::HeaderDamaged`], [`Error::UnsupportedVersion`], [`Error::WrongSecret`], [`Error::HeaderTampered`] if
-    /// `saved` is not an intact header that opens with `secret`; [`Error::ImportIncomplete`], [`Error::PlaintextDevice`] as
-    /// in [`Vault::open`]; [`Error::VaultExists`] or [`Error::UnsupportedVersion`] if the store has the header of another
-    /// vault or of a later version, and no sealed device that proves it to be planted, or that of this vault after
-    /// [`Vault::revoke`]; [`Error::UnknownEpoch`] if no header is left and the device is under a data key that `saved` does not
-    /// have. Nothing was written in these cases. [`Error::HeaderConflict`], [`Error::Store`] and [`Error::Anchor`] can come after
-    /// the header was written.
+    /// `saved` is not an intact header that opens with `secret`; [`Error::ImportIncomplete`],
+    /// [`Error::PlaintextDevice`] as in [`Vault::open`].
+    ///
+    /// [`Error::VaultExists`] or [`Error::UnsupportedVersion`] if the store has the header of another vault or of a
+    /// later version, and no sealed device that proves it to be planted. [`Error::VaultExists`] also if it has the
+    /// header of this vault after [`Vault::revoke`]. [`Error::UnknownEpoch`] if no header is left and the device is
+    /// under a data key that `saved` does not have.
+    ///
+    /// Nothing was written in these cases. [`Error::HeaderConflict`], [`Error::Store`] and [`Error::Anchor`] can come
+    /// after the header was written.
     pub async fn restore_header(
         &self,
         store: impl IntoBackend,
@@ -75,8 +81,8 @@ impl VaultOptions {
             .map(|header| VaultState::unwrapped(header, vault_keys.clone()).map(KeySet::of))
             .collect::<Result<Vec<_>>>()?;
         let rows = look_at(&host, &mut sets).await?;
-        // An intact header of another vault stays, unless the sealed device proves that this is the vault's store, and
-        // that the header was planted.
+        // An intact header of another vault stays. The exception: the sealed device proves that this is the vault's
+        // store, and that the header was planted.
         if let Some(refusal) = foreign
             && !sets.iter().any(|set| set.opens_device)
         {
@@ -88,13 +94,14 @@ impl VaultOptions {
         newest = newest.max(rows.newest_generation.into());
         if u64::from(rows.newest_generation) > saved_generation {
             log::warn!(
-                "records are newer than the header that is put back: key slots that were removed since it was saved open the store again; list them, and remove what should be gone"
+                "records are newer than the restored header: key slots that were removed since it was saved open the store again; list the slots, and remove those that should be gone"
             );
         }
         take_keys(&mut header, &sets, &rows)?;
 
         let known = self.anchor.load(&header.store_id).await?;
-        // Records carry the generation they were written under; the restored header must not be older than any.
+        // Records carry the generation of the header they were written under. The restored header must not be older
+        // than any.
         header.generation = newest.max(known.map_or(0, |known| known.generation())).saturating_add(RESTORE_STEP);
         header.set_previous(replaced);
         self.anchor.distinguish(&mut header)?;
@@ -105,14 +112,14 @@ impl VaultOptions {
     }
 }
 
-/// The headers that a saved one takes the place of.
+/// The headers that a saved one replaces.
 #[derive(Default)]
 struct InPlace {
-    /// Those of this vault.
+    /// The headers of this vault.
     found: Vec<Header>,
-    /// Why another one is not to be overwritten.
+    /// The reason why another header must not be overwritten.
     foreign: Option<Error>,
-    /// The checksum of the one that counts.
+    /// The checksum of the header that counts.
     replaced: Option<[u8; CHECKSUM_BYTES]>,
 }
 
@@ -127,7 +134,7 @@ impl InPlace {
             in_place.replaced = in_place.replaced.or_else(|| Header::checksum(&bytes));
             match Header::parse(&bytes) {
                 Ok(intact) if intact.verify(&bytes, &vault_keys.mac_key).is_ok() => in_place.found.push(intact),
-                // It was put in place when secrets of the saved header had leaked.
+                // The vault was revoked: secrets of the saved header had leaked.
                 Ok(intact) if intact.store_id == saved.store_id => return Err(Error::VaultExists),
                 Ok(_) => in_place.foreign = Some(Error::VaultExists),
                 Err(error @ Error::UnsupportedVersion { .. }) => in_place.foreign = Some(error),
@@ -138,20 +145,20 @@ impl InPlace {
     }
 }
 
-/// The data keys of one header, and what they open.
+/// The data keys of one header, and the rows that they open.
 struct KeySet {
     state: VaultState,
     opens_device: bool,
     opened: u64,
 }
 
-/// What all sets together found.
+/// The findings of all sets together.
 #[derive(Default)]
 struct Rows {
     sealed: u64,
     /// The highest generation of a row that opened.
     newest_generation: u32,
-    /// There is a device that states an epoch that no set has.
+    /// There is a device whose epoch no set has.
     unknown_device: bool,
 }
 
@@ -183,8 +190,9 @@ async fn look_at(host: &Host, sets: &mut [KeySet]) -> Result<Rows> {
     Ok(rows)
 }
 
-/// Gives the header the data keys that open the device and the rows: those of the set that opens the most, the newest of
-/// equal ones. If they do not open everything, or there is nothing to open, the other sets' are kept beside them.
+/// Gives the header the data keys that open the device and the rows. They are those of the set that opens the most, or
+/// the newest of equal sets. If they do not open everything, or there is nothing to open, the keys of the other sets
+/// are kept beside them.
 ///
 /// # Errors
 /// [`Error::DataKeysFull`] if all of them together are more than sixteen.

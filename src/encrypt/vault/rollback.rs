@@ -1,8 +1,8 @@
-//! Telling an older copy of the whole store, or a second one, from the store itself.
+//! Detects an older or a second copy of the whole store.
 //!
-//! Seals and generations cannot: a copy is whole. What can is a memory elsewhere of the newest header. A header is written
-//! first and remembered second, and names the one that it replaced, so what a crash in between leaves behind is one step
-//! ahead of the memory and recognised by that.
+//! Seals and generations cannot do that, because a copy is complete. It takes a memory elsewhere of the newest header.
+//! A header is written first and remembered second, and it names the header that it replaced. So after a crash in
+//! between, the header is one step ahead of the memory, and is recognised by the name of its predecessor.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -14,26 +14,32 @@ use super::header::Header;
 use crate::encrypt::format::keys::StoreId;
 use crate::error::{Error, Result};
 
-/// Remembers the newest header of each store, in a place that is not copied or restored together with the store: another
-/// disk, another machine, a TPM's counter. Set with [`VaultOptions::rollback_anchor`](crate::VaultOptions::rollback_anchor);
-/// [`FileAnchor`](crate::vault::FileAnchor) is one.
+/// Remembers the newest header of each store, in a place that is not copied or restored together with the store:
+/// another disk, another machine, a TPM's counter. Set it with
+/// [`VaultOptions::rollback_anchor`](crate::VaultOptions::rollback_anchor). [`FileAnchor`](crate::vault::FileAnchor) is
+/// one.
 ///
-/// With it, opening a copy of a store from before the header was last written is [`Error::RollbackDetected`], and opening a
-/// copy that went on by itself since is [`Error::ForkDetected`]. The header is written when a vault is opened, when its
-/// secrets or data keys change, and by [`Vault::renew_anchor`](crate::Vault::renew_anchor): **call that after every backup**,
-/// because a copy that is as new as the header passes for the store. The anchor is asked whenever the header is read or written.
-/// Of a store and its copy that are both in use with one anchor, the one that comes second to it is told. It cannot tell a
-/// single row that was put back, nor anything of the store if the header is kept elsewhere
-/// ([`VaultOptions::header_store`](crate::VaultOptions::header_store)).
+/// With it, opening a copy from before the last write of the header fails with [`Error::RollbackDetected`]. Opening a
+/// copy that went on by itself since then fails with [`Error::ForkDetected`].
+///
+/// The header is written when a vault is opened, when its secrets or data keys change, and by
+/// [`Vault::renew_anchor`](crate::Vault::renew_anchor). **Call that after every backup**, because a copy that is as new
+/// as the header passes for the store. The anchor is asked whenever the header is read or written. If a store and its
+/// copy are both in use with one anchor, the second one to ask it gets the error.
+///
+/// An anchor does not detect
+///
+/// * a single row that was put back;
+/// * a store whose header is kept elsewhere ([`VaultOptions::header_store`](crate::VaultOptions::header_store)).
 ///
 /// It also remembers that there was a store at a path. If the file is gone,
-/// [`Vault::open_or_create`](crate::Vault::open_or_create) does not begin from nothing, which would pair the account again, but
-/// fails with [`Error::StoreVanished`]. Machines that share an anchor therefore need different paths, or a
-/// [`VaultOptions::context`](crate::VaultOptions::context) each, which takes the place of the path.
+/// [`Vault::open_or_create`](crate::Vault::open_or_create) fails with [`Error::StoreVanished`]. It does not begin from
+/// nothing, because the account would be paired again. Machines that share an anchor therefore need different paths, or
+/// a [`VaultOptions::context`](crate::VaultOptions::context) each, which takes the place of the path.
 ///
-/// A header has to be on the disk before it is remembered, or a power cut takes the store back behind its anchor: over
-/// [`SqliteStore`](crate::SqliteStore) use any durability but `Process`. Over other stores, which cannot compare and swap,
-/// let one process at a time open or change the vault.
+/// A header has to be on the disk before it is remembered. Otherwise a power cut takes the store back behind its
+/// anchor. Over [`SqliteStore`](crate::SqliteStore) use any durability but `Process`. Other stores cannot compare and
+/// swap: there let one process at a time open or change the vault.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -94,22 +100,22 @@ use crate::error::{Error, Result};
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
 pub trait RollbackAnchor: Send + Sync {
-    /// Returns what was last remembered of the store with this id, or `None` if nothing ever was.
+    /// Returns the remembered anchor of the store with this id, or `None` if there never was one.
     async fn load(&self, store: &[u8; 16]) -> Result<Option<Anchor>, AnchorError>;
 
-    /// Replaces `from` by `to`, in one step and durably, and returns `true`; or returns `false` and changes nothing, if
-    /// what is remembered is not `from`. After an error either may be remembered, but it should be `from`.
+    /// Replaces `from` by `to`, in one step and durably, and returns `true`. Returns `false` and changes nothing if the
+    /// remembered anchor is not `from`. After an error either may be remembered, but it should be `from`.
     async fn advance(&self, store: &[u8; 16], from: Option<Anchor>, to: Anchor) -> Result<bool, AnchorError>;
 }
 
-/// What an anchor cannot do, and why.
+/// The reason why an anchor failed.
 pub(super) type AnchorError = Box<dyn StdError + Send + Sync>;
 
-/// Which header of a store is the newest. Holds nothing secret.
+/// Identifies the newest header of a store. Holds nothing secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Anchor {
     pub(super) generation: u64,
-    /// The checksum in the header, which also is what the next header calls its predecessor.
+    /// The checksum in the header. The next header names its predecessor by it.
     pub(super) checksum: [u8; 16],
 }
 
@@ -125,7 +131,7 @@ impl Anchor {
         bytes
     }
 
-    /// The anchor that [`Anchor::to_bytes`] gave.
+    /// The anchor that [`Anchor::to_bytes`] returned.
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
         let (mut generation, mut checksum) = ([0; 8], [0; 16]);
         generation.copy_from_slice(&bytes[..8]);
@@ -151,19 +157,21 @@ impl Anchor {
 pub(super) struct OptionalAnchor(pub(in crate::encrypt) Option<Arc<dyn RollbackAnchor>>);
 
 impl OptionalAnchor {
-    /// What is remembered of a store. Also tells whether the anchor can be used at all.
+    /// The remembered anchor of a store. Also shows whether the anchor works at all.
     pub(super) async fn load(&self, store: &StoreId) -> Result<Option<Anchor>> {
         match &self.0 {
             Some(anchor) => match anchor.load(store).await {
                 // No store gets there, and one that did could not go on.
-                Ok(Some(known)) if known.generation > u64::MAX / 2 => Err(Error::Anchor("its number is absurd".into())),
+                Ok(Some(known)) if known.generation > u64::MAX / 2 => {
+                    Err(Error::Anchor("its generation is impossibly high".into()))
+                }
                 loaded => loaded.map_err(Error::Anchor),
             },
             None => Ok(None),
         }
     }
 
-    /// Checks a verified header. If it is one step ahead, remembers it, unless nothing may be written.
+    /// Checks a verified header. If it is one step ahead, remembers it, unless `read_only` forbids that.
     ///
     /// # Errors
     /// [`Error::RollbackDetected`], [`Error::ForkDetected`], [`Error::AnchorMissing`], [`Error::Anchor`];
@@ -179,19 +187,19 @@ impl OptionalAnchor {
         }
         match known {
             Some(known) if found.generation < known.generation => return Err(Error::RollbackDetected),
-            // Whoever wrote it had not seen the header that is remembered.
+            // The process that wrote it had not seen the remembered header.
             Some(known) if header.previous() != Some(known.checksum) => return Err(Error::ForkDetected),
-            // Its creator has died, or is about to remember it.
+            // At generation 1 its creator has died, or is about to remember it.
             None if header.generation > 1 => return Err(Error::AnchorMissing),
             _ => {}
         }
         if read_only { Ok(()) } else { self.advance(known, header, bytes).await }
     }
 
-    /// Remembers a header that was written in place of the one that `known` is of.
+    /// Remembers a header that was written in place of the one of `known`.
     ///
     /// # Errors
-    /// [`Error::HeaderConflict`] if something else is remembered by now, [`Error::Anchor`].
+    /// [`Error::HeaderConflict`] if another anchor is remembered by now, [`Error::Anchor`].
     pub(super) async fn advance(&self, known: Option<Anchor>, header: &Header, bytes: &[u8]) -> Result<()> {
         let Some(anchor) = &self.0 else { return Ok(()) };
         match anchor.advance(&header.store_id, known, Anchor::of(header, bytes)?).await {
@@ -201,8 +209,8 @@ impl OptionalAnchor {
         }
     }
 
-    /// Checks that the store is the one that was opened under this context before, if there was one, unless
-    /// another one is accepted.
+    /// Checks that the store is the one that was opened under this context before, if there was one, unless another one
+    /// is accepted.
     ///
     /// # Errors
     /// [`Error::WrongStore`], [`Error::Anchor`].
@@ -217,7 +225,7 @@ impl OptionalAnchor {
     /// Remembers which store was opened under a context, or at a place.
     ///
     /// # Errors
-    /// [`Error::Anchor`]; [`Error::HeaderConflict`] if another process remembers another one at this moment.
+    /// [`Error::Anchor`]; [`Error::HeaderConflict`] if another process remembers another one at the same time.
     pub(super) async fn remember_store(&self, context: Option<&[u8]>, store: &StoreId) -> Result<()> {
         let (Some(anchor), Some(context)) = (&self.0, context) else { return Ok(()) };
         let (address, this) = (address_of(context), anchor_of(store));
@@ -243,7 +251,7 @@ impl OptionalAnchor {
         }
     }
 
-    /// Makes a header that is about to be written different from the one that a copy of the store writes in its place.
+    /// Makes a header that is about to be written different from the one that a copy of the store would write.
     pub(super) fn distinguish(&self, header: &mut Header) -> Result<()> {
         if self.0.is_some() {
             let mut random = [0; 16];
@@ -253,18 +261,18 @@ impl OptionalAnchor {
         Ok(())
     }
 
-    /// What is remembered of a header that was checked or written before.
+    /// The remembered anchor of a header that was checked or written before.
     pub(super) fn known(&self, header: &Header, bytes: &[u8]) -> Result<Option<Anchor>> {
         self.0.as_ref().map(|_| Anchor::of(header, bytes)).transpose()
     }
 }
 
-/// How an anchor keeps which store it was.
+/// The form in which an anchor keeps the id of a store.
 fn anchor_of(store: &StoreId) -> Anchor {
     Anchor { generation: 0, checksum: *store }
 }
 
-/// Under which id an anchor keeps the store of a context or a place.
+/// The id under which an anchor keeps the store of a context or a place.
 fn address_of(context: &[u8]) -> StoreId {
     let hash = Sha256::new().chain_update(b"wastore/v1/anchor-context\0").chain_update(context).finalize();
     let mut address = StoreId::default();

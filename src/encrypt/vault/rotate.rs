@@ -1,11 +1,11 @@
-//! New data keys, and a new vault key for when a secret has leaked.
+//! New data keys, and a new vault key after a secret has leaked.
 //!
-//! The header names several data keys by their epochs: the active one seals, the others only open. A new one is in use as
-//! soon as the header has it. Where a store can list its records, `maintenance/reseal.rs` seals them again; elsewhere each
-//! record moves to it when it is written again.
+//! The header names several data keys by their epochs: the active one seals, the others only open. A new one is in use
+//! as soon as the header has it. If a store can list its records, `maintenance/reseal.rs` seals them again. In other
+//! stores each record moves to the new key at its next write.
 //!
-//! A new vault key wraps all keys anew, and only one slot opens it. It comes before records are sealed anew, so that the
-//! new data key was never wrapped by the old vault key.
+//! A new vault key wraps all keys again, and only one slot opens it. It comes before records are sealed again, so that
+//! the old vault key never wrapped the new data key.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use crate::encrypt::format::keys::VaultKey;
 use crate::error::{Error, Result};
 use crate::secret::{Key, Secret};
 
-/// A new vault key with one key slot, ready to take the place of the one whose secret has leaked; see [`Vault::revoke`].
+/// A new vault key with one key slot. It replaces a vault key whose secret has leaked; see [`Vault::revoke`].
 pub struct Revocation {
     vault_keys: Arc<VaultKeys>,
     slot: NewSlot,
     store_id: [u8; 16],
-    /// There was room for one.
+    /// `true` if there was room for a new data key.
     new_data_key: AtomicBool,
 }
 
@@ -43,14 +43,14 @@ impl Revocation {
         Ok(Self { vault_keys: VaultKeys::generate(&store_id)?, slot, store_id, new_data_key: AtomicBool::new(true) })
     }
 
-    /// What [`Vault::account_key`] will return. Vaults of other accounts that are opened with such a key need a slot for the
-    /// new one before the old one is gone.
+    /// The key that [`Vault::account_key`] will return. Vaults of other accounts that open with such a key need a slot
+    /// for the new one before the old one is gone.
     pub fn account_key(&self, label: &str) -> Key {
         self.vault_keys.vault_key.account_key(&self.store_id, label)
     }
 
-    /// `false` if [`Vault::revoke`] found no room for a new data key. Old secrets with an old header then read what is written
-    /// later, until the records are sealed anew.
+    /// `false` if [`Vault::revoke`] found no room for a new data key. Until the records are sealed again, old secrets
+    /// with an old header then read records that are written later.
     pub fn has_new_data_key(&self) -> bool {
         self.new_data_key.load(Ordering::Relaxed)
     }
@@ -63,13 +63,13 @@ impl fmt::Debug for Revocation {
 }
 
 impl Vault {
-    /// From now on seals under a new data key. Records that are there stay under theirs and can be read, until they are
-    /// written again. The old data keys are kept: over this crate's `SqliteStore` use `Rotate`, which seals all records anew
-    /// and forgets the old keys.
+    /// Seals new records under a new data key from now on. Existing records stay under their keys and can be read,
+    /// until they are written again. The old data keys are kept. Over this crate's `SqliteStore` use `Rotate`, which
+    /// seals all records again and forgets the old keys.
     ///
-    /// Vaults that this process has open on the store follow at once, other processes when they meet a new record. Except
-    /// over this crate's `SqliteStore`, let no other process open or change the vault at the same moment: it could put an
-    /// older header back, without the new key.
+    /// Vaults that this process has open on the store follow at once. Other processes follow when they meet a new
+    /// record. Except over this crate's `SqliteStore`, let no other process open or change the vault at the same time:
+    /// it could put an older header back, without the new key.
     ///
     /// # Errors
     /// [`Error::DataKeysFull`] with sixteen data keys, and the errors of changing the header, as [`Vault::add_slot`].
@@ -80,28 +80,32 @@ impl Vault {
         self.refresh_all().await
     }
 
-    /// Makes every secret useless that opens the vault now: puts a new vault key and a new data key in place, which only the
-    /// secret of `revocation` opens. This vault and others that this process has open on the store go on working.
+    /// Makes every secret useless that opens the vault now. Puts a new vault key and a new data key in place, which
+    /// only the secret of `revocation` opens. This vault and others that this process has open on the store go on
+    /// working.
     ///
-    /// Records are still under the old data key, which old copies of the header give to anyone with an old secret: over
-    /// this crate's `SqliteStore` run `Rotate` next, or have it do both. Keys that [`Vault::account_key`] gave open nothing
-    /// that is derived from the new vault key: see [`Revocation::account_key`]. Vaults in other processes stop with
-    /// [`Error::HeaderTampered`] when they look at the header. Except over this crate's `SqliteStore`, let none open or
-    /// change the vault at the same moment.
+    /// Existing records stay under the old data key. Old copies of the header give that key to anyone with an old
+    /// secret. So over this crate's `SqliteStore` run `Rotate` next, or have it do both. A key that
+    /// [`Vault::account_key`] gave before opens nothing that the new vault key derives: see
+    /// [`Revocation::account_key`].
     ///
-    /// If there is no room for a data key beside sixteen others, only the vault key and the slots are new, and records are
-    /// sealed under the newest of the old data keys as before: [`Revocation::has_new_data_key`] says so, and the log.
+    /// Vaults in other processes stop with [`Error::HeaderTampered`] when they look at the header. Except over this
+    /// crate's `SqliteStore`, let no other process open or change the vault at the same time.
     ///
-    /// If this fails or is dropped half-way, either the old secrets open the vault or the new one does; call it again with
-    /// the same revocation.
+    /// A vault with sixteen data keys has no room for another one. Then only the vault key and the slots are new, and
+    /// records are sealed under the newest of the old data keys as before. [`Revocation::has_new_data_key`] and the log
+    /// say so.
     ///
-    /// # What an old secret is still good for
+    /// If this fails or is dropped half-way, either the old secrets open the vault or the new one does. Call it again
+    /// with the same revocation.
+    ///
+    /// # Powers that an old secret keeps
     /// With an old secret and a copy of the store an attacker can still
     /// * read everything in that copy, and in every older copy and backup;
     /// * tell which contacts, groups and messages a newer copy is about, by guessing their names;
-    /// * read and forge two things in a newer copy: the secrets of messages whose ids they know, which decrypt reactions, edits
-    ///   and polls, and the names of devices that got sender keys and of contacts that have tokens;
-    /// * open vaults in other files, and those with labels of your own, whose keys an old vault key derived.
+    /// * read and forge two things in a newer copy: the secrets of messages whose ids they know, which decrypt
+    ///   reactions, edits and polls, and the names of devices that got sender keys and of contacts that have tokens;
+    /// * open vaults in other files, and vaults with labels of your own, whose keys an old vault key derived.
     ///
     /// They cannot read anything else in a newer copy. An export and an import into a new store end all of this.
     ///
@@ -118,7 +122,7 @@ impl Vault {
         let data_key = NewDataKey::after(&claims)?;
         let replace = |header: &mut Header, vault_key: &VaultKey| {
             if slot.find(header).is_some() {
-                // Another try has done it.
+                // An earlier try has done it.
                 return Ok(());
             }
             wrap_again(header, vault_key, &vault_keys.vault_key)?;
@@ -130,16 +134,16 @@ impl Vault {
         };
         self.shared.update_keys(vault_keys, replace).await?;
         if !revocation.has_new_data_key() {
-            log::warn!("there is no room for another data key: records are sealed under one that the old secrets gave");
+            log::warn!("there is no room for another data key: records are sealed under one that the old secrets open");
         }
         self.refresh_all().await
     }
 
-    /// Begins, or goes on with, sealing all records under one data key, and gives its epoch. `false` if it may not be a new
-    /// one, because there was no room for another before the old ones are gone.
+    /// Begins or continues sealing all records under one data key. Returns its epoch, and `false` if it may be an old
+    /// one, because there was no room for another key before the old ones are gone.
     ///
     /// # Errors
-    /// Those of changing the header. If rows may be under unknown data keys, the device may not.
+    /// Those of changing the header. `unknown_rows` allows rows under unknown data keys, but never the device.
     pub(crate) async fn begin_rotation(&self, unknown_rows: bool) -> Result<(u32, bool)> {
         self.shared.refuse_change("begin_rotation")?;
         let data_key = NewDataKey::after(&self.shared.refuse_older_header(unknown_rows).await?)?;
@@ -156,19 +160,19 @@ impl Vault {
         Ok(begun)
     }
 
-    /// `true` once no call in this process can seal under an older data key any more.
+    /// `true` if no call in this process can seal under an older data key any more.
     pub(crate) fn no_retired_state_in_use(&self) -> bool {
         self.shared.same_store().iter().all(|vault| vault.no_retired_state_in_use())
     }
 
-    /// The epoch that new records are sealed under, after a look at the stored header.
+    /// The epoch of new records, after a look at the stored header.
     pub(crate) async fn current_epoch(&self) -> Result<u32> {
         self.shared.refresh().await?;
         active_epoch(&self.shared.state().header)
     }
 
-    /// Forgets all data keys but that of this epoch. `false` if it is not the active one any more; then nothing is
-    /// forgotten.
+    /// Forgets all data keys except that of this epoch. Returns `false` and forgets nothing if that key is no longer
+    /// the active one.
     pub(crate) async fn finish_rotation(&self, epoch: u32) -> Result<bool> {
         let finish = |header: &mut Header, _: &VaultKey| {
             if active_epoch(header)? != epoch {
@@ -183,12 +187,12 @@ impl Vault {
         Ok(finished)
     }
 
-    /// `true` if records are being sealed anew.
+    /// `true` while records are being sealed again.
     pub(crate) fn is_rotating(&self) -> bool {
         self.shared.state().header.flags & ROTATING != 0
     }
 
-    /// Removes slots with this label that did not open the vault.
+    /// Removes slots with this label, except the one that opened the vault.
     pub(crate) async fn remove_others_labelled(&self, label: &str) -> Result<()> {
         for slot in self.slots().into_iter().filter(|slot| slot.label == label && slot.id != self.slot) {
             self.remove_slot(slot.id).await?;
@@ -202,12 +206,12 @@ impl Vault {
         Ok(self.save_header())
     }
 
-    /// `true` if the header is kept elsewhere than in the store.
+    /// `true` if the header is kept apart from the store.
     pub(crate) fn keeps_header_elsewhere(&self) -> bool {
         self.options.headers.is_some()
     }
 
-    /// Makes all vaults of this process that are on the same store read the header again.
+    /// Makes all vaults of this process on the same store read the header again.
     async fn refresh_all(&self) -> Result<()> {
         let mut told = Ok(());
         for vault in self.shared.same_store() {
@@ -225,18 +229,18 @@ fn active_epoch(header: &Header) -> Result<u32> {
 /// A data key that is not in a header yet.
 struct NewDataKey {
     key: Key,
-    /// No row claims this epoch, nor a higher one.
+    /// The highest epoch that a row claims.
     above: u32,
 }
 
 impl NewDataKey {
-    /// A new data key whose epoch will be above everything that rows claim: rows under a header that is gone must never
-    /// pass for ones of this key.
+    /// A new data key. Its epoch will be above all claims of rows: rows under a lost header must never pass for rows of
+    /// this key.
     fn after(claims: &Claims) -> Result<Self> {
         Ok(Self { key: Key::generate()?, above: claims.newest_epoch() })
     }
 
-    /// Adds it to a header. Everything is sealed under it from then on.
+    /// Adds the key to a header. All new records are sealed under it from then on.
     fn add(&self, header: &mut Header, vault_key: &VaultKey) -> Result<()> {
         if header.data_keys.len() >= MAX_DATA_KEYS {
             return Err(Error::DataKeysFull);

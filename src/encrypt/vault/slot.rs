@@ -7,9 +7,9 @@
 //!                   "wastore/v1/slot-wrap\0" ‖ store id ‖ slot public bytes ‖ commitment)
 //! ```
 //!
-//! The commitment is compared before the AEAD is touched, so that no header can be made to open under many passphrases
-//! (partitioning oracle, <https://www.usenix.org/conference/usenixsecurity21/presentation/len>), and it covers the cost,
-//! the salt and the label, so that editing them gives another key.
+//! The commitment is compared before the AEAD is touched, so that an attacker cannot make a header that opens under many
+//! passphrases (partitioning oracle, <https://www.usenix.org/conference/usenixsecurity21/presentation/len>). It also covers
+//! the cost, the salt and the label, so that editing them gives another key.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::printable::is_printable;
 use crate::secret::{Key, KeyProvider, Passphrase, Secret};
 
-/// What kind of secret opens a key slot.
+/// The kind of secret that opens a key slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SlotKind {
@@ -54,7 +54,8 @@ impl fmt::Display for SlotKind {
     }
 }
 
-/// A key slot as it is listed; holds no secret. As JSON, the cost of a passphrase stands beside its kind, as `argon2id`.
+/// A key slot as it is listed; holds no secret. As JSON, the cost of a passphrase stands beside its kind, as
+/// `argon2id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SlotInfo {
@@ -62,7 +63,7 @@ pub struct SlotInfo {
     pub id: u8,
     /// The slot's label, at most 32 bytes. It is stored in the clear.
     pub label: String,
-    /// What opens the slot.
+    /// The kind of secret that opens the slot.
     pub kind: SlotKind,
 }
 
@@ -108,7 +109,7 @@ impl Slot {
     }
 }
 
-/// A secret on its way into a new slot. Slow work is done; what is left is cheap and cannot be interrupted.
+/// A secret on its way into a new slot. The slow work is done; the rest is cheap and cannot be interrupted.
 pub(crate) struct NewSlot {
     pub(in crate::encrypt) label: String,
     pub(in crate::encrypt) kdf: Kdf,
@@ -120,8 +121,9 @@ impl NewSlot {
     /// Stretches, generates or wraps the key for a new slot.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for a label of more than 32 bytes or with control or format characters, [`Error::KeyProvider`] if the provider fails,
-    /// [`Error::KdfOutOfBounds`] if the cost is above the limits that `open` applies.
+    /// * [`Error::InvalidInput`] for a label of more than 32 bytes or with control or format characters;
+    /// * [`Error::KeyProvider`] if the provider fails;
+    /// * [`Error::KdfOutOfBounds`] if the cost is above the limits that `open` applies.
     pub(crate) async fn prepare(
         secret: Secret,
         label: Option<&str>,
@@ -168,7 +170,7 @@ impl NewSlot {
         Ok(Self { label: label.to_owned(), kdf, salt, prk })
     }
 
-    /// The slot that was made of this secret, if the header has it; the salt is random and tells.
+    /// The slot that was made of this secret, if the header has it. Its random salt identifies it.
     pub(crate) fn find<'h>(&self, header: &'h Header) -> Option<&'h Slot> {
         header.slots.iter().find(|slot| slot.salt == self.salt)
     }
@@ -211,7 +213,7 @@ pub(crate) struct Unlocked {
     pub(crate) vault_key: VaultKey,
     /// The slot that opened.
     pub(crate) slot: u8,
-    /// The passphrase, if that is what opened it.
+    /// The passphrase, if one opened it.
     pub(crate) passphrase: Option<Passphrase>,
 }
 
@@ -259,7 +261,7 @@ async fn try_provider(header: &Header, provider: &Arc<dyn KeyProvider>) -> Resul
     let mut failure = None;
     for slot in &header.slots {
         let Kdf::Provider { hint } = &slot.kdf else { continue };
-        // Another provider's hint may be nonsense to this one, so a failure only counts if no slot opens.
+        // A provider may reject the hint of another provider, so a failure only counts if no slot opens.
         match provider.unwrap(hint).await {
             Ok(key) => {
                 if let Some(vault_key) = try_slot(&header.store_id, slot, &key) {
@@ -272,7 +274,7 @@ async fn try_provider(header: &Header, provider: &Arc<dyn KeyProvider>) -> Resul
     Err(failure.map_or(Error::WrongSecret, Error::KeyProvider))
 }
 
-/// `None` if the slot does not commit to this key; an error if it does, but its content was exchanged.
+/// `None` if the slot does not commit to this key. An error if it does, but its content was exchanged.
 pub(in crate::encrypt) fn try_slot(store_id: &StoreId, slot: &Slot, prk: &Key) -> Option<Result<VaultKey>> {
     let keys = SlotKeys::new(store_id, prk, slot);
     if !bool::from(keys.commitment().ct_eq(&slot.commitment)) {
