@@ -118,7 +118,10 @@ const STORE: Family = Family {
 const TRANSPORT: Family = Family {
     total: counter("wa_transport_op_total", OP_OUTCOME, Unit::Count, "Operations of connections by how they ended"),
     duration: duration("wa_transport_op_duration_seconds", "Time of operations of connections"),
-    in_flight: gauge("wa_transport_op_in_flight", "Operations of connections that have not ended, such as open connections"),
+    in_flight: gauge(
+        "wa_transport_op_in_flight",
+        "Operations of connections that have not ended, such as open connections",
+    ),
     slow: counter("wa_transport_op_slow_total", OP, Unit::Count, "Operations of connections slower than the threshold"),
     rows: Some(counter(
         "wa_transport_messages_total",

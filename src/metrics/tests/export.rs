@@ -61,7 +61,11 @@ fn everything_that_is_counted_is_exported() {
     };
     // This recorder returns the changes since the last look.
     let of = |outcome: &str| get("wa_store_op_total", &format!(" outcome={outcome}"));
-    assert_eq!((of("connection"), of("cancelled"), of("busy")), (0.0, 1.0, 0.0), "the snapshot before has all but the last");
+    assert_eq!(
+        (of("connection"), of("cancelled"), of("busy")),
+        (0.0, 1.0, 0.0),
+        "the snapshot before has all but the last"
+    );
     assert_eq!(get("wa_store_op_in_flight", ""), -1.0);
     assert_eq!(get("wa_store_op_duration_seconds", ""), 1.0);
     assert_eq!(get("wa_store_op_slow_total", ""), 1.0);
