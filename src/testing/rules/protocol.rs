@@ -413,7 +413,7 @@ pub(super) mod sent_message {
         let first = next_second().await;
         store.store_sent_message("c", "m", b"2").await.unwrap();
         let deleted = store.delete_expired_sent_messages(first).await.unwrap();
-        assert_eq!(deleted, 0, "storing it again begins its time anew");
+        assert_eq!(deleted, 0, "storing it again restarts its time");
         assert_eq!(store.take_sent_message("c", "m").await.unwrap().as_deref(), Some(&b"2"[..]));
     }
 
@@ -500,7 +500,7 @@ pub(super) mod pending_inbound {
         let row = PendingInboundRow { chat: "c", sender: "s", id: "2", message: b"x" };
         store.store_pending_inbound_batch(&[row]).await.unwrap();
         let deleted = store.delete_expired_pending_inbound(first).await.unwrap();
-        assert_eq!(deleted, 0, "storing it again begins its time anew");
+        assert_eq!(deleted, 0, "storing it again restarts its time");
         assert!(store.get_pending_inbound("c", "s", "1").await.unwrap().is_some());
     }
 
