@@ -45,7 +45,7 @@ impl JsonFileStore {
     /// Opens the file, or starts with an empty store if the file does not exist. The first change creates the file.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if the file cannot be read, [`StoreError::Serialization`] if it has another content.
+    /// [`StoreError::Io`] if the file cannot be read, [`StoreError::Serialization`] if it has other content.
     fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let tables = match fs::read(&path) {

@@ -127,7 +127,7 @@ impl OpCost {
     /// answered many more calls than the layer above, because another caller made them.
     ///
     /// Failed and cancelled calls do not count. Calls in flight at the beginning or the end of the period do not
-    /// distort the result, even if they have ended below and not yet above.
+    /// distort the result: they may have ended below and not yet above.
     pub fn answered_share(&self) -> Option<f64> {
         let (above, below) = (self.above.count(Outcome::Ok), self.below.count(Outcome::Ok));
         let in_flight = self.above.in_flight + self.above.in_flight_before;

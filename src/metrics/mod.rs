@@ -89,7 +89,6 @@
 //! Some exporters collect samples of histograms until they are scraped, or until their upkeep runs
 //! (`metrics-exporter-prometheus`: `run_upkeep`, which its own listener calls every five seconds). Make sure that one
 //! of the two happens.
-//! two happens.
 
 mod between;
 mod call;
