@@ -126,7 +126,7 @@ impl CacheLayer {
     }
 
     /// Also caches records of this kind: sessions, identities, sender keys or signed prekeys. The client keeps 2,000
-    /// of each itself, so this pays for bots that talk to more. Kinds that the cache does not know are ignored.
+    /// of each itself, so this pays for bots that talk to more. Kinds that can never be cached are ignored.
     #[must_use]
     pub fn with(self, record: Record) -> Self {
         let usual = CACHED.iter().find(|(cached, ..)| *cached == record).map_or(0, |(_, parts, _)| *parts);
