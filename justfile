@@ -1,6 +1,6 @@
-# The commands that are typed most; `just --list` shows them.
+# The most used commands; `just --list` shows them.
 
-# Everything that must be green.
+# All checks that must pass.
 check:
     .ci/run
 
@@ -8,12 +8,12 @@ check:
 test *WORDS:
     cargo test --all-features -- {{WORDS}}
 
-# Formatting, and what clippy says.
+# Formats the code and runs clippy.
 lint:
     cargo fmt --all
     cargo clippy --locked --all-targets --all-features -- -D warnings
 
-# The documentation, as it is published.
+# The documentation as published.
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features --open
 
@@ -21,11 +21,11 @@ docs:
 long *WORDS:
     WASTORE_LONG=1 cargo test --all-features --release -- --nocapture {{WORDS}}
 
-# The store beside what people would use instead; ten minutes.
+# Compares the store with the alternatives; takes ten minutes.
 bench:
     cargo bench --bench peers
 
-# A fuzz target for so many seconds: header, envelope, names, carriers, import or inspect.
+# Runs a fuzz target for this many seconds: header, envelope, names, carriers, import or inspect.
 fuzz TARGET SECONDS="600":
     cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}
 

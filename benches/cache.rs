@@ -1,4 +1,4 @@
-//! What a hit and a miss cost, and how hits scale.
+//! The cost of a hit and of a miss, and how hits scale with threads.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a failure is a failed measurement")]
 
@@ -43,7 +43,7 @@ fn calls(criterion: &mut Criterion) {
         });
         group.finish();
     }
-    // A miss: every key is asked for once.
+    // A miss: every key is read once.
     let mut group = criterion.benchmark_group("miss");
     for (name, store) in [("get_session, absent, without", &inner), ("get_session, absent", &cached)] {
         let mut number = 0u64;
@@ -58,7 +58,7 @@ fn calls(criterion: &mut Criterion) {
     scaling(&cached);
 }
 
-/// Hits per second of 1, 2, 4 and 16 threads on the same key and on keys of their own.
+/// Hits per second of 1, 2, 4 and 16 threads, on one key and on a separate key for each thread.
 fn scaling(store: &Arc<dyn Backend>) {
     println!("\n{:<10} {:>16} {:>16}", "threads", "one key", "own keys");
     for threads in [1, 2, 4, 16] {

@@ -1,6 +1,6 @@
-//! What the encrypting layer costs per call, over the same store without it, in the same run.
+//! The cost of the encrypting layer per call, compared with the same store without it in the same run.
 //!
-//! `cargo bench --bench encrypt`. The inner store is upstream's in-memory one, so that the layer is what shows.
+//! `cargo bench --bench encrypt`. The inner store is upstream's in-memory one, so that the layer dominates.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test or measurement")]
 

@@ -1,7 +1,8 @@
-//! How fast an import and a change of the data key are, and how much memory they take.
+//! The speed of an import and of a change of the data key, and how much memory they take.
 //!
-//! `cargo bench --bench import --features import` imports a database with 200,000 sessions of 1 KB, `WASTORE_RECORDS` of them
-//! if it is set, and seals them anew, each in a process of its own, and prints the rates and the most memory that each had.
+//! `cargo bench --bench import --features import` imports a database with 200,000 sessions of 1 KB, or with
+//! `WASTORE_RECORDS` sessions if it is set. Then it seals them again with a new data key. Each of the two runs in its
+//! own process. The benchmark prints the rates and the peak memory of each.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a failure is a failed measurement")]
 
@@ -37,7 +38,7 @@ fn main() {
     }
 }
 
-/// Upstream's schema, made by upstream, and rows put into it at once.
+/// Upstream's schema, created by upstream's store, with rows inserted in one transaction.
 fn fill(path: &Path, records: u64) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -69,7 +70,7 @@ fn import(folder: &Path) {
     let whole = start.elapsed().as_secs_f64();
     let (records, copying) = *copied.lock().unwrap();
     let (records, copying) = (records as f64, copying.as_secs_f64());
-    println!("| phase | seconds | records a second |\n|--|--|--|");
+    println!("| phase | seconds | records per second |\n|--|--|--|");
     println!("| copying | {copying:.1} | {:.0} |", records / copying);
     println!("| comparing, and waiting for the disk | {:.1} | {:.0} |", whole - copying, records / (whole - copying));
     println!("| whole | {whole:.1} | {:.0} |", records / whole);

@@ -1,7 +1,9 @@
-//! What counting costs: time and allocations of a call, threads that call at once, a snapshot while they do.
+//! The cost of counting: time and allocations of a call, concurrent calls of several threads, and a snapshot during
+//! them.
 //!
-//! `cargo bench --bench metrics --features metrics,testing,tracing` prints tables and writes them, with a plot of the times that the
-//! layer itself counted, to `target/bench/`. Each figure is the median of rounds that take turns with the other subjects.
+//! `cargo bench --bench metrics --features metrics,testing,tracing` prints tables and writes them to `target/bench/`,
+//! with a plot of the times that the layer itself counted. Each figure is the median of rounds, in which the subjects
+//! take turns.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a failure is a failed measurement")]
 
@@ -34,7 +36,7 @@ const ROUNDS: usize = 41;
 type Store = Arc<dyn Backend>;
 type Workload = (&'static str, u32, fn(&Store, &[(Arc<str>, Bytes)]));
 
-/// The name, how often a round calls it, and a call.
+/// The name, the number of calls in a round, and the call.
 const WORKLOADS: [Workload; 6] = [
     ("has_session", 20_000, |store, _| {
         black_box(block_on(store.has_session(ADDRESS)).unwrap());
@@ -43,7 +45,7 @@ const WORKLOADS: [Workload; 6] = [
         black_box(block_on(store.get_session(ADDRESS)).unwrap().unwrap());
     }),
     ("get_session, absent", 20_000, |store, _| {
-        black_box(block_on(store.get_session("nobody")).unwrap());
+        black_box(block_on(store.get_session("absent")).unwrap());
     }),
     ("put_session, 1.5 KB", 20_000, |store, _| block_on(store.put_session(ADDRESS, &[7; 1500])).unwrap()),
     ("get_tc_token", 20_000, |store, _| {
@@ -53,14 +55,14 @@ const WORKLOADS: [Workload; 6] = [
 ];
 
 fn main() {
-    // `cargo test --benches` calls it like this; there is nothing to measure then.
+    // `cargo test --benches` passes this argument; then there is nothing to measure.
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
     let mut report = String::new();
     let metrics = Metrics::new();
     let memory = filled();
-    // Nothing is installed yet for the first; the second meets the recorder at its first call.
+    // No recorder is installed yet for the first layer. The second layer finds the recorder on its first call.
     let counted = metrics.layer("counted").layer(memory.clone());
     let twice = metrics.layer("outer").layer(metrics.layer("inner").layer(memory.clone()));
     calls(&mut report, "no recorder installed", &[("without", &memory), ("metrics", &counted), ("two", &twice)]);
@@ -94,11 +96,11 @@ fn filled() -> Store {
     store
 }
 
-/// Nanoseconds and allocations of a call, on one thread.
+/// Nanoseconds and allocations per call, on one thread.
 fn calls(report: &mut String, title: &str, subjects: &[(&str, &Store)]) {
     let batch: Vec<(Arc<str>, Bytes)> =
         (0..64).map(|row| (format!("{row}@s.whatsapp.net").into(), vec![7; 1500].into())).collect();
-    writeln!(report, "Nanoseconds (allocations) of a call, one thread, {title}:\n").unwrap();
+    writeln!(report, "Nanoseconds (allocations) per call, one thread, {title}:\n").unwrap();
     let names: Vec<_> = subjects.iter().map(|(name, _)| *name).collect();
     writeln!(report, "| | {} | added |\n|--|{}--|", names.join(" | "), "--|".repeat(names.len())).unwrap();
     for (workload, repeat, call) in WORKLOADS {
@@ -128,25 +130,25 @@ fn calls(report: &mut String, title: &str, subjects: &[(&str, &Store)]) {
     report.push('\n');
 }
 
-/// Names for a layer of each thread.
+/// A layer name for each thread.
 const NAMES: [&str; 16] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
 
-/// Calls a second when several threads call at once, through layers of the same name.
+/// Calls per second of several threads at once, through layers of the same name.
 fn scaling(report: &mut String, title: &str) {
-    writeln!(report, "Calls of get_session at the same time, million a second, {title}:\n").unwrap();
-    report.push_str("| threads | without | one layer | a layer each |\n|--|--|--|--|\n");
+    writeln!(report, "Concurrent calls of get_session, millions per second, {title}:\n").unwrap();
+    report.push_str("| threads | without | one layer | one layer each |\n|--|--|--|--|\n");
     for threads in [1, 2, 4, 16] {
         let mut rates = [vec![], vec![], vec![]];
         for round in 0..7 {
             for turn in 0..3 {
                 let counted = (round + turn) % 3;
                 let metrics = Metrics::new();
-                // A store for each thread, so that it is not the store's lock that is measured.
+                // Each thread has its own store, so that the measurement does not include waiting for the store.
                 let stores: Vec<_> = (0..threads).map(|_| filled()).collect();
                 let stores: Vec<_> = match counted {
                     0 => stores,
                     1 => stores.into_iter().map(|store| metrics.layer("shared").layer(store)).collect(),
-                    // What this gains over the line above is what threads lose by counting in the same place.
+                    // The gain over the line above is the loss of threads that count in the same place.
                     _ => stores.into_iter().zip(NAMES).map(|(store, name)| metrics.layer(name).layer(store)).collect(),
                 };
                 let start = Instant::now();
@@ -178,7 +180,7 @@ fn scaling(report: &mut String, title: &str) {
     report.push('\n');
 }
 
-/// How long a snapshot takes while eight threads call every method through three layers.
+/// The time of a snapshot while eight threads call every method through three layers.
 fn snapshots(report: &mut String) {
     let (metrics, stop) = (Metrics::new(), AtomicBool::new(false));
     let store = ["one", "two", "three"].iter().fold(filled(), |store, name| metrics.layer(name).layer(store));
@@ -186,7 +188,7 @@ fn snapshots(report: &mut String) {
         for _ in 0..8 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    // Snapshots of the database are files, and not every store makes them.
+                    // Snapshots of the database are files, and not every store supports them.
                     for method in Method::ALL.iter().filter(|method| **method != Method::SnapshotDb) {
                         block_on(Operation::sample(*method).run(&*store, 0)).unwrap();
                     }

@@ -1,7 +1,8 @@
-//! What `benches/peers` does not measure of `SqliteStore`: batches of rows that lie apart, the memory of idle accounts, and how
-//! late timers are beside a full write load.
+//! Measurements of `SqliteStore` that `benches/peers` lacks: batches of rows that were not stored together, the
+//! memory of idle accounts, and the lateness of timers under a full write load.
 //!
-//! `cargo bench --bench sqlite` prints them. Batches are the median of several rounds, in which the stores take turns.
+//! `cargo bench --bench sqlite` prints them. Times of batches are the median of several rounds, in which the stores
+//! take turns.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a failure is a failed measurement")]
 
@@ -24,7 +25,7 @@ const TASKS: usize = 16;
 const BATCH: usize = 64;
 const UPSTREAM: &str = "upstream";
 const PLAIN: &str = "wastore";
-/// With the default durability; the others commit as upstream's store does.
+/// With the default durability. The others commit like upstream's store.
 const POWER_SAFE: &str = "wastore, power-safe";
 
 fn main() {
@@ -47,7 +48,7 @@ async fn own(folder: &Path, name: &str, durability: Durability) -> Arc<dyn Backe
     Arc::new(SqliteOptions::new().durability(durability).open(folder.join(name)).await.unwrap())
 }
 
-/// How long a row of a batch takes whose rows were not stored together.
+/// The time per row of a batch whose rows were not stored together.
 fn batches_of_strangers(folder: &Path) {
     let rounds = if std::env::var_os("WASTORE_LONG").is_some() { 25 } else { 9 };
     let mut rng = StdRng::seed_from_u64(1);
@@ -89,7 +90,7 @@ fn batches_of_strangers(folder: &Path) {
     });
 }
 
-/// What the process grows by for each account that was used once and then idles.
+/// The growth of the process for each account that was used once and is now idle.
 fn memory_of_accounts(folder: &Path) {
     const ACCOUNTS: i32 = 2000;
     let Some(_) = resident_bytes() else { return };
@@ -100,7 +101,7 @@ fn memory_of_accounts(folder: &Path) {
             store.put_session("a", &[1; SESSION_BYTES]).await.unwrap();
             store.get_session("a").await.unwrap();
         };
-        // Fill the page cache first: it belongs to all accounts.
+        // Fills the page cache first, because all accounts share it.
         for number in 0..ACCOUNTS {
             work(&first.account(-number)).await;
         }
@@ -116,14 +117,14 @@ fn memory_of_accounts(folder: &Path) {
     });
 }
 
-/// On Linux.
+/// Only on Linux.
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
-/// How late a timer of 1 ms is beside 16 tasks that write all the time, on the only thread of a runtime.
+/// The lateness of a timer of 1 ms on the only thread of a runtime, while 16 tasks write all the time.
 fn timer_stalls(folder: &Path) {
     const TIME: Duration = Duration::from_secs(3);
     println!("lateness of a 1 ms timer beside 16 writing tasks, one thread; median, 99 %, worst, ms");

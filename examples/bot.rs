@@ -1,12 +1,12 @@
-//! A bot whose whole state is encrypted: it answers `ping` with `pong`.
+//! A bot whose complete state is encrypted. It answers `ping` with `pong`.
 //!
 //! ```sh
 //! echo 'a long passphrase' > passphrase && chmod 600 passphrase
 //! cargo run --example bot -- wa.db passphrase
 //! ```
 //!
-//! Scan the printed code with your phone under "Linked devices". On the next start the bot connects by itself, given the
-//! same passphrase.
+//! Scan the printed code with your phone under "Linked devices". With the same passphrase, the bot connects without a
+//! code on the next start.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a terminal")]
 

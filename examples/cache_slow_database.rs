@@ -1,6 +1,6 @@
-//! What the cache does for a bot whose database is across a network.
+//! The effect of the cache on a bot whose database is across a network.
 //!
-//! The same work twice over a store that takes 1 to 5 ms for every call: once as it is, once under a cache.
+//! Does the same work twice over a store whose calls take 1 to 5 ms: once without a cache, once under one.
 //!
 //! ```sh
 //! cargo run --release --example cache_slow_database --features testing
@@ -21,14 +21,14 @@ use wastore::{CacheLayer, Method, Stack};
 const CONTACTS: u64 = 200;
 const MESSAGES: u64 = 1500;
 
-/// How often a method was called, and how long it took in all.
+/// The number of calls of each method, and their total time.
 type Times = BTreeMap<&'static str, (u32, Duration)>;
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let (plain, _) = run(None).await?;
     let cache = CacheLayer::new(1 << 20);
-    // With the store its values would go.
+    // Keeps the store, because its cached values are dropped with it.
     let (cached, _store) = run(Some(&cache)).await?;
 
     println!("{:<26} {:>6} {:>14} {:>14}", "method", "calls", "without cache", "with cache");
@@ -46,12 +46,12 @@ fn each(calls: u32, time: Duration) -> String {
     format!("{:.0} µs", time.as_secs_f64() * 1e6 / f64::from(calls.max(1)))
 }
 
-/// Sends messages and reacts to some, as a client does it.
+/// Sends messages and reacts to some, like a client.
 async fn run(cache: Option<&CacheLayer>) -> Result<(Times, Arc<dyn Backend>)> {
     let database = Arc::new(InMemoryBackend::new());
     fill(&*database).await?;
 
-    // A network: each method has a latency of its own between 1 and 5 ms.
+    // Simulates a network: each method has its own latency between 1 and 5 ms.
     let network = Fault::new();
     for (number, method) in Method::ALL.iter().enumerate() {
         let latency = Duration::from_micros(1000 + number as u64 * 397 % 4000);
@@ -65,7 +65,7 @@ async fn run(cache: Option<&CacheLayer>) -> Result<(Times, Arc<dyn Backend>)> {
 
     let mut times = Times::new();
     for message in 0..MESSAGES {
-        // A few contacts get most of the messages.
+        // A few contacts receive most of the messages.
         let contact = (message * message * 7 + message) % CONTACTS * ((message % 5) / 2) % CONTACTS;
         let jid = format!("{}@lid", 100_000_000_000_000 + contact);
         let id = format!("3EB0{message:016X}");
@@ -98,7 +98,7 @@ async fn timed<T>(times: &mut Times, name: &'static str, call: impl Future<Outpu
     result
 }
 
-/// What the database holds before.
+/// The content of the database before the start.
 async fn fill(store: &dyn Backend) -> Result<()> {
     let key = AppStateSyncKey { key_data: vec![1; 32], fingerprint: vec![], timestamp: 1_700_000_000 };
     store.set_sync_key(&[0, 1, 0, 0, 0, 1], key).await?;

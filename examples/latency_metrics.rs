@@ -1,13 +1,13 @@
-//! What a bot's store costs, and why: metrics above and below encryption and a cache, as a table, a chart, and for
-//! Prometheus.
+//! The time that a bot's store takes, and the reasons: metrics above and below encryption and a cache, as a table, as
+//! a chart, and for Prometheus.
 //!
 //! ```sh
 //! cargo run --release --example latency_metrics --features metrics
 //! cargo run --release --example latency_metrics --features metrics -- --serve 127.0.0.1:9184
 //! ```
 //!
-//! The first prints everything once and writes `latency.svg`. The second goes on until it is stopped, for a Prometheus
-//! that scrapes it and a Grafana with `examples/grafana-dashboard.json`.
+//! The first command prints all numbers once and writes `latency.svg`. The second runs until you stop it. Prometheus
+//! can scrape it, and Grafana can show it with `examples/grafana-dashboard.json`.
 
 #![allow(clippy::print_stdout, reason = "an example talks to a terminal")]
 
@@ -48,7 +48,7 @@ async fn main() -> Result<()> {
     work(&*store, 500).await?;
     let warm = metrics.snapshot();
     work(&*store, 2000).await?;
-    // Only what happened after the first messages.
+    // Only the events after the first messages.
     let snapshot = metrics.snapshot().since(&warm);
     println!("{snapshot}");
 
@@ -62,20 +62,20 @@ async fn main() -> Result<()> {
     }
 
     std::fs::write("latency.svg", snapshot.to_svg())?;
-    println!("a chart of it is in latency.svg\n");
+    println!("The chart is in latency.svg\n");
 
     let client = metrics.http_client("scrape", Arc::new(UreqHttpClient::new()));
     let text = scrape(&client, address).await?;
-    println!("what Prometheus sees of one method, of {} lines in all:\n", text.lines().count());
+    println!("The lines that Prometheus sees of one method, of {} lines in total:\n", text.lines().count());
     let method = |line: &&str| line.contains("op=\"get_tc_token\"") && !line.contains("_bucket");
     text.lines().filter(method).for_each(|line| println!("{line}"));
     Ok(())
 }
 
-/// The store, with metrics at each place that is worth a look.
+/// The store, with metrics at each useful place.
 async fn stack(folder: &Path) -> Result<(Metrics, Arc<dyn Backend>)> {
     let metrics = Metrics::new();
-    // A line in the log for what takes longer, without a name of anybody.
+    // Logs a line for each slower call, without a name of an account or a contact.
     metrics.log_slower_than(LayerKind::Store, Some(Duration::from_millis(250)));
     let store = SqliteStore::open(folder.join("wa.db")).await?;
     let vault = VaultOptions::new().create(&store, Key::generate()?).await?;
@@ -91,10 +91,10 @@ async fn stack(folder: &Path) -> Result<(Metrics, Arc<dyn Backend>)> {
     Ok((metrics, stack.into_backend()))
 }
 
-/// Serves what is counted from now on in the text format of Prometheus, at this address or at a free port of this
-/// machine. Also runs the recorder's upkeep.
+/// Serves the counts from now on in the text format of Prometheus, at this address or at a free port of this machine.
+/// Also runs the recorder's upkeep.
 fn serve_prometheus(address: Option<SocketAddr>) -> Result<SocketAddr> {
-    // A port that is free may be taken before it is used; then it is the next one's turn.
+    // Another process may take a free port before this one does, so try several times.
     let mut tries = 0;
     let address = loop {
         let address = match address {
@@ -111,17 +111,17 @@ fn serve_prometheus(address: Option<SocketAddr>) -> Result<SocketAddr> {
     Ok(address)
 }
 
-/// What Prometheus does every few seconds.
+/// Scrapes the endpoint, as Prometheus does every few seconds.
 async fn scrape(client: &MetricsHttpClient, address: SocketAddr) -> Result<String> {
     let response = client.execute(HttpRequest::get(format!("http://{address}/metrics"))).await?;
     Ok(response.body_string()?)
 }
 
-/// What a client does to its store for so many messages.
+/// The calls of a client to its store for this number of messages.
 async fn work(store: &dyn Backend, messages: u64) -> Result<()> {
     const CONTACTS: u64 = 300;
     for message in 0..messages {
-        // A few contacts get most of the messages.
+        // A few contacts receive most of the messages.
         let contact = (message * message * 7 + message) % CONTACTS * ((message % 5) / 2) % CONTACTS;
         let (lid, id) = (format!("{}@lid", 100_000_000_000_000 + contact), format!("3EB0{message:016X}"));
         let address = format!("{}.0", 15_550_000_000 + contact);
@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// Scrapes the endpoint as Prometheus does, and compares what it says with what the program itself knows.
+    /// Scrapes the endpoint as Prometheus does, and compares the numbers with those of the program itself.
     #[tokio::test]
     async fn the_endpoint_tells_what_was_counted() {
         let address = serve_prometheus(None).unwrap();
@@ -206,7 +206,7 @@ mod tests {
                 assert_eq!(exported, Value::Counter(stats.hits as f64), "{}", stats.record);
             }
         }
-        // Exchanges are counted too, after they ended.
+        // Metrics also count HTTP exchanges, after they ended.
         let exchange = metrics.snapshot();
         let exchange = exchange.layer("scrape").unwrap().op("execute").unwrap();
         assert_eq!((exchange.calls(), exchange.bytes_out()), (1, text.len() as u64));

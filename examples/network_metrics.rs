@@ -1,12 +1,12 @@
-//! Metrics of the network side of a bot: a transport and an HTTP client of one's own, counted, in the bot builder.
+//! Metrics of the network side of a bot: your own transport and HTTP client, with metrics, in the bot builder.
 //!
 //! ```sh
 //! cargo run --example network_metrics
 //! ```
 //!
-//! The transport speaks plain TCP to a relay, as it might run beside a bot that has no way out of its own; the HTTP client
-//! asks a mirror. Both are on this machine here and are no WhatsApp: the relay hangs up after the client's first
-//! message, so the bot keeps trying to connect, which is what the table shows.
+//! The transport speaks plain TCP to a relay, for a bot without direct access to the internet. The HTTP client asks a
+//! mirror. Here both run on this machine and do not belong to WhatsApp. The relay hangs up after the client's first
+//! message, so the bot keeps trying to connect; the table shows these attempts.
 
 #![allow(clippy::print_stdout, reason = "an example talks to a terminal")]
 
@@ -54,7 +54,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Connections through a relay.
+/// Makes connections through a relay.
 struct Relay {
     address: SocketAddr,
 }
@@ -80,7 +80,7 @@ impl TransportFactory for Relay {
                     Err(error) => break DisconnectReason::ReadError(error.to_string()),
                 }
             };
-            // The client may have gone already.
+            // The client may have dropped its receiver already.
             to_client.send(TransportEvent::Disconnected(reason)).await.ok();
         });
         Ok((Arc::new(RelayConnection { writer: Mutex::new(writer) }), events))
@@ -102,7 +102,7 @@ impl Transport for RelayConnection {
     }
 }
 
-/// Sends every request to a mirror instead of where it should go.
+/// Sends every request to a mirror instead of its real destination.
 struct Mirror {
     address: SocketAddr,
     inner: UreqHttpClient,
@@ -117,20 +117,20 @@ impl HttpClient for Mirror {
     }
 }
 
-/// A relay that takes a message and hangs up. Gives its address.
+/// Starts a relay that takes a message and hangs up. Returns its address.
 async fn relay() -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((mut connection, _)) = listener.accept().await {
-            // However much of it has come.
+            // Any part of the message will do.
             let _ = connection.read(&mut [0; 1024]).await;
         }
     });
     Ok(address)
 }
 
-/// A mirror that knows which version of the client is the newest, and fails at first. Gives its address.
+/// Starts a mirror that fails at first, then returns the newest version of the client. Returns its address.
 async fn mirror() -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;

@@ -1,10 +1,11 @@
-//! A small but complete storage backend, and how to prove it: one JSON file, written anew on every change.
+//! A small but complete storage backend and its tests: one JSON file, written again on every change.
 //!
-//! Run its tests with `cargo test --example own_backend --features testing`. The last lines of this file are all it takes:
-//! they make some 190 tests of the promises that a client relies on.
+//! Run its tests with `cargo test --example own_backend --features testing`. The last lines of this file make some
+//! 190 tests of the promises that a client relies on.
 //!
-//! What is worth copying: batches are one change, merges happen inside the store, keys with several parts cannot be mixed
-//! up, `Ok` means that it is on the disk. What is not: the cost of a change grows with the size of the store.
+//! Worth copying: a batch is one change, merges happen inside the store, keys with several parts cannot be confused,
+//! and `Ok` means that the change is on the disk. Not worth copying: the cost of a change grows with the size of the
+//! store.
 
 #![allow(clippy::print_stdout, reason = "an example talks")]
 
@@ -41,10 +42,10 @@ struct JsonFileStore {
 struct Tables(BTreeMap<String, BTreeMap<String, serde_json::Value>>);
 
 impl JsonFileStore {
-    /// Opens the file, or starts with an empty store if there is none. The file appears with the first change.
+    /// Opens the file, or starts with an empty store if the file does not exist. The first change creates the file.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if the file cannot be read, [`StoreError::Serialization`] if it is something else.
+    /// [`StoreError::Io`] if the file cannot be read, [`StoreError::Serialization`] if it has other content.
     fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let tables = match fs::read(&path) {
@@ -59,13 +60,13 @@ impl JsonFileStore {
         read(&*self.tables.lock().await)
     }
 
-    /// Makes one change: all of it is on the disk and visible afterwards, or nothing of it.
+    /// Makes one change. Afterwards either all of it is on the disk and visible, or none of it.
     async fn change<T>(&self, change: impl FnOnce(&mut Tables) -> Result<T>) -> Result<T> {
         let mut tables = self.tables.lock().await;
         let mut changed = tables.clone();
         let result = change(&mut changed)?;
         let content = serde_json::to_vec(&changed.0).map_err(serialization)?;
-        // A new file takes the old one's place in one step. A busy store would do this on a thread of its own.
+        // A new file replaces the old one in one step. A store with many changes would write on a separate thread.
         let next = self.path.with_extension("next");
         let mut file = File::create(&next)?;
         file.write_all(&content)?;
@@ -106,7 +107,7 @@ impl Tables {
         self.0.get(table).into_iter().flat_map(BTreeMap::keys)
     }
 
-    /// The rows of a table whose keys begin with this text, by key.
+    /// The rows of a table whose keys begin with `prefix`, with their keys.
     fn starting<T: DeserializeOwned>(&self, table: &str, prefix: &str) -> Result<Vec<(String, T)>> {
         let rows = self.0.get(table).into_iter().flat_map(|rows| rows.range(prefix.to_owned()..));
         rows.take_while(|(key, _)| key.starts_with(prefix))
@@ -114,7 +115,7 @@ impl Tables {
             .collect()
     }
 
-    /// Deletes the rows for which `expired` is true, and counts them.
+    /// Deletes the rows for which `expired` returns true. Returns their number.
     fn sweep<T: DeserializeOwned>(&mut self, table: &str, expired: impl Fn(&T) -> bool) -> Result<u32> {
         let mut count = 0;
         for (key, row) in self.starting::<T>(table, "")? {
@@ -131,17 +132,17 @@ fn serialization(error: serde_json::Error) -> StoreError {
     StoreError::Serialization(Box::new(error))
 }
 
-/// One key of several parts: as JSON, so that `("a", "bc")` and `("ab", "c")` are two.
+/// One key for several parts. It is JSON, so that `("a", "bc")` and `("ab", "c")` differ.
 fn key(parts: &[&str]) -> String {
     serde_json::Value::from(parts).to_string()
 }
 
-/// What the keys begin with that begin with these parts.
+/// The common prefix of all keys that begin with these parts.
 fn prefix(parts: &[&str]) -> String {
     key(parts).trim_end_matches(']').to_owned() + ","
 }
 
-/// A number as a key that sorts as the number does.
+/// A number as a key that sorts like the number.
 fn number(id: u32) -> String {
     format!("{id:010}")
 }
@@ -197,7 +198,7 @@ impl SignalStore for JsonFileStore {
     async fn mark_prekeys_uploaded(&self, ids: &[u32]) -> Result<()> {
         self.change(|tables| {
             for id in ids.iter().map(|id| number(*id)) {
-                // Only those that are still there.
+                // Only prekeys that still exist.
                 if let Some((record, _)) = tables.get::<(Vec<u8>, bool)>("prekeys", &id)? {
                     tables.put("prekeys", &id, (record, true))?;
                 }
@@ -267,7 +268,7 @@ impl AppSyncStore for JsonFileStore {
     async fn get_mutation_mac(&self, name: &str, index_mac: &[u8]) -> Result<Option<Vec<u8>>> {
         self.read(|tables| tables.get("mutation macs", &key(&[name, &hex::encode(index_mac)]))).await
     }
-    // The default body reads one by one, and so can see half of a batch.
+    // The default body reads row by row, so it could return half of a batch.
     async fn get_mutation_macs(&self, name: &str, index_macs: &[[u8; 32]]) -> Result<HashMap<[u8; 32], Vec<u8>>> {
         self.read(|tables| {
             let row = |index: &[u8; 32]| {
@@ -293,7 +294,7 @@ impl AppSyncStore for JsonFileStore {
         .await
     }
     async fn get_latest_sync_key_id(&self) -> Result<Option<Vec<u8>>> {
-        // Of the ids of a device, the highest is the newest.
+        // The highest id of a device is the newest.
         self.read(|tables| Ok(tables.keys("sync keys").next_back().and_then(|id| hex::decode(id).ok()))).await
     }
 }
@@ -472,7 +473,7 @@ impl DeviceStore for JsonFileStore {
     }
     async fn load(&self) -> Result<Option<Device>> {
         let device: Option<Device> = self.read(|tables| tables.get("device", "")).await?;
-        // Not serialized, and its default is not the client's.
+        // `device_props` is not serialized, and its default is not the client's.
         Ok(device.map(|device| Device { device_props: Arc::new(DEVICE_PROPS.clone()), ..device }))
     }
     async fn exists(&self) -> Result<bool> {
@@ -531,7 +532,7 @@ async fn main() -> Result<()> {
         fs::metadata(&path)?.len(),
         session.map_or(0, |session| session.len())
     );
-    println!("cargo test --example own_backend --features testing proves the rest");
+    println!("Run cargo test --example own_backend --features testing for the other promises.");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
-//! Two accounts talk over real Signal sessions, with all of their state in encrypted stores, stop, and go on after a
-//! restart. Then every file they wrote is searched for everything that must not be in it.
+//! Two accounts talk over real Signal sessions, with all of their state in encrypted stores. They stop, and continue
+//! after a restart. Then the example searches every file they wrote for everything that must not be in it.
 //!
-//! Run with `cargo run --example quickstart`. It ends with an error if anything is found.
+//! Run with `cargo run --example quickstart`. It ends with an error if it finds anything.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a terminal")]
 
@@ -73,7 +73,7 @@ async fn run(folder: &Path, encrypt: bool) -> Result<Report> {
     alice.pair("15550101111:3@s.whatsapp.net", "100000011112222:3@lid", "Alice the Operator", &mut rng).await?;
     bob.pair("15550102222:7@s.whatsapp.net", "100000033334444:7@lid", "Bob the Customer", &mut rng).await?;
 
-    // Alice fetches Bob's prekey bundle and begins.
+    // Alice fetches Bob's prekey bundle and starts the session.
     let bundle = bob.publish_prekeys(&mut rng, &mut secrets).await?;
     process_prekey_bundle(
         &bob.jid.to_protocol_address(),
@@ -97,7 +97,7 @@ async fn run(folder: &Path, encrypt: bool) -> Result<Report> {
     process_sender_key_distribution_message(&group, &distribution, &mut bob.signal.sender_key_store).await?;
     group_message(&mut alice, &mut bob, "Warehouse closes at six today", &mut rng, &mut secrets).await?;
 
-    // Everything else that a client keeps.
+    // All other records that a client keeps.
     alice.keep_the_rest(&bob.jid, &mut secrets).await?;
     bob.keep_the_rest(&alice.jid, &mut secrets).await?;
 
@@ -108,7 +108,7 @@ async fn run(folder: &Path, encrypt: bool) -> Result<Report> {
     converse(&mut bob, &mut alice, &["Are you still there after the restart?"], &mut rng, &mut secrets).await?;
     converse(&mut alice, &mut bob, &["Certainly, same session"], &mut rng, &mut secrets).await?;
     group_message(&mut alice, &mut bob, "The warehouse is closed now", &mut rng, &mut secrets).await?;
-    println!("closed, reopened, and the conversations went on");
+    println!("closed and reopened; the conversations continued");
 
     if encrypt {
         let store: Arc<dyn Backend> = Arc::new(SqliteStore::open(&alice_file).await?);
@@ -128,7 +128,7 @@ async fn run(folder: &Path, encrypt: bool) -> Result<Report> {
         secrets.add("snapshot extras", stanza.as_bytes());
         account.backend.snapshot_db("quickstart", Some(stanza.as_bytes())).await?;
     }
-    // The stores are still open, so that their WAL and SHM files are there to be searched.
+    // The stores are still open, so the search finds their WAL and SHM files.
     let report = secrets.search(folder)?;
     drop((alice, bob));
     Ok(report)
@@ -146,7 +146,7 @@ struct Account {
 }
 
 impl Account {
-    /// Opens the store, wrapped or not, and loads the device as a client does.
+    /// Opens the store, encrypted or not, and loads the device as a client does.
     async fn open(file: &Path, encrypt: bool) -> Result<Self> {
         let store = Arc::new(SqliteStore::open(file).await?);
         let mut stack = Stack::new(store.clone());
@@ -166,7 +166,7 @@ impl Account {
         Ok(Self { jid, lid, stack: description, backend, device, cache, signal })
     }
 
-    /// What a successful pairing leaves in the device.
+    /// Sets the fields of the device that a successful pairing sets.
     async fn pair(&mut self, jid: &str, lid: &str, push_name: &str, rng: &mut StdRng) -> Result<()> {
         self.jid = jid.parse()?;
         self.lid = lid.parse()?;
@@ -211,12 +211,12 @@ impl Account {
         )?)
     }
 
-    /// The name under which this account's sender key of the group is known.
+    /// The name of this account's sender key in the group.
     fn sender_key_name(&self) -> SenderKeyName {
         SenderKeyName::from_parts(GROUP, self.jid.to_protocol_address().as_str())
     }
 
-    /// Writes the client's cached Signal state to the store, as the client does before anything goes on the wire.
+    /// Writes the client's cached Signal state to the store, as the client does before it sends anything.
     async fn flush(&self) -> Result<()> {
         Ok(self.cache.flush(&*self.backend).await?)
     }
@@ -277,7 +277,7 @@ impl Account {
         Ok(())
     }
 
-    /// Everything that the store of this account must not show.
+    /// Collects everything that the files of this account must not contain.
     async fn collect(&self, peer: &Jid, secrets: &mut Secrets) -> Result<()> {
         let device = self.device.get_device_snapshot();
         for key in [&device.noise_key, &device.identity_key, &device.signed_pre_key] {
@@ -299,8 +299,8 @@ impl Account {
         self.collect_ratchets(peer, secrets).await
     }
 
-    /// The session and the sender key as they are stored now; both change with every message. In pieces, so that it does
-    /// not matter how a database lays a long value out over its pages.
+    /// Collects the session and the sender key as they are stored now; both change with every message. They are split
+    /// into pieces, because a database may distribute a long value over several pages.
     async fn collect_ratchets(&self, peer: &Jid, secrets: &mut Secrets) -> Result<()> {
         let session = self.backend.get_session(peer.to_protocol_address().as_str()).await?;
         for piece in session.ok_or("no session was stored")?.chunks_exact(32) {
@@ -328,14 +328,14 @@ async fn converse(
         if received != text.as_bytes() {
             return Err("the message did not arrive as it was sent".into());
         }
-        // Clients keep what they send until it is acknowledged.
+        // Clients keep a sent message until the server acknowledges it.
         from.backend.store_sent_message(&to.jid.to_non_ad().to_string(), text, text.as_bytes()).await?;
         secrets.add("messages", text.as_bytes());
     }
     Ok(())
 }
 
-/// Encrypts, "sends", and decrypts one message; both sides store their ratchets.
+/// Encrypts, "sends", and decrypts one message. Both sides store their ratchets.
 async fn deliver(
     from: &mut Account,
     to: &mut Account,
@@ -397,10 +397,10 @@ async fn group_message(
     to.collect_ratchets(&from.jid, secrets).await
 }
 
-/// By kind: how many were looked for, and how many were found.
+/// By kind: the number of searched values, and the number of values found.
 type Report = BTreeMap<&'static str, (usize, usize)>;
 
-/// Everything to look for, by kind.
+/// Everything to search for, by kind.
 #[derive(Default)]
 struct Secrets(Vec<(&'static str, Vec<u8>)>);
 
@@ -427,7 +427,7 @@ impl Secrets {
         }
         let mut report = Report::new();
         for (kind, secret) in &self.0 {
-            // As it is, and as JSON, in which the store keeps the device.
+            // As raw bytes and as JSON, because the store keeps the device as JSON.
             let json = secret.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
             let found = contents.iter().any(|content| {
                 memchr::memmem::find(content, secret).is_some()

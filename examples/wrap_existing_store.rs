@@ -1,4 +1,4 @@
-//! The first of three uses, in the fewest lines: encrypt the store that you already use.
+//! The shortest example: encrypts the store that you already use.
 //!
 //! Run with `cargo run --example wrap_existing_store`.
 

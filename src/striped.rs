@@ -1,27 +1,28 @@
-//! Counting without waiting for other threads: counters are kept in stripes, and most threads have one of their own.
+//! Counters that threads increment without waiting for each other. A counter has stripes, and most threads own a
+//! stripe.
 
 #[cfg(feature = "metrics")]
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// In how many parts a counter is kept.
+/// The number of stripes of a counter.
 pub(crate) const STRIPES: usize = 16;
 
-/// Where a thread counts.
+/// The stripe in which a thread counts.
 #[derive(Clone, Copy)]
 pub(crate) struct Stripe {
     pub(crate) index: usize,
-    /// No other thread writes to it, so that adding needs no locked instruction.
+    /// No other thread writes to it, so adding needs no atomic read-modify-write.
     own: bool,
 }
 
 impl Stripe {
-    /// That of the current thread.
+    /// The stripe of the current thread.
     pub(crate) fn current() -> Self {
         thread_local! {
             static OWNED: Owned = Owned::acquire();
         }
-        // While a thread ends it may have given its own one back already.
+        // A thread that is ending may already have given its stripe back.
         OWNED.try_with(|owned| owned.0).unwrap_or(SHARED)
     }
 
@@ -35,19 +36,19 @@ impl Stripe {
     }
 }
 
-/// For threads that find no free stripe.
+/// For threads that found no free stripe.
 const SHARED: Stripe = Stripe { index: STRIPES - 1, own: false };
 
-/// Which stripes have an owner, a bit each.
+/// The stripes that have an owner, one bit each.
 static OWNERS: AtomicUsize = AtomicUsize::new(0);
 
-/// A stripe until its thread ends.
+/// A stripe that belongs to a thread until it ends.
 struct Owned(Stripe);
 
 impl Owned {
     fn acquire() -> Self {
         let free = |owners: usize| (0..SHARED.index).find(|index| owners & (1 << index) == 0);
-        // A thread that takes a stripe over goes on from what its last owner counted.
+        // A thread that takes over a stripe continues from the count of the last owner.
         let taken = OWNERS
             .fetch_update(Ordering::Acquire, Ordering::Relaxed, |owners| free(owners).map(|index| owners | 1 << index));
         Self(taken.ok().and_then(free).map_or(SHARED, |index| Stripe { index, own: true }))
@@ -62,7 +63,7 @@ impl Drop for Owned {
     }
 }
 
-/// A counter in stripes. An observer may follow it, such as an exporter of metrics.
+/// A counter in stripes. One observer, for example an exporter of metrics, can follow it.
 #[derive(Default)]
 pub(crate) struct Counter {
     stripes: [CacheLine; STRIPES],
@@ -70,11 +71,11 @@ pub(crate) struct Counter {
     observer: OnceLock<Observer>,
 }
 
-/// Learns how much is added to a [`Counter`], each time.
+/// Receives each number that is added to a [`Counter`].
 #[cfg(feature = "metrics")]
 pub(crate) type Observer = Box<dyn Fn(u64) + Send + Sync>;
 
-/// So that threads do not wait for one another's cache line.
+/// Aligned so that threads do not wait for each other's cache line.
 #[derive(Default)]
 #[repr(align(128))]
 struct CacheLine(AtomicU64);
@@ -97,7 +98,7 @@ impl Counter {
         self.stripes.iter().map(|CacheLine(count)| count.load(Ordering::Relaxed)).sum()
     }
 
-    /// Tells `observer` what is added from now on. A counter has one observer; later ones are ignored.
+    /// Passes everything that is added from now on to `observer`. A counter has one observer; later ones are ignored.
     #[cfg(feature = "metrics")]
     pub(crate) fn observe(&self, observer: impl Fn(u64) + Send + Sync + 'static) {
         self.observer.get_or_init(|| Box::new(observer));

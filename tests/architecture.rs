@@ -1,7 +1,7 @@
 //! The order of the modules in `src/`: which file may import which.
 //!
-//! `docs/architecture.md` draws the order; this test reads it there and holds the imports of every file against it. It
-//! resolves re-exports, so that a name counts as imported from the file that defines it.
+//! `docs/architecture.md` has a table of the order. This test reads the table and checks the imports of every file
+//! against it. It resolves re-exports, so a name counts as imported from the file that defines it.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a failure is a failed test")]
 
@@ -14,29 +14,29 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use syn::spanned::Spanned;
 use syn::visit::Visit;
 
-/// More than this and a file has a second job, or a function a second step.
+/// The most lines of a file and of a function. A longer file has a second job, and a longer function a second step.
 const MOST_LINES_OF_A_FILE: usize = 600;
 const MOST_LINES_OF_A_FUNCTION: usize = 60;
 
-/// Functions that are one list or one `match`, and that splitting would not make easier to read.
+/// Functions that consist of one list or one `match`. Splitting them would not make them easier to read.
 const LONG_FUNCTIONS: [&str; 2] = ["testing/arguments.rs::call", "testing/arguments.rs::numbered"];
 
-/// The names of a module: what each of them stands for.
+/// The meaning of a name in a module.
 enum Name {
     Module(usize),
     Here,
-    /// Here, and in tests only.
+    /// Defined in this module, in tests only.
     TestOnly,
     Import(Vec<String>),
 }
 
-/// A module of the crate. Modules without a file of their own count as part of the file around them.
+/// A module of the crate. A module without its own file counts as part of the file around it.
 struct Module {
     file: PathBuf,
     parent: Option<usize>,
     names: BTreeMap<String, Name>,
     globs: Vec<Vec<String>>,
-    /// Paths that the module names, with the line of each.
+    /// The paths in the module, each with its line.
     paths: Vec<(Vec<String>, usize)>,
 }
 
@@ -46,7 +46,7 @@ struct Crate {
     functions: Vec<(PathBuf, String, usize)>,
 }
 
-/// One file imports another: the line, and the name it imports.
+/// For two files, of which one imports from the other: the line of the import, and the imported name.
 type Imports = BTreeMap<(PathBuf, PathBuf), (usize, String)>;
 
 fn is_test_only(attributes: &[syn::Attribute]) -> bool {
@@ -56,7 +56,7 @@ fn is_test_only(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
-/// What can be named in a file and where it names something else.
+/// Collects the names that a file defines and imports, and the paths that it uses.
 struct Reader<'a> {
     krate: &'a mut Crate,
     module: usize,
@@ -115,7 +115,7 @@ impl Reader<'_> {
         self.path(path, line);
     }
 
-    /// The paths in the tokens of a macro, which the parser does not look into.
+    /// Collects the paths in the tokens of a macro, which the parser skips.
     fn tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let mut colons = 0;
@@ -215,7 +215,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         self.name(&item.ident, Name::Module(module));
     }
 
-    /// `pub(in crate::…)` imports nothing.
+    /// `pub(in crate::…)` is not an import.
     fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
@@ -275,8 +275,8 @@ impl Crate {
         module
     }
 
-    /// The module that defines what `path` names in `module`; nothing if that is another crate. A name that is not found in a
-    /// module that the path leads to is defined there by a macro.
+    /// The module that defines the name `path` in `module`; `None` if another crate does. If the path leads to a
+    /// module that does not contain the name, a macro defines it there.
     fn definition(
         &self,
         module: usize,
@@ -340,7 +340,7 @@ fn relative(file: &Path, source: &Path) -> PathBuf {
     file.strip_prefix(source).unwrap().to_owned()
 }
 
-/// The files that can be reached from `file` by imports.
+/// The files that `file` imports, directly or through other files.
 fn reached(file: &Path, imports: &Imports) -> BTreeSet<PathBuf> {
     let mut reached = BTreeSet::new();
     let mut open = vec![file.to_owned()];
@@ -354,7 +354,7 @@ fn reached(file: &Path, imports: &Imports) -> BTreeSet<PathBuf> {
     reached
 }
 
-/// The library and the command.
+/// The library and the command, which are two crates.
 fn crates() -> [(Crate, PathBuf); 2] {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let command = source.join("bin/wastore");
@@ -379,10 +379,10 @@ fn no_file_imports_itself_through_others() {
             }
         }
     }
-    assert!(circles.is_empty(), "circles of imports:\n{circles}");
+    assert!(circles.is_empty(), "circular imports:\n{circles}");
 }
 
-/// The table of modules in `docs/architecture.md`: each module, and what it may import, in its own words.
+/// The table of modules in `docs/architecture.md`: each module with the text of the column `may import`.
 fn order() -> BTreeMap<String, Vec<String>> {
     let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
     let document = fs::read_to_string(document).unwrap();
@@ -412,7 +412,7 @@ fn imports_keep_to_the_documented_order() {
     let mut upwards = String::new();
     for ((into, from), (line, name)) in krate.imports(&source) {
         let (upper, lower) = (module_of(&into), module_of(&from));
-        // The root defines nothing but exported macros.
+        // The root defines only exported macros.
         if upper == lower || [&*upper, &*lower].contains(&"lib") {
             continue;
         }
@@ -426,7 +426,7 @@ fn imports_keep_to_the_documented_order() {
     assert!(upwards.is_empty(), "docs/architecture.md does not allow:\n{upwards}");
 }
 
-/// The table itself has an order: no module may import one that may import it.
+/// The table must not be circular: no module may import a module that may import it.
 #[test]
 fn the_documented_order_has_no_circle() {
     let order = order();

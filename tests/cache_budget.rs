@@ -1,4 +1,4 @@
-//! The cache holds its budget, measured at the allocator, whatever the sizes and keys.
+//! The cache keeps its budget for all sizes and keys, measured at the allocator.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test")]
 
@@ -21,10 +21,10 @@ fn allocated() -> i64 {
     stats.bytes_allocated as i64 - stats.bytes_deallocated as i64
 }
 
-/// The memory that a mix of sizes leaves allocated, relative to the budget.
+/// The memory that stays allocated after values of mixed sizes, relative to the budget.
 fn resident(name: &str, budget: u64, mut size: impl FnMut(&mut SmallRng) -> (usize, usize)) -> f64 {
     let mut random = SmallRng::seed_from_u64(7);
-    // Nothing stays in the store: rows are deleted below the cache after they were read.
+    // The store stays empty: rows are deleted below the cache after they were read.
     let below = Arc::new(InMemoryBackend::new());
     let all = [Record::SyncKey, Record::CollectionVersion, Record::SenderKeyDevice, Record::LidMapping];
     let none = [Record::DeviceList, Record::GroupMetadata, Record::MessageSecret];
@@ -59,7 +59,7 @@ fn resident(name: &str, budget: u64, mut size: impl FnMut(&mut SmallRng) -> (usi
 #[test]
 fn the_budget_holds_whatever_the_sizes() {
     let budget = 4 << 20;
-    // Memory that is allocated once, such as the tables of the in-memory store, comes first.
+    // Allocates memory that is allocated only once, such as the tables of the in-memory store.
     let warm = resident("warm-up", budget, |_| (20, 100));
     let figures = [
         ("tiny", resident("tiny", budget, |_| (8, 0))),

@@ -1,5 +1,4 @@
-//! A real client object on the encrypted stack, without a network: the device that it persists is the one that it loads
-//! after a restart.
+//! A real client object on the encrypted stack, without a network. After a restart it loads the device that it saved.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test or measurement")]
 
@@ -33,7 +32,7 @@ impl HttpClient for Offline {
     }
 }
 
-/// Its presence makes the client probe the pending-inbound buffer with a row of its own when it is built.
+/// Makes the client probe the pending-inbound buffer with its own row when it is built.
 struct Hook;
 
 #[async_trait]
@@ -43,7 +42,7 @@ impl InboundDurabilityHook for Hook {
     }
 }
 
-/// Whose SQLite store is below the encryption.
+/// The SQLite store below the encryption.
 #[derive(Clone, Copy)]
 enum Below {
     Upstream,
@@ -107,7 +106,7 @@ async fn the_device_survives_a_restart(below: Below) {
     assert_eq!(
         serde_json::to_value(&after.core).unwrap(),
         serde_json::to_value(&before.core).unwrap(),
-        "the client goes on as the same device"
+        "the client is the same device after the restart"
     );
     assert!(after.is_registered());
     assert_eq!(after.device_props, before.device_props);

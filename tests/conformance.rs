@@ -1,4 +1,4 @@
-//! Every store and every stack keeps every rule of the kit.
+//! Every store and every stack passes every rule of the kit.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test")]
 
@@ -29,7 +29,7 @@ async fn upstream_sqlite() -> Subject {
     Subject::new(open(1).await).second_account(open(2).await).reopen_with(move || open(1)).keeping(folder)
 }
 
-/// The own store: two accounts in one file.
+/// This crate's store: two accounts in one file.
 async fn sqlite() -> Subject {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wa.db");
@@ -47,7 +47,7 @@ async fn in_memory() -> Subject {
     Subject::from(Arc::new(store.account(1))).second_account(Arc::new(store.account(2)))
 }
 
-/// Encrypts each account with a vault of its own, which a reopened store opens again.
+/// Encrypts each account with its own vault. A reopened store opens the vault again.
 async fn encrypted(subject: Subject, options: VaultOptions) -> Subject {
     subject
         .wrapped(move |store| {
@@ -69,13 +69,13 @@ async fn layered(subject: Subject, layer: impl Layer + Clone + 'static) -> Subje
         .await
 }
 
-/// A cache of everything that can be cached, small enough to have to choose.
+/// A cache of all records that can be cached, so small that it must evict.
 fn small_cache() -> CacheLayer {
     let signal = [Record::Session, Record::Identity, Record::SenderKey, Record::SignedPrekey];
     signal.into_iter().fold(CacheLayer::new(512 << 10), CacheLayer::with)
 }
 
-/// Every layer there is, outermost last, and metrics in each place: over the store, on both sides of the cache and of
+/// All layers, outermost last, with metrics in each place: over the store, on both sides of the cache and of
 /// encryption, and nearest to the client.
 async fn all_layers(subject: Subject) -> Subject {
     let metrics = Metrics::new();
@@ -90,8 +90,8 @@ async fn all_layers(subject: Subject) -> Subject {
     layered(subject, metrics.layer("client")).await
 }
 
-/// A store alone and under each layer. The first list of optional features is that of the store, the second what it is
-/// under encryption.
+/// Tests of a store alone and under each layer. The first list has the optional features of the store, the second
+/// list those of the store under encryption.
 macro_rules! stacks {
     ($store:ident, [$($plain:ident),* $(,)?], [$($encrypted:ident),* $(,)?]) => {
         mod $store {
@@ -179,7 +179,7 @@ backend_tests!(sqlite_in_memory, in_memory, optional: [
     repeatable_create, reports_resources, unbounded_sent_messages, wide_numbers,
 ]);
 
-/// A layer works over any backend, also over its own kind.
+/// A layer works over any backend, even over another layer of its kind.
 mod encrypted_twice {
     use super::*;
 

@@ -1,8 +1,8 @@
-//! Upstream's storage traits, as they are in the version that is built, against those that this crate was written for.
+//! Compares upstream's storage traits in the version of this build with the version for which this crate was written.
 //!
-//! `clippy::missing_trait_methods` notices a method that upstream adds with a default body, but only where clippy runs;
-//! nothing in the compiler notices that a default body changed. This test names every difference. When one is right,
-//! decide what each layer and store does about it, and then accept it with `WASTORE_ACCEPT_UPSTREAM=1`.
+//! `clippy::missing_trait_methods` notices a method that upstream adds with a default body, but only where clippy
+//! runs. The compiler never notices that a default body changed. This test names every difference. Decide what each
+//! layer and store does about a difference, then accept it with `WASTORE_ACCEPT_UPSTREAM=1`.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a failure is a failed test")]
 
@@ -18,15 +18,15 @@ use wastore::Method;
 
 const TRAITS: [&str; 5] = ["SignalStore", "AppSyncStore", "ProtocolStore", "DeviceStore", "MsgSecretStore"];
 
-/// What is declared about one method of a trait, one function, or one struct.
+/// The declaration of one method of a trait, one function, or one struct.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Declaration {
     signature: String,
-    /// The hash of the body; `None` if there is none.
+    /// The hash of the default body; `None` if the method has none.
     default_body: Option<String>,
 }
 
-/// The methods of the storage traits by `Trait::method`, and what stands beside them.
+/// The declarations of the storage traits by `Trait::method`, and those of the functions and structs beside them.
 type Declarations = BTreeMap<String, Declaration>;
 
 fn declarations(source: &str) -> Declarations {
@@ -34,13 +34,13 @@ fn declarations(source: &str) -> Declarations {
     for item in syn::parse_file(source).unwrap().items {
         let item = match item {
             syn::Item::Trait(item) => item,
-            // What default bodies and stores call, such as the merging of deadlines.
+            // Functions that default bodies and stores call, such as the merging of deadlines.
             syn::Item::Fn(item) => {
                 let declaration = Declaration { signature: text(&item.sig), default_body: Some(hash(&item.block)) };
                 found.insert(format!("fn {}", item.sig.ident), declaration);
                 continue;
             }
-            // What is stored.
+            // The stored types.
             syn::Item::Struct(item) => {
                 let fields = item.fields.iter().map(|field| {
                     let name = field.ident.as_ref().map_or_else(String::new, ToString::to_string);
@@ -69,12 +69,12 @@ fn hash(body: &impl ToTokens) -> String {
     hex::encode(&Sha256::digest(text(body))[..16])
 }
 
-/// The tokens, without comments and without the layout of the source.
+/// The tokens, without comments and layout.
 fn text(syntax: &impl ToTokens) -> String {
     syntax.to_token_stream().to_string()
 }
 
-/// What differs, one line each; empty if nothing does.
+/// The differences, one line each; empty if there are none.
 fn differences(known: &Declarations, resolved: &Declarations) -> Vec<String> {
     let mut lines = vec![];
     for (name, declaration) in resolved {
@@ -104,9 +104,9 @@ fn differences(known: &Declarations, resolved: &Declarations) -> Vec<String> {
     lines
 }
 
-/// The source of the traits in the version of `wacore` that this build resolved to.
+/// The source of the traits in the version of `wacore` that this build uses.
 fn resolved_source() -> String {
-    // Only this platform's packages: those of others are not there unless somebody fetched them.
+    // Only packages of this platform, because cargo fetches the others only on request.
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let version = Command::new(rustc).arg("-vV").output().unwrap();
     let version = String::from_utf8(version.stdout).unwrap();
@@ -167,7 +167,7 @@ fn the_table_of_methods_is_that_of_the_traits() {
         assert!(table.contains(name), "{name} is missing in src/method.rs");
     }
     for (method, name) in Method::ALL.iter().zip(&table) {
-        let Some(declaration) = resolved.get(name) else { panic!("{name} is no method of upstream's") };
+        let Some(declaration) = resolved.get(name) else { panic!("{name} is not a method of upstream's traits") };
         let signature: syn::Signature = syn::parse_str(&declaration.signature).unwrap();
         let argument = |argument: &syn::FnArg| match argument {
             syn::FnArg::Receiver(_) => None,
@@ -178,7 +178,7 @@ fn the_table_of_methods_is_that_of_the_traits() {
     }
 }
 
-/// The net itself: every kind of change is noticed, and the method named.
+/// Tests the comparison: it notices every kind of change, and names the method.
 #[test]
 fn every_kind_of_change_is_named() {
     let before = "
@@ -194,7 +194,7 @@ fn every_kind_of_change_is_named() {
     ";
     let after = "
         pub trait SignalStore {
-            /// A comment and another layout are no change.
+            /// A comment and another layout are not a change.
             async fn kept(
                 &self, a: &str
             ) -> Result<()>;
@@ -226,7 +226,7 @@ fn every_kind_of_change_is_named() {
     );
 }
 
-/// Every implementation of a storage trait in the library forbids to leave a default body in place.
+/// Every implementation of a storage trait in the library forbids inherited default bodies.
 #[test]
 fn every_layer_and_store_denies_missing_methods() {
     struct Impls {
@@ -256,7 +256,7 @@ fn every_layer_and_store_denies_missing_methods() {
             } else if entry.extension().is_some_and(|extension| extension == "rs") {
                 let source = fs::read_to_string(&entry).unwrap();
                 impls.visit_file(&syn::parse_file(&source).unwrap());
-                // The one that `uniform_layer!` writes.
+                // The implementation that `uniform_layer!` writes.
                 let lines: Vec<_> = source.lines().map(str::trim).collect();
                 generated += lines
                     .windows(2)
@@ -268,7 +268,7 @@ fn every_layer_and_store_denies_missing_methods() {
     for (name, denied) in &impls.found {
         assert!(denied, "`impl {name}` needs #[deny(clippy::missing_trait_methods)]");
     }
-    // The cache, the encrypting layer, the SQLite store.
+    // The cache, the encrypting layer and the SQLite store.
     assert!(impls.found.len() >= 15 && impls.found.len().is_multiple_of(TRAITS.len()), "{:?}", impls.found);
     assert_eq!(generated, 1);
 }

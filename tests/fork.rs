@@ -1,4 +1,4 @@
-//! A bot that forks goes on in two processes with the same memory, which must not choose the same nonces.
+//! A bot that forks continues in two processes with the same memory. They must not choose the same nonces.
 
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "a failure is a failed test")]
@@ -19,7 +19,7 @@ use wastore::{Key, Layer, VaultOptions};
 
 const FOLDER: &str = "WASTORE_FORK_FOLDER";
 const ROUNDS: &str = "WASTORE_FORK_ROUNDS";
-/// How many are sealed in a batch, and as many one by one, in each round.
+/// The number of rows in a batch, and of rows sealed one by one, in each round.
 const BATCH: u32 = 100;
 
 #[test]
@@ -37,7 +37,7 @@ fn a_forked_bot_repeats_no_nonce() {
         .status()
         .unwrap();
     assert!(status.success(), "{status}");
-    // One of the two may need longer.
+    // One of the two processes may need longer.
     let files = || -> Vec<_> {
         let files = std::fs::read_dir(&nonces).unwrap().map(|entry| entry.unwrap().path());
         files.filter(|path| path.extension().is_some_and(|extension| extension == "done")).collect()
@@ -57,7 +57,7 @@ fn a_forked_bot_repeats_no_nonce() {
     println!("{} nonces in two processes, all different", seen.len());
 }
 
-/// In a process of its own, for the test above.
+/// Runs in its own process, which the test above starts.
 #[test]
 fn seal_in_two_processes() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
@@ -65,7 +65,7 @@ fn seal_in_two_processes() {
     let inner = Arc::new(InMemoryBackend::new());
     let vault = block_on(VaultOptions::new().create(inner.clone(), Key::from_bytes(&mut [0x5a; 32]))).unwrap();
     let store = vault.layer().layer(inner.clone());
-    // Whatever generator there might be, it is seeded by now.
+    // Ensures that every random generator is seeded before the fork.
     block_on(store.put_session("before", b"before")).unwrap();
     let _ = std::os::unix::process::parent_id();
 
@@ -84,6 +84,6 @@ fn seal_in_two_processes() {
     let path = std::path::Path::new(&folder).join(std::process::id().to_string());
     std::fs::write(&path, &nonces).unwrap();
     std::fs::rename(&path, path.with_extension("done")).unwrap();
-    // The other process has no test harness that would wait for it.
+    // The other process has no test harness that waits for it.
     std::process::exit(0);
 }

@@ -1,5 +1,5 @@
-//! Each of the 82 methods reaches its inner method exactly once, with the arguments that the layer declares to pass on,
-//! and what the inner store says comes back.
+//! Each of the 82 methods reaches its inner method exactly once. The arguments that the layer declares to pass on
+//! arrive unchanged, and the answer of the inner store comes back.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a failure is a failed test")]
 
@@ -15,11 +15,11 @@ use wacore::store::traits::*;
 use wastore::testing::{Call, Effect, Fault, Operation, Spy, Value, When};
 use wastore::{CacheLayer, Key, Layer, Method, Metrics, Record, SqliteStore, VaultOptions};
 
-/// What a layer says it does to a call.
+/// The declared effect of a layer on calls.
 struct Declared {
-    /// The method that is called below.
+    /// The method of the inner store that is called.
     method: fn(Method) -> Method,
-    /// Whether an argument of this name is the same below.
+    /// Whether the argument of this name arrives unchanged.
     passes_on: fn(Method, &str) -> bool,
 }
 
@@ -27,7 +27,7 @@ const TRANSPARENT: Declared = Declared { method: |method| method, passes_on: |_,
 
 const CACHE: Declared = Declared {
     method: |method| match method {
-        // One entry answers both questions.
+        // The cache has one entry for both methods.
         Method::GetMsgSecret => Method::GetMsgSecretWithTs,
         same => same,
     },
@@ -36,28 +36,28 @@ const CACHE: Declared = Declared {
 
 const ENCRYPT: Declared = Declared {
     method: |method| match method {
-        // Identities live in the session table.
+        // Encryption stores identities in the session table.
         Method::PutIdentity => Method::PutSession,
         Method::PutIdentitiesBatch => Method::PutSessionsBatch,
         Method::LoadIdentity => Method::GetSession,
         Method::DeleteIdentity => Method::DeleteSession,
-        // The device is there already, so creating it is finding out that it is.
+        // The device already exists, so creating it only checks that.
         Method::Create => Method::Exists,
         same => same,
     },
-    // What the inner store computes with: the README's column "readable".
+    // Arguments that the inner store computes with: the README's column "readable".
     passes_on: |method, argument| {
         matches!(argument, "id" | "ids" | "uploaded" | "version" | "key_id")
             && !matches!(method.trait_name(), "ProtocolStore")
             // A sync key is sealed with its time.
             || argument.ends_with("timestamp") && method != Method::SetSyncKey
             || argument.ends_with("cutoff")
-            // Fields of what is stored.
+            // Fields of stored values.
             || matches!(argument, "created_at" | "updated_at" | "expires_at" | "message_ts")
     },
 };
 
-/// A fresh store with a device, under the layer, with a spy above and below it.
+/// A new store with a device under the layer, with a spy above and one below the layer.
 struct Bench {
     top: Arc<dyn Backend>,
     above: Spy,
@@ -72,12 +72,12 @@ async fn bench(layer: &dyn Layer, store: Arc<dyn Backend>) -> Bench {
     Bench { top, above, below, fault }
 }
 
-/// What is wrong with how a layer forwards, one line for each method and finding.
+/// The mistakes in a layer's forwarding, one line for each method and mistake.
 async fn findings(layer: &dyn Layer, under: Arc<dyn Backend>, declared: &Declared) -> Vec<String> {
     findings_before_each(layer, under, declared, &|| {}).await
 }
 
-/// `before` is called before every call.
+/// Like `findings`, but calls `before` before every call.
 async fn findings_before_each(
     layer: &dyn Layer,
     under: Arc<dyn Backend>,
@@ -89,7 +89,7 @@ async fn findings_before_each(
     let (plain, _folder) = store().await;
     plain.create().await.unwrap();
     let (mut findings, mut saved) = (vec![], false);
-    // Twice: nothing is there the first time, and most of it the second time.
+    // Runs twice: the first time nothing exists, the second time most rows do.
     for method in Method::ALL.iter().chain(Method::ALL).copied() {
         let operation = Operation::sample(method);
         above.take();
@@ -101,11 +101,11 @@ async fn findings_before_each(
         let expected = operation.run(&*plain, 0).await.unwrap();
         let name = method.name();
         match &found {
-            // The number of a device is the store's own, and the keys of one that was only created are random.
+            // Each store chooses the number of a device, and a device that was only created has random keys.
             Ok(_) if method == Method::Create => {}
             Ok(found)
                 if method == Method::Load && !saved && (found == &Value::Nothing) == (expected == Value::Nothing) => {}
-            // How much memory, every store says for itself.
+            // Each store reports its own use of memory.
             Ok(found) if method == Method::ResourceReport && found.field("memory_bytes") != Some(&Value::Nothing) => {}
             Ok(found) if found.clone().sorted() == expected.clone().sorted() => {}
             found => findings.push(format!("{name}: returned {found:?} instead of {expected:?}")),
@@ -118,7 +118,7 @@ async fn findings_before_each(
         if method.arguments() == inner[0].method.arguments() {
             findings.extend(arguments(&outer[0], &inner[0], declared));
         } else if leaks(&Value::List(outer[0].arguments.clone()), &Value::List(inner[0].arguments.clone())) {
-            findings.push(format!("{name}: something is in the clear: {:?}", inner[0]));
+            findings.push(format!("{name}: an argument is not encrypted: {:?}", inner[0]));
         }
 
         if method == Method::ResourceReport {
@@ -131,7 +131,7 @@ async fn findings_before_each(
         if !failed.as_ref().is_err_and(Fault::is_injected) {
             findings.push(format!("{name}: the store's error became {failed:?}"));
         }
-        // An acknowledgement that got lost is a failure too.
+        // A lost acknowledgement is a failure too.
         fault.inject(When::Always, Effect::FailAfter(Fault::error));
         before();
         let failed = operation.run(&*top, 0).await;
@@ -144,20 +144,21 @@ async fn findings_before_each(
     findings
 }
 
-/// Compares the arguments of a call with those that arrived.
+/// Compares the arguments of a call with those that the inner store got.
 fn arguments(outer: &Call, inner: &Call, declared: &Declared) -> Vec<String> {
     let mut findings = vec![];
     for name in outer.method.arguments() {
         let (given, arrived) = (outer.argument(name).unwrap(), inner.argument(name).unwrap());
         compare(outer.method, name, given, arrived, declared, &mut findings);
         if !(declared.passes_on)(outer.method, name) && leaks(given, arrived) {
-            findings.push(format!("{}: {name} is in the clear: {arrived:?}", outer.method.name()));
+            findings.push(format!("{}: {name} is not encrypted: {arrived:?}", outer.method.name()));
         }
     }
     findings
 }
 
-/// What is declared to be passed on is the same, down to the fields of structs; batches keep their number of rows.
+/// Arguments that the layer declares to pass on are the same, including the fields of structs. Batches keep their
+/// number of rows.
 fn compare(
     method: Method,
     name: &str,
@@ -186,7 +187,7 @@ fn compare(
                 compare(method, name, given, arrived, declared, findings);
             }
         }
-        // A flag beside a name, as in the sender key devices of a group.
+        // A flag with a name, as in the sender key devices of a group.
         (Value::Flag(_), Value::Flag(_)) if method == Method::SetSenderKeyStatus && given != arrived => {
             findings.push(format!("{}: a flag of {name} became {arrived:?}", method.name()));
         }
@@ -201,7 +202,7 @@ fn compare(
     }
 }
 
-/// Whether a name or a content from above can be found below.
+/// Returns whether a name or a content of the call appears in the arguments that the inner store got.
 fn leaks(given: &Value, arrived: &Value) -> bool {
     let mut secrets = vec![];
     collect(given, &mut secrets);
@@ -210,7 +211,8 @@ fn leaks(given: &Value, arrived: &Value) -> bool {
     below.iter().any(|below| secrets.iter().any(|secret| memchr::memmem::find(below, secret).is_some()))
 }
 
-/// All texts and byte strings of a value, but those that are too short or too plain to mean anything.
+/// Collects all texts and byte strings of a value. Leaves out those that are too short or too simple to be
+/// recognizable.
 fn collect(value: &Value, into: &mut Vec<Vec<u8>>) {
     match value {
         Value::Text(text) => into.push(text.as_bytes().to_vec()),
@@ -227,7 +229,7 @@ async fn assert_forwards(layer: &dyn Layer, store: Arc<dyn Backend>, declared: &
     assert!(findings.is_empty(), "{layer:?}:\n{}", findings.join("\n"));
 }
 
-/// A store that has something to say to every method.
+/// A store that implements every method.
 async fn store() -> (Arc<dyn Backend>, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     (Arc::new(SqliteStore::open(folder.path().join("wa.db")).await.unwrap()), folder)
@@ -264,10 +266,10 @@ async fn encrypt_passes_on_what_stays_readable() {
     assert_forwards(&vault.layer(), store, &ENCRYPT).await;
 }
 
-/// The check itself: a layer that leaves every default body in place is caught at each of them.
+/// Tests the check itself: it finds every method of a layer that keeps all default bodies.
 #[tokio::test]
 async fn a_forgotten_forward_is_noticed_and_named() {
-    /// As someone would write it who lets the compiler say what is missing.
+    /// A layer of an author who writes only the methods that the compiler requires.
     #[derive(Debug)]
     struct Forgetful;
 
@@ -285,7 +287,7 @@ async fn a_forgotten_forward_is_noticed_and_named() {
     assert_eq!(named, WITH_DEFAULT_BODY);
 }
 
-/// The methods of the traits of `wacore` 0.7.0 that compile without being written.
+/// The methods of the traits of `wacore` 0.7.0 that an implementation may leave out.
 const WITH_DEFAULT_BODY: [&str; 25] = [
     "delete_expired_pending_inbound",
     "delete_group_metadata",

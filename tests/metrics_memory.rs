@@ -1,4 +1,4 @@
-//! Counting takes no memory but the future of each call, however long it goes on, for stores and for the network.
+//! Counting allocates nothing but the future of each call, for stores and for the network.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test")]
 
@@ -21,7 +21,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const CALLS: usize = 1_000_000;
 
-/// Calls of each kind, some of which fail and some of which are dropped before they end.
+/// Makes calls of each kind. Some fail, and some are dropped before they end.
 fn calls(store: &Arc<dyn Backend>, client: &dyn HttpClient, number: usize) {
     for call in 0..number / 5 {
         block_on(store.get_session("15550001111@s.whatsapp.net")).unwrap();
@@ -43,7 +43,7 @@ fn memory_stays_flat_over_a_million_calls() {
     for kind in LayerKind::ALL {
         metrics.log_slower_than(*kind, Some(Duration::ZERO));
     }
-    // Memory that is allocated once is allocated now.
+    // Allocates memory that is allocated only once.
     calls(&store, &client, 100);
     drop(metrics.snapshot());
 
@@ -65,7 +65,7 @@ fn memory_stays_flat_over_a_million_calls() {
         drop(metrics.snapshot());
     }
     let change = region.change();
-    assert_eq!(change.bytes_allocated, change.bytes_deallocated, "snapshots leave nothing");
+    assert_eq!(change.bytes_allocated, change.bytes_deallocated, "snapshots free their memory");
 
     let (snapshot, rounds) = (metrics.snapshot(), (100 + CALLS + CALLS / 100) as u64 / 5);
     let http = snapshot.layer("http").unwrap().op("execute").unwrap();
@@ -74,7 +74,7 @@ fn memory_stays_flat_over_a_million_calls() {
     assert_eq!(snapshot.layer("store").unwrap().op("get_session").unwrap().calls(), rounds);
 }
 
-/// Fails or hangs as it is told.
+/// Fails or hangs, depending on the URL.
 struct Web;
 
 #[async_trait]

@@ -1,4 +1,4 @@
-//! Published test vectors for the cryptographic crates that were chosen, run against the versions that are resolved.
+//! Published test vectors for the cryptographic crates, run against the resolved versions.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test or measurement")]
 
@@ -72,7 +72,7 @@ fn aes_256_siv_wycheproof() {
 
 #[test]
 fn aes_siv_rfc_5297() {
-    // RFC 5297, appendix A.1, is for AES-128; the same composition with one header.
+    // RFC 5297, appendix A.1, uses AES-128. This is the same composition with one header.
     let key = hex::<32>("fffefdfcfbfaf9f8f7f6f5f4f3f2f1f0f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff");
     let mut siv = aes_siv::siv::Aes128Siv::new(&key.into());
     let mut buffer = hex::<14>("112233445566778899aabbccddee");

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use quote::ToTokens;
 use syn::visit::Visit;
 
-/// What the tests below look for, in whichever file it is.
+/// The items that the tests below search for in all files.
 #[derive(Default)]
 struct Sources {
-    /// The names of all tests, and of the rules of the conformance kit, each of which is a test of every stack.
+    /// The names of all tests, and of all rules of the conformance kit. Each rule is a test of every stack.
     tests: Vec<String>,
-    /// The calls that compare in constant time.
+    /// The comparisons in constant time.
     comparisons: Vec<String>,
 }
 
@@ -54,7 +54,7 @@ impl<'ast> Visit<'ast> for Sources {
     }
 }
 
-/// A rule is a function that takes a subject and gives nothing back.
+/// Returns whether a function is a rule: it takes a subject and returns nothing.
 fn is_rule(signature: &syn::Signature) -> bool {
     let first = signature.inputs.first().map(|first| first.to_token_stream().to_string().replace(' ', ""));
     let takes_subject = first.is_some_and(|first| first.ends_with(":&Subject") || first.ends_with(":&mutSubject"));
@@ -83,7 +83,7 @@ fn every_promise_names_its_tests_and_they_exist() {
         page.split("Tests: ").skip(1).for_each(|rest| check(rest.split('.').next().unwrap()));
     }
 
-    // Sections that promise something.
+    // Sections that contain no promise.
     let silent = ["The first thing to know", "Assets", "Attackers"];
     for section in text.split("\n## ").skip(1) {
         let (title, content) = section.split_once('\n').unwrap();
@@ -111,7 +111,7 @@ fn every_promise_names_its_tests_and_they_exist() {
     assert!(named > 150, "{named}");
 }
 
-/// A type that has the trait makes the call ambiguous, and this file does not compile.
+/// Fails to compile if a type has the trait, because the call is then ambiguous.
 macro_rules! assert_lacks {
     ($trait:path: $($type:ty),+) => { $({
         trait Ambiguous<A> {
@@ -128,7 +128,7 @@ macro_rules! assert_lacks {
 fn secrets_can_be_neither_compared_nor_copied() {
     use wastore::{Key, Passphrase, RecoveryKey, Secret};
 
-    // Where the crate itself compares, it does so in constant time, with `subtle`.
+    // The crate itself compares in constant time, with `subtle`.
     assert_lacks!(PartialEq: Passphrase, Key, RecoveryKey, Secret);
     assert_lacks!(Clone: Passphrase, Key, RecoveryKey, Secret);
     assert_lacks!(std::fmt::Display: Passphrase, Key, RecoveryKey, Secret);

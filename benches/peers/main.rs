@@ -1,11 +1,13 @@
-//! wastore beside what people would use instead, in one run.
+//! Compares wastore with the alternatives, in one run.
 //!
-//! `cargo bench --bench peers` prints a table of medians and of ratios to upstream's plaintext store, and the goals that are met
-//! and missed; it writes `target/bench/peers.md`, `peers.json` and `peers.svg`. The subjects take turns in every round, so that a
-//! drifting machine hurts all alike, each in a process of its own. Two of these are other builds: SQLCipher
-//! (`benches/sqlcipher`), and this crate with the feature `ring`. What cannot be built is skipped aloud.
+//! `cargo bench --bench peers` prints a table of medians and of ratios to upstream's plaintext store, and the goals
+//! that are met and missed. It writes `target/bench/peers.md`, `peers.json` and `peers.svg`. Each subject runs in its
+//! own process. The subjects take turns in every round, so that a drifting machine affects all alike.
 //!
-//! `WASTORE_LONG=1` measures three times as many rounds; an argument measures only what has it in its name.
+//! Two subjects are other builds: SQLCipher (`benches/sqlcipher`), and this crate with the feature `ring`. A build
+//! that fails is skipped with a warning.
+//!
+//! `WASTORE_LONG=1` measures three times as many rounds. With an argument, only names that contain it are measured.
 
 #![allow(
     missing_docs,
@@ -48,9 +50,9 @@ pub(crate) const DURABLE: &str = "encrypted, power-safe";
 pub(crate) const MEMORY: &str = "upstream, memory";
 pub(crate) const LOOP: &str = "rusqlite loop";
 
-/// The fastest implementation of RFC 8439 on crates.io, among those that were tried: ring, aws-lc-rs, graviola, libcrux, orion.
+/// The fastest implementation of RFC 8439 on crates.io, of ring, aws-lc-rs, graviola, libcrux and orion.
 pub(crate) const FASTEST_CIPHER: &str = "ring: ChaCha20-Poly1305";
-/// What this crate seals with.
+/// The cipher with which this crate seals.
 pub(crate) const OWN_CIPHER: &str = "wastore's XChaCha20-Poly1305";
 
 /// Subjects of this build, in the order of the table.
@@ -72,7 +74,7 @@ enum Layers {
     All,
 }
 
-/// Each account has connections of its own, as its documentation says.
+/// Each account has its own connections, as upstream's documentation recommends.
 async fn upstream(folder: PathBuf, accounts: i32, readers: u32) -> Result<Vec<Store>, String> {
     let path = folder.join("upstream.db");
     let mut stores: Vec<Store> = vec![];
@@ -84,7 +86,7 @@ async fn upstream(folder: PathBuf, accounts: i32, readers: u32) -> Result<Vec<St
     Ok(stores)
 }
 
-/// With `Durability::Process` it commits as upstream's store does. All accounts share one open file.
+/// With `Durability::Process` it commits like upstream's store. All accounts share one open file.
 async fn own(folder: PathBuf, accounts: i32, durability: Durability, layers: Layers) -> Result<Vec<Store>, String> {
     let file = SqliteOptions::new().durability(durability).open(folder.join("own.db")).await;
     let file = file.map_err(|error| error.to_string())?;
@@ -100,7 +102,7 @@ async fn over_memory(accounts: i32) -> Result<Vec<Store>, String> {
     layered((0..accounts).map(|_| in_memory()).collect(), Layers::All).await
 }
 
-/// A vault for each account; one cache and one set of metrics for all.
+/// A vault for each account; one cache and one set of metrics for all accounts.
 async fn layered(stores: Vec<Store>, layers: Layers) -> Result<Vec<Store>, String> {
     if layers == Layers::None {
         return Ok(stores);
@@ -124,7 +126,7 @@ async fn layered(stores: Vec<Store>, layers: Layers) -> Result<Vec<Store>, Strin
 }
 
 fn main() {
-    // Another build of this program, or this one by itself, that measures one subject for the run of another.
+    // Another build of this program, or this one in a separate process, measures one subject for the main process.
     if let Ok(subject) = std::env::var("WASTORE_PEER") {
         return match subject.as_str() {
             "seal" => sealing::print(),
@@ -140,11 +142,11 @@ fn main() {
         return;
     }
     if cfg!(feature = "ring") {
-        eprintln!("run it without features: it builds what it needs, and tells the builds apart");
+        eprintln!("run it without features: it builds the programs it needs, and labels the builds");
         std::process::exit(2);
     }
     let wanted = arguments.into_iter().find(|argument| !argument.starts_with("--"));
-    // On the disk where the build is: a folder for temporary files may be in memory.
+    // On the disk of the build, because a folder for temporary files may be in memory.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let builds = Builds::make();
     let mut report = Report::default();
@@ -158,7 +160,7 @@ fn main() {
     report.write(wanted.is_none());
 }
 
-/// Programs beside this one.
+/// Other programs that measure subjects.
 struct Builds {
     ring: Option<PathBuf>,
     sqlcipher: Option<PathBuf>,
@@ -178,7 +180,7 @@ impl Builds {
                 messages.filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?))).next_back()
             });
             if program.is_none() {
-                println!("\n**{what} is skipped: it cannot be built here.**\n");
+                println!("\n**{what} is skipped, because it cannot be built here.**\n");
             }
             program
         };
@@ -193,18 +195,18 @@ impl Builds {
     }
 }
 
-/// Who takes turns.
+/// A subject that takes turns with the others.
 struct Subject {
     name: &'static str,
-    /// Of the files of the scene that is on.
+    /// The folder of the current scene's files.
     folder: PathBuf,
     kind: Kind,
 }
 
 enum Kind {
-    /// In a process of its own, because SQLite shares its page cache among all stores of a process.
+    /// In a separate process, because all stores of a process share SQLite's page cache.
     Process(Process),
-    /// What SQLite itself takes.
+    /// The cost of SQLite itself.
     Loop { connection: Option<rusqlite::Connection>, bytes: usize },
 }
 
@@ -221,7 +223,7 @@ fn subjects(builds: &Builds, folder: &Path) -> Vec<Subject> {
     subjects
 }
 
-/// Who is measured by which program, under which name.
+/// The subjects, the program that measures each, and the subject's name in that program.
 fn programs<'a>(builds: &'a Builds, own: &'a Path) -> Vec<(&'static str, &'a Path, &'static str)> {
     let mut programs = vec![];
     for (name, _) in OWN_BUILD {
@@ -272,7 +274,7 @@ fn compare(builds: &Builds, folder: &Path, rounds: u64, wanted: Option<&str>, re
                     if let Some((elapsed, operations)) = subject.measure(*index, *measure, round) {
                         report.add(scene, *measure, subject.name, elapsed.as_nanos() as f64 / operations as f64 / 1e3);
                     }
-                    // Some go on in the background for a moment, with checkpoints for example.
+                    // Some stores still work in the background for a moment, for example on checkpoints.
                     std::thread::sleep(Duration::from_millis(15));
                 }
             }
@@ -299,7 +301,7 @@ fn compare(builds: &Builds, folder: &Path, rounds: u64, wanted: Option<&str>, re
 }
 
 impl Subject {
-    /// `false` if there is nothing to measure on it.
+    /// Prepares a scene. Returns `false` if there is nothing to measure on it.
     fn set(&mut self, number: usize, scene: Scene) -> Result<bool, String> {
         self.folder = self.folder.with_extension(number.to_string());
         std::fs::create_dir_all(&self.folder).unwrap();
@@ -353,7 +355,7 @@ impl Subject {
     }
 }
 
-/// A process that measures one subject when it is asked to.
+/// A process that measures one subject on request.
 struct Process {
     child: Child,
     answers: std::io::Lines<BufReader<ChildStdout>>,
@@ -384,7 +386,7 @@ impl Drop for Process {
     }
 }
 
-/// What a process grows by that fills a store and reads from it, one process for each.
+/// The growth of a process that fills a store and reads from it, one process for each store.
 fn memory(builds: &Builds, folder: &Path, report: &mut Report) {
     let own = std::env::current_exe().unwrap();
     for (name, program, subject) in programs(builds, &own) {
@@ -409,7 +411,7 @@ fn memory(builds: &Builds, folder: &Path, report: &mut Report) {
     }
 }
 
-/// Rates of import and of a change of the data key, of the build that has both.
+/// The rates of import and of a change of the data key, from the build that supports both.
 fn imports(builds: &Builds, report: &mut Report) {
     let Some(program) = &builds.ring else { return };
     eprint!("\r{:<60}", "import and rotation");
@@ -426,7 +428,7 @@ fn imports(builds: &Builds, report: &mut Report) {
 #[cfg(not(feature = "import"))]
 fn print_import() {}
 
-/// Prints the number of records, and how many a second are imported and sealed anew.
+/// Prints the number of records, and how many per second are imported and sealed again.
 #[cfg(feature = "import")]
 fn print_import() {
     use std::time::Instant;

@@ -1,4 +1,4 @@
-//! Medians and ratios, as a table, as JSON and as a picture; and which goals are met.
+//! Medians and ratios as a table, as JSON and as a picture, and the goals that are met.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,7 +11,7 @@ use crate::{
     DURABLE, ENCRYPTED, FASTEST_CIPHER, FULL, FULL_RING, LOOP, MEMORY, OWN_CIPHER, PLAIN, RING, SQLCIPHER, UPSTREAM,
 };
 
-/// In the order of the columns.
+/// The subjects in the order of the columns.
 const COLUMNS: [&str; 12] = [
     UPSTREAM,
     "upstream, 4 readers",
@@ -29,15 +29,15 @@ const COLUMNS: [&str; 12] = [
 
 #[derive(Default)]
 pub(crate) struct Report {
-    /// Lines of the table, in order: title of the group, and name.
+    /// The lines of the table, in order: the title of the group, and the name.
     lines: Vec<(String, String)>,
     /// The figures of each round, by line and subject.
     figures: BTreeMap<(usize, &'static str), Vec<f64>>,
-    /// Who could not do a scene.
+    /// The scenes that failed, with their subjects.
     failed: Vec<(String, &'static str)>,
-    /// Sealing alone: size, what, and µs.
+    /// Sealing alone: size in bytes, name, and time in µs.
     sealing: Vec<(usize, String, f64)>,
-    /// Records, imported a second, sealed anew a second.
+    /// The number of records, and the records per second that are imported and sealed again.
     imports: Vec<(f64, f64, f64)>,
 }
 
@@ -70,9 +70,9 @@ impl Report {
         self.sealing.push((size, what.to_owned(), micros));
     }
 
-    /// From the other build.
+    /// Adds a figure of the other build.
     pub(crate) fn sealing_of_ring(&mut self, size: usize, what: String, micros: f64) {
-        // Measured in the same process as what it is compared with.
+        // Uses the figure of the other build, because it was measured in the same process as its comparison.
         self.sealing.retain(|(known, name, _)| *known != size || *name != what);
         self.sealing.push((size, what, micros));
     }
@@ -84,7 +84,7 @@ impl Report {
     fn note(&mut self, group: String, name: String, subject: &'static str, figure: f64) {
         let line = (group, name);
         let at = self.lines.iter().position(|known| *known == line).unwrap_or_else(|| {
-            // Beside the others of its group.
+            // Next to the other lines of its group.
             let last = self.lines.iter().rposition(|(group, _)| *group == line.0);
             if let Some(last) = last.filter(|last| last + 1 < self.lines.len()) {
                 self.insert(last + 1, line.clone());
@@ -112,7 +112,7 @@ impl Report {
         Some(figures[figures.len() / 2])
     }
 
-    /// The median of a line by its names.
+    /// The median of a line, by its names.
     fn figure(&self, group: &str, name: &str, subject: &str) -> Option<f64> {
         let line = self.lines.iter().position(|(known, line)| {
             let rest = line.strip_prefix(name);
@@ -142,12 +142,12 @@ impl Report {
         println!("written to target/bench/peers.md, peers.json and peers.svg");
     }
 
-    /// Medians, and how many times as fast (or small) as upstream's plaintext store.
+    /// Medians, and how many times as fast (or small) as upstream's plaintext store they are.
     fn table(&self) -> String {
         let columns: Vec<_> =
             COLUMNS.iter().filter(|column| self.figures.keys().any(|(_, subject)| subject == *column)).collect();
         let mut table = String::from(
-            "µs per operation unless it says otherwise; in brackets, how many times as fast as upstream\n\n| |",
+            "µs per operation unless the line has another unit; in brackets, how many times as fast as upstream\n\n| |",
         );
         columns.iter().for_each(|column| write!(table, " {column} |").unwrap());
         writeln!(table, "\n|--|{}", "--|".repeat(columns.len())).unwrap();
@@ -206,7 +206,7 @@ impl Report {
         }
         if !self.imports.is_empty() {
             table.push_str(
-                "\nrecords of 1 KB a second, with ring\n\n| records | import, compared | sealed anew |\n|--|--|--|\n",
+                "\nrecords of 1 KB per second, with ring\n\n| records | import, compared | sealed again |\n|--|--|--|\n",
             );
             for (records, import, rotate) in &self.imports {
                 writeln!(table, "| {records} | {import:.0} | {rotate:.0} |").unwrap();
@@ -216,7 +216,7 @@ impl Report {
         table
     }
 
-    /// The goals, with what was measured.
+    /// The goals and the measured figures.
     fn goals(&self) -> String {
         let sessions = "2 000 sessions of 1.5 KB";
         let ratio = |group: &str, name: &str, slow: &str, fast: &str| {
@@ -305,7 +305,7 @@ impl Report {
         })
     }
 
-    /// How many times as fast as upstream's plaintext store, on a logarithmic scale.
+    /// The speed relative to upstream's plaintext store, on a logarithmic scale.
     fn plot(&self) -> String {
         const SHOWN: [(&str, &str); 5] = [
             (SQLCIPHER, "#b2182b"),
@@ -331,7 +331,7 @@ impl Report {
         const LEFT: f64 = 220.0;
         const DECADE: f64 = 150.0;
         const BAR: f64 = 12.0;
-        // From 0.1 to 10 000 times.
+        // The scale goes from 0.1 to 10 000 times.
         let x = |ratio: f64| LEFT + (ratio.log10().clamp(-1.0, 4.0) + 1.0) * DECADE;
         let height = lines.len() as f64 * (SHOWN.len() + 1) as f64 * BAR + 110.0;
         let mut svg = format!(
@@ -373,7 +373,7 @@ impl Report {
     }
 }
 
-/// Three digits, or as many as it takes.
+/// Three digits, or more if the number is larger.
 fn short(figure: f64) -> String {
     match figure {
         figure if figure >= 100.0 => format!("{figure:.0}"),

@@ -1,4 +1,4 @@
-//! The physical limits: sealing and blinding alone, bare ciphers, and SQLite in the calling thread without anything around it.
+//! The limits: sealing and blinding alone, bare ciphers, and SQLite in the calling thread without a layer around it.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::report::Report;
 use crate::workloads::{Measure, Measured, address};
 use crate::{FASTEST_CIPHER, OWN_CIPHER};
 
-/// The library's own cipher, which is not public.
+/// The library's own cipher, which is private.
 #[path = "../../src/encrypt/format/aead.rs"]
 #[allow(dead_code, unused_imports, reason = "only sealing is measured")]
 mod aead;
@@ -32,7 +32,7 @@ const ADDRESS: &str = "15550001111:7@s.whatsapp.net";
 const REPEAT: u32 = 2000;
 const ROUNDS: usize = 21;
 
-/// Something that is done to a value of this size.
+/// An operation on a value of this size.
 type Work = Box<dyn FnMut()>;
 
 fn works(size: usize) -> Vec<(&'static str, Work)> {
@@ -102,7 +102,7 @@ fn works(size: usize) -> Vec<(&'static str, Work)> {
     works
 }
 
-/// Nanoseconds of everything, as lines of size, time and name.
+/// Prints all times in nanoseconds, as lines of size, time and name.
 pub(crate) fn print() {
     for size in SIZES {
         for (name, nanos) in measured(size) {
@@ -129,7 +129,7 @@ fn measured(size: usize) -> Vec<(&'static str, f64)> {
     works.iter().zip(&mut times).map(|((name, _), times)| (*name, median(times))).collect()
 }
 
-/// This build, and the one with ring.
+/// Measures this build and the one with ring.
 pub(crate) fn compare(ring: Option<&Path>, report: &mut Report) {
     eprint!("\r{:<60}", "sealing alone");
     for size in SIZES {
@@ -151,7 +151,7 @@ pub(crate) fn compare(ring: Option<&Path>, report: &mut Report) {
     }
 }
 
-/// A connection as the own store has them, and nothing else of it.
+/// A connection with the settings of this crate's store.
 fn connection(path: &Path) -> rusqlite::Connection {
     let connection = rusqlite::Connection::open(path).unwrap();
     connection
@@ -181,7 +181,7 @@ pub(crate) fn fill_loop(path: &Path, rows: usize, bytes: usize) -> rusqlite::Con
     connection
 }
 
-/// What a loop around SQLite takes; `None` for what it does not do.
+/// The time of a loop around SQLite; `None` for measures that it does not support.
 pub(crate) fn plain_loop(
     connection: &rusqlite::Connection,
     rows: usize,
@@ -197,7 +197,7 @@ pub(crate) fn plain_loop(
         Measure::Get { tasks: 1 } => {
             let mut get = connection.prepare("SELECT record FROM sessions WHERE account = 1 AND address = ?1").unwrap();
             let mut elapsed = Duration::ZERO;
-            // The first pass makes its cache warm, as those of the others are.
+            // The first pass warms its cache, because those of the others are warm.
             for _ in 0..2 {
                 addresses.shuffle(&mut rng);
                 let start = Instant::now();

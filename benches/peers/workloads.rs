@@ -1,4 +1,4 @@
-//! What is measured, on any backend. `benches/sqlcipher` measures the same with another SQLite in another process.
+//! The measured workloads, for any backend. `benches/sqlcipher` runs the same with another SQLite in another process.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -20,31 +20,31 @@ use wacore::store::traits::{Backend, LidPnMappingEntry, MsgSecretEntry, TcTokenE
 
 pub(crate) type Store = Arc<dyn Backend>;
 
-/// Opens the stores of so many accounts in one folder, or creates them.
+/// Opens or creates the stores of this many accounts in one folder.
 pub(crate) type Open = fn(PathBuf, i32) -> Opened;
 pub(crate) type Opened = Pin<Box<dyn Future<Output = Result<Vec<Store>, String>> + Send>>;
 
-/// How long how many operations took.
+/// The total time of the operations, and their number.
 pub(crate) type Measured = (Duration, u64);
 
-/// What a store holds while something is measured on it.
+/// The content of a store during a measurement.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Scene {
-    /// So many sessions of so many bytes.
+    /// Sessions, by number and size in bytes.
     Sessions { rows: usize, bytes: usize },
-    /// What a client has that talks to 300 contacts.
+    /// The records of a client that talks to 300 contacts.
     Client,
-    /// So many LID mappings, and a device.
+    /// This many LID mappings, and a device.
     Mappings(usize),
-    /// A collection of the app state, of which so many mutation MACs are synchronised at a time.
+    /// A collection of the app state, of which this many mutation MACs are synchronised at a time.
     AppState(usize),
-    /// So many message secrets that do not expire soon.
+    /// This many message secrets that do not expire soon.
     Secrets(usize),
-    /// So many accounts in one place, with a few sessions each.
+    /// This many accounts in one place, with a few sessions each.
     Accounts(i32),
 }
 
-/// What is measured on it.
+/// An operation to measure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Measure {
     Get { tasks: usize },
@@ -61,7 +61,7 @@ pub(crate) enum Measure {
     RoundRobin,
 }
 
-/// Everything that is measured, in this order.
+/// All measurements, in their order.
 pub(crate) fn scenes() -> Vec<(Scene, Vec<Measure>)> {
     let mut scenes = vec![];
     for bytes in [100, 1500, 8000] {
@@ -100,7 +100,7 @@ impl Scene {
         }
     }
 
-    /// The rows that make up its size on the disk, and what they hold of the client's bytes.
+    /// The number of rows that determine the size on the disk, and the bytes of the client's content in them.
     pub(crate) fn rows(self) -> Option<(usize, usize)> {
         match self {
             Scene::Sessions { rows, bytes } => Some((rows, bytes)),
@@ -142,12 +142,13 @@ fn size(bytes: usize) -> String {
     if bytes >= 1000 { format!("{} KB", bytes as f64 / 1000.0) } else { format!("{bytes} B") }
 }
 
-/// A store in the middle of its scene.
+/// A store that is filled with a scene.
 pub(crate) struct Stage {
     scene: Scene,
     store: Store,
     accounts: Vec<Store>,
-    /// Rises with every value that is written, so that none is the one before: SQLite leaves a page alone that does not change.
+    /// Rises with every written value, so that each value differs from the one before. SQLite leaves an unchanged
+    /// page alone.
     writes: AtomicU64,
 }
 
@@ -215,14 +216,14 @@ impl Stage {
         Ok(Self { scene, store, accounts, writes: AtomicU64::new(1) })
     }
 
-    /// One round.
+    /// Measures one round.
     pub(crate) fn measure(&self, runtime: &Runtime, measure: Measure, round: u64) -> Measured {
         let (store, scene) = (self.store.clone(), self.scene);
         let mut rng = StdRng::seed_from_u64(round);
         match (measure, scene) {
             (Measure::Get { tasks }, Scene::Sessions { rows, .. }) => {
                 let mut numbers = some_of(rows, 2000, &mut rng);
-                // The first pass makes every store's own cache warm; nobody measures a disk.
+                // The first pass warms the cache of every store, so that the measurement excludes the disk.
                 let run = |numbers: &[usize]| {
                     concurrently(runtime, &store, tasks, numbers, |store, numbers| async move {
                         for number in numbers {
@@ -249,7 +250,7 @@ impl Stage {
                 })
             }
             (Measure::Batch(size), Scene::Sessions { rows, bytes }) => {
-                // Those together that were first stored together, as the devices of a group are.
+                // Rows that were first stored together, as the devices of a group are, stay together.
                 let mut groups: Vec<usize> = (0..rows / size).collect();
                 groups.shuffle(&mut rng);
                 groups.truncate(16);
@@ -271,7 +272,7 @@ impl Stage {
                     .into_iter()
                     .map(|number| format!("{}{number:07}", if present { 1555 } else { 1666 }))
                     .collect();
-                // Where it takes long, a few calls are enough.
+                // A slow store makes only a few calls.
                 let (start, mut calls) = (Instant::now(), 0);
                 runtime.block_on(async {
                     for user in &users {
@@ -288,7 +289,7 @@ impl Stage {
                 let burst = measure == Measure::SentBurst;
                 let (mut session, first) = (value(&mut rng, 1500), self.fresh(MESSAGES as usize));
                 timed(runtime, MESSAGES, async move {
-                    // In a burst the client writes sessions every now and then, those that changed.
+                    // In a burst, the client writes the changed sessions from time to time.
                     let mut changed: HashMap<Arc<str>, Bytes> = HashMap::new();
                     for message in first..first + MESSAGES {
                         let contact = message as usize * 7 % CONTACTS;
@@ -331,7 +332,7 @@ impl Stage {
                 let first = self.fresh(rows);
                 let macs = macs(rows, first);
                 timed(runtime, rows as u64, async move {
-                    // Patches of a thousand: what is there is looked up, then replaced.
+                    // Patches of a thousand: existing rows are looked up, then replaced.
                     for (version, patch) in (first..).zip(macs.chunks(1000)) {
                         let indexes: Vec<[u8; 32]> =
                             patch.iter().map(|mac| mac.index_mac[..].try_into().unwrap()).collect();
@@ -368,17 +369,17 @@ impl Stage {
 }
 
 impl Stage {
-    /// The first of so many numbers that nothing was made of yet.
+    /// The first of `count` numbers that were not used yet.
     fn fresh(&self, count: usize) -> u64 {
-        // Addresses are added to them.
+        // Addresses are added to these numbers.
         self.writes.fetch_add(count as u64 + 1_000_000, Ordering::Relaxed)
     }
 }
 
-/// How many a round has.
+/// The number of messages in a round.
 const MESSAGES: u64 = 200;
 
-/// The same names each time, with values of a number.
+/// The same names each time, with values derived from `number`.
 fn macs(rows: usize, number: u64) -> Vec<AppStateMutationMAC> {
     let mut names = StdRng::seed_from_u64(7);
     let mut values = StdRng::seed_from_u64(number);
@@ -395,7 +396,7 @@ fn timed(runtime: &Runtime, operations: u64, work: impl Future<Output = ()> + Se
     (runtime.block_on(async { tokio::spawn(work).await.unwrap() }), operations)
 }
 
-/// Each task has its share of the numbers.
+/// Runs the tasks, each with its share of the numbers.
 fn concurrently<F: Future<Output = ()> + Send + 'static>(
     runtime: &Runtime,
     store: &Store,
@@ -415,7 +416,7 @@ fn concurrently<F: Future<Output = ()> + Send + 'static>(
     (elapsed, numbers.len() as u64)
 }
 
-/// Different ones, in any order.
+/// Different rows, in random order.
 fn some_of(rows: usize, count: usize, rng: &mut StdRng) -> Vec<usize> {
     rand::seq::index::sample(rng, rows, count.min(rows)).into_vec()
 }
@@ -449,10 +450,10 @@ fn secrets(kind: &str, numbers: std::ops::Range<usize>, expires_at: i64) -> Vec<
     numbers.map(|number| secret(&lid(number % CONTACTS), &format!("{kind} {number}"), expires_at)).collect()
 }
 
-/// The other side of a process that measures one subject: each line asks for something, and is answered by one line.
+/// Runs in a process that measures one subject. Each line is a request, and the process answers it with one line.
 ///
 /// ```text
-/// set <scene> <folder>      →  ok, or what went wrong
+/// set <scene> <folder>      →  ok, or the error
 /// measure <measure> <round> →  nanoseconds and operations
 /// reopen <folder>           →  nanoseconds
 /// memory                    →  resident bytes
@@ -493,7 +494,7 @@ pub(crate) fn obey(open: Open) {
     }
 }
 
-/// How long it takes to open a store that is there, up to the first answer.
+/// The time to open an existing store, up to its first answer.
 pub(crate) fn reopen(runtime: &Runtime, open: Open, folder: &Path) -> Duration {
     let folder = folder.to_owned();
     runtime.block_on(async move {
@@ -508,7 +509,7 @@ pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
 }
 
-/// On Linux.
+/// Only on Linux.
 pub(crate) fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;

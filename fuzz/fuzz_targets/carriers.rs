@@ -1,4 +1,4 @@
-//! Fields that carry envelopes, and records that are encoded in them.
+//! Fields that carry envelopes, and records encoded in them.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A sealed value, and values that are sealed and altered.
+//! A sealed value, and altered sealed values.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A file that is given as the database to import: it is imported as a whole or refused, and never changed.
+//! A file that `Import` reads as its source. It is imported completely or refused, and never changed.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A file that is given as a store: what `wastore inspect` does with it.
+//! A file that `wastore inspect` opens as a store.
 
 #![no_main]
 

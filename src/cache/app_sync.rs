@@ -23,7 +23,7 @@ impl AppSyncStore for CacheStore {
         Ok(found.value.clone())
     }
 
-    /// A store may refuse or shorten what it does not understand, and which id is the latest only it knows.
+    /// A store may refuse or shorten a key that it does not understand. Only the store knows which id is the latest.
     async fn set_sync_key(&self, key_id: &[u8], key: AppStateSyncKey) -> Result<()> {
         let (Some(keys), Some(latest)) = (&self.regions.sync_keys, &self.regions.latest_sync_key) else {
             return self.inner.set_sync_key(key_id, key).await;
@@ -49,7 +49,7 @@ impl AppSyncStore for CacheStore {
         write.end(result, |_| Some(state.clone()))
     }
 
-    // Thousands per patch, each read once.
+    // A patch has thousands, and each is read once.
     forward!(put_mutation_macs, get_mutation_mac, get_mutation_macs, delete_mutation_macs, clear_mutation_macs);
 
     async fn get_latest_sync_key_id(&self) -> Result<Option<Vec<u8>>> {

@@ -1,4 +1,4 @@
-//! The own device: never cached, there is one, and the client holds it.
+//! The own device. It is never cached: there is one, and the client holds it.
 
 use wacore::store::traits::DeviceStore;
 

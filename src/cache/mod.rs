@@ -11,10 +11,11 @@
 //! | tc token | yes | it is written, touched, received or deleted; all when a sweep deletes some |
 //! | message secret | yes | it is written; all when a sweep deletes some |
 //!
-//! That a row is absent is cached as well. Everything else passes through: what is taken, counted, listed or compared
-//! inside the store, prekeys, mutation MACs, messages, the device.
+//! The cache also remembers that a row is absent. Every other call passes through: calls that take, count, list or
+//! compare rows inside the store, and all calls for prekeys, mutation MACs, messages and the device.
 //!
-//! Writes go to the store first; `Ok` means that the store said so. How reads and writes meet is in `region.rs`.
+//! Writes go to the store first; the cache returns `Ok` only if the store did. `region.rs` has the rules for reads
+//! and writes that meet.
 
 mod app_sync;
 mod device;
@@ -49,14 +50,16 @@ use value::WipedBytes;
 
 /// A cache over a store, bounded in bytes.
 ///
-/// A handle: clones share the cache. Applied to several stores, for example the accounts of one bot, it keeps their
-/// records apart and shares its budget among them.
+/// A handle: clones share the cache. You can apply one cache to several stores, for example to the accounts of one
+/// bot. It keeps their records apart and shares its budget among them.
 ///
-/// Over encryption it holds plaintext, which it wipes when it lets go of it; under encryption it holds ciphertext, and
-/// every hit is decrypted. A value in it is never older than an acknowledged write **through the same application of this
-/// layer**. If another process writes to the same store, or the layer is applied to it twice, limit the age of what it holds
-/// with [`CacheLayer::time_to_live`]. When an account is deleted, or a store or a vault is closed, all caches of the process
-/// begin from nothing.
+/// Above an encryption layer the cache holds plaintext, which it wipes when a value leaves it. Below one it holds
+/// ciphertext, and every hit is decrypted.
+///
+/// A cached value is never older than an acknowledged write **through the same application of this layer**. Limit the
+/// age of values with [`CacheLayer::time_to_live`] if another process writes to the same store, or if you apply the
+/// layer to a store twice. All caches of the process become empty when an account is deleted, or when a store or a
+/// vault is closed.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -93,8 +96,8 @@ struct Config {
     time_to_live: Option<Duration>,
 }
 
-/// The kinds of records that can be cached, the parts of the budget that each gets, and whether it is cached by default.
-/// The client keeps the other ones itself, 2,000 of each (`wacore` 0.7, `signal_cache.rs`).
+/// The kinds of records that can be cached, the parts of the budget that each gets, and whether it is cached by
+/// default. The client itself keeps 2,000 records of each kind that is not (`wacore` 0.7, `signal_cache.rs`).
 const CACHED: [(Record, u32, bool); 12] = [
     (Record::Session, 8, false),
     (Record::Identity, 1, false),
@@ -111,34 +114,39 @@ const CACHED: [(Record, u32, bool); 12] = [
 ];
 
 impl CacheLayer {
-    /// A cache of so many bytes, keys and bookkeeping included, for sync keys, collection versions, sender key devices,
-    /// LID mappings, device lists, group metadata, tc tokens and message secrets: the records that the client asks for again
-    /// and again and does not keep itself.
+    /// A cache with a budget of `bytes` bytes, which includes keys and bookkeeping. It caches sync keys, collection
+    /// versions, sender key devices, LID mappings, device lists, group metadata, tc tokens and message secrets: the
+    /// client reads them often and does not keep them itself.
     ///
-    /// A record's share of the budget is kept in up to 16 parts of at least half a MiB, and a value that does not fit into
-    /// one part is not cached.
+    /// Each record's share of the budget is split into up to 16 parts of at least 512 KiB. A value that does not fit
+    /// into one part is not cached.
     pub fn new(bytes: u64) -> Self {
         let parts = CACHED.map(|(_, parts, usual)| if usual { parts } else { 0 });
         Self { config: Config { bytes, parts, time_to_live: None }, shared: Arc::default() }
     }
 
-    /// Caches records of this kind too: sessions, identities, sender keys or signed prekeys. The client keeps 2,000 of
-    /// each itself, so this pays for bots that talk to more. Kinds that are not cached at all are ignored.
+    /// Also caches records of this kind: sessions, identities, sender keys or signed prekeys. The client keeps 2,000
+    /// of each itself, so this pays for bots that talk to more. Kinds that can never be cached are ignored.
     #[must_use]
     pub fn with(self, record: Record) -> Self {
         let usual = CACHED.iter().find(|(cached, ..)| *cached == record).map_or(0, |(_, parts, _)| *parts);
         self.share(record, usual)
     }
 
-    /// Does not cache records of this kind.
+    /// Stops caching records of this kind.
     #[must_use]
     pub fn without(self, record: Record) -> Self {
         self.share(record, 0)
     }
 
-    /// Gives records of this kind so many parts of the budget; with 0 they are not cached. The usual parts are 8 for
-    /// sessions, 4 for sender keys, 3 for sender key devices, LID mappings, group metadata and message secrets, 2 for
-    /// device lists and tc tokens, 1 for the others; the budget is divided among the parts of all that are cached.
+    /// Gives records of this kind `parts` parts of the budget; with 0 they are not cached. The budget is divided
+    /// among the parts of all cached kinds. The defaults:
+    ///
+    /// * 8 for sessions
+    /// * 4 for sender keys
+    /// * 3 for sender key devices, LID mappings, group metadata and message secrets
+    /// * 2 for device lists and tc tokens
+    /// * 1 for the others
     #[must_use]
     pub fn share(mut self, record: Record, parts: u32) -> Self {
         for ((cached, ..), share) in CACHED.iter().zip(&mut self.config.parts) {
@@ -150,7 +158,8 @@ impl CacheLayer {
         self
     }
 
-    /// Asks the store again for values that are older than this. For stores that another process writes to.
+    /// Asks the store again for values older than `age`. For stores that another process writes to. By default,
+    /// values do not expire.
     #[must_use]
     pub fn time_to_live(mut self, age: Duration) -> Self {
         self.config.time_to_live = Some(age);
@@ -158,24 +167,24 @@ impl CacheLayer {
         self
     }
 
-    /// The events so far, in all stores that this layer is applied to.
+    /// The events so far, summed over all stores that this layer is applied to.
     pub fn stats(&self) -> CacheStats {
         self.shared().pools.stats()
     }
 
-    /// Forgets and wipes everything, in all stores that this layer is applied to. Values that are being read at the moment
-    /// are not kept either.
+    /// Forgets and wipes all values, in all stores that this layer is applied to. Reads in flight do not keep their
+    /// values either.
     pub fn invalidate_all(&self) {
         for store in self.stores() {
             store.regions.forget();
         }
     }
 
-    /// Reads what the stores can list into the cache: LID mappings, tc tokens, and signed prekeys if they are cached.
-    /// Returns the number of values. Values that do not fit make room for the rest.
+    /// Reads the rows that the stores can list into the cache: LID mappings, tc tokens, and signed prekeys if they
+    /// are cached. Returns the number of cached values. Values are evicted if not all of them fit.
     ///
     /// # Errors
-    /// Those of the stores.
+    /// Errors of the stores.
     pub async fn warm_up(&self) -> Result<usize> {
         let mut kept = 0;
         for store in self.stores() {
@@ -222,7 +231,7 @@ impl Layer for CacheLayer {
     }
 }
 
-/// How a stack prints it, for example `cache(16 MiB)`.
+/// The text that a stack prints, for example `cache(16 MiB)`.
 impl fmt::Debug for CacheLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.config.bytes;
@@ -235,7 +244,7 @@ impl fmt::Debug for CacheLayer {
     }
 }
 
-/// The part that the stores of one layer share.
+/// The part that all stores of one layer share.
 struct CacheContents {
     pools: Pools,
     numbers: AtomicU32,
@@ -250,12 +259,12 @@ struct CacheStore {
 
 macro_rules! define_regions {
     ($($region:ident: $value:ty, $record:ident;)*) => {
-        /// The memory for each kind of value.
+        /// The memory of each kind of value.
         struct Pools {
             $($region: Option<Arc<Pool<$value>>>,)*
         }
 
-        /// The cached values of one store, where they are cached.
+        /// The cached values of one store; `None` for kinds that are not cached.
         struct Regions {
             $($region: Option<Arc<Region<$value>>>,)*
         }
@@ -289,7 +298,7 @@ macro_rules! define_regions {
             }
         }
 
-        /// How many kinds of values share the budget of a record.
+        /// The number of kinds of values that share the budget of a record.
         fn regions_of(record: Record) -> u64 {
             [$(Record::$record),*].iter().filter(|other| **other == record).count() as u64
         }
@@ -314,7 +323,7 @@ define_regions! {
 }
 
 impl Config {
-    /// The bytes for one kind of value of this record, or `None` if it is not cached.
+    /// The budget in bytes of one kind of value of this record, or `None` if it is not cached.
     fn budget(&self, record: Record) -> Option<u64> {
         let position = CACHED.iter().position(|(cached, ..)| *cached == record)?;
         let parts = u64::from(*self.parts.get(position)?);
@@ -348,7 +357,7 @@ impl CacheStore {
     }
 }
 
-/// Reads through the cache, or around it if there is none.
+/// Reads through the cache, or directly from the store if the record is not cached.
 macro_rules! read {
     ($self:ident.$region:ident [$($part:expr),*] => $inner:ident($($argument:expr),*) => $load:expr) => {{
         let Some(region) = &$self.regions.$region else { return $self.inner.$inner($($argument),*).await };
@@ -366,7 +375,7 @@ macro_rules! write_one {
     }};
 }
 
-/// Calls the store for any number of rows, and then forgets all of them if it changed some.
+/// Calls the store for any number of rows. Then forgets all of them if the call changed some.
 macro_rules! clear_all {
     ($self:ident.$region:ident => $inner:ident($($argument:expr),*), $changed:expr) => {{
         let Some(region) = &$self.regions.$region else { return $self.inner.$inner($($argument),*).await };

@@ -10,7 +10,7 @@ use super::{CacheStore, clear_all, read, write_one};
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
 #[deny(clippy::missing_trait_methods)]
 impl MsgSecretStore for CacheStore {
-    // Deadline and time merge in the store.
+    // Only the store knows the merged deadline and time.
     async fn put_msg_secret(&self, chat: &str, sender: &str, msg_id: &str, secret: &MessageSecret) -> Result<()> {
         let (first, second, third) = (chat.as_bytes(), sender.as_bytes(), msg_id.as_bytes());
         write_one!(self.message_secrets[first, second, third] => put_msg_secret(chat, sender, msg_id, secret), None)
@@ -26,7 +26,7 @@ impl MsgSecretStore for CacheStore {
         write.end(result, |_| None)
     }
 
-    /// Asks the store for the time as well, so that one entry answers both questions.
+    /// Also asks the store for the time, so that one entry answers both questions.
     async fn get_msg_secret(&self, chat: &str, sender: &str, msg_id: &str) -> Result<Option<Vec<u8>>> {
         if self.regions.message_secrets.is_none() {
             return self.inner.get_msg_secret(chat, sender, msg_id).await;

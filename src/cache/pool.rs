@@ -17,7 +17,7 @@ pub(super) struct Cached<V: CacheValue> {
     pub(super) value: V,
     pub(super) generation: u64,
     pub(super) since: Instant,
-    /// The memory that it takes, in bytes, its key and its place in the tables included.
+    /// The memory of the value, its key and its place in the tables, in bytes.
     weight: u64,
 }
 
@@ -34,12 +34,12 @@ impl<V: CacheValue> Drop for Cached<V> {
     }
 }
 
-/// The memory of an entry besides its key and its value: the counters of the `Arc`, allocations rounded up, the slot in
-/// quick_cache's slab and hash table with room to grow, and its share of the keys that were evicted lately and are
-/// remembered without their values. `tests/cache_budget.rs` weighs it.
+/// The memory in bytes of an entry besides its key and its value: the counters of the `Arc`, rounding of allocations,
+/// and the slot in quick_cache's slab and hash table with room to grow. It includes the entry's share of the keys
+/// that quick_cache remembers after it evicted their values. `tests/cache_budget.rs` measures it.
 const OVERHEAD: usize = 176;
 
-/// Values of one kind under their keys, as many as the budget holds.
+/// Values of one kind by key, as many as the budget allows.
 pub(super) struct Pool<V: CacheValue> {
     cache: Cache<Box<[u8]>, Arc<Cached<V>>, Weight, DefaultHashBuilder, CountEvictions>,
     pub(super) counters: Counters,
@@ -48,18 +48,18 @@ pub(super) struct Pool<V: CacheValue> {
 impl<V: CacheValue> Pool<V> {
     pub(super) fn new(bytes: u64) -> Arc<Self> {
         let counters = Counters::default();
-        // quick_cache rounds up to a power of two; so that a part is not smaller, this rounds down before.
+        // quick_cache rounds up to a power of two. This rounds down first, so that a shard does not get smaller.
         let shards = 1usize << (bytes / SHARD_BYTES).clamp(1, 16).ilog2();
         let options = OptionsBuilder::new()
             .shards(shards)
-            // Sizes the tables at the start, and how many evicted keys are remembered.
+            // Determines the initial size of the tables, and how many evicted keys quick_cache remembers.
             .estimated_items_capacity((bytes / 1024).max(32 * shards as u64) as usize)
             .weight_capacity(bytes)
             .build();
         let lifecycle = CountEvictions(counters.evictions.clone());
         let cache = match options {
             Ok(options) => Cache::with_options(options, Weight, DefaultHashBuilder::default(), lifecycle),
-            // Both capacities are given.
+            // Unreachable, because both capacities are set.
             Err(_) => Cache::with(32, bytes, Weight, DefaultHashBuilder::default(), lifecycle),
         };
         Arc::new(Self { cache, counters })
@@ -73,7 +73,7 @@ impl<V: CacheValue> Pool<V> {
         self.cache.insert(key.into(), value);
     }
 
-    /// `true` if there was a value.
+    /// Returns whether there was a value.
     pub(super) fn remove(&self, key: &[u8]) -> bool {
         self.cache.remove(key).is_some()
     }
@@ -105,7 +105,7 @@ impl<V: CacheValue> Pool<V> {
     }
 }
 
-/// A shard has a lock of its own. The largest value has to fit into one.
+/// The size of a shard in bytes. Each has its own lock, and the largest value must fit into one.
 const SHARD_BYTES: u64 = 512 * 1024;
 
 #[derive(Clone)]

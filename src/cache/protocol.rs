@@ -72,10 +72,10 @@ impl ProtocolStore for CacheStore {
         writes.end(result)
     }
 
-    // A listing, read once at the start; and what the store compares.
+    // A listing that is read once at the start, and comparisons that the store makes.
     forward!(get_all_lid_mappings, save_base_key, has_same_base_key, delete_base_key);
 
-    /// A store may cut times and ids that are too wide for it, so it is asked again.
+    /// A store may cut times and ids that are too wide for it, so the next read asks it again.
     async fn update_device_list(&self, record: DeviceListRecord) -> Result<()> {
         write_one!(self.device_lists[record.user.as_bytes()] => update_device_list(record), None)
     }
@@ -107,7 +107,7 @@ impl ProtocolStore for CacheStore {
         Ok(found.value.as_ref().map(WipedBytes::to_vec))
     }
 
-    /// A store without group metadata says `Ok` and keeps nothing, so it is asked again.
+    /// A store without group metadata returns `Ok` and keeps nothing, so the next read asks it.
     async fn put_group_metadata(&self, group_jid: &str, blob: &[u8]) -> Result<()> {
         write_one!(self.group_metadata[group_jid.as_bytes()] => put_group_metadata(group_jid, blob), None)
     }
@@ -147,14 +147,14 @@ impl ProtocolStore for CacheStore {
         write_one!(self.tc_tokens[key] => store_received_tc_token(jid, token, token_timestamp), None)
     }
 
-    // Messages are taken once, and those that wait for a commit are read once after a crash.
+    // Messages are taken once. Messages that wait for a commit are read once, after a crash.
     forward!(store_sent_message, take_sent_message, delete_expired_sent_messages);
     forward!(store_pending_inbound, get_pending_inbound, delete_pending_inbound, delete_expired_pending_inbound);
     forward!(store_pending_inbound_batch, delete_pending_inbound_batch);
 }
 
-/// LID mappings being written. A mapping that moves changes the answer for its old number as well, which only the store
-/// knows, so all numbers are forgotten.
+/// LID mappings being written. A mapping that moves also changes the answer for its old number. Only the store knows
+/// that number, so the region forgets all numbers.
 struct MappingWrites {
     by_lid: WriteGuard<Option<LidPnMappingEntry>>,
     by_number: ClearGuard<Option<LidPnMappingEntry>>,
@@ -170,7 +170,7 @@ impl MappingWrites {
 }
 
 impl CacheStore {
-    /// `None` where mappings are not cached.
+    /// `None` if mappings are not cached.
     fn write_mappings(&self, entries: &[LidPnMappingEntry]) -> Option<MappingWrites> {
         let (by_lid, by_number) =
             self.regions.mappings_by_lid.as_ref().zip(self.regions.mappings_by_number.as_ref())?;

@@ -1,18 +1,17 @@
-//! A region: the cached values of one kind of record of one store, and the only place where they meet reads and writes in
-//! flight.
+//! A region: the cached values of one kind of record of one store. Only here do they meet reads and writes in flight.
 //!
-//! A value must never be older than an acknowledged write. These rules see to it:
+//! A value must never be older than an acknowledged write. These rules ensure it:
 //!
-//! * A write removes the value before it goes to the store. While it is in flight, reads of the key go to the store as well.
-//!   So a batch is seen as the store shows it: whole, if it is one step there.
+//! * A write removes the value before it goes to the store. While it is in flight, reads of the key go to the store
+//!   as well. So readers see a batch as the store shows it: whole, if it is one step there.
 //! * A read that asked the store keeps its answer only if no write of the key has begun since.
-//! * A value counts only as long as the region has not been cleared since the value was asked for.
-//! * A write keeps the value it wrote only if the store said `Ok` and no other write of the key overlapped it.
-//! * The store may still carry out a write that failed or whose future was dropped, at any later time. The key of such a
-//!   write is in doubt: it is not cached for a while.
+//! * A value counts only if the region has not been cleared since the read asked the store for it.
+//! * A write keeps the value it wrote only if the store returned `Ok` and no other write of the key overlapped it.
+//! * The store may carry out a write at any later time, even if it failed or its caller dropped the future. The key
+//!   of such a write is in doubt: it is not cached for a while.
 //!
-//! Reads that miss at the same time share one call to the store. Each of them drives it when polled, so none depends on
-//! another one's future being polled. No lock is held while the store is asked.
+//! Reads that miss at the same time share one call to the store. Each of them drives it when polled, so none depends
+//! on another one's future being polled. No lock is held while the store works.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
@@ -33,9 +32,9 @@ use crate::ended;
 use crate::method::BoxFuture;
 use crate::sync::IgnorePoison;
 
-/// How long a key stays in doubt: how late the store may still carry out a write that failed or was dropped.
+/// How long a key stays in doubt: the longest delay after which the store may carry out a failed or dropped write.
 const DOUBT_TIME: Duration = Duration::from_secs(60);
-/// How many keys of a shard may be in doubt before the whole region is.
+/// The number of keys of a shard that may be in doubt before the whole region is.
 const MAX_IN_DOUBT: usize = 256;
 const SHARDS: usize = 16;
 
@@ -45,20 +44,20 @@ pub(super) type Key = SmallVec<[u8; 96]>;
 /// See the [module](self).
 pub(super) struct Region<V: CacheValue> {
     pool: Arc<Pool<V>>,
-    /// The store whose values these are: what their keys begin with.
+    /// The number of the store, with which the keys of its values begin.
     store: [u8; 4],
     /// The reads and writes in flight, by key.
     shards: [Mutex<Shard<V>>; SHARDS],
     hasher: RandomState,
-    /// Rises when everything is forgotten. Values of an earlier generation do not count, also if they come late.
+    /// Rises when everything is forgotten. Values of an earlier generation do not count, even if they arrive later.
     generation: AtomicU64,
-    /// How often something had ended in this process when everything was forgotten for that.
+    /// The number of ends (of accounts, stores and vaults) in this process that this region has already reacted to.
     ended: AtomicU64,
-    /// A value was inserted since everything was forgotten last.
+    /// A value was inserted since the last time everything was forgotten.
     kept: AtomicBool,
-    /// How many writes have ended.
+    /// The number of writes that have ended.
     writes: AtomicU64,
-    /// Until then nothing is cached: a call that concerns every key failed or was dropped.
+    /// Nothing is cached until then, because a call that concerns every key failed or was dropped.
     in_doubt_until: Mutex<Option<Instant>>,
     time_to_live: Option<Duration>,
 }
@@ -71,20 +70,21 @@ struct InFlight<V: CacheValue> {
     writers: usize,
     /// Several writes were in flight at once, and the key has had a writer ever since.
     overlapped: bool,
-    /// Until then the key is not cached.
+    /// The key is not cached until then.
     in_doubt_until: Option<Instant>,
 }
 
 struct Load<V: CacheValue> {
     number: u64,
     generation: u64,
-    /// Weak, so that a load is dropped when no task waits for it.
+    /// Weak, so that a load is dropped when no task waits for it any more.
     call: WeakShared<Loading<V>>,
 }
 
 type Loading<V> = BoxFuture<'static, Loaded<V>>;
 
-/// The answer of a load for all tasks that wait for it. The first takes the error, the others ask the store themselves.
+/// The answer of a load for all tasks that wait for it. The first task takes an error; the others ask the store
+/// themselves.
 type Loaded<V> = std::result::Result<Arc<Cached<V>>, Arc<Mutex<Option<StoreError>>>>;
 
 impl<V: CacheValue> Default for InFlight<V> {
@@ -99,11 +99,11 @@ impl<V: CacheValue> InFlight<V> {
     }
 }
 
-/// How a read goes on.
+/// The next step of a read.
 enum Step<V: CacheValue> {
     Found(Arc<Cached<V>>),
     Wait(Shared<Loading<V>>),
-    /// It asks the store itself, and the answer is not kept.
+    /// The read asks the store itself, and its answer is not kept.
     Bypass,
 }
 
@@ -123,7 +123,7 @@ impl<V: CacheValue> Region<V> {
         })
     }
 
-    /// The cache's key for a record's key of several parts.
+    /// The cache's key for a record's key, which has several parts.
     pub(super) fn key<const PARTS: usize>(&self, parts: [&[u8]; PARTS]) -> Key {
         let mut key = Key::from_slice(&self.store);
         for part in parts {
@@ -133,7 +133,7 @@ impl<V: CacheValue> Region<V> {
         key
     }
 
-    /// Counts a read that the store answers without the cache.
+    /// Counts a read that bypasses the cache.
     pub(super) fn count_miss(&self) {
         self.pool.counters.misses.increment();
     }
@@ -146,10 +146,10 @@ impl<V: CacheValue> Region<V> {
         Some(found)
     }
 
-    /// The value, from the cache or from the store, which is asked with `load`.
+    /// The value from the cache, or from the store by calling `load`.
     ///
     /// # Errors
-    /// The error that `load` returns.
+    /// The error of `load`.
     pub(super) async fn get<F>(self: &Arc<Self>, key: Key, load: impl Fn() -> F) -> Result<Arc<Cached<V>>>
     where
         F: Future<Output = Result<V>> + Send + 'static,
@@ -175,7 +175,7 @@ impl<V: CacheValue> Region<V> {
             }
             Step::Bypass => self.pool.counters.misses.increment(),
         }
-        // By itself: when the store fails, no task should wait for the failures of others.
+        // On its own: when the store fails, no task should wait for the failures of others.
         self.pool.counters.loads.increment();
         Ok(Arc::new(Cached::new(load().await?, 0, 0)))
     }
@@ -185,11 +185,11 @@ impl<V: CacheValue> Region<V> {
         F: Future<Output = Result<V>> + Send + 'static,
     {
         let mut shard = self.shard(key);
-        // Another task may have inserted it since.
+        // Another task may have inserted it in between.
         if let Some(found) = self.fresh(key) {
             return Step::Found(found);
         }
-        // In this order, because a dropped call puts the region in doubt first, and then forgets everything.
+        // The order matters: a dropped call puts the region in doubt first, and then forgets everything.
         let generation = self.generation();
         if self.is_in_doubt() {
             return Step::Bypass;
@@ -209,7 +209,7 @@ impl<V: CacheValue> Region<V> {
         let guard = LoadGuard { region: self.clone(), key: key.clone(), number, generation };
         let answer = load();
         let call: Loading<V> = Box::pin(async move {
-            // After a panic each caller asks the store itself, as after an error.
+            // After a panic each caller asks the store itself, as it does after an error.
             match AssertUnwindSafe(answer).catch_unwind().await {
                 Ok(answer) => guard.keep(answer),
                 Err(_) => Err(Arc::default()),
@@ -222,7 +222,7 @@ impl<V: CacheValue> Region<V> {
         Step::Wait(call)
     }
 
-    /// Announces a write of these keys. The caller ends it with [`WriteGuard::end`] when the store has answered.
+    /// Announces a write of these keys. The caller ends it with [`WriteGuard::end`] when the store has returned.
     pub(super) fn write(self: &Arc<Self>, keys: impl Iterator<Item = Key>) -> WriteGuard<V> {
         let keys: SmallVec<[Key; 1]> = keys.collect();
         for key in &keys {
@@ -230,7 +230,8 @@ impl<V: CacheValue> Region<V> {
             let in_flight = shard.entry(key.as_slice().into()).or_default();
             in_flight.writers += 1;
             in_flight.overlapped |= in_flight.writers > 1;
-            // Its readers began before the write. No later read joins them, and their answer is not kept.
+            // The readers of this load began before the write. No later read joins them, and their answer is not
+            // kept.
             in_flight.load = None;
             self.remove(key);
         }
@@ -242,13 +243,13 @@ impl<V: CacheValue> Region<V> {
         ClearGuard { region: self.clone(), ended: false }
     }
 
-    /// Rises when everything is forgotten, and when an account, a store or a vault of this process ends.
+    /// The current generation. It rises when everything is forgotten, and when an account, a store or a vault ends.
     fn generation(&self) -> u64 {
         let ended = ended::count();
         if self.ended.load(Ordering::Relaxed) != ended && self.ended.swap(ended, Ordering::SeqCst) != ended {
             self.forget();
         }
-        // Neither falls, so that after an end the sum is higher than ever before.
+        // Neither number falls, so the sum after an end is higher than ever before.
         self.generation.load(Ordering::SeqCst) + ended
     }
 
@@ -277,12 +278,12 @@ impl<V: CacheValue> Region<V> {
         kept
     }
 
-    /// Taken before a listing, for [`Region::fill`].
+    /// The state before a listing, for [`Region::fill`].
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot { generation: self.generation(), writes: self.writes.load(Ordering::SeqCst) }
     }
 
-    /// A value that is there and may be used.
+    /// The value, if it is cached and may be used.
     fn fresh(&self, key: &Key) -> Option<Arc<Cached<V>>> {
         let found = self.pool.get(key)?;
         let expired = self.time_to_live.is_some_and(|time| found.since.elapsed() >= time);
@@ -303,7 +304,7 @@ impl<V: CacheValue> Region<V> {
         self.shards[shard].lock().ignore_poison()
     }
 
-    /// Does nothing if everything was forgotten since the value was asked for: it would not count, only take memory.
+    /// Does nothing if everything was forgotten since the read began: the value would not count, only take memory.
     fn insert(&self, key: &Key, value: Arc<Cached<V>>) {
         if value.generation == self.generation() {
             self.kept.store(true, Ordering::SeqCst);
@@ -318,10 +319,10 @@ impl<V: CacheValue> Region<V> {
     }
 }
 
-/// Tells loads apart.
+/// Numbers the loads.
 static NEXT_LOAD: AtomicU64 = AtomicU64::new(0);
 
-/// How often a region was forgotten and written so far.
+/// How often a region was forgotten and written to so far.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Snapshot {
     generation: u64,
@@ -343,7 +344,7 @@ impl<V: CacheValue> LoadGuard<V> {
         let cached = Arc::new(Cached::new(value, self.key.len(), self.generation));
         let region = &self.region;
         let shard = region.shard(&self.key);
-        // A write that has begun has removed the load.
+        // A write of the key removes the load when it begins.
         let load = shard.get(self.key.as_slice()).and_then(|in_flight| in_flight.load.as_ref());
         if load.is_some_and(|load| load.number == self.number) {
             region.insert(&self.key, cached.clone());
@@ -368,7 +369,7 @@ impl<V: CacheValue> Drop for LoadGuard<V> {
     }
 }
 
-/// A write in flight. Dropping it puts its keys in doubt: the store may or may not carry the write out.
+/// A write in flight. Dropping it puts its keys in doubt: the store may still carry the write out.
 #[must_use = "a write that is not ended counts as dropped"]
 pub(super) struct WriteGuard<V: CacheValue> {
     region: Arc<Region<V>>,
@@ -378,11 +379,11 @@ pub(super) struct WriteGuard<V: CacheValue> {
 }
 
 impl<V: CacheValue> WriteGuard<V> {
-    /// Ends the write with the store's answer, and returns it. After a success, `written` returns the value of the n-th key,
-    /// or `None` if only the store knows it.
+    /// Ends the write with the store's result, and returns that result. After a success, `written` returns the value
+    /// of the n-th key, or `None` if only the store knows it.
     ///
     /// # Errors
-    /// `result`.
+    /// The error in `result`.
     pub(super) fn end<T>(mut self, result: Result<T>, mut written: impl FnMut(usize) -> Option<V>) -> Result<T> {
         if result.is_ok() {
             self.ended = true;
@@ -390,13 +391,14 @@ impl<V: CacheValue> WriteGuard<V> {
                 self.end_one(key, written(position), false);
             }
         }
-        // After an error, for example a timeout, the store may still carry the write out: dropping the guard says so.
+        // After an error, for example a timeout, the store may still carry the write out. So the dropped guard puts
+        // it in doubt.
         result
     }
 
     fn end_one(&self, key: &Key, value: Option<V>, in_doubt: bool) {
         let region = &self.region;
-        // Wiped, whether it is kept or not.
+        // `Cached` wipes the value, even if it is not kept.
         let value = value.map(|value| Arc::new(Cached::new(value, key.len(), self.generation)));
         let mut shard = region.shard(key);
         region.writes.fetch_add(1, Ordering::SeqCst);
@@ -458,10 +460,11 @@ pub(super) struct ClearGuard<V: CacheValue> {
 }
 
 impl<V: CacheValue> ClearGuard<V> {
-    /// Ends the call with the store's answer, and returns it. `changed` tells whether a success has changed any row.
+    /// Ends the call with the store's result, and returns that result. `changed` tells whether a successful call
+    /// changed any row.
     ///
     /// # Errors
-    /// `result`.
+    /// The error in `result`.
     pub(super) fn end<T>(mut self, result: Result<T>, changed: impl FnOnce(&T) -> bool) -> Result<T> {
         if let Ok(result) = &result {
             self.ended = true;
@@ -469,7 +472,7 @@ impl<V: CacheValue> ClearGuard<V> {
                 self.region.forget();
             }
         }
-        // An error leaves the call in doubt, as with a write.
+        // An error leaves the call in doubt, as it does with a write.
         result
     }
 }
@@ -483,7 +486,7 @@ impl<V: CacheValue> Drop for ClearGuard<V> {
     }
 }
 
-/// Where the tests let other tasks run.
+/// The point where tests let other tasks run.
 fn interleave() {
     #[cfg(test)]
     super::tests::interleave();

@@ -1,4 +1,4 @@
-//! Sessions, identities, sender keys and signed prekeys, if they are cached.
+//! Sessions, identities, sender keys and signed prekeys. Each is cached only if chosen.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ impl SignalStore for CacheStore {
         write_one!(self.sessions[address.as_bytes()] => delete_session(address), Some(None))
     }
 
-    /// A cached session answers; the question alone does not bring one into the cache.
+    /// Answers from a cached session. A miss does not load the session into the cache.
     async fn has_session(&self, address: &str) -> Result<bool> {
         if let Some(region) = &self.regions.sessions {
             match region.peek(&region.key([address.as_bytes()])) {
@@ -72,7 +72,8 @@ impl SignalStore for CacheStore {
         self.inner.has_session(address).await
     }
 
-    // The prefix query sees every session and identity. Prekeys are read once, and what the highest is changes with each.
+    // The prefix query concerns every session and identity. Each prekey is read once, and each new one changes the
+    // highest id.
     forward!(has_signal_state_for_user, store_prekey, store_prekeys_batch, load_prekey, load_prekeys_batch);
     forward!(mark_prekeys_uploaded, remove_prekey, get_max_prekey_id);
 
@@ -89,7 +90,7 @@ impl SignalStore for CacheStore {
         Ok(found.value.as_ref().map(WipedBytes::to_vec))
     }
 
-    // A listing; it is read once per rotation.
+    // A listing, read once per rotation.
     forward!(load_all_signed_prekeys);
 
     async fn remove_signed_prekey(&self, id: u32) -> Result<()> {

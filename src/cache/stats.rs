@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::method::Record;
 use crate::striped::Counter;
 
-/// Counts the events of one kind of values.
+/// Counts the events of one kind of value.
 #[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) hits: Counter,
@@ -17,27 +17,27 @@ pub(crate) struct Counters {
     pub(crate) invalidations: Counter,
 }
 
-/// The events in the cache of one kind of record, summed over all stores of a layer.
+/// The cache events of one kind of record, summed over all stores of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecordStats {
     /// The kind of record.
     pub record: Record,
-    /// Reads that were answered from the cache.
+    /// Reads answered from the cache.
     pub hits: u64,
-    /// Reads that were not.
+    /// Reads not answered from the cache.
     pub misses: u64,
-    /// Calls to the store that misses led to. Fewer than misses if several tasks missed the same key at once.
+    /// Calls to the store that misses caused. Fewer than misses if several tasks missed the same key at once.
     pub loads: u64,
-    /// Values that had to make room, or were too large.
+    /// Values evicted to make room, or too large to be cached.
     pub evictions: u64,
-    /// Values that were removed because a call made them stale.
+    /// Values removed because a call made them stale.
     pub invalidations: u64,
-    /// Values that are there now.
+    /// Values in the cache now.
     pub entries: u64,
-    /// The memory that they take, in bytes.
+    /// The memory that the values take, in bytes.
     pub bytes: u64,
-    /// The memory that they may take, in bytes.
+    /// The memory that the values may take, in bytes.
     pub capacity: u64,
 }
 
@@ -53,14 +53,14 @@ impl RecordStats {
         self.capacity += other.capacity;
     }
 
-    /// The part of the reads that was answered from the cache, from 0 to 1; `None` if there were none.
+    /// The fraction of reads answered from the cache, from 0 to 1; `None` if there were no reads.
     pub fn hit_rate(&self) -> Option<f64> {
         let reads = self.hits + self.misses;
         (reads > 0).then(|| self.hits as f64 / reads as f64)
     }
 }
 
-/// The events in a cache, by kind of record. `Display` prints a table.
+/// The events of a cache, by kind of record. `Display` prints a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheStats {
     records: Vec<RecordStats>,
@@ -79,17 +79,18 @@ impl CacheStats {
         Self { records }
     }
 
-    /// Every kind that is cached.
+    /// The numbers of every kind of record that is cached.
     pub fn records(&self) -> &[RecordStats] {
         &self.records
     }
 
-    /// Of one kind of record; `None` if it is not cached.
+    /// The numbers of one kind of record; `None` if it is not cached.
     pub fn record(&self, record: Record) -> Option<&RecordStats> {
         self.records.iter().find(|stats| stats.record == record)
     }
 
-    /// The events after `earlier`, which must be of the same cache. Entries and bytes are those of now.
+    /// The events since `earlier`, which must come from the same cache. Entries, bytes and capacity are the current
+    /// ones.
     #[must_use]
     pub fn since(&self, earlier: &CacheStats) -> CacheStats {
         let records = self.records.iter().map(|stats| {

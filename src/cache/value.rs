@@ -1,4 +1,4 @@
-//! Values that can be cached: how much memory they take, and how they are wiped.
+//! Values that can be cached: their size in memory, and how to wipe them.
 
 use bytes::Bytes;
 use wacore::appstate::hash::HashState;
@@ -7,7 +7,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// A value in the cache.
 pub(super) trait CacheValue: Clone + Send + Sync + 'static {
-    /// The memory that the value has allocated, in bytes.
+    /// The memory that the value has allocated, in bytes, without the value itself.
     fn heap_bytes(&self) -> usize;
 
     /// Overwrites the content.
@@ -21,7 +21,7 @@ pub(super) struct WipedBytes {
     capacity: usize,
 }
 
-/// Takes the memory over.
+/// Takes over the memory.
 impl From<Vec<u8>> for WipedBytes {
     fn from(bytes: Vec<u8>) -> Self {
         Self { capacity: bytes.capacity(), bytes: Bytes::from_owner(Zeroizing::new(bytes)) }
@@ -45,7 +45,7 @@ impl WipedBytes {
 
 impl CacheValue for WipedBytes {
     fn heap_bytes(&self) -> usize {
-        // The owner that `Bytes` allocates for it.
+        // 64 bytes for the owner that `Bytes` allocates.
         self.capacity + 64
     }
 
@@ -84,7 +84,7 @@ impl CacheValue for Vec<u8> {
     }
 }
 
-/// A message secret, and when its message was sent.
+/// A message secret and the time of its message.
 impl CacheValue for (Vec<u8>, i64) {
     fn heap_bytes(&self) -> usize {
         self.0.capacity()
@@ -108,7 +108,7 @@ impl CacheValue for AppStateSyncKey {
 
 impl CacheValue for HashState {
     fn heap_bytes(&self) -> usize {
-        // A hash table is up to seven eighths full; a byte per place tells what is in it.
+        // A hash table is at most seven eighths full, and has one control byte per slot.
         let table = self.index_value_map.capacity() * 8 / 7 * (size_of::<(String, Vec<u8>)>() + 1);
         let entries = self.index_value_map.iter();
         table + entries.map(|(name, value)| name.capacity() + value.capacity() + 2 * 16).sum::<usize>()
@@ -123,7 +123,7 @@ impl CacheValue for HashState {
 /// The devices of a group, and whether they have our sender key.
 impl CacheValue for Vec<(String, bool)> {
     fn heap_bytes(&self) -> usize {
-        // Each string is an allocation of its own.
+        // 16 bytes for the overhead of each string's allocation.
         self.capacity() * size_of::<(String, bool)>() + self.iter().map(|(jid, _)| jid.capacity() + 16).sum::<usize>()
     }
 

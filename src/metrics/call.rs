@@ -1,4 +1,4 @@
-//! A call in flight: what is put around it, for counting and for spans.
+//! A call in flight, counted and wrapped in a span.
 
 use std::ops::Deref;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use super::outcome::Outcome;
 use super::stats::LayerStats;
 use super::volume::Volume;
 
-/// A call in flight. Dropped before its end, it counts as cancelled.
+/// A call in flight. It counts as cancelled if it is dropped before its end.
 pub(super) struct Call<L: Deref<Target = LayerStats>, O: Operation> {
     layer: L,
     operation: O,
@@ -18,7 +18,7 @@ pub(super) struct Call<L: Deref<Target = LayerStats>, O: Operation> {
     start: Instant,
     exported: bool,
     ended: bool,
-    /// With the names of layer, operation and outcome.
+    /// Has the names of layer, operation and outcome.
     #[cfg(feature = "tracing")]
     span: tracing::Span,
 }
@@ -57,7 +57,7 @@ impl<L: Deref<Target = LayerStats>, O: Operation> Call<L, O> {
         let time = self.start.elapsed();
         let given = given.unwrap_or(self.given);
         let lookups = (self.operation.looks_up() && outcome == Outcome::Ok).then(|| {
-            // A record without a key, such as the device, is asked for as well.
+            // A call for a record without a key, such as the device, asks for one row.
             let asked = given.rows.max(1);
             let found = got.rows.min(asked);
             [found, asked - found]
@@ -85,8 +85,8 @@ impl<L: Deref<Target = LayerStats>, O: Operation> Drop for Call<L, O> {
     }
 }
 
-/// Awaits the future that `start` makes, counts it, and puts a span around it (feature `tracing`). Nothing happens before
-/// the first poll.
+/// Awaits the future that `start` makes, counts it, and puts a span around it (feature `tracing`). Does nothing
+/// before the first poll.
 pub(super) async fn observe<L, O, F>(
     layer: L,
     operation: O,
@@ -108,7 +108,7 @@ where
     answer
 }
 
-/// The same for a call that blocks.
+/// Like [`observe`], for a blocking call.
 pub(super) fn observe_blocking<T>(
     layer: &LayerStats,
     operation: impl Operation,

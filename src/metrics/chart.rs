@@ -1,4 +1,4 @@
-//! Times as a picture.
+//! The chart of times.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -12,13 +12,13 @@ const NAMES: f64 = 290.0;
 const DECADE: f64 = 90.0;
 const ROW: f64 = 18.0;
 const HEAD: f64 = 58.0;
-/// One for each percentile, and one for the longest time.
+/// One colour for each percentile, and one for the longest time.
 const COLOURS: [&str; 4] = ["#1b7837", "#7fbf7b", "#e08214", "#b2182b"];
 
 impl MetricsSnapshot {
-    /// A chart of how long operations took, as SVG: a row for each operation of each layer, slowest first, on a logarithmic
-    /// scale, with a mark for p50, p90, p99 and the longest time. Without `connection` and `streamed_body`, which last as long
-    /// as the client wants.
+    /// A chart of how long operations took, as SVG. It has a row for each operation of each layer, slowest first. On
+    /// a logarithmic scale, marks show p50, p90, p99 and the longest time. `connection` and `streamed_body` are left
+    /// out, because the client decides how long they last.
     pub fn to_svg(&self) -> String {
         let layers = self.layers.iter().map(|layer| (layer, shown(layer))).filter(|(_, shown)| !shown.is_empty());
         let layers: Vec<_> = layers.collect();
@@ -65,7 +65,7 @@ fn shown(layer: &LayerSnapshot) -> Vec<&OpSnapshot> {
     layer.slowest_first().into_iter().filter(|op| op.calls() > 0 && !op.lifetime).collect()
 }
 
-/// Gives where the next row would be.
+/// Returns the vertical position of the next row.
 fn rows_of(svg: &mut String, shown: &[&OpSnapshot], mut y: f64, place: impl Fn(Duration) -> f64) -> f64 {
     for op in shown {
         let label = format_args!("<text x='{}' y='{y}' text-anchor='end'>{}", NAMES - 14.0, op.name());
@@ -79,7 +79,7 @@ fn rows_of(svg: &mut String, shown: &[&OpSnapshot], mut y: f64, place: impl Fn(D
                 "<line x1='{from:.1}' x2='{to:.1}' y1='{middle}' y2='{middle}' stroke='#bbb' stroke-width='3'/>"
             ),
         );
-        // The shorter times lie on top of the longer ones.
+        // Drawn last, so that shorter times lie on top of longer ones.
         for (at, colour) in [p50, p90, p99, op.times().max()].into_iter().zip(COLOURS).rev() {
             put(svg, format_args!("<circle cx='{:.1}' cy='{middle}' r='4' fill='{colour}'/>", place(at)));
         }
@@ -94,7 +94,7 @@ fn put(svg: &mut String, element: std::fmt::Arguments<'_>) {
     let _ = writeln!(svg, "{element}");
 }
 
-/// Names of layers are free; those of operations are not.
+/// A layer name may contain any character. Operation names need no escaping.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }

@@ -1,4 +1,4 @@
-//! The same counts for the recorder of the `metrics` facade.
+//! Exports the counts to the recorder of the `metrics` facade.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,21 +13,21 @@ use crate::method::Record;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExportedMetric {
-    /// Its name, without the endings that exporters add for histograms.
+    /// The name, without the suffixes that exporters add for histograms.
     pub name: &'static str,
-    /// Its type.
+    /// The type and the unit.
     pub kind: MetricKind,
-    /// The names of its labels.
+    /// The names of the labels.
     pub labels: &'static [&'static str],
-    /// Its meaning, in a sentence.
+    /// The meaning, in one sentence.
     pub help: &'static str,
 }
 
-/// The type of an exported metric, and its unit, which is a type of the `metrics` crate.
+/// The type of an exported metric and its unit. [`Unit`] is a type of the `metrics` crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricKind {
-    /// A number that grows.
+    /// A number that only grows.
     Counter(Unit),
     /// A number that grows and shrinks.
     Gauge(Unit),
@@ -35,15 +35,15 @@ pub enum MetricKind {
     Histogram(Unit),
 }
 
-/// Bounds for histograms of durations, in seconds, for exporters that need some
-/// (`PrometheusBuilder::set_buckets_for_metric`): three a decade, from a hit in a cache (1 µs) to a database that hangs
-/// (10 s).
+/// Bucket bounds in seconds for histograms of durations, for exporters that need them
+/// (`PrometheusBuilder::set_buckets_for_metric`). There are three per decade, from a cache hit (1 µs) to a database
+/// that hangs (10 s).
 pub const DURATION_BUCKETS: &[f64] = &[
     1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0,
     5.0, 10.0,
 ];
 
-/// Every metric that is exported: the table of the [module](super).
+/// Every exported metric, as in the table of the [module](super).
 pub fn exported() -> impl Iterator<Item = ExportedMetric> {
     let families = [&STORE, &TRANSPORT, &HTTP].into_iter().flat_map(|family| {
         let Family { total, duration, in_flight, slow, rows, bytes, lookups } = family;
@@ -53,7 +53,7 @@ pub fn exported() -> impl Iterator<Item = ExportedMetric> {
     families.chain(CACHE)
 }
 
-/// Tells the current recorder what every metric means and in which unit it is.
+/// Describes every metric and its unit to the current recorder.
 pub fn describe() {
     with_recorder(|recorder| {
         for metric in exported() {
@@ -112,14 +112,17 @@ const STORE: Family = Family {
     slow: counter("wa_store_op_slow_total", OP, Unit::Count, "Calls to the store slower than the threshold"),
     rows: Some(counter("wa_store_rows_total", OP_DIRECTION, Unit::Count, "Rows given to the store and by it")),
     bytes: counter("wa_store_bytes_total", OP_DIRECTION, Unit::Bytes, "Keys and contents given to the store and by it"),
-    lookups: Some(counter("wa_store_lookups_total", OP_OUTCOME, Unit::Count, "Rows asked for that are there or not")),
+    lookups: Some(counter("wa_store_lookups_total", OP_OUTCOME, Unit::Count, "Rows asked for, by whether they exist")),
 };
 
 const TRANSPORT: Family = Family {
-    total: counter("wa_transport_op_total", OP_OUTCOME, Unit::Count, "What connections did, by how it ended"),
-    duration: duration("wa_transport_op_duration_seconds", "Time that it took"),
-    in_flight: gauge("wa_transport_op_in_flight", "What has not ended, such as open connections"),
-    slow: counter("wa_transport_op_slow_total", OP, Unit::Count, "What took longer than the threshold"),
+    total: counter("wa_transport_op_total", OP_OUTCOME, Unit::Count, "Operations of connections by how they ended"),
+    duration: duration("wa_transport_op_duration_seconds", "Time of operations of connections"),
+    in_flight: gauge(
+        "wa_transport_op_in_flight",
+        "Operations of connections that have not ended, such as open connections",
+    ),
+    slow: counter("wa_transport_op_slow_total", OP, Unit::Count, "Operations of connections slower than the threshold"),
     rows: Some(counter(
         "wa_transport_messages_total",
         OP_DIRECTION,
@@ -148,8 +151,8 @@ const HTTP: Family = Family {
 const CACHE: [ExportedMetric; 5] = [
     counter("wa_store_cache_hits_total", CACHE_RECORD, Unit::Count, "Reads answered from the cache"),
     counter("wa_store_cache_misses_total", CACHE_RECORD, Unit::Count, "Reads not answered from the cache"),
-    counter("wa_store_cache_loads_total", CACHE_RECORD, Unit::Count, "Calls to the store that misses led to"),
-    counter("wa_store_cache_evictions_total", CACHE_RECORD, Unit::Count, "Values that had to make room"),
+    counter("wa_store_cache_loads_total", CACHE_RECORD, Unit::Count, "Calls to the store that misses caused"),
+    counter("wa_store_cache_evictions_total", CACHE_RECORD, Unit::Count, "Values evicted to make room, or too large"),
     counter("wa_store_cache_invalidations_total", CACHE_RECORD, Unit::Count, "Values that a call made stale"),
 ];
 
@@ -160,7 +163,8 @@ fn key(metric: &ExportedMetric, values: &[&'static str]) -> Key {
     Key::from_parts(metric.name, labels.collect::<Vec<_>>())
 }
 
-/// The recorder's handles for one operation of one layer, from the first call on during which there is a recorder.
+/// The recorder's handles for one operation of one layer. They are registered on the first call that finds a
+/// recorder.
 pub(super) struct OpExport {
     layer: &'static str,
     op: &'static str,
@@ -192,7 +196,7 @@ impl OpExport {
         }
     }
 
-    /// `true` if the recorder knows that the call has started, and must be told of its end.
+    /// Returns whether the recorder counted the start of the call, and so must count its end.
     pub(super) fn start(&self) -> bool {
         let handles = self.handles();
         if let Some(handles) = handles {
@@ -257,7 +261,7 @@ impl OpExport {
     }
 }
 
-/// Exports under this name what a cache counts from now on. A cache has one name; later ones are ignored.
+/// Exports the counts of a cache under this name from now on. A cache has one name; later ones are ignored.
 pub(super) fn export_cache(layer: &'static str, cache: &CacheLayer) {
     for (record, counters) in cache.counters() {
         let export = Arc::new(CacheExport { layer, record, handles: OnceLock::new() });
@@ -270,7 +274,8 @@ pub(super) fn export_cache(layer: &'static str, cache: &CacheLayer) {
     }
 }
 
-/// The recorder's handles for one kind of record of a cache, from the first event on at which there is a recorder.
+/// The recorder's handles for one kind of record of a cache. They are registered on the first event that finds a
+/// recorder.
 struct CacheExport {
     layer: &'static str,
     record: Record,
@@ -288,8 +293,8 @@ impl CacheExport {
     }
 }
 
-/// `None` as long as there is no recorder. The facade then passes a recorder of no size, and nothing else tells the two
-/// apart. Handles that it registers would never count.
+/// `None` while no recorder is installed. The facade then passes a zero-sized recorder, and its size is the only way
+/// to recognize it. Handles registered with it would never count.
 fn resolved<T>(handles: &OnceLock<T>, register: impl FnOnce(&dyn Recorder) -> T) -> Option<&T> {
     handles.get().or_else(|| {
         let registered = with_recorder(|recorder| (size_of_val(recorder) > 0).then(|| register(recorder)));

@@ -1,11 +1,11 @@
-//! Times in buckets of fixed width, relative to their size: bounded memory, bounded error.
+//! Times in buckets whose width is relative to the time: bounded memory, bounded error.
 
 use std::fmt;
 use std::time::Duration;
 
-/// How long calls took. Every power of two of nanoseconds has eight buckets, and within a bucket times are taken to be spread
-/// evenly, so a percentile is off by 12.5 % at most and by much less as a rule. Times over 39 hours fall into
-/// the last one.
+/// How long calls took. Every power of two of nanoseconds has eight buckets, and times are assumed to be evenly
+/// spread within a bucket. So a percentile is wrong by at most 12.5 %, and usually by much less. Times over 39 hours
+/// count in the last bucket.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Histogram {
     pub(super) counts: Vec<u64>,
@@ -13,10 +13,10 @@ pub struct Histogram {
     pub(super) longest: u64,
 }
 
-/// The number of bits that tell buckets of the same power of two apart.
+/// The number of bits that select a bucket within a power of two.
 const PRECISION: u32 = 3;
 
-/// The powers of two of nanoseconds: 2⁴⁷ ns are 39 hours.
+/// The number of powers of two of nanoseconds: 2⁴⁷ ns are 39 hours.
 const POWERS: u32 = 47;
 
 impl Histogram {
@@ -26,7 +26,8 @@ impl Histogram {
         Self { counts: vec![0; Self::BUCKETS], nanos: 0, longest: 0 }
     }
 
-    /// Log-linear, as in HdrHistogram: below 2³ ns exact, above by the highest bit and the three that follow it.
+    /// Log-linear, as in HdrHistogram: exact below 2³ ns. Above, the highest bit and the next three select the
+    /// bucket.
     #[inline]
     pub(super) fn bucket(nanos: u64) -> usize {
         let power = nanos.max(1).ilog2();
@@ -58,7 +59,7 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// The time of all calls together.
+    /// The total time of all calls.
     pub fn sum(&self) -> Duration {
         Duration::from_nanos(self.nanos)
     }
@@ -73,8 +74,8 @@ impl Histogram {
         Duration::from_nanos(self.longest)
     }
 
-    /// The time that this part of the calls did not exceed, for example 0.99 for p99; zero if there were no calls. Parts
-    /// below 0 count as 0, above 1 as 1.
+    /// The time that this fraction of the calls did not exceed, for example 0.99 for p99. Zero if there were no
+    /// calls. Fractions below 0 count as 0, above 1 as 1.
     pub fn percentile(&self, part: f64) -> Duration {
         let count = self.count();
         let rank = ((count as f64 * part.clamp(0.0, 1.0)).ceil() as u64).max(1);
@@ -95,7 +96,7 @@ impl Histogram {
         Duration::ZERO
     }
 
-    /// The buckets that are not empty: the longest time that falls into each, and how many calls did.
+    /// The buckets that are not empty: the longest time that counts in each, and its number of calls.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
         let filled = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
         filled.map(|(bucket, count)| (Duration::from_nanos(Self::bounds(bucket).1), *count))
@@ -122,7 +123,7 @@ impl Histogram {
 /// The percentiles that tables and charts show.
 pub(super) const PERCENTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
 
-/// The percentiles, not the buckets.
+/// Prints the percentiles, not the buckets.
 impl fmt::Debug for Histogram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Histogram");
@@ -148,7 +149,7 @@ mod tests {
             assert!(last - first <= first / 8, "bucket {bucket} is too wide");
             expected = last + 1;
         }
-        assert_eq!(expected, 1 << POWERS, "the last bucket ends elsewhere");
+        assert_eq!(expected, 1 << POWERS, "the last bucket has the wrong end");
         assert_eq!(Histogram::bucket(u64::MAX), Histogram::BUCKETS - 1);
     }
 
@@ -179,7 +180,7 @@ mod tests {
         assert_eq!(histogram.sum().as_nanos() as u64, times.iter().sum::<u64>());
         assert_eq!(of([]).percentile(0.5), Duration::ZERO);
         assert_eq!(of([]).mean(), Duration::ZERO);
-        assert_eq!(of([1_000_000]).percentile(0.5), Duration::from_millis(1), "the longest is known");
+        assert_eq!(of([1_000_000]).percentile(0.5), Duration::from_millis(1), "the longest time is exact");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! How long calls take, how they end and what they carry: for people, and for Prometheus.
+//! How long calls take, how they end and how much they carry: for people, and for Prometheus.
 //!
-//! A [`MetricsLayer`] counts what passes through it at one place of a stack; several of them under different names show
-//! what the layers between them cost ([`MetricsSnapshot::between`]). [`Metrics::transport_factory`] and
+//! A [`MetricsLayer`] counts the calls that pass one place of a stack. Several of them under different names show the
+//! cost of the layers in between ([`MetricsSnapshot::between`]). [`Metrics::transport_factory`] and
 //! [`Metrics::http_client`] do the same for the network side of the client.
 //!
 //! ```
@@ -23,18 +23,22 @@
 //! # }).unwrap();
 //! ```
 //!
-//! Nothing here ever holds a JID, a message id, a URL or a key: counters are kept by layer, operation and outcome only,
-//! and so are labels, spans and events. The memory is bounded, however long it runs and however many accounts share a
-//! layer: about 3 KB for each operation that was called and each of up to sixteen threads that called it.
+//! No counter, label, span or event ever holds a JID, a message id, a URL or a key: they identify only layer,
+//! operation and outcome. The memory is bounded, no matter how long the process runs and how many accounts share a
+//! layer. It is about 3 KB per called operation and thread that called it, for at most sixteen threads.
 //!
 //! # Exported metrics
 //!
-//! With the feature `metrics`, everything goes to the recorder of the [`metrics`](https://docs.rs/metrics) facade as well,
-//! which upstream uses too, so that one exporter shows both. The names follow upstream's (`wacore` 0.7,
-//! `src/telemetry.rs`). Install the recorder before or after making layers; what happened before it was installed is
-//! not exported, and each operation stays with the first recorder that it met. A recorder that has no size counts as none.
-//! `describe` tells it the units, `exported` lists all metrics. Do not let an exporter forget series that are idle
-//! (`metrics-exporter-prometheus`: `idle_timeout`): operations keep their series, and those that were forgotten stay away.
+//! With the feature `metrics`, everything also goes to the recorder of the [`metrics`](https://docs.rs/metrics)
+//! facade. Upstream uses it too, so one exporter shows both. The names follow upstream's (`wacore` 0.7,
+//! `src/telemetry.rs`). `describe` tells the recorder the meaning and the unit of each metric; `exported` lists all
+//! metrics.
+//!
+//! You can install the recorder before or after you make the layers. Events before that are not exported, and each
+//! operation stays with the first recorder that it finds. Zero-sized recorders are ignored.
+//!
+//! Do not let an exporter forget idle series (`metrics-exporter-prometheus`: `idle_timeout`). Operations keep their
+//! handles, so a forgotten series does not come back.
 //!
 //! | metric | type, unit | labels |
 //! |--|--|--|
@@ -64,24 +68,27 @@
 //!
 //! * `layer`: the name given to [`Metrics::layer`], [`Metrics::transport_factory`], [`Metrics::http_client`] or
 //!   [`Metrics::track_cache`].
-//! * `op`: for stores one of the 82 method names, for example `get_session`; for connections `connect`, `connection` (from
-//!   its beginning to its end), `send`, `receive` and `disconnect`; for HTTP `execute`, `execute_streaming`,
-//!   `execute_upload` and `streamed_body`.
-//! * `outcome`: how it ended, see [`Outcome`]. For stores `ok`, `busy`, `connection`, `validation`, `serialization`, `other`
-//!   and `cancelled`. For `connect`, `send`, `receive`, `disconnect` and `streamed_body` `ok`, `error` and `cancelled`. For
-//!   `connection`, why: `server_close`, `server_error`, `stream_ended`, `read_error`, `local_close`, `unknown`, and
-//!   `cancelled` if the runtime stopped. For HTTP exchanges `1xx` to `5xx`, `other`, `error` and `cancelled`. For lookups
-//!   `found` and `absent`.
-//! * `direction`: `in` for what a call was given, `out` for what it gave. A sweep gives the rows that it removed.
+//! * `op`: the operation. For stores, one of the 82 method names, for example `get_session`. For connections,
+//!   `connect`, `connection` (from its beginning to its end), `send`, `receive` and `disconnect`. For HTTP,
+//!   `execute`, `execute_streaming`, `execute_upload` and `streamed_body`.
+//! * `outcome`: how the call ended, see [`Outcome`].
+//!   * For stores: `ok`, `busy`, `connection`, `validation`, `serialization`, `other` and `cancelled`.
+//!   * For `connect`, `send`, `receive`, `disconnect` and `streamed_body`: `ok`, `error` and `cancelled`.
+//!   * For `connection`, the reason: `server_close`, `server_error`, `stream_ended`, `read_error`, `local_close`,
+//!     `unknown`, and `cancelled` if the runtime stopped.
+//!   * For HTTP exchanges: `1xx` to `5xx`, `other`, `error` and `cancelled`.
+//!   * For lookups: `found` and `absent`.
+//! * `direction`: `in` for the arguments of a call, `out` for its answer. The answer of a sweep counts the rows that
+//!   it removed.
 //! * `record`: the kind of record, for example `tc_token`.
 //!
-//! All series of an operation exist, at zero, once it was called, so that a first error shows in a rate if the operation was
-//! scraped before. An operation makes about fifteen series on each layer and, in Prometheus, as many as there are bounds
-//! for its histogram.
+//! The first call of an operation creates all its series with the value zero. So a rate shows even the first error,
+//! if Prometheus scraped the operation before. An operation has about fifteen series on each layer and, in
+//! Prometheus, one more for each bound of its histogram.
 //!
 //! Some exporters collect samples of histograms until they are scraped, or until their upkeep runs
-//! (`metrics-exporter-prometheus`: `run_upkeep`, which its own listener calls every five seconds). See to it that one of the
-//! two happens.
+//! (`metrics-exporter-prometheus`: `run_upkeep`, which its own listener calls every five seconds). Make sure that one
+//! of the two happens.
 
 mod between;
 mod call;
@@ -124,7 +131,7 @@ use crate::sync::IgnorePoison;
 use operation::Operation;
 use stats::{LayerStats, SlowCalls};
 
-/// Counts calls at any number of places and tells what it counted. A cheap handle; clones share everything.
+/// Counts calls at any number of places. A cheap handle; clones share all counts.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -155,25 +162,25 @@ struct Observed {
 }
 
 impl Metrics {
-    /// Nothing is counted yet.
+    /// Makes a handle that has counted nothing yet.
     pub fn new() -> Self {
         let slow = SlowCalls { thresholds: [const { AtomicU64::new(u64::MAX) }; _], since: Instant::now() };
         Self { shared: Arc::new(Observed { slow: Arc::new(slow), layers: Mutex::default(), caches: Mutex::default() }) }
     }
 
-    /// A layer that counts under this name, the label `layer`. Layers of the same name, for example those of several
-    /// accounts, count together; layers that are to be told apart need different names.
+    /// A layer that counts under this name, which becomes the label `layer`. Layers of the same name, for example
+    /// those of several accounts, are counted together. Give layers different names to tell them apart.
     ///
     /// The name is a `&'static str`, so that the name of an account cannot become a label.
     pub fn layer(&self, name: &'static str) -> MetricsLayer {
         MetricsLayer::new(self.stats::<store::StoreOp>(name))
     }
 
-    /// Counts connections that `factory` makes, what is sent and received over them, and why they end. The result goes into
-    /// `Bot::builder().with_transport_factory(..)`.
+    /// Counts the connections that `factory` makes, the data sent and received over them, and the reasons why they
+    /// end. Pass the result to `Bot::builder().with_transport_factory(..)`.
     ///
-    /// Received messages pass through a task that is spawned on `runtime` for each connection, and a second channel as deep
-    /// as the transport's own.
+    /// For each connection, a task spawned on `runtime` forwards the received messages, through a second channel as
+    /// deep as the transport's own.
     pub fn transport_factory(
         &self,
         name: &'static str,
@@ -183,15 +190,15 @@ impl Metrics {
         MetricsTransportFactory::new(self.stats::<network::TransportOp>(name), factory, runtime)
     }
 
-    /// Counts HTTP exchanges of `client`, streamed bodies included. The result goes into
+    /// Counts the HTTP exchanges of `client`, including streamed bodies. Pass the result to
     /// `Bot::builder().with_http_client(..)`.
     pub fn http_client(&self, name: &'static str, client: Arc<dyn HttpClient>) -> MetricsHttpClient {
         MetricsHttpClient::new(self.stats::<network::HttpOp>(name), client)
     }
 
-    /// Shows the events of a cache in snapshots, and exports them. Its settings must be final: `with`, `share` and
-    /// `time_to_live` make another cache of it. In snapshots a cache takes the place of an earlier one of the same name. A
-    /// cache is exported under its first name, and caches with the same name count together there.
+    /// Shows the events of a cache in snapshots, and exports them. The settings of the cache must be final, because
+    /// `with`, `share` and `time_to_live` make another cache. In snapshots, a cache replaces an earlier one of the
+    /// same name. A cache is exported under its first name; caches with the same name are exported together.
     pub fn track_cache(&self, name: &'static str, cache: &CacheLayer) {
         #[cfg(feature = "metrics")]
         facade::export_cache(name, cache);
@@ -200,17 +207,19 @@ impl Metrics {
         caches.push((name, cache.clone()));
     }
 
-    /// Counts and reports calls that take this long or longer, in all layers of a kind: with the feature `tracing` as an
-    /// event within the call's span, otherwise as a line of the `log` crate, at the level of warnings, with the names of
-    /// layer, operation and outcome and nothing else. At most one a second is reported of each operation, with the number
-    /// of those in between. `None`, as at the beginning, reports none. `connection` and `streamed_body` are never slow.
+    /// Counts and reports calls that take `threshold` or longer, in all layers of a kind. The report is a warning
+    /// with the names of layer, operation and outcome, the time in milliseconds and the number of suppressed reports.
+    /// With the feature `tracing` it is an event within the call's span, otherwise a line of the `log` crate. Each
+    /// operation reports at most one call a second.
+    ///
+    /// `None`, the default, reports no calls. `connection` and `streamed_body` are never slow.
     pub fn log_slower_than(&self, kind: LayerKind, threshold: Option<Duration>) {
         let nanos = threshold.map_or(u64::MAX, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
         self.shared.slow.thresholds[kind as usize].store(nanos, Relaxed);
     }
 
-    /// The counts so far. Calls go on at the same time, so numbers that belong together may differ by the calls that end at
-    /// that moment.
+    /// The counts so far. Calls continue while the snapshot is taken, so numbers that belong together may differ by
+    /// the calls that end at that moment.
     pub fn snapshot(&self) -> MetricsSnapshot {
         let elapsed = self.shared.slow.since.elapsed();
         let layers: Vec<_> = self.shared.layers.lock().ignore_poison().clone();
@@ -239,7 +248,7 @@ impl Default for Metrics {
     }
 }
 
-/// The names of its layers.
+/// Prints the names of the layers.
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Metrics")?;

@@ -1,4 +1,4 @@
-//! The layers over the network side of the client: connections to the server, and HTTP.
+//! The layers around the network side of the client: connections to the server, and HTTP.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -24,15 +24,16 @@ use super::stats::LayerStats;
 use super::volume::Volume;
 
 /// Makes connections and counts what happens on them. Made by
-/// [`Metrics::transport_factory`](super::Metrics::transport_factory); goes into `Bot::builder().with_transport_factory(..)`.
+/// [`Metrics::transport_factory`](super::Metrics::transport_factory); pass it to
+/// `Bot::builder().with_transport_factory(..)`.
 ///
 /// | operation | counts |
 /// |--|--|
-/// | `connect` | making a connection, how long it takes |
-/// | `connection` | a connection from its beginning to its end; how it ends is the reason |
-/// | `send` | a message, how long sending takes; its bytes if it was sent |
-/// | `receive` | a message; the time is how long it waited for room in the client's channel, next to nothing if the client keeps up |
-/// | `disconnect` | calls that close from this side, how long they take; the client also closes what has ended already |
+/// | `connect` | making a connection; the time it takes |
+/// | `connection` | a connection from its beginning to its end; the outcome is the reason why it ended |
+/// | `send` | sending a message; the time it takes; its bytes if it was sent |
+/// | `receive` | a message; the time it waited for room in the client's channel, close to zero if the client keeps up |
+/// | `disconnect` | closing a connection from this side; the time it takes; the client also closes connections that have already ended |
 #[derive(Clone)]
 pub struct MetricsTransportFactory {
     inner: Arc<dyn TransportFactory>,
@@ -68,7 +69,8 @@ impl TransportFactory for MetricsTransportFactory {
 
         let connection = Call::start(self.stats.clone(), TransportOp::Connection, Volume::default());
         let closed = Arc::new(AtomicBool::new(false));
-        // As deep as the transport's own channel, so that it is slowed down by a slow client as before.
+        // As deep as the transport's own channel, so that a slow client slows the transport down as it does without
+        // the layer.
         let (to_client, client) = events.capacity().map_or_else(async_channel::unbounded, async_channel::bounded);
         let relay = Relay { stats: self.stats.clone(), connection, closed: closed.clone(), events, to_client };
         self.runtime.spawn_detached(Box::pin(relay.run()));
@@ -80,7 +82,7 @@ impl TransportFactory for MetricsTransportFactory {
 struct MetricsTransport {
     inner: Arc<dyn Transport>,
     stats: Arc<LayerStats>,
-    /// `true` once this side closed it, or has no more use for it.
+    /// Whether this side has closed or dropped the connection.
     closed: Arc<AtomicBool>,
 }
 
@@ -109,7 +111,7 @@ impl Transport for MetricsTransport {
     }
 }
 
-/// Before the transport itself is dropped, which then says that it does not know why it ended.
+/// Runs before the transport itself is dropped, which then reports that it does not know why it ended.
 impl Drop for MetricsTransport {
     fn drop(&mut self) {
         self.closed.store(true, Relaxed);
@@ -124,7 +126,7 @@ fn ended<T, E>(result: &Result<T, E>) -> Outcome {
     if result.is_ok() { Outcome::Ok } else { Outcome::Error }
 }
 
-/// Hands on what is received, and counts it.
+/// Counts received messages and forwards them.
 struct Relay {
     stats: Arc<LayerStats>,
     connection: Call<Arc<LayerStats>, TransportOp>,
@@ -137,7 +139,7 @@ impl Relay {
     async fn run(self) {
         let mut reason = None;
         let mut client_left = pin!(self.to_client.closed());
-        // Until the transport has stopped or the client is gone.
+        // Runs until the transport stops or the client drops its receiver.
         while let Either::Left((Ok(event), _)) = select(pin!(self.events.recv()), client_left.as_mut()).await {
             match &event {
                 TransportEvent::DataReceived(data) => {
@@ -160,7 +162,7 @@ impl Relay {
                 }
             }
         }
-        // The transport did not say why: either this side closed the connection, or the transport just stopped.
+        // The transport did not give a reason: either this side closed the connection, or the transport just stopped.
         let local = self.to_client.is_closed() || self.closed.load(Relaxed);
         let unsaid = if local { Outcome::LocalClose } else { Outcome::Unknown };
         self.connection.end(reason.unwrap_or(unsaid).into());
@@ -172,7 +174,7 @@ impl Relay {
             DisconnectReason::ServerClose { .. } => Outcome::ServerError,
             DisconnectReason::StreamEnded => Outcome::StreamEnded,
             DisconnectReason::ReadError(_) => Outcome::ReadError,
-            // Transports do not report what the client knows.
+            // A transport reports `Unknown` if this side closed the connection.
             DisconnectReason::Unknown if self.closed.load(Relaxed) => Outcome::LocalClose,
             DisconnectReason::Unknown => Outcome::Unknown,
         }
@@ -226,7 +228,7 @@ impl Operation for TransportOp {
                 Outcome::ReadError,
                 Outcome::LocalClose,
                 Outcome::Unknown,
-                // The runtime was shut down under it.
+                // The runtime shut down while the connection was open.
                 Outcome::Cancelled,
             ],
             _ => &[Outcome::Ok, Outcome::Error, Outcome::Cancelled],
@@ -234,15 +236,15 @@ impl Operation for TransportOp {
     }
 }
 
-/// Makes HTTP exchanges and counts them. Made by [`Metrics::http_client`](super::Metrics::http_client); goes into
+/// Makes HTTP exchanges and counts them. Made by [`Metrics::http_client`](super::Metrics::http_client); pass it to
 /// `Bot::builder().with_http_client(..)`.
 ///
 /// | operation | counts |
 /// |--|--|
-/// | `execute` | an exchange, how long it takes, the bytes of both bodies if there is an answer |
+/// | `execute` | an exchange; the time it takes; the bytes of both bodies if there is an answer |
 /// | `execute_streaming` | an exchange until its body can be read |
-/// | `streamed_body` | the body of it: its bytes, and how long the client took to read it to the end or to give it up, as it does with the body of an error |
-/// | `execute_upload` | an exchange whose body is streamed, the bytes of both bodies, those that were read before it failed included |
+/// | `streamed_body` | the body of such an exchange: its bytes, and the time until the client read it to the end or gave up (as it does with the body of an error) |
+/// | `execute_upload` | an exchange whose request body is streamed; the bytes of both bodies, including those read before a failure |
 #[derive(Clone)]
 pub struct MetricsHttpClient {
     inner: Arc<dyn HttpClient>,
@@ -345,8 +347,8 @@ fn of_status(status: u16) -> Outcome {
     }
 }
 
-/// A body that is counted when its end was read, and otherwise when it is dropped: as failed if that was the last that
-/// reading it said, as cancelled if not.
+/// A body that is counted when the client reads its end, or else when it is dropped: as failed if the last read
+/// failed, otherwise as cancelled.
 struct StreamedBody {
     inner: Box<dyn Read + Send>,
     read: u64,
@@ -381,7 +383,7 @@ impl Drop for StreamedBody {
     }
 }
 
-/// Counts what is read.
+/// Counts the bytes read.
 struct CountingReader {
     inner: Box<dyn Read + Send>,
     read: Arc<AtomicU64>,

@@ -10,7 +10,7 @@ use super::volume::Volume;
 /// The target of events and spans.
 pub(super) const TARGET: &str = "wastore::metrics";
 
-/// The kind of thing that a layer is put around.
+/// The kind of component that a layer wraps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -37,22 +37,22 @@ pub(super) trait Operation: Copy + 'static {
     /// The value of the label `op`.
     fn name(self) -> &'static str;
     fn index(self) -> usize;
-    /// `true` if it asks for rows that may be absent.
+    /// Returns whether it asks for rows that may be absent.
     fn looks_up(self) -> bool {
         false
     }
-    /// `true` if it lasts as long as the client wants, so that its time is no measure of speed.
+    /// Returns whether the client decides how long it lasts, so that its time is no measure of speed.
     fn is_lifetime(self) -> bool {
         false
     }
-    /// Every way in which it can end.
+    /// All outcomes it can have.
     fn outcomes(self) -> &'static [Outcome];
 }
 
-/// How a call ended, and what it carried.
+/// How a call ended, and how much it carried.
 pub(super) struct End {
     pub(super) outcome: Outcome,
-    /// The volume that it was given, if that is known only at the end.
+    /// The volume of the arguments, if it is known only at the end.
     pub(super) given: Option<Volume>,
     pub(super) got: Volume,
 }
@@ -63,12 +63,12 @@ impl From<Outcome> for End {
     }
 }
 
-/// A call that ended, with everything that is counted of it.
+/// A call that ended, with all its counts.
 pub(super) struct Ended {
     pub(super) outcome: Outcome,
     pub(super) given: Volume,
     pub(super) got: Volume,
-    /// How many of the rows that were asked for exist, and how many do not.
+    /// The number of rows asked for that exist, and the number of those that do not.
     pub(super) lookups: Option<[u64; 2]>,
     pub(super) time: Duration,
 }

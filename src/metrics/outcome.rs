@@ -23,7 +23,8 @@ macro_rules! define_outcomes {
                 match self { $(Outcome::$variant => $label,)* }
             }
 
-            /// `true` if something failed. A cancelled call has not failed, nor has a connection that ended routinely.
+            /// Returns whether the call failed. A cancelled call has not failed, and neither has a connection that
+            /// ended routinely.
             pub const fn is_error(self) -> bool {
                 match self { $(Outcome::$variant => $is_error,)* }
             }
@@ -32,27 +33,28 @@ macro_rules! define_outcomes {
 }
 
 define_outcomes! {
-    /// The call gave what it was asked for, or said that it is not there.
+    /// The call returned a result, which may be that a row is absent.
     Ok = "ok", NO_ERROR;
-    /// A store was contended: [`StoreError::is_database_busy_or_locked`], or upstream's store gave up trying again.
+    /// The database of a store was contended: [`StoreError::is_database_busy_or_locked`], or upstream's store
+    /// exhausted its retries.
     ///
     /// [`StoreError::is_database_busy_or_locked`]: wacore::store::error::StoreError::is_database_busy_or_locked
     Busy = "busy", ERROR;
     /// A store could not reach its database (`StoreError::Connection`).
     Connection = "connection", ERROR;
-    /// A store refused what it was given (`StoreError::Validation`, `InvalidConfig`).
+    /// A store refused its arguments (`StoreError::Validation`, `InvalidConfig`).
     Validation = "validation", ERROR;
-    /// A record could not be encoded or decoded (`StoreError::Serialization`); under encryption also one that does not
-    /// verify.
+    /// A record could not be encoded or decoded (`StoreError::Serialization`), or failed verification under
+    /// encryption.
     Serialization = "serialization", ERROR;
     /// Any other error of a store, or an HTTP status outside of 100 to 599.
     Other = "other", ERROR;
     /// Connecting, sending or an HTTP exchange failed, so there is no answer. The network traits do not classify errors.
     Error = "error", ERROR;
-    /// The call was dropped before it ended: a timeout, a `select!`, a shutdown, a panic. A streamed body that was not read
-    /// to its end.
+    /// The call was dropped before it ended, for example by a timeout, a `select!`, a shutdown or a panic. Or a
+    /// streamed body was not read to its end.
     Cancelled = "cancelled", NO_ERROR;
-    /// The server closed a connection as it does routinely: close code 1000, 1001 or none.
+    /// The server closed a connection routinely: close code 1000, 1001 or none.
     ServerClose = "server_close", NO_ERROR;
     /// The server closed a connection with another close code.
     ServerError = "server_error", ERROR;
@@ -62,7 +64,7 @@ define_outcomes! {
     ReadError = "read_error", ERROR;
     /// This side closed a connection, or dropped it. The client also closes a connection on which sending failed.
     LocalClose = "local_close", NO_ERROR;
-    /// A connection ended and its transport did not say why.
+    /// A connection ended and its transport gave no reason.
     Unknown = "unknown", NO_ERROR;
     /// HTTP status 100 to 199.
     Status1xx = "1xx", NO_ERROR;

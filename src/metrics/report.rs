@@ -25,7 +25,7 @@ impl fmt::Display for MetricsSnapshot {
     }
 }
 
-/// A table, slowest first by p99, and below it how calls failed.
+/// A table, slowest operation first by p99. Below it, the failures and other unusual ends of calls.
 impl fmt::Display for LayerSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut operations = self.slowest_first();

@@ -1,4 +1,4 @@
-//! The numbers of one moment, and arithmetic with them.
+//! The numbers of one moment, and their differences.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use super::operation::LayerKind;
 use super::outcome::Outcome;
 use crate::cache::CacheStats;
 
-/// The counts of a [`Metrics`](super::Metrics) until one moment, or between two of them ([`MetricsSnapshot::since`]).
+/// The counts of a [`Metrics`](super::Metrics) up to one moment, or between two moments ([`MetricsSnapshot::since`]).
 ///
-/// `Display` prints a table of each layer, slowest operations first. As JSON, times are in seconds.
+/// `Display` prints a table for each layer, slowest operations first. In JSON, times are in seconds.
 #[derive(Debug, Clone)]
 pub struct MetricsSnapshot {
     pub(super) elapsed: Duration,
@@ -19,7 +19,7 @@ pub struct MetricsSnapshot {
     pub(super) caches: Vec<(&'static str, CacheStats)>,
 }
 
-/// The counts under one name.
+/// The counts of one layer name.
 #[derive(Debug, Clone, Serialize)]
 pub struct LayerSnapshot {
     pub(super) name: &'static str,
@@ -31,12 +31,12 @@ pub struct LayerSnapshot {
 #[derive(Debug, Clone)]
 pub struct OpSnapshot {
     pub(super) op: &'static str,
-    /// It lasts as long as the client wants.
+    /// The client decides how long the operation lasts.
     pub(super) lifetime: bool,
-    /// By [`Outcome`].
+    /// Indexed by [`Outcome`].
     pub(super) outcomes: [u64; Outcome::ALL.len()],
     pub(super) in_flight: u64,
-    /// At the beginning of what is counted here.
+    /// The calls in flight at the beginning of the counted period.
     pub(super) in_flight_before: u64,
     pub(super) slow: u64,
     pub(super) rows: [u64; 2],
@@ -46,18 +46,19 @@ pub struct OpSnapshot {
 }
 
 impl MetricsSnapshot {
-    /// How long it was counted: since the [`Metrics`](super::Metrics) was made, or between the two snapshots.
+    /// The length of the counted period: since the [`Metrics`](super::Metrics) was made, or between the two
+    /// snapshots.
     pub fn elapsed(&self) -> Duration {
         self.elapsed
     }
 
-    /// Every layer, in the order in which they were made.
+    /// All layers, in the order in which they were made.
     pub fn layers(&self) -> &[LayerSnapshot] {
         &self.layers
     }
 
-    /// The layer of this name; `None` if there is none. If a store and a network layer have the same name, the one that was
-    /// made first; [`MetricsSnapshot::layer_of`] tells them apart.
+    /// The layer of this name; `None` if there is none. Returns the one made first if a store and a network layer
+    /// share a name; [`MetricsSnapshot::layer_of`] tells them apart.
     pub fn layer(&self, name: &str) -> Option<&LayerSnapshot> {
         self.layers.iter().find(|layer| layer.name == name)
     }
@@ -67,19 +68,20 @@ impl MetricsSnapshot {
         self.layers.iter().find(|layer| (layer.kind, layer.name) == (kind, name))
     }
 
-    /// The counts of a cache that was named with [`Metrics::track_cache`](super::Metrics::track_cache); `None` if none was.
+    /// The counts of a cache named with [`Metrics::track_cache`](super::Metrics::track_cache); `None` if no cache has
+    /// this name.
     pub fn cache(&self, name: &str) -> Option<&CacheStats> {
         self.caches().find(|(found, _)| *found == name).map(|(_, stats)| stats)
     }
 
-    /// Every cache that was named with [`Metrics::track_cache`](super::Metrics::track_cache).
+    /// The counts of every cache named with [`Metrics::track_cache`](super::Metrics::track_cache).
     pub fn caches(&self) -> impl Iterator<Item = (&'static str, &CacheStats)> {
         self.caches.iter().map(|(name, stats)| (*name, stats))
     }
 
-    /// The counts after `earlier`, which must be a snapshot of the same [`Metrics`](super::Metrics). Calls in flight and
-    /// the contents of caches are those of this snapshot. The longest time is exact if it is longer than any before;
-    /// otherwise it is that of a bucket.
+    /// The counts since `earlier`, which must be a snapshot of the same [`Metrics`](super::Metrics). Calls in flight
+    /// and the contents of caches are those of this snapshot. The longest time is exact if it is longer than all
+    /// earlier ones; otherwise it is the end of a bucket.
     #[must_use]
     pub fn since(&self, earlier: &MetricsSnapshot) -> MetricsSnapshot {
         let layers = self.layers.iter().map(|layer| {
@@ -102,12 +104,12 @@ impl MetricsSnapshot {
 }
 
 impl LayerSnapshot {
-    /// The name that the layer was given; the label `layer`.
+    /// The name of the layer, which is the label `layer`.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// The kind of thing that it is put around.
+    /// The kind of component that the layer wraps.
     pub fn kind(&self) -> LayerKind {
         self.kind
     }
@@ -122,15 +124,15 @@ impl LayerSnapshot {
         self.operations.iter().find(|op| op.op == name)
     }
 
-    /// Those that were called, slowest first by p99.
+    /// The operations that were called, slowest first by p99.
     pub(super) fn slowest_first(&self) -> Vec<&OpSnapshot> {
         let mut operations: Vec<_> = self.operations.iter().filter(|op| op.calls() + op.in_flight > 0).collect();
         operations.sort_by_cached_key(|op| std::cmp::Reverse((op.times.percentile(0.99), op.times.longest)));
         operations
     }
 
-    /// All operations together. The time of `connection` and `streamed_body` is left out: they last as long as
-    /// the client wants.
+    /// The sum of all operations. It leaves out the times of `connection` and `streamed_body`, because the client
+    /// decides how long they last.
     pub fn total(&self) -> OpSnapshot {
         let mut total = OpSnapshot::new("all");
         self.operations.iter().for_each(|op| total.add(op));
@@ -155,72 +157,72 @@ impl OpSnapshot {
         }
     }
 
-    /// The operation's name; the label `op`.
+    /// The name of the operation, which is the label `op`.
     pub fn name(&self) -> &'static str {
         self.op
     }
 
-    /// Calls that ended, however they did.
+    /// Calls that ended, with any outcome.
     pub fn calls(&self) -> u64 {
         self.outcomes.iter().sum()
     }
 
-    /// Calls that ended like this.
+    /// Calls with this outcome.
     pub fn count(&self, outcome: Outcome) -> u64 {
         self.outcomes[outcome as usize]
     }
 
-    /// Calls that failed, cancelled ones not included.
+    /// Calls that failed, without cancelled ones.
     pub fn errors(&self) -> u64 {
         self.outcomes().filter(|(outcome, _)| outcome.is_error()).map(|(_, count)| count).sum()
     }
 
-    /// How calls ended, and how many of them; those that did not happen are left out.
+    /// The outcomes that occurred, and the number of calls of each.
     pub fn outcomes(&self) -> impl Iterator<Item = (Outcome, u64)> {
         Outcome::ALL.iter().copied().zip(self.outcomes).filter(|(_, count)| *count > 0)
     }
 
-    /// Calls that have not ended yet; for `connection`, those that are open.
+    /// Calls that have not ended yet; for `connection`, open connections.
     pub fn in_flight(&self) -> u64 {
         self.in_flight
     }
 
-    /// Calls that took as long as [`Metrics::log_slower_than`](super::Metrics::log_slower_than) says, or longer.
+    /// Calls that reached the threshold of [`Metrics::log_slower_than`](super::Metrics::log_slower_than).
     pub fn slow(&self) -> u64 {
         self.slow
     }
 
-    /// Rows or keys that calls were given, whether or not they succeeded. For `send`, messages that were sent.
+    /// Rows or keys in the arguments of calls, whether or not they succeeded. For `send`, sent messages.
     pub fn rows_in(&self) -> u64 {
         self.rows[0]
     }
 
-    /// Rows that calls gave, or, for sweeps, removed. For `receive`, messages.
+    /// Rows in the answers of calls. For sweeps, removed rows. For `receive`, messages.
     pub fn rows_out(&self) -> u64 {
         self.rows[1]
     }
 
-    /// Bytes of keys and contents that calls were given; numbers do not count. For `send` and HTTP, those that were sent.
+    /// Bytes of keys and contents in the arguments of calls; numbers do not count. For `send` and HTTP, sent bytes.
     pub fn bytes_in(&self) -> u64 {
         self.bytes[0]
     }
 
-    /// Bytes of keys and contents that calls gave.
+    /// Bytes of keys and contents in the answers of calls.
     pub fn bytes_out(&self) -> u64 {
         self.bytes[1]
     }
 
-    /// Rows that were asked for and are there.
+    /// Rows asked for that exist.
     pub fn found(&self) -> u64 {
         self.lookups[0]
     }
 
-    /// Rows that were asked for and are not there.
+    /// Rows asked for that do not exist.
     pub fn absent(&self) -> u64 {
         self.lookups[1]
     }
 
-    /// How long calls took, those that failed or were cancelled included.
+    /// How long calls took, including failed and cancelled ones.
     pub fn times(&self) -> &Histogram {
         &self.times
     }

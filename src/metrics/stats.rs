@@ -1,6 +1,6 @@
-//! Where calls are counted: counters and a histogram for each operation, in stripes that threads do not share.
+//! The counters and the histogram of each operation, in stripes that threads do not share.
 //!
-//! The memory of an operation is allocated when it is first called, and stays as it is however often it is called.
+//! The memory of an operation is allocated on its first call and does not grow with further calls.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -14,7 +14,7 @@ use super::outcome::Outcome;
 use super::snapshot::{LayerSnapshot, OpSnapshot};
 use crate::striped::{STRIPES, Stripe};
 
-/// The counters under one name.
+/// The counters of one layer name.
 pub(super) struct LayerStats {
     pub(super) kind: LayerKind,
     pub(super) name: &'static str,
@@ -22,9 +22,9 @@ pub(super) struct LayerStats {
     slow: Arc<SlowCalls>,
 }
 
-/// Which calls are slow.
+/// Which calls are slow, and since when.
 pub(super) struct SlowCalls {
-    /// In nanoseconds, by [`LayerKind`]; none are with `u64::MAX`.
+    /// In nanoseconds, by [`LayerKind`]; with `u64::MAX` no call is slow.
     pub(super) thresholds: [AtomicU64; LayerKind::ALL.len()],
     pub(super) since: Instant,
 }
@@ -35,13 +35,13 @@ impl LayerStats {
         Self { kind: O::KIND, name, operations, slow }
     }
 
-    /// Where calls of this operation are counted.
+    /// The counters of this operation.
     pub(super) fn operation<O: Operation>(&self, operation: O) -> &OpStats {
         debug_assert_eq!(self.kind, O::KIND);
         self.operations[operation.index()].get_or_init(|| Box::new(OpStats::new(self.name, operation)))
     }
 
-    /// `true` if a call of this operation that took so long is slow.
+    /// Returns whether a call of this operation that took `time` is slow.
     pub(super) fn is_slow(&self, operation: &OpStats, time: Duration) -> bool {
         let threshold = self.slow.thresholds[self.kind as usize].load(Relaxed);
         !operation.lifetime && time.as_nanos() >= u128::from(threshold)
@@ -71,14 +71,14 @@ pub(super) struct OpStats {
 /// The counts of one stripe.
 #[repr(align(128))]
 struct StripeCounts {
-    /// Calls that started minus calls that ended. A call may end in another thread than it started in, so only the sum
-    /// of all stripes means something.
+    /// Calls that started minus calls that ended. A call may end on another thread than it started on, so only the
+    /// sum of all stripes has a meaning.
     open: AtomicU64,
-    /// By [`Outcome`]; those that are `Ok` are the rest of all.
+    /// Indexed by [`Outcome`]. `Ok` is not counted here: it is the number of all calls minus these.
     not_ok: [AtomicU64; Outcome::ALL.len()],
     rows: [AtomicU64; 2],
     bytes: [AtomicU64; 2],
-    /// Rows that were found, and rows that were absent.
+    /// Rows found, and rows absent.
     lookups: [AtomicU64; 2],
     slow: AtomicU64,
     nanos: AtomicU64,
@@ -116,13 +116,13 @@ impl OpStats {
         }
     }
 
-    /// Where this thread counts.
+    /// The stripe of this thread.
     fn stripe(&self) -> (Stripe, &StripeCounts) {
         let stripe = Stripe::current();
         (stripe, self.stripes[stripe.index].get_or_init(Box::default))
     }
 
-    /// Counts a call that starts; `true` if that was exported.
+    /// Counts the start of a call. Returns whether it was exported.
     pub(super) fn start(&self) -> bool {
         let (stripe, counts) = self.stripe();
         stripe.add(&counts.open, 1);
@@ -164,7 +164,7 @@ impl OpStats {
     fn snapshot(&self) -> OpSnapshot {
         let mut sum = OpSnapshot { lifetime: self.lifetime, ..OpSnapshot::new(self.name) };
         let stripes = || self.stripes.iter().filter_map(OnceLock::get);
-        // Close together, because calls go on.
+        // Read in quick succession, because calls continue.
         let open = stripes().fold(0, |sum: u64, stripe| sum.wrapping_add(stripe.open.load(Relaxed)));
         sum.in_flight = (open as i64).max(0) as u64;
         for stripe in stripes() {
@@ -192,10 +192,10 @@ impl OpStats {
     }
 }
 
-/// Reports slow calls of an operation, once a second at most: a database that hangs must not fill a disk with logs.
+/// Reports slow calls of an operation, at most once a second. A database that hangs must not fill a disk with logs.
 #[derive(Default)]
 struct SlowLog {
-    /// Nanoseconds from the beginning until the next may be reported.
+    /// The time of the next report, in nanoseconds since the beginning.
     next: AtomicU64,
     suppressed: AtomicU64,
 }

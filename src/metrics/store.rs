@@ -13,8 +13,8 @@ use super::volume::{Answer, Arguments};
 use crate::layer::Layer;
 use crate::method::{Access, BoxFuture, Method, uniform_layer};
 
-/// Counts the calls that pass: how long each method takes, how it ends, how many rows and bytes it carries, how many of
-/// the rows that are asked for are there. Made by [`Metrics::layer`](super::Metrics::layer).
+/// Counts the calls that pass. It measures how long each method takes, how it ends, how many rows and bytes it
+/// carries, and how many of the requested rows exist. Made by [`Metrics::layer`](super::Metrics::layer).
 ///
 /// A call is counted from its first poll until it ends or is dropped. Arguments, answers and errors pass unchanged.
 #[derive(Clone)]
@@ -34,7 +34,7 @@ impl Layer for MetricsLayer {
     }
 }
 
-/// How a stack prints it, for example `metrics(client)`.
+/// The text that a stack prints, for example `metrics(client)`.
 impl fmt::Debug for MetricsLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "metrics({})", self.stats.name)
@@ -56,7 +56,7 @@ impl MetricsStore {
     ) -> BoxFuture<'a, T> {
         let mut given = arguments.volume();
         if method.access() == Access::Maintenance {
-            // The name of a snapshot is no row's.
+            // The name of a snapshot is not a row.
             given.rows = 0;
         }
         Box::pin(observe(

@@ -1,4 +1,4 @@
-//! How many rows and bytes the arguments and the answers of a call carry.
+//! The number of rows and bytes in the arguments and the answers of a call.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) struct Volume {
     pub(super) bytes: u64,
 }
 
-/// The rows that something stands for. A list outweighs the name beside it, which is the same for all of its rows.
+/// The number of rows of a value. A list takes precedence over a name beside it, which all its rows share.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rows {
     None,
@@ -42,18 +42,18 @@ impl Rows {
     }
 }
 
-/// Something that travels through the storage traits.
+/// A value that passes through the storage traits.
 pub(super) trait Measure {
     fn rows(&self) -> Rows {
         Rows::One
     }
 
-    /// Keys and contents. Numbers and flags do not count.
+    /// The bytes of keys and contents. Numbers and flags do not count.
     fn size(&self) -> u64 {
         0
     }
 
-    /// The number of rows that a sweep says it removed.
+    /// The number of rows that a sweep reports as removed.
     fn removed(&self) -> Option<u64> {
         None
     }
@@ -79,7 +79,7 @@ impl<T: Measure> Answer for Result<T> {
         let Ok(value) = self else { return Volume::default() };
         let rows = match value.removed() {
             Some(removed) if method.access() == Access::Delete => removed,
-            // The highest prekey id is no number of rows.
+            // The highest prekey id is not a number of rows.
             Some(_) => 0,
             None => value.rows().number(),
         };
@@ -97,10 +97,11 @@ impl Answer for StorageResourceReport {
     }
 }
 
-/// The class of an error. Walks its sources, so it is not for successful calls.
+/// The class of an error. It walks the error's sources, so call it only for failed calls.
 fn of_error(error: &StoreError) -> Outcome {
     match error {
-        // Upstream gives up on a contended database with this (`whatsapp-rust-sqlite-storage` 0.7, `sqlite_store.rs`).
+        // Upstream returns this when it gives up on a contended database (`whatsapp-rust-sqlite-storage` 0.7,
+        // `sqlite_store.rs`).
         StoreError::RetriesExhausted { .. } => Outcome::Busy,
         error if error.is_database_busy_or_locked() => Outcome::Busy,
         StoreError::Connection(_) => Outcome::Connection,
@@ -141,14 +142,14 @@ impl Measure for () {
     }
 }
 
-/// That something is there counts as a row that was found.
+/// An answer that a row exists counts as a found row.
 impl Measure for bool {
     fn rows(&self) -> Rows {
         if *self { Rows::One } else { Rows::None }
     }
 }
 
-/// The id of a prekey, or how many rows a sweep removed.
+/// The id of a prekey, or the number of rows that a sweep removed.
 impl Measure for u32 {
     fn removed(&self) -> Option<u64> {
         Some(u64::from(*self))
@@ -259,7 +260,7 @@ impl Measure for AppStateSyncKey {
     }
 }
 
-/// Stores give version 0 for a collection that they do not have.
+/// Stores return version 0 for a collection that they do not have.
 impl Measure for HashState {
     fn rows(&self) -> Rows {
         (self.version > 0).rows()
@@ -310,7 +311,7 @@ impl Measure for PendingInboundKey<'_> {
     }
 }
 
-/// In memory, without what its parts of variable length have allocated beyond their content.
+/// The size in memory, without spare capacity of its parts of variable length.
 impl Measure for Device {
     fn size(&self) -> u64 {
         let account = self.account.as_deref().map_or(0, |account| {

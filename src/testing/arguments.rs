@@ -18,23 +18,23 @@ use waproto::whatsapp::ADVSignedDeviceIdentity;
 use super::value::{ToValue, Value};
 use crate::method::Method;
 
-/// A key in every shape that the traits ask for.
+/// A key in every form that the traits use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Key<'a> {
     /// For prekeys and the indexes of mutation MACs.
     pub(crate) id: u32,
-    /// For everything else.
+    /// For all other records.
     pub(crate) text: &'a str,
 }
 
-/// A value for every argument that a storage method can have. What stands in several methods, such as a session's
-/// address, is one field, so that calls with the same arguments meet the same rows.
+/// A value for every argument of a storage method. An argument of several methods, such as the address of a session,
+/// is one field, so that calls with the same arguments use the same rows.
 #[derive(Clone)]
 pub(crate) struct Arguments {
     pub(crate) session_address: String,
     pub(crate) identity_address: String,
     pub(crate) sender_key_address: String,
-    /// A user as the prefix query takes it.
+    /// A user as `has_signal_state_for_user` expects it.
     pub(crate) user: String,
     pub(crate) group: String,
     pub(crate) device_jid: String,
@@ -67,22 +67,22 @@ pub(crate) struct Arguments {
     pub(crate) sent_message: Bytes,
     pub(crate) pending_message: Bytes,
     pub(crate) message_secret: [u8; 32],
-    /// When the message secret expires, and when its message was sent.
+    /// The time at which the message secret expires, and the time of its message.
     pub(crate) secret_times: (i64, i64),
     pub(crate) device: Arc<Device>,
     pub(crate) snapshot_extra: Bytes,
 
     /// The cut-off of sweeps over tc tokens (tokens, senders) and message secrets.
     pub(crate) cutoffs: (i64, i64),
-    /// The cut-off of sweeps whose times are the store's own.
+    /// The cut-off of sweeps that use times of the store's own clock.
     pub(crate) clock_cutoff: i64,
 }
 
 impl Arguments {
-    /// Arguments whose keys all come from one key and whose values all come from one number.
+    /// Arguments with all keys derived from one key, and all values from one number.
     ///
-    /// The values of the numbers 0 to 3 are empty, one byte, every byte, and large; all further ones are short. Fields
-    /// of a fixed size differ for every number.
+    /// The values of the numbers 0 to 3 are empty, one byte, every byte, and large; all others are short. Fields of a
+    /// fixed size differ for every number.
     pub(crate) fn numbered(key: Key<'_>, number: u8) -> Self {
         let text = key.text.to_owned();
         let content = match number {
@@ -133,12 +133,12 @@ impl Arguments {
             lid_mapping: LidPnMappingEntry {
                 lid: text.clone(),
                 phone_number: format!("{}5", key.text),
-                // A store may keep the first one, or take the last.
+                // A store may keep the first value, or take the last.
                 created_at: 1_600_000_000,
                 updated_at: seconds,
                 learning_source: format!("source {number} ☃"),
             },
-            // A public key; nobody stores a large one.
+            // A public key, which is never large.
             base_key: content.slice(..content.len().min(1000)),
             device_list: DeviceListRecord {
                 user: text.clone(),
@@ -158,7 +158,7 @@ impl Arguments {
             sent_message: content.clone(),
             pending_message: content.clone(),
             message_secret: [number; 32],
-            // Longer from number to number, as a store keeps the later ones.
+            // The times rise with the number, because a store keeps the later ones.
             secret_times: (seconds + 2, seconds + 3),
             device: device(number),
             snapshot_extra: content,
@@ -178,19 +178,19 @@ impl Arguments {
         }
     }
 
-    /// The mutation MAC's index as batches take it, which know only full-length ones.
+    /// The index of the mutation MAC in the form of batches, which have only full-length ones.
     fn full_index(&self) -> Option<[u8; 32]> {
         self.mac.index_mac.as_slice().try_into().ok()
     }
 }
 
-/// The year 2100, in seconds. Times can be stored in many ways, few of which reach much farther.
+/// The year 2100, in seconds. Stores represent times in many ways, and few of them reach much farther.
 pub(crate) const FAR_FUTURE: i64 = 4_102_444_800;
 
 /// The number whose values are large.
 pub(crate) const LARGE: u8 = 3;
 
-/// A registered device. Its fields differ for every number, its keys do not: they take a while to make.
+/// A registered device. Its fields differ for every number, but its keys do not, because they take a while to make.
 pub(crate) fn device(number: u8) -> Arc<Device> {
     static DEVICES: [OnceLock<Arc<Device>>; 256] = [const { OnceLock::new() }; 256];
     DEVICES[usize::from(number)].get_or_init(|| Arc::new(new_device(number))).clone()
@@ -220,7 +220,7 @@ fn new_device(number: u8) -> Device {
         app_version_secondary: id + 1,
         app_version_tertiary: id + 2,
         app_version_last_fetched_ms: time,
-        // Not empty: a store may take an empty one for none.
+        // Not empty, because a store may treat an empty value as absent.
         edge_routing_info: seen.then(|| vec![number; 8192]),
         props_hash: seen.then(|| format!("hash {number}")),
         next_pre_key_id: id + 3,
@@ -239,7 +239,7 @@ fn new_device(number: u8) -> Device {
     }
 }
 
-/// Calls one method and returns what it returned. Batches take `batch`, everything else takes `first`.
+/// Calls one method and returns its result. Batch methods take `batch`, all others take `first`.
 pub(crate) async fn call<'a>(
     store: &dyn Backend,
     method: Method,

@@ -1,4 +1,4 @@
-//! Recognisable values for a call of each of the 82 methods.
+//! Recognizable values for a call of each of the 82 methods.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub(crate) const SOURCE: &str = "canary_learning_source";
 pub(crate) const PUSH_NAME: &str = "Canary Push Name";
 pub(crate) const PHASH: &str = "2:canaryphash";
 
-/// 32 bytes that stand for one secret, all different.
+/// 32 bytes that represent one secret, all different.
 pub(crate) const fn secret(number: u8) -> [u8; 32] {
     let mut bytes = *b"\x00\xffcanary secret no. ?? ...... \xfe\x01";
     bytes[19] = b'0' + number / 10;
@@ -90,7 +90,7 @@ pub(crate) fn device_list() -> DeviceListRecord {
     DeviceListRecord {
         user: PHONE.to_owned(),
         devices: vec![DeviceInfo::new(0, None), DeviceInfo::new(99, Some(3)).with_hosting(true)],
-        // Past 2038: upstream's SQLite store would cut it off, the sealed record does not.
+        // Past 2038: upstream's SQLite store would truncate it, but the sealed record does not.
         timestamp: 5_000_000_000,
         phash: Some(PHASH.to_owned()),
         raw_id: Some(u32::MAX),
@@ -113,7 +113,7 @@ pub(crate) fn message_secret() -> wacore::store::traits::MsgSecretEntry {
     }
 }
 
-/// A device whose every field differs from a new one's.
+/// A device in which every field differs from that of a new device.
 pub(crate) fn device() -> Device {
     let mut device = Device::new();
     let account = waproto::whatsapp::ADVSignedDeviceIdentity {
@@ -195,14 +195,14 @@ pub(crate) fn arguments() -> Arguments {
     }
 }
 
-/// Calls one method; batches get a second row that differs in the prekey's number and the message's. The result is
-/// thrown away; errors come through.
+/// Calls one method and ignores its answer; errors are returned. Batches get a second row with another prekey number
+/// and message id.
 pub(crate) async fn call(store: &dyn Backend, method: Method) -> Result<()> {
     let second = Arguments { prekey_id: 6, message_id: SECOND_MESSAGE_ID.to_owned(), ..arguments() };
     arguments::call(store, method, &arguments(), &[arguments(), second]).await.map(drop)
 }
 
-/// Fills a store through every method that writes, and deletes nothing.
+/// Fills a store through every method that writes. Deletes nothing.
 pub(crate) async fn fill(store: &dyn Backend) {
     use crate::method::Access;
 
@@ -213,7 +213,7 @@ pub(crate) async fn fill(store: &dyn Backend) {
     }
 }
 
-/// Everything that [`fill`] writes and nobody may find in the files of an encrypted store.
+/// Everything that [`fill`] writes and that the files of an encrypted store must not contain.
 pub(crate) fn all() -> Vec<(String, Vec<u8>)> {
     let text = |text: &str| (text.to_owned(), text.as_bytes().to_vec());
     let mut canaries: Vec<_> = (1..=21).map(|number| (format!("secret {number}"), secret(number).to_vec())).collect();

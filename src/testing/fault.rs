@@ -1,4 +1,4 @@
-//! A layer that makes calls fail, wait or never end.
+//! A layer that makes calls fail, wait or hang.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -39,7 +39,7 @@ pub struct Fault {
     faults: Arc<Mutex<Vec<Injected>>>,
 }
 
-/// Which calls a fault strikes. Calls are counted from 1, beginning when the fault was injected.
+/// The calls that a fault affects. Calls are counted from 1, starting when the fault is injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum When {
@@ -47,7 +47,7 @@ pub enum When {
     Always,
     /// Every call of this method.
     Method(Method),
-    /// Only the n-th call, whatever it is.
+    /// Only the n-th call of any method.
     Nth(u64),
     /// The n-th call and all later ones.
     From(u64),
@@ -55,19 +55,19 @@ pub enum When {
     NthOf(Method, u64),
 }
 
-/// What a fault does to a call.
+/// The effect of a fault on a call.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Effect {
-    /// Returns this error; the inner store is not called. [`Fault::error`] is one that no store gives by itself.
-    /// `resource_report`, which cannot fail, returns an empty report.
+    /// Returns this error without calling the inner store. [`Fault::error`] makes one that no store returns by
+    /// itself. `resource_report`, which cannot fail, returns an empty report.
     Fail(fn() -> StoreError),
-    /// Calls the inner store, then returns this error whatever it said: an acknowledgement that got lost.
+    /// Calls the inner store, then returns this error regardless of the result. It simulates a lost acknowledgement.
     FailAfter(fn() -> StoreError),
-    /// Waits this long before calling the inner store. Needs a tokio runtime with timers.
+    /// Waits this long before the call to the inner store. Needs a tokio runtime with timers.
     Delay(Duration),
-    /// What a caller sees that drops the call: the inner call is polled at most this many times and then dropped, and
-    /// the outer call never ends. With 0 the inner store is not called at all.
+    /// Simulates a dropped call: the inner call is polled at most this many times and then dropped, and the outer
+    /// call never ends. With 0 the inner store is not called at all.
     Cancel {
         /// How often the inner call is polled.
         polls: usize,
@@ -81,27 +81,27 @@ struct Injected {
 }
 
 impl Fault {
-    /// A layer that disturbs nothing yet.
+    /// Makes a layer that disturbs nothing yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Disturbs calls from now on. If several faults strike the same call, the one that was injected first does.
+    /// Disturbs calls from now on. If several faults match a call, the one that was injected first applies.
     pub fn inject(&self, when: When, effect: Effect) {
         self.lock().push(Injected { when, effect, seen: 0 });
     }
 
-    /// Takes back every fault.
+    /// Removes every fault.
     pub fn clear(&self) {
         self.lock().clear();
     }
 
-    /// An error for [`Effect::Fail`] that no store gives by itself; [`Fault::is_injected`] knows it again.
+    /// An error for [`Effect::Fail`] that no store returns by itself. [`Fault::is_injected`] recognizes it.
     pub fn error() -> StoreError {
         StoreError::DeviceNotFound(INJECTED)
     }
 
-    /// `true` for the error that [`Fault::error`] makes.
+    /// Returns whether [`Fault::error`] made this error.
     pub fn is_injected(error: &StoreError) -> bool {
         matches!(error, StoreError::DeviceNotFound(INJECTED))
     }
@@ -131,7 +131,7 @@ impl Fault {
     }
 }
 
-/// Far from every device number.
+/// No device number comes near this one.
 const INJECTED: i32 = i32::MIN + 4242;
 
 impl Layer for Fault {
@@ -140,7 +140,7 @@ impl Layer for Fault {
     }
 }
 
-/// How a stack prints it.
+/// The text that a stack prints.
 impl fmt::Debug for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("fault")
@@ -182,7 +182,8 @@ impl FaultStore {
 
 uniform_layer!(FaultStore);
 
-/// Polls a future so many times, each time after it was woken, and drops it; its output if it got there.
+/// Polls a future at most `times` times, each time after it was woken, and then drops it. Returns its output if it
+/// completed.
 pub(crate) async fn polled<F: Future>(times: usize, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = times;

@@ -1,4 +1,4 @@
-//! Calls that are held up on their way, for tests of what meets them.
+//! Calls that pause on their way, for tests of concurrent calls.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -11,14 +11,14 @@ use wacore::store::traits::Backend;
 use crate::layer::Layer;
 use crate::method::{BoxFuture, Method, uniform_layer};
 
-/// Where a call is held up.
+/// The place where a call pauses.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Side {
     Before,
     After,
 }
 
-/// Holds up calls of some methods until they are let through.
+/// Pauses calls of some methods until the test lets them through.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gate {
     pub(crate) closed: Arc<Mutex<HashMap<Method, Closed>>>,
@@ -37,7 +37,7 @@ impl Gate {
         self.closed.lock().unwrap().insert(method, (side, Arc::new(Semaphore::new(0))));
     }
 
-    /// Lets through who waits, and all later ones.
+    /// Lets through all waiting calls, and all later ones.
     pub(crate) fn open(&self, method: Method) {
         if let Some((_, gate)) = self.closed.lock().unwrap().remove(&method) {
             gate.add_permits(Semaphore::MAX_PERMITS);

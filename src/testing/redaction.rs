@@ -1,5 +1,5 @@
-//! What public types print, as `Debug` and as `Display`: of everything that a full bot's store went through, nobody's name
-//! and no secret, in whatever way its bytes may be written down.
+//! No public type prints a name of an account or contact, or a secret, with `Debug` or `Display`. The test prints
+//! everything that the store of a full bot produces, and searches for each value in every notation of its bytes.
 
 #![cfg(feature = "import")]
 
@@ -20,8 +20,8 @@ use crate::testing::{Fault, Operation, Rule, Spy, Subject, Tamper, canaries};
 use crate::vault::*;
 use crate::*;
 
-/// Types that hold nothing: names, numbers and traits. Two are for tests only, and say so in their docs: they print what
-/// passes.
+/// Types that contain no such value: names, numbers and traits. Two of them, `Call` and `Value`, print their content.
+/// They are for tests only, and their docs say so.
 const WITHOUT_CONTENT: &[&str] = &[
     "Access",
     "Argon2Cost",
@@ -82,7 +82,7 @@ async fn no_public_type_prints_a_secret_or_a_name() {
     let shown: BTreeSet<_> = printed.0.iter().map(|(name, _)| (*name).to_owned()).collect();
     let listed: BTreeSet<_> = WITHOUT_CONTENT.iter().map(|name| (*name).to_owned()).chain(shown).collect();
     let missing: Vec<_> = exported().difference(&listed).cloned().collect();
-    assert!(missing.is_empty(), "what do these print? {missing:?}");
+    assert!(missing.is_empty(), "no test prints these types: {missing:?}");
 
     let mut canaries = canaries::all();
     canaries.push(("passphrase".to_owned(), PASSPHRASE.into()));
@@ -97,7 +97,7 @@ async fn no_public_type_prints_a_secret_or_a_name() {
     }
 }
 
-/// The ways in which bytes come out of `format!` and of encodings.
+/// The notations in which `format!` and encodings print bytes.
 fn written(bytes: &[u8]) -> Vec<String> {
     let decimal: Vec<_> = bytes.iter().map(|byte| byte.to_string()).collect();
     vec![
@@ -111,8 +111,8 @@ fn written(bytes: &[u8]) -> Vec<String> {
     ]
 }
 
-/// The public types, by the sources: wherever a file declares or exports one. The lint `unreachable_pub` sees to it that
-/// `pub` means public.
+/// The public types, found in the sources: every type that a file declares or exports. The lint `unreachable_pub`
+/// ensures that `pub` means public.
 fn exported() -> BTreeSet<String> {
     let mut exported = Exported::default();
     exported.read_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
@@ -137,7 +137,7 @@ impl Exported {
 
     fn declare(&mut self, visibility: &Visibility, name: &Ident) {
         let name = name.to_string();
-        // Not functions, modules and constants.
+        // Leaves out functions, modules and constants.
         let is_type = name.starts_with(char::is_uppercase) && name.contains(char::is_lowercase);
         if matches!(visibility, Visibility::Public(_)) && is_type {
             self.0.insert(name);
@@ -159,7 +159,7 @@ impl<'ast> Visit<'ast> for Exported {
     }
 }
 
-/// What a `use` brings into scope.
+/// The names that a `use` brings into scope.
 fn names_of(tree: &UseTree) -> Vec<&Ident> {
     match tree {
         UseTree::Path(path) => names_of(&path.tree),
@@ -187,7 +187,7 @@ fn key() -> Key {
     Key::from_bytes(&mut [0x5a; 32])
 }
 
-/// A value of every type, after a store was filled, used, damaged and mended.
+/// A value of every type, from a store that is filled, used, damaged and repaired.
 async fn everything(folder: &Path, printed: &mut Printed) {
     let passphrase = || Passphrase::new(PASSPHRASE).unwrap();
     let recovery = RecoveryKey::parse(&RecoveryKey::generate().unwrap().expose()).unwrap();
@@ -291,7 +291,7 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         printed.debug("RemovedSource", &report.removed_source());
         printed.0.extend(told().into_iter().map(|text| ("Progress", text)));
     }
-    // Rows in plaintext, which are to be reported and not shown.
+    // Rows in plaintext, which the report must mention without their content.
     rusqlite::Connection::open(folder.join("wa.db"))
         .unwrap()
         .execute_batch(&format!("UPDATE sessions SET record = CAST('{}' AS BLOB)", canaries::PHONE))
@@ -336,14 +336,14 @@ async fn everything(folder: &Path, printed: &mut Printed) {
     }
 }
 
-/// Somewhere for progress to be told.
+/// A callback for progress, and a function that returns what the callback was told.
 fn teller() -> (impl Fn(String) + Send + Sync + 'static, impl FnOnce() -> Vec<String>) {
     let told = Arc::new(std::sync::Mutex::new(vec![]));
     let heard = told.clone();
     (move |text| told.lock().unwrap().push(text), move || std::mem::take(&mut *heard.lock().unwrap()))
 }
 
-/// Errors that know who it is about.
+/// Errors that know the account or contact they are about.
 async fn errors(options: &VaultOptions, sqlite: &SqliteStore) -> Vec<Error> {
     let memory = Arc::new(InMemoryBackend::new());
     let vault = VaultOptions::new().create(memory.clone(), key()).await.unwrap();

@@ -1,4 +1,4 @@
-//! A rule by itself, and how it is checked.
+//! A single rule, and how to check it.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use crate::method::BoxFuture;
 
 /// One promise that a store makes.
 ///
-/// [`backend_tests!`](super::backend_tests) makes a test of each. This is for those who want to run them in another way.
+/// [`backend_tests!`](super::backend_tests) makes a test of each. Use this type to run rules in another way.
 #[derive(Clone, Copy)]
 pub struct Rule {
     pub(super) module: &'static str,
     pub(super) name: &'static str,
     pub(super) optional: bool,
-    /// The device is there before the rule is checked.
+    /// Whether the device is created before the rule is checked.
     pub(super) with_device: bool,
     pub(super) check: Check,
 }
@@ -32,21 +32,21 @@ impl Rule {
         self.name
     }
 
-    /// What the rule is about, for example `session`; of an optional rule its feature.
+    /// The subject of the rule, for example `session`. For an optional rule, its feature.
     pub const fn module(&self) -> &'static str {
         self.module
     }
 
-    /// `true` if the rule belongs to an optional feature.
+    /// Returns whether the rule belongs to an optional feature.
     pub const fn is_optional(&self) -> bool {
         self.optional
     }
 
-    /// Checks the rule on stores that `constructor` makes. Must run within a tokio runtime with several threads and
+    /// Checks the rule on stores that `constructor` makes. Call it within a tokio runtime with several threads and
     /// timers.
     ///
     /// # Panics
-    /// If the store breaks the rule, or has not answered within two minutes.
+    /// If the store breaks the rule, or does not answer within two minutes.
     pub async fn check<F>(&self, constructor: impl Fn() -> F)
     where
         F: Future<Output = Subject>,
@@ -70,7 +70,7 @@ impl Rule {
             }
         };
         if tokio::time::timeout(PATIENCE, checked).await.is_err() {
-            panic!("the store has not answered within two minutes: {self:?}");
+            panic!("the store did not answer within two minutes: {self:?}");
         }
     }
 }
@@ -81,7 +81,7 @@ impl fmt::Debug for Rule {
     }
 }
 
-/// How long a store may take for one rule, or one sequence.
+/// The time that a store may take for one rule or one sequence.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The runtime of one test.

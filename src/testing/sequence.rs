@@ -16,7 +16,7 @@ use super::value::Value;
 use crate::layer::Layer;
 use crate::method::{Access, BoxFuture, Method, Record};
 
-/// One call whose arguments come from a few small numbers, so that calls meet the same rows and shrink well.
+/// One call. Its arguments come from a few small numbers, so that calls use the same rows and shrink well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
     method: Method,
@@ -32,7 +32,8 @@ struct Row {
     time: u8,
 }
 
-/// Sequences of up to `length` calls of every method but `create`, which comes first once, and `snapshot_db`.
+/// Sequences of up to `length` calls. They contain every method but `create`, which is called once before, and
+/// `snapshot_db`.
 pub fn operations(length: usize) -> impl Strategy<Value = Vec<Operation>> {
     let methods: Vec<_> =
         Method::ALL.iter().copied().filter(|m| !matches!(m, Method::Create | Method::SnapshotDb)).collect();
@@ -45,23 +46,23 @@ pub fn operations(length: usize) -> impl Strategy<Value = Vec<Operation>> {
 const KEYS: [&str; 6] = ["15550001111", "155500011112", "100000000000001", "a b", "É", ""];
 
 impl Operation {
-    /// A call of this method, for tests that need one of each. Batches have two rows. Calls of several methods meet the
-    /// same rows.
+    /// A call of this method, for tests that need one of each. Batches have two rows. Calls of several methods use
+    /// the same rows.
     pub fn sample(method: Method) -> Self {
-        // Nothing of it is what a field is by default.
+        // No field has its default value.
         let row = |key| Row { key, value: 5, time: 3 };
         Self { method, first: row(0), batch: vec![row(0), row(1)] }
     }
 
-    /// The method that is called.
+    /// The method to call.
     pub fn method(&self) -> Method {
         self.method
     }
 
-    /// Makes the call. `position` is that of the operation in its sequence: what is stored later is newer.
+    /// Makes the call. `position` is the position of the operation in its sequence; later positions store newer rows.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Errors of the store.
     pub async fn run(&self, store: &dyn Backend, position: usize) -> Result<Value> {
         let position = position as i64 * 16;
         let rows = self.batch.iter().zip(1..);
@@ -76,7 +77,7 @@ impl Row {
         let user = KEYS[usize::from(key) % KEYS.len()];
         let time = i64::from(time);
         let text = if value % 2 == 0 { format!("{user}@s.whatsapp.net") } else { format!("{user}:{value}@lid") };
-        // Large values make no difference to the order of calls, and take long to compare.
+        // Large values make no difference to the order of calls, and are slow to compare.
         let number = if value == LARGE { LARGE + 10 } else { value };
         let mut row = Arguments::numbered(Key { id: key.into(), text: &text }, number);
         row.user = user.to_owned();
@@ -94,21 +95,21 @@ impl Row {
         row.tc_token.sender_timestamp = (value % 2 == 0).then_some(time + 1);
         row.secret_times = (time - 1, i64::from(value));
         row.cutoffs = (time, time + 2);
-        // The stores' clocks are seconds apart at most, if a second begins between two calls.
+        // The clocks of the two stores differ by seconds at most, if a second begins between two calls.
         let day = if value % 2 == 0 { -86_400 } else { 86_400 };
         row.clock_cutoff = wacore::time::now_secs() + day;
         row
     }
 }
 
-/// How long a sequence is, and how many there are.
+/// The length of a sequence, and the number of sequences.
 fn extent() -> (usize, u32) {
     let long = std::env::var_os("WASTORE_LONG").is_some();
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     (if long { 180 } else { 60 }, cases.unwrap_or(if long { 320 } else { 32 }))
 }
 
-/// What the test that `backend_tests!` writes calls.
+/// Compares random sequences. The test that `backend_tests!` writes calls it.
 pub fn check_random_sequences(constructor: fn() -> BoxFuture<'static, Subject>) {
     let (length, cases) = extent();
     let runtime = runtime();
@@ -119,7 +120,7 @@ pub fn check_random_sequences(constructor: fn() -> BoxFuture<'static, Subject>) 
             match tokio::time::timeout(PATIENCE, disagreement(&*subject, &operations)).await {
                 Ok(Some(disagreement)) => Err(TestCaseError::fail(disagreement.to_string())),
                 Ok(None) => Ok(()),
-                Err(_) => Err(TestCaseError::fail("the store has not answered within two minutes")),
+                Err(_) => Err(TestCaseError::fail("the store did not answer within two minutes")),
             }
         })
     });
@@ -130,7 +131,7 @@ pub fn check_random_sequences(constructor: fn() -> BoxFuture<'static, Subject>) 
     }
 }
 
-/// Where a store answered something else than the reference store, and all calls up to there.
+/// An answer that differs from that of the reference store, and all calls up to it.
 struct Disagreement {
     script: Vec<String>,
     expected: String,
@@ -152,7 +153,7 @@ async fn disagreement(store: &dyn Backend, operations: &[Operation]) -> Option<D
     let spy = Spy::new();
     let reference = spy.layer(std::sync::Arc::new(InMemoryBackend::new()));
     for backend in [&*reference, store] {
-        // Each store makes keys of its own, so the device is saved at once.
+        // Each store makes its own keys, so both save the same device at once.
         backend.create().await.expect("create");
         backend.save(&device(1)).await.expect("save");
     }
@@ -164,7 +165,7 @@ async fn disagreement(store: &dyn Backend, operations: &[Operation]) -> Option<D
         if !agrees {
             let calls = spy.take();
             let reading = |method: Method| matches!(method.access(), Access::Read | Access::Scan);
-            // The reads at the end change nothing; only the one that disagrees is of interest.
+            // The reads at the end change nothing, so only the one that disagrees is shown.
             let shown = calls
                 .iter()
                 .enumerate()
@@ -179,7 +180,7 @@ async fn disagreement(store: &dyn Backend, operations: &[Operation]) -> Option<D
     None
 }
 
-/// Reads everything that operations can have stored.
+/// Reads everything that operations can store.
 fn reads() -> Vec<Operation> {
     let mut reads = vec![];
     for method in Method::ALL.iter().copied() {
@@ -190,7 +191,7 @@ fn reads() -> Vec<Operation> {
         };
         let row = |key, value| Row { key, value, time: 0 };
         let batched: Vec<_> = batch.clone().map(|key| row(key, 0)).collect();
-        // One of the even numbers, which share their keys, and each odd one.
+        // One of the even numbers, which share their keys, and every odd number.
         let values = if method.record() == Record::Device { &[0][..] } else { &[0, 1, 3, 5] };
         for key in if method.record() == Record::Device { 0..1 } else { batch } {
             let first = values.iter().map(|value| row(key, *value));
@@ -200,7 +201,8 @@ fn reads() -> Vec<Operation> {
     reads
 }
 
-/// Whether two answers are the same as far as a client may rely on them; where upstream's stores differ it may not.
+/// Returns whether two answers are the same as far as a client may rely on them. It must not rely on points in which
+/// upstream's stores differ.
 pub(crate) fn agree(method: Method, expected: &Value, found: &Value) -> bool {
     let same_set = || expected.clone().sorted() == found.clone().sorted();
     match method {
@@ -208,7 +210,7 @@ pub(crate) fn agree(method: Method, expected: &Value, found: &Value) -> bool {
         | Method::GetSenderKeyDevices
         | Method::GetAllLidMappings
         | Method::GetAllTcTokenJids => same_set(),
-        // With or without repetitions, in the order asked for or another one.
+        // With or without repetitions, in the requested order or another one.
         Method::LoadPrekeysBatch => {
             let set = |value: &Value| match value {
                 Value::List(rows) => rows.iter().cloned().collect::<std::collections::BTreeSet<_>>(),
@@ -218,9 +220,9 @@ pub(crate) fn agree(method: Method, expected: &Value, found: &Value) -> bool {
         }
         // With or without repetitions.
         Method::PutMsgSecrets => true,
-        // The highest, or the last that was stored.
+        // Either the highest id or the one stored last.
         Method::GetLatestSyncKeyId => (*expected == Value::Nothing) == (*found == Value::Nothing),
-        // When the newest LID of a number moves away, none or the next newest.
+        // When the newest LID of a number moves away, either no LID or the next newest.
         Method::GetPnMapping if *expected == Value::Nothing => true,
         Method::ResourceReport => true,
         _ => expected == found,

@@ -10,9 +10,9 @@ use crate::layer::Layer;
 use crate::method::{BoxFuture, Method, uniform_layer};
 use crate::sync::IgnorePoison;
 
-/// Records every call that passes: the method and its arguments. A cheap handle; clones share their record.
+/// Records the method and the arguments of every call that passes. A cheap handle; clones share their record.
 ///
-/// It keeps what passes in plaintext and without a bound, so it is for tests only.
+/// It keeps them in plaintext and without limit, so use it only in tests.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -37,18 +37,19 @@ pub struct Spy {
     calls: Arc<Mutex<Vec<Call>>>,
 }
 
-/// A call that a [`Spy`] recorded. `Debug` and `Display` print it as it would be written, with the names of the arguments.
+/// A call that a [`Spy`] recorded. `Debug` and `Display` print it like a call in code, with the names of the
+/// arguments.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Call {
     /// The method that was called.
     pub method: Method,
-    /// Its arguments, in the order and under the names of [`Method::arguments`].
+    /// Its arguments, in the order and with the names of [`Method::arguments`].
     pub arguments: Vec<Value>,
 }
 
 impl Spy {
-    /// A spy that has seen nothing.
+    /// Makes a spy that has recorded nothing.
     pub fn new() -> Self {
         Self::default()
     }
@@ -58,12 +59,12 @@ impl Spy {
         self.lock().clone()
     }
 
-    /// The calls so far, oldest first, and forgets them.
+    /// Returns the calls so far, oldest first, and forgets them.
     pub fn take(&self) -> Vec<Call> {
         std::mem::take(&mut *self.lock())
     }
 
-    /// The methods of the calls so far, oldest first, and forgets them.
+    /// Returns the methods of the calls so far, oldest first, and forgets them.
     pub fn take_methods(&self) -> Vec<Method> {
         self.take().into_iter().map(|call| call.method).collect()
     }
@@ -79,7 +80,7 @@ impl Layer for Spy {
     }
 }
 
-/// How a stack prints it. The calls are not shown.
+/// The text that a stack prints, without the calls.
 impl fmt::Debug for Spy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("spy")

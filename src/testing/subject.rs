@@ -11,34 +11,34 @@ use wacore::store::traits::Backend;
 use crate::layer::Stack;
 use crate::method::BoxFuture;
 
-/// A store under test: what the constructor of [`backend_tests!`](super::backend_tests) returns.
+/// A store under test. The constructor of [`backend_tests!`](super::backend_tests) returns it.
 ///
 /// It dereferences to the store.
 pub struct Subject {
     backend: Arc<dyn Backend>,
     pub(super) second_account: Option<Arc<dyn Backend>>,
     reopen: Option<Reopen>,
-    /// Dropped after the store.
+    /// Values that are dropped after the store.
     kept: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 type Reopen = Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Backend>> + Send + Sync>;
 
 impl Subject {
-    /// A store that is empty.
+    /// A subject for an empty store.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
         Self { backend, second_account: None, reopen: None, kept: vec![] }
     }
 
-    /// Another account in the same place, which is empty too, for the rules on two accounts. Without it they construct
-    /// a second store.
+    /// Adds another empty account in the same place, for the rules on two accounts. Without it they construct a
+    /// second store.
     #[must_use]
     pub fn second_account(mut self, backend: Arc<dyn Backend>) -> Self {
         self.second_account = Some(backend);
         self
     }
 
-    /// How to open the same store again after everything of it was dropped, as after a restart of the process. The
+    /// Sets how to open the same store again after it was dropped completely, as after a restart of the process. The
     /// optional feature `durable` needs it.
     #[must_use]
     pub fn reopen_with<F>(mut self, reopen: impl Fn() -> F + Send + Sync + 'static) -> Self
@@ -49,14 +49,14 @@ impl Subject {
         self
     }
 
-    /// Keeps a value until the test has ended, such as the temporary folder that the store is in.
+    /// Keeps a value until the test has ended, such as the temporary folder that contains the store.
     #[must_use]
     pub fn keeping(mut self, value: impl Any + Send + Sync) -> Self {
         self.kept.push(Box::new(value));
         self
     }
 
-    /// Wraps the store, its second account and what it is reopened to in what `wrap` makes of each of them.
+    /// Applies `wrap` to the store, to its second account, and to the store that is opened again.
     #[must_use]
     pub async fn wrapped<F>(mut self, wrap: impl Fn(Arc<dyn Backend>) -> F + Send + Sync + 'static) -> Self
     where
@@ -116,7 +116,7 @@ impl From<Stack> for Subject {
     }
 }
 
-/// Shows what it was given, not what is stored.
+/// Prints the fields of the subject, not the content of the store.
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subject")

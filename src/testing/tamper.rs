@@ -1,4 +1,4 @@
-//! A layer that alters answers.
+//! A layer that changes answers.
 
 use std::any::{Any, type_name};
 use std::fmt;
@@ -10,9 +10,9 @@ use crate::layer::Layer;
 use crate::method::{BoxFuture, Method, uniform_layer};
 use crate::sync::IgnorePoison;
 
-/// Stands for an attacker who controls a store while it is in use: alters what the store answers, each time in another way
-/// if the test wants that. A test that alters rows between two calls does so through a handle on the store itself. A cheap
-/// handle; clones share their alterations.
+/// Simulates an attacker who controls a store while it is in use: changes the answers of the store, each in another
+/// way if the test needs that. To change rows between two calls, use a handle to the store itself. A cheap handle;
+/// clones share their alterations.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -49,17 +49,17 @@ struct State {
 type Alteration = Box<dyn FnMut(&mut dyn Any) + Send>;
 
 impl Tamper {
-    /// A layer that alters nothing so far.
+    /// Makes a layer that changes nothing yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// From now on passes every answer of `method` to `alteration`, which may change it, also from an error to none and
-    /// back. `T` is the return type of the method. Several alterations of one method apply in the order in which they were
-    /// added.
+    /// From now on, passes every answer of `method` to `alteration`, which may change it. It may also turn an error
+    /// into a success, or a success into an error. `T` is the return type of the method. Several alterations of one
+    /// method apply in the order in which they were added.
     ///
     /// # Panics
-    /// When the method is called, if it does not return a `T`: the alteration would never apply.
+    /// The call of the method panics if the method does not return a `T`, because the alteration would never apply.
     #[allow(clippy::panic, reason = "a test that tests nothing has to fail")]
     pub fn alter<T: 'static>(&self, method: Method, mut alteration: impl FnMut(&mut T) + Send + 'static) {
         let alteration = move |answer: &mut dyn Any| match answer.downcast_mut() {
@@ -74,7 +74,7 @@ impl Tamper {
         self.lock().alterations.clear();
     }
 
-    /// How many answers were passed to an alteration so far.
+    /// The number of answers that were passed to an alteration so far.
     pub fn altered(&self) -> u64 {
         self.lock().altered
     }
@@ -99,7 +99,7 @@ impl Layer for Tamper {
     }
 }
 
-/// How a stack prints it.
+/// The text that a stack prints.
 impl fmt::Debug for Tamper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("tamper")

@@ -16,8 +16,8 @@ use wacore::store::traits::{
 
 /// An argument or a result of a storage method.
 ///
-/// `Debug` and `Display` print it on one line; byte strings are shortened. They show everything else in full, so a
-/// value must never be printed outside tests.
+/// `Debug` and `Display` print it on one line and shorten byte strings. They print everything else in full, so never
+/// print a value outside tests.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Value {
@@ -31,9 +31,9 @@ pub enum Value {
     Text(String),
     /// A byte string of any type.
     Bytes(Vec<u8>),
-    /// A slice, a vector or a tuple; the entries of a map, sorted.
+    /// A slice, a vector or a tuple, or the entries of a map, sorted.
     List(Vec<Value>),
-    /// A struct: its fields by name, sorted. Fields that upstream does not serialize are not there.
+    /// A struct: its fields by name, sorted. Fields that upstream does not serialize are missing.
     Record(Vec<(String, Value)>),
 }
 
@@ -44,7 +44,7 @@ impl Value {
         fields.iter().find_map(|(field, value)| (field == name).then_some(value))
     }
 
-    /// The same with the entries of a list sorted, for methods that promise no order. Anything else stays as it is.
+    /// Sorts the entries of a list, for methods that promise no order. All other values stay unchanged.
     #[must_use]
     pub fn sorted(self) -> Value {
         match self {
@@ -62,7 +62,7 @@ impl Value {
         Value::Record(fields.into())
     }
 
-    /// Structs take the way over JSON, so that a field that upstream adds is compared as well.
+    /// Structs are converted through JSON, so that a field that upstream adds is compared as well.
     fn serialized(value: impl serde::Serialize) -> Value {
         serde_json::to_value(value).map_or_else(|error| Value::Text(error.to_string()), Value::from_json)
     }
@@ -133,7 +133,7 @@ impl fmt::Debug for Value {
     }
 }
 
-/// What travels through the storage traits.
+/// A value that passes through the storage traits.
 pub(crate) trait ToValue {
     fn to_value(&self) -> Value;
 }

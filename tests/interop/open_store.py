@@ -5,8 +5,8 @@
     open_store.py DATABASE --passphrase TEXT ...            (needs the package argon2-cffi)
     open_store.py DATABASE --key HEX --context TEXT ...     (refuses a vault that is bound to another context)
 
-Prints every record of account 1 as JSON: kind, original key, payload. Any byte that does not verify is an error. Needs
-nothing but Python's standard library for raw keys. It is slow and not constant-time: for tests, not for use.
+Prints every record of account 1 as JSON: kind, original key, payload. Fails if any byte does not verify. With raw keys it
+needs only Python's standard library. It is slow and not constant-time, so use it only in tests.
 """
 import argparse, base64, hashlib, hmac, json, sqlite3, struct
 

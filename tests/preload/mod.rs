@@ -1,9 +1,9 @@
-//! Libraries that stand between a test's child process and the C library.
+//! Libraries that a test preloads between its child process and the C library.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Compiles `tests/preload/<name>.c` into a library in this folder, for `LD_PRELOAD`.
+/// Compiles `tests/preload/<name>.c` into a library in `folder`, for `LD_PRELOAD`.
 pub(crate) fn compile(name: &str, folder: &Path) -> PathBuf {
     let library = folder.join(format!("{name}.so"));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/preload").join(format!("{name}.c"));

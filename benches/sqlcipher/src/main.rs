@@ -1,4 +1,5 @@
-//! Upstream's SQLite store, keyed with SQLCipher as its documentation says, with a raw key so that no passphrase is stretched.
+//! Upstream's SQLite store with SQLCipher, set up as its documentation tells. It uses a raw key, so no passphrase is
+//! stretched.
 
 #![forbid(unsafe_code)]
 
@@ -28,7 +29,7 @@ async fn keyed(path: &Path, account: i32) -> Result<workloads::Store, String> {
     let config = SqliteStoreConfig::default().with_connection_init(|connection| {
         let key = format!("PRAGMA key = \"x'{}'\"", "5a".repeat(32));
         diesel::sql_query(key).execute(connection)?;
-        // Without SQLCipher the key would be ignored, and plaintext be measured.
+        // Without SQLCipher, SQLite ignores the key, and the benchmark would measure plaintext.
         let version = diesel::sql_query("PRAGMA cipher_version").load::<CipherVersion>(connection)?;
         if version.is_empty() {
             return Err("this SQLite is not SQLCipher".into());

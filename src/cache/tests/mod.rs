@@ -1,5 +1,5 @@
-//! Tests of the cache: each race by itself with a store that is held up, all of them together under random schedules,
-//! and what is wiped.
+//! Tests of the cache: each race on its own with a store that pauses, all races together under random schedules, and
+//! the wiping of values.
 
 mod races;
 mod schedules;
@@ -8,7 +8,7 @@ mod wiping;
 use std::cell::Cell;
 
 thread_local! {
-    /// The thread runs a shuttle test, in which tasks may change places wherever `interleave` is called.
+    /// The thread runs a shuttle test, in which tasks may switch wherever `interleave` is called.
     static SHUTTLE: Cell<bool> = const { Cell::new(false) };
 }
 

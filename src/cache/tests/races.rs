@@ -1,4 +1,4 @@
-//! Every race by itself: the store is held up in the middle of one call while another one runs.
+//! Every race on its own: the store pauses in the middle of one call while another one runs.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::method::{Method, Record};
 use crate::testing::gate::{Gate, Side};
 use crate::testing::{Effect, Fault, Spy, When};
 
-/// A cache over a gate over a store, with spies and faults between them.
+/// A cache over a gate over a store, with a spy and a fault layer in between.
 struct Bench {
     store: Arc<dyn Backend>,
     /// The store without the cache.
@@ -46,7 +46,7 @@ impl Bench {
         *self.cache.stats().record(record).unwrap()
     }
 
-    /// How often the store was asked since the last time.
+    /// The number of calls to the store since the last time.
     fn asked(&self) -> usize {
         self.spy.take().len()
     }
@@ -74,13 +74,13 @@ fn version(entry: Option<TcTokenEntry>) -> i64 {
 async fn what_is_cached_is_not_asked_for_again() {
     let bench = bench();
     assert_eq!((bench.get().await, bench.asked()), (0, 1));
-    assert_eq!((bench.get().await, bench.asked()), (0, 0), "that it is absent is cached too");
+    assert_eq!((bench.get().await, bench.asked()), (0, 0), "absence is cached too");
     bench.put(1).await;
     bench.asked();
-    assert_eq!((bench.get().await, bench.asked()), (1, 0), "what was written is cached");
+    assert_eq!((bench.get().await, bench.asked()), (1, 0), "the written value is cached");
     bench.store.touch_tc_token_sender_timestamp(JID, 9).await.unwrap();
     bench.asked();
-    assert_eq!((bench.get().await, bench.asked()), (1, 1), "only the store knows what it merges to");
+    assert_eq!((bench.get().await, bench.asked()), (1, 1), "only the store knows the merged value");
     let stats = bench.of(Record::TcToken);
     assert_eq!((stats.hits, stats.misses, stats.loads, stats.entries), (2, 2, 2, 1));
     assert!(stats.bytes > 0 && stats.hit_rate() == Some(0.5));
@@ -105,7 +105,7 @@ async fn a_read_that_began_before_a_write_is_not_kept() {
     assert_eq!(version(read.await.unwrap()), 1, "it began before");
     assert_eq!(bench.get().await, 2);
 
-    // The same without what was written being cached.
+    // The same with a write whose value is not cached.
     bench.cache.invalidate_all();
     bench.gate.close(Method::GetTcToken, Side::After);
     let mut read = pin!(bench.store.get_tc_token(JID));
@@ -160,7 +160,7 @@ async fn a_read_during_a_write_is_not_kept() {
     bench.gate.close(Method::StoreReceivedTcToken, Side::Before);
     let mut write = pin!(bench.store.store_received_tc_token(JID, b"2", 2));
     assert!(poll!(&mut write).is_pending());
-    // Begun during the write, ended after it, with what was there before it.
+    // The read begins during the write, ends after it, and returns the value from before it.
     bench.gate.close(Method::GetTcToken, Side::After);
     let mut read = pin!(bench.store.get_tc_token(JID));
     assert!(poll!(&mut read).is_pending());
@@ -178,7 +178,7 @@ async fn of_two_writes_at_once_neither_is_kept() {
     bench.gate.close(Method::PutTcToken, Side::After);
     let mut one = pin!(bench.store.put_tc_token(JID, &first));
     assert!(poll!(&mut one).is_pending());
-    // The second one is carried out after the first, and acknowledged before.
+    // The second write is carried out after the first, and acknowledged before it.
     bench.gate.closed.lock().unwrap().clear();
     bench.store.put_tc_token(JID, &second).await.unwrap();
     assert_eq!(bench.get().await, 2);
@@ -192,7 +192,7 @@ async fn of_two_writes_at_once_neither_is_kept() {
     bench.store.put_tc_token(JID, &second).await.unwrap();
     gate.add_permits(1);
     one.await.unwrap();
-    assert_eq!(bench.get().await, 2, "who ends last has not necessarily written last");
+    assert_eq!(bench.get().await, 2, "the write that ends last did not necessarily come last");
 }
 
 #[tokio::test]
@@ -206,7 +206,7 @@ async fn a_write_that_failed_drops_the_value() {
         assert_eq!(bench.get().await, version(bench.below.get_tc_token(JID).await.unwrap()));
     }
     assert_eq!(bench.get().await, 2);
-    // A timeout, for example: the store carries it out after it said so.
+    // For example after a timeout: the store carries the write out after it returned an error.
     bench.below.put_tc_token(JID, &token(3)).await.unwrap();
     assert_eq!(bench.get().await, 3);
 }
@@ -221,10 +221,10 @@ async fn a_write_that_was_dropped_may_be_carried_out_later() {
         let mut write = pin!(bench.store.put_tc_token(JID, &second));
         assert!(poll!(&mut write).is_pending());
     }
-    assert_eq!(bench.get().await, 1, "it has not come to the store yet");
+    assert_eq!(bench.get().await, 1, "the write has not reached the store yet");
     bench.below.put_tc_token(JID, &second).await.unwrap();
     assert_eq!(bench.get().await, 2, "a value that was read during the doubt must not be kept");
-    // Nor a value that another task writes during it.
+    // Neither may a value that another task writes during the doubt.
     bench.gate.open(Method::PutTcToken);
     bench.put(3).await;
     bench.below.put_tc_token(JID, &token(4)).await.unwrap();
@@ -244,7 +244,7 @@ async fn a_read_that_began_before_a_clear_is_not_kept() {
     assert_eq!(read.await.unwrap().len(), 2);
     assert_eq!(bench.store.get_sender_key_devices(group).await.unwrap(), [("b".to_owned(), true)]);
 
-    // And one that began while it was under way.
+    // The same with a read that began during the call.
     bench.store.set_sender_key_status(group, &[("a", true)]).await.unwrap();
     bench.gate.close(Method::DeleteSenderKeyDeviceRows, Side::Before);
     let mut clear = pin!(bench.store.delete_sender_key_device_rows(&["a"]));
@@ -292,10 +292,10 @@ async fn who_misses_at_the_same_time_shares_one_call() {
         assert!(poll!(read).is_pending());
     }
     assert_eq!(bench.asked(), 1);
-    // The one that asked goes away; the others do not wait for it.
+    // The read that asked the store is dropped; the others do not wait for it.
     drop(reads.remove(0));
     bench.gate.open(Method::GetTcToken);
-    // A read that is not polled is in no other's way.
+    // A read that is not polled does not block the others.
     let asleep = reads.remove(0);
     for read in reads {
         assert_eq!(version(read.await.unwrap()), 1);
@@ -314,7 +314,7 @@ async fn a_load_that_nobody_waits_for_is_dropped() {
         let mut read = pin!(bench.store.get_tc_token(JID));
         assert!(poll!(&mut read).is_pending());
     }
-    assert_eq!(bench.asked(), 3, "each began again");
+    assert_eq!(bench.asked(), 3, "each read began again");
     bench.gate.open(Method::GetTcToken);
     assert_eq!(bench.get().await, 0);
 }
@@ -365,7 +365,7 @@ async fn a_warm_up_keeps_nothing_that_was_written_meanwhile() {
     warming.await.unwrap();
     assert_eq!(bench.store.get_lid_mapping("1").await.unwrap().unwrap().phone_number, "666");
 
-    // Nor what a dropped write may still change.
+    // A dropped write may still change the listed value, so it is not kept either.
     bench.gate.close(Method::PutLidMapping, Side::Before);
     {
         let moved = mapping("777");
@@ -390,7 +390,7 @@ async fn a_store_that_panics_hangs_nobody() {
     assert_eq!(region.get(key, || async { Ok(7) }).await.unwrap().value, 7);
 }
 
-/// Keys in doubt take memory, so there is a limit, beyond which everything is in doubt.
+/// Keys in doubt take memory, so their number has a limit. Beyond it everything is in doubt.
 #[tokio::test]
 async fn many_dropped_writes_put_the_whole_region_in_doubt() {
     let region = Region::<u64>::new(Pool::new(1 << 20), 1, None);
@@ -430,13 +430,13 @@ async fn calls_that_concern_other_rows_clear_them() {
     assert!(bench.store.get_pn_mapping("555").await.unwrap().is_some());
     bench.store.put_lid_mappings(&[mapping("1", "666")]).await.unwrap();
     assert!(bench.store.get_pn_mapping("555").await.unwrap().is_none());
-    // The latest of all sync keys.
+    // The latest one of all sync keys.
     let key = |id| wacore::store::traits::AppStateSyncKey { key_data: vec![id; 32], fingerprint: vec![], timestamp: 1 };
     for id in 1..3u8 {
         bench.store.set_sync_key(&[id], key(id)).await.unwrap();
         assert_eq!(bench.store.get_latest_sync_key_id().await.unwrap(), Some(vec![id]));
     }
-    // Sweeps, if they delete something.
+    // Sweeps that delete rows.
     bench.put(5).await;
     bench.store.delete_expired_tc_tokens(5, 5).await.unwrap();
     bench.asked();
@@ -458,7 +458,7 @@ async fn calls_that_concern_other_rows_clear_them() {
     assert_eq!(bench.asked(), 0, "one entry answers both questions");
     bench.store.delete_expired_msg_secrets(5).await.unwrap();
     assert_eq!(bench.store.get_msg_secret("c", "s", "m").await.unwrap(), None);
-    // A session answers whether there is one.
+    // A cached session answers whether there is one.
     bench.store.put_session("a@s", b"x").await.unwrap();
     bench.asked();
     assert!(bench.store.has_session("a@s").await.unwrap());
@@ -470,7 +470,7 @@ async fn values_grow_old_if_they_are_told_to() {
     let bench = bench_of(CacheLayer::new(1 << 20).time_to_live(Duration::from_millis(200)));
     bench.put(1).await;
     bench.below.put_tc_token(JID, &token(2)).await.unwrap();
-    assert_eq!(bench.get().await, 1, "it is not old yet");
+    assert_eq!(bench.get().await, 1, "the value is not old yet");
     tokio::time::sleep(Duration::from_millis(250)).await;
     assert_eq!(bench.get().await, 2, "another process wrote it");
 }
@@ -489,7 +489,7 @@ async fn stores_under_one_layer_are_kept_apart_and_share_the_budget() {
     assert_eq!((of().entries, of().hits), (3, 3));
     let mut stores = stores;
     drop(stores.pop());
-    assert_eq!(of().entries, 2, "with the store its values go");
+    assert_eq!(of().entries, 2, "the values of a dropped store go with it");
     let capacity: u64 = cache.stats().records().iter().map(|stats| stats.capacity).sum();
     assert!(capacity.abs_diff(1 << 20) <= 64, "{capacity}");
 }

@@ -1,4 +1,4 @@
-//! Many tasks under random schedules: no task ever reads a value older than one acknowledged before, and in the end
+//! Many tasks under random schedules. No task ever reads a value older than one acknowledged before, and in the end
 //! cache and store agree.
 
 use std::collections::HashMap;
@@ -37,7 +37,7 @@ fn under_shuttle(schedules: usize, test: impl Fn() + Send + Sync + 'static) {
     );
 }
 
-/// Polls a future so many times, whether or not it was woken, then drops it.
+/// Polls a future `polls` times, whether or not it was woken, then drops it.
 async fn some_polls<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     let mut left = polls;
@@ -61,7 +61,7 @@ impl CacheValue for u64 {
     fn wipe(&mut self) {}
 }
 
-/// A store of numbers that rise with every write of any task.
+/// A store of numbers. Each write of any task writes a higher number.
 #[derive(Clone, Default)]
 struct Numbers {
     last: Arc<AtomicU64>,
@@ -110,14 +110,14 @@ async fn read(region: &Arc<Region<u64>>, store: &Numbers, row: u8) -> u64 {
     }
 }
 
-/// One step of a task: most of the time an acknowledged write, sometimes one that fails or is dropped.
+/// One step of a task: usually an acknowledged write, sometimes one that fails or is dropped.
 async fn write(region: &Arc<Region<u64>>, store: &Numbers) {
     let row = thread_rng().gen_range(0..ROWS);
     let write = region.write(std::iter::once(region.key([&[row]])));
     yield_now().await;
     match thread_rng().gen_range(0..8) {
         0 => {
-            // Dropped; the store carries it out whenever it wants.
+            // Dropped; the store carries it out at some later time.
             drop(write);
             let late = store.clone();
             future::spawn(async move {
@@ -189,7 +189,7 @@ fn a_region_is_never_behind_what_was_acknowledged() {
             for task in tasks {
                 task.await.unwrap();
             }
-            // A dropped write may still be carried out; this waits for it.
+            // The store may still carry out a dropped write; this waits for it.
             for _ in 0..50 {
                 yield_now().await;
             }
@@ -200,7 +200,8 @@ fn a_region_is_never_behind_what_was_acknowledged() {
     });
 }
 
-/// A store whose calls take turns with other tasks, fail now and then, and are carried out even if they are dropped.
+/// A store whose calls take turns with other tasks and fail now and then. It carries calls out even if they are
+/// dropped.
 struct Rough {
     inner: Arc<dyn Backend>,
 }
@@ -227,7 +228,7 @@ impl Rough {
 
 uniform_layer!(Rough);
 
-/// The records that are written with rising numbers and read back: how they are written and read.
+/// The records that are written with rising numbers and read back, by the methods that write and read them.
 const RECORDS: [(Method, Method); 12] = [
     (Method::PutSession, Method::GetSession),
     (Method::PutSessionsBatch, Method::GetSession),
@@ -297,9 +298,9 @@ fn the_layer_is_never_behind_what_was_acknowledged() {
                     future::spawn(async move {
                         for _ in 0..6 {
                             if reader == 0 && thread_rng().gen_bool(0.3) {
-                                // Something that concerns every row, and changes none of these.
+                                // A call that concerns every row, and changes none of these.
                                 let _: Result<u32, StoreError> = store.delete_expired_tc_tokens(1, 1).await;
-                                let _ = store.delete_sender_key_device_rows(&["nobody"]).await;
+                                let _ = store.delete_sender_key_device_rows(&["absent"]).await;
                             }
                             let floor = acknowledged.load(Ordering::SeqCst);
                             let row = arguments(FIRST);

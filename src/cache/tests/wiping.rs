@@ -1,4 +1,4 @@
-//! Values are wiped whichever way they leave the cache.
+//! Values are wiped however they leave the cache.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -61,11 +61,11 @@ async fn a_cache_is_told_what_it_answers() {
     // A written value is in the cache at once.
     assert_eq!(answered("get_tc_token"), 1.0);
     assert_eq!(answered("put_tc_token"), 0.0);
-    // Both questions are one below, and there is one answer in the cache for both.
+    // The two methods are one below, and the cache has one answer for both.
     assert_eq!(answered("get_msg_secret"), 39.0 / 40.0);
     assert_eq!(cost.op("get_msg_secret_with_ts").unwrap().above().calls(), 40);
     let text = cost.to_string();
-    assert!(text.contains("cache answers all of get_tc_token, in "), "{text}");
+    assert!(text.contains("cache answers all calls of get_tc_token, in "), "{text}");
     assert!(text.contains("cache answers 98 % of get_msg_secret"), "{text}");
     let (name, stats) = snapshot.caches().next().unwrap();
     assert_eq!((name, stats.record(crate::Record::TcToken).unwrap().hits), ("cache", 20));
@@ -100,7 +100,7 @@ async fn what_encryption_translates_is_compared_with_what_it_became() {
     assert!(cost.to_string().contains("to put_identity + put_session p50"), "{cost}");
 }
 
-/// Calls end below before they end above, so a bot that is at work never shows the same numbers.
+/// Calls end below before they end above, so the two numbers never agree while a bot works.
 #[tokio::test]
 async fn calls_under_way_make_no_difference() {
     let (metrics, hold) = (Metrics::new(), Fault::new());
@@ -112,7 +112,7 @@ async fn calls_under_way_make_no_difference() {
     for _ in 0..10 {
         store.exists().await.unwrap();
     }
-    // They end below, and are held on their way up.
+    // The calls end below, and pause on their way up.
     let held: Vec<_> = (0..3).map(|_| store.exists()).collect();
     hold.inject(When::Always, Effect::Cancel { polls: 1 });
     let mut held: Vec<_> = held.into_iter().map(Box::pin).collect();
@@ -130,7 +130,7 @@ async fn calls_under_way_make_no_difference() {
     assert_eq!(answered(&snapshot), Some((Some(0.0), true)), "{}", snapshot.between("above", "below").unwrap());
 }
 
-/// A call that ended below before and ends above now.
+/// A call that ended below before the period and ends above within it.
 #[test]
 fn calls_under_way_at_the_beginning_make_no_difference() {
     let cost = |in_flight_before| {
@@ -171,6 +171,6 @@ async fn calls_that_others_make_below_are_no_cost() {
     }
     let cost = metrics.snapshot().between("above", "below").unwrap();
     assert_eq!(cost.op("exists").unwrap().answered_share(), None);
-    let expected = "between above and below passed 1 calls of exists on, and others made 4 more\n";
+    let expected = "between above and below passed on 1 calls of exists; other callers made 4 more\n";
     assert_eq!(cost.to_string(), expected);
 }

@@ -1,4 +1,4 @@
-//! The picture shows what was counted, in its place.
+//! The chart shows the counts, in the right places.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use wacore::store::InMemoryBackend;
 use crate::testing::{Effect, Fault, When};
 use crate::{Layer, Method, Metrics};
 
-/// The numbers of an attribute of all elements of a name, in their order.
+/// The values of an attribute of all elements with this name, in their order.
 fn numbers(svg: &str, element: &str, attribute: &str) -> Vec<f64> {
     let (element, attribute) = (format!("<{element} "), format!("{attribute}='"));
     let value = |element: &str| element.split(&attribute).nth(1)?.split('\'').next()?.parse().ok();
@@ -28,7 +28,7 @@ async fn slower_operations_lie_farther_to_the_right() {
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
     assert!(svg.contains(">a &amp; b<"), "{svg}");
     assert!(svg.find(">load <").unwrap() < svg.find(">exists <").unwrap(), "slowest first");
-    // Four of the legend, and of each operation the longest time and three percentiles, which are not longer.
+    // Four in the legend. For each operation, the longest time and three percentiles, which are not longer.
     let marks = numbers(&svg, "circle", "cx");
     let (load, exists) = (&marks[4..8], &marks[8..]);
     assert_eq!(exists.len(), 4);
@@ -36,7 +36,7 @@ async fn slower_operations_lie_farther_to_the_right() {
     assert!(load[3] > exists[0], "{marks:?}");
     let lines = numbers(&svg, "line", "x1");
     let width = numbers(&svg, "svg", "width")[0];
-    assert!(lines.iter().chain(&marks).all(|x| (100.0..width).contains(x)), "nothing lies outside");
+    assert!(lines.iter().chain(&marks).all(|x| (100.0..width).contains(x)), "a mark lies outside");
 }
 
 #[test]

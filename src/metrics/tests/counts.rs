@@ -1,4 +1,4 @@
-//! Counts are exact: of calls, of each way to end, of rows and bytes, compared with what a spy sees.
+//! Counts of calls, outcomes, rows and bytes are exact. A spy provides the expected numbers.
 
 use std::collections::BTreeMap;
 use std::future::{Future, pending};
@@ -36,7 +36,7 @@ struct Bench {
     store: Arc<dyn Backend>,
 }
 
-/// A spy under the layer sees what arrives.
+/// A spy under the layer records the calls that arrive.
 fn bench() -> Bench {
     let (metrics, fault, spy) = (Metrics::new(), Fault::new(), Spy::new());
     let stack = Stack::new(Arc::new(InMemoryBackend::new())).layer(fault.clone()).layer(spy.clone());
@@ -57,7 +57,7 @@ fn every_way_to_end_is_counted_for_every_method() {
             *expected.entry((method.name(), outcome)).or_default() += count;
         };
         let run = || block_on(Operation::sample(method).run(&*store, 0));
-        // A different number for each method, so that none can be taken for another.
+        // A different number of calls for each method, so that a mix-up of two methods shows.
         for _ in 0..=number {
             run().unwrap();
         }
@@ -65,7 +65,7 @@ fn every_way_to_end_is_counted_for_every_method() {
         for (position, (outcome, error)) in ERRORS.into_iter().enumerate() {
             for effect in [Effect::Fail(error), Effect::FailAfter(error)].into_iter().cycle().take(position + 1) {
                 fault.inject(When::Always, effect);
-                // It has no way to say that it failed.
+                // It cannot return an error.
                 if method == Method::ResourceReport {
                     run().unwrap();
                     expect(Outcome::Ok, 1);
@@ -103,7 +103,7 @@ fn every_way_to_end_is_counted_for_every_method() {
     assert_eq!(total.errors(), 81 * (1..=ERRORS.len() as u64).sum::<u64>());
 }
 
-// BTreeMap wants an order.
+// `BTreeMap` needs an order.
 impl PartialOrd for Outcome {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
@@ -116,7 +116,7 @@ impl Ord for Outcome {
     }
 }
 
-/// The length of all texts and byte strings.
+/// The length in bytes of all texts and byte strings.
 fn content(value: &Value) -> u64 {
     match value {
         Value::Text(text) => text.len() as u64,
@@ -138,10 +138,10 @@ fn length(value: &Value) -> u64 {
 #[test]
 fn rows_and_bytes_are_those_that_pass() {
     let Bench { metrics, spy, store, .. } = bench();
-    // A spy cannot see a device's size in memory; the map of a collection's version has its contents in the names of
-    // fields, and one of version 0 is none.
+    // A spy cannot see the size of a device in memory. The map of a collection's version has its contents in the
+    // names of fields, and version 0 counts as absent.
     let inexact = [Method::Save, Method::Load, Method::GetVersion, Method::SetVersion];
-    // Nothing is there the first time, and most of it the second time.
+    // The first time nothing exists, the second time most rows do.
     for method in Method::ALL.iter().chain(Method::ALL).copied() {
         let before = op(&metrics.snapshot(), method);
         spy.take();
@@ -189,7 +189,7 @@ fn rows_and_bytes_are_those_that_pass() {
         }
     }
     let all = metrics.snapshot().layer("store").unwrap().total();
-    assert!(all.found() > 20 && all.absent() > 10, "both were counted: {all:?}");
+    assert!(all.found() > 20 && all.absent() > 10, "found and absent rows were counted: {all:?}");
 }
 
 #[test]
@@ -197,10 +197,10 @@ fn a_call_is_counted_from_its_first_poll() {
     let Bench { metrics, spy, store, .. } = bench();
     drop(store.get_session("a"));
     assert!(metrics.snapshot().layer("store").unwrap().ops().is_empty());
-    assert!(spy.take().is_empty(), "and is not made before");
+    assert!(spy.take().is_empty(), "the call is not made before");
 }
 
-/// A store that takes as long as a test says.
+/// A store that takes as long as the test tells it to.
 #[test]
 fn times_are_those_of_the_store() {
     let Bench { metrics, fault, store, .. } = bench();
@@ -210,7 +210,7 @@ fn times_are_those_of_the_store() {
         for _ in 0..3 {
             store.get_session("a").await.unwrap();
         }
-        // A timeout counts with the time that it let pass.
+        // A timeout counts with the time until it.
         fault.clear();
         fault.inject(When::Always, Effect::Cancel { polls: 0 });
         tokio::time::timeout(Duration::from_millis(500), store.put_session("a", b"b")).await.unwrap_err();
@@ -253,7 +253,7 @@ fn layers_of_the_same_name_count_together_and_others_do_not() {
     }
     block_on(other.has_session("a")).unwrap();
     let snapshot = metrics.snapshot();
-    assert_eq!(snapshot.layers().len(), 2, "however many accounts");
+    assert_eq!(snapshot.layers().len(), 2, "all accounts share one layer");
     let calls = |layer: &str| snapshot.layer(layer).unwrap().op("has_session").unwrap().calls();
     assert_eq!((calls("accounts"), calls("other")), (500, 1));
     assert_eq!(format!("{metrics:?}"), r#"Metrics["accounts", "other"]"#);
@@ -268,7 +268,7 @@ fn what_threads_count_adds_up() {
                 let store = metrics.layer("store").layer(Arc::new(InMemoryBackend::new()));
                 for _ in 0..500 {
                     block_on(store.get_session("address")).unwrap();
-                    // No more than there are threads.
+                    // At most as many as there are threads.
                     let op = op(&metrics.snapshot(), Method::GetSession);
                     assert!(op.in_flight() <= 20, "{op:?}");
                 }
@@ -288,7 +288,7 @@ fn since_tells_what_happened_between() {
     block_on(store.put_session("a", b"12345")).unwrap();
     block_on(store.get_session("a")).unwrap();
     let mut open = store.load();
-    // InMemoryBackend answers at once; a call that is under way has to be made by hand.
+    // `InMemoryBackend` answers at once, so the test makes a call in flight by hand.
     let mut stuck = pin!(async {
         let stats = metrics.stats::<crate::metrics::store::StoreOp>("store");
         let load = crate::metrics::store::StoreOp(Method::Load);

@@ -59,9 +59,13 @@ fn everything_that_is_counted_is_exported() {
         let key = format!("{name} layer=memory op=get_session{more}");
         *values.get(&key).unwrap_or_else(|| panic!("{key} is not exported: {values:#?}"))
     };
-    // This recorder gives what changed since it was last looked at.
+    // This recorder returns the changes since the last look.
     let of = |outcome: &str| get("wa_store_op_total", &format!(" outcome={outcome}"));
-    assert_eq!((of("connection"), of("cancelled"), of("busy")), (0.0, 1.0, 0.0), "all but the last were seen before");
+    assert_eq!(
+        (of("connection"), of("cancelled"), of("busy")),
+        (0.0, 1.0, 0.0),
+        "the snapshot before has all but the last"
+    );
     assert_eq!(get("wa_store_op_in_flight", ""), -1.0);
     assert_eq!(get("wa_store_op_duration_seconds", ""), 1.0);
     assert_eq!(get("wa_store_op_slow_total", ""), 1.0);
@@ -69,7 +73,7 @@ fn everything_that_is_counted_is_exported() {
     assert!(!values.keys().any(|key| key.starts_with("wa_store_lookups_total") && key.contains("put_session")));
 }
 
-/// Everything that a whole run exports, as Prometheus sees it.
+/// All exported series of a whole run, as Prometheus sees them.
 fn scrape_of_everything() -> (String, Scrape) {
     let recorder = PrometheusBuilder::new().set_buckets(DURATION_BUCKETS).unwrap().build_recorder();
     let handle = recorder.handle();
@@ -123,7 +127,7 @@ fn what_is_exported_is_what_is_declared() {
     assert_eq!(declared.len(), exported().count(), "every name once");
     let mut seen = BTreeSet::new();
     for Sample { metric, labels, .. } in &scrape.samples {
-        // Counted in a histogram's own sample.
+        // A histogram has samples with these suffixes.
         let name = metric.strip_suffix("_sum").or_else(|| metric.strip_suffix("_count")).unwrap_or(metric);
         let declared = declared.get(name).unwrap_or_else(|| panic!("{metric} is not declared"));
         seen.insert(declared.name);
@@ -175,7 +179,7 @@ fn the_documented_table_is_what_is_exported() {
     assert_eq!(sorted(documented.into_iter().map(str::to_owned).collect()), sorted(declared));
 }
 
-/// A bot that makes its stack first and installs an exporter later loses nothing of what comes then.
+/// A bot that makes its stack first and installs an exporter later loses no later event.
 #[test]
 fn a_recorder_may_come_later() {
     let metrics = Metrics::new();
@@ -196,7 +200,7 @@ fn a_recorder_may_come_later() {
     assert_eq!(values["wa_store_op_total layer=memory op=get_tc_token outcome=ok"], 1.0);
     assert_eq!(values["wa_store_cache_hits_total layer=cache record=tc_token"], 1.0);
     assert_eq!(values["wa_store_cache_misses_total layer=cache record=tc_token"], 0.0);
-    // Without a recorder at its end.
+    // Without a recorder at the end of the call.
     block_on(store.get_tc_token("a")).unwrap();
     assert_eq!(super::export::values(&snapshotter)["wa_store_op_total layer=memory op=get_tc_token outcome=ok"], 1.0);
 }
@@ -236,11 +240,11 @@ fn the_dashboard_asks_for_what_is_exported() {
             let name = name.or_else(|| word.strip_suffix("_count")).unwrap_or(word);
             let metric = declared.get(name).unwrap_or_else(|| panic!("{word} is not exported: {query}"));
             let histogram = matches!(metric.kind, MetricKind::Histogram(_));
-            assert_eq!(histogram, word != name, "{query}: {word} of a histogram only");
+            assert_eq!(histogram, word != name, "{query}: {word} has a suffix of histograms, or lacks one");
             asked.insert(metric.name);
             labels.extend(metric.labels);
         }
-        assert!(!labels.is_empty(), "{query} asks for none of ours");
+        assert!(!labels.is_empty(), "{query} uses none of our metrics");
         for used in labels_of(query) {
             assert!(used == "le" || labels.contains(used.as_str()), "{query}: there is no label {used}");
         }
@@ -249,7 +253,7 @@ fn the_dashboard_asks_for_what_is_exported() {
     assert!(unused.is_empty(), "the dashboard does not show {unused:?}");
 }
 
-/// Queries of panels and of variables.
+/// Collects the queries of panels and of variables.
 fn collect(json: &serde_json::Value, queries: &mut Vec<String>) {
     match json {
         serde_json::Value::Object(fields) => {
@@ -267,7 +271,7 @@ fn collect(json: &serde_json::Value, queries: &mut Vec<String>) {
     }
 }
 
-/// The labels that a query names: in matchers, in `by (…)`, and in `label_values(…, label)`.
+/// The labels that a query uses: in matchers, in `by (…)`, and in `label_values(…, label)`.
 fn labels_of(query: &str) -> Vec<String> {
     let mut labels = vec![];
     for matchers in query.split('{').skip(1) {

@@ -1,4 +1,4 @@
-//! The counts, the exported series, and that they name no one.
+//! The counts, the exported series, and that no text names an account or a contact.
 
 mod between;
 mod chart;

@@ -1,4 +1,4 @@
-//! Connections and HTTP: what is counted, and that everything passes as it is.
+//! Connections and HTTP: the counts are right, and everything passes unchanged.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -73,7 +73,7 @@ fn op(metrics: &Metrics, name: &str) -> OpSnapshot {
     metrics.snapshot().layer("net").unwrap().op(name).cloned().unwrap_or_else(|| OpSnapshot::new("none"))
 }
 
-/// Waits until a connection's relay has noticed.
+/// Waits until a connection's relay has reacted.
 async fn until(mut ready: impl FnMut() -> bool) {
     for _ in 0..500 {
         if ready() {
@@ -81,7 +81,7 @@ async fn until(mut ready: impl FnMut() -> bool) {
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    panic!("it does not happen");
+    panic!("the condition does not become true");
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn messages_pass_in_order_and_are_counted() {
     assert_eq!(*server.sent.lock().unwrap(), [&b"hello"[..], b"!"]);
     let send = op(&metrics, "send");
     assert_eq!((send.calls(), send.count(Outcome::Ok), send.count(Outcome::Error)), (3, 2, 1));
-    assert_eq!((send.rows_in(), send.bytes_in()), (2, 6), "what was not sent is not counted as sent");
+    assert_eq!((send.rows_in(), send.bytes_in()), (2, 6), "a message that failed is not counted as sent");
 
     for number in 0..100u8 {
         server.say(TransportEvent::DataReceived(vec![number; 10].into()));
@@ -116,12 +116,12 @@ async fn messages_pass_in_order_and_are_counted() {
     transport.disconnect().await;
     assert_eq!(server.disconnects.load(Ordering::Relaxed), 1);
     assert_eq!(op(&metrics, "disconnect").calls(), 1);
-    // Upstream's transport says this after a disconnect of its own side.
+    // Upstream's transport reports this after its own side disconnected.
     server.say(TransportEvent::Disconnected(DisconnectReason::Unknown));
     server.hang_up();
     let last = events.recv().await.unwrap();
     assert!(matches!(last, TransportEvent::Disconnected(DisconnectReason::Unknown)));
-    assert!(events.recv().await.is_err(), "closed as the transport closed it");
+    assert!(events.recv().await.is_err(), "closed because the transport closed its channel");
     let connection = op(&metrics, "connection");
     assert_eq!((connection.count(Outcome::LocalClose), connection.calls(), connection.in_flight()), (1, 1, 0));
 }
@@ -149,7 +149,7 @@ async fn why_connections_end_is_counted() {
         assert_eq!(connection.count(outcome), before + 1, "{outcome}");
         assert_eq!(connection.calls(), position as u64 + 1);
     }
-    // A transport that stops without a word.
+    // A transport that stops without giving a reason.
     let (_transport, events) = factory.create_transport().await.unwrap();
     server.hang_up();
     while events.recv().await.is_ok() {}
@@ -163,11 +163,11 @@ async fn a_client_that_goes_away_frees_the_connection() {
     let factory = metrics.transport_factory("net", Arc::new(server.clone()), Arc::new(TokioRuntime));
     let (transport, events) = factory.create_transport().await.unwrap();
     drop((transport, events));
-    // Nothing is received any more, and still the transport's channel is closed.
+    // No message arrives any more, and the transport's channel is closed anyway.
     until(|| server.events.lock().unwrap().as_ref().unwrap().is_closed()).await;
     assert_eq!(op(&metrics, "connection").count(Outcome::LocalClose), 1);
 
-    // Even in the middle of handing on.
+    // Also while a message is being forwarded.
     let slow = Server { capacity: Some(1), ..Server::default() };
     let factory = metrics.transport_factory("net", Arc::new(slow.clone()), Arc::new(TokioRuntime));
     let (_transport, events) = factory.create_transport().await.unwrap();
@@ -190,9 +190,10 @@ async fn a_slow_client_slows_the_transport_down() {
     let message = || TransportEvent::DataReceived(Bytes::from_static(b"x"));
     while tokio::time::timeout(Duration::from_millis(50), sender.send(message())).await.is_ok() {
         accepted += 1;
-        assert!(accepted < 20, "as much as one likes");
+        assert!(accepted < 20, "the transport is never slowed down");
     }
-    // Four in each channel and one on the way, of which the first says that it is connected.
+    // Four in each channel and one in between. The first of these nine is the `Connected` event, which the test did
+    // not send.
     assert_eq!(accepted, 8);
     assert_eq!(op(&metrics, "receive").in_flight(), 1);
     assert!(matches!(events.recv().await, Ok(TransportEvent::Connected)));
@@ -224,7 +225,7 @@ async fn failed_and_abandoned_connects_are_counted() {
     assert_eq!(op(&metrics, "connection").calls() + op(&metrics, "connection").in_flight(), 0);
 }
 
-/// Answers with the status that the URL ends with, and a body of ten bytes.
+/// Answers with the status at the end of the URL, and with a body of ten bytes.
 struct Web {
     streams: bool,
 }
@@ -290,7 +291,7 @@ async fn exchanges_are_counted_by_class_of_status() {
     for status in [101, 200, 204, 302, 401, 404, 503, 600] {
         let request = HttpRequest::post(format!("https://secret.example/{status}")).with_body(&b"12345"[..]);
         let response = client.execute(request).await.unwrap();
-        assert_eq!((response.status_code, response.body.len()), (status, 10), "a status is no error");
+        assert_eq!((response.status_code, response.body.len()), (status, 10), "a status is not an error");
     }
     let error = client.execute(HttpRequest::get("https://secret.example/nowhere")).await.unwrap_err();
     assert_eq!(error.to_string(), "no route to https://secret.example/nowhere", "passes unchanged");
@@ -385,7 +386,7 @@ async fn bodies_and_messages_are_not_copied() {
     assert_eq!(data.as_ptr(), BODY.as_ptr());
 }
 
-/// Counters stand where their operation says.
+/// Counters have the same position as their operation.
 #[test]
 fn operations_are_listed_in_their_order() {
     use crate::metrics::network::{HttpOp, TransportOp};
@@ -400,7 +401,7 @@ fn operations_are_listed_in_their_order() {
     assert_eq!(positions::<StoreOp>(), (0..82).collect::<Vec<_>>());
 }
 
-/// Upstream's transport says that it does not know why it ended when it is dropped.
+/// Upstream's transport reports an unknown reason when it is dropped.
 #[tokio::test]
 async fn a_dropped_connection_is_closed_by_this_side_whatever_it_says() {
     struct SaysUnknown(Sender<TransportEvent>);
@@ -438,7 +439,7 @@ async fn a_dropped_connection_is_closed_by_this_side_whatever_it_says() {
     assert_eq!(op(&metrics, "connection").count(Outcome::LocalClose), 1);
 }
 
-/// A connection lasts as long as it is wanted; that is no time to wait for.
+/// The client decides how long a connection lasts, so its time is never slow.
 #[tokio::test]
 async fn connections_are_never_slow() {
     let (metrics, server) = (Metrics::new(), Server::default());
@@ -456,7 +457,7 @@ async fn connections_are_never_slow() {
     assert!(snapshot.to_svg().contains(">connect <") && !snapshot.to_svg().contains(">connection <"));
 }
 
-/// A store and a network layer of the same name do not mix.
+/// A store and a network layer of the same name stay apart.
 #[tokio::test]
 async fn layers_are_told_apart_by_what_they_are_around() {
     let metrics = Metrics::new();

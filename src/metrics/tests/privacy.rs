@@ -1,4 +1,4 @@
-//! No one is named: not in labels, spans, events, tables, charts, JSON or `Debug`.
+//! Labels, spans, events, tables, charts, JSON and `Debug` name no account and no contact.
 
 use std::cell::RefCell;
 use std::io;
@@ -19,10 +19,10 @@ use crate::testing::canaries;
 use crate::testing::{Effect, Fault, When};
 use crate::{CacheLayer, Key, Method, Metrics, Stack, VaultOptions};
 
-/// Everything that spans and events of this thread say while `run` runs, down to the most talkative level.
+/// The text of all spans and events of this thread while `run` runs, down to the most detailed level.
 ///
-/// There is one subscriber for all tests: with one for each, a span that is first met in a thread without a subscriber
-/// may stay switched off.
+/// All tests share one subscriber: with one for each test, a span that is first used on a thread without a subscriber
+/// might stay disabled.
 pub(super) fn captured(run: impl FnOnce()) -> String {
     thread_local! {
         static SAID: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
@@ -85,7 +85,7 @@ fn nobody_is_named_anywhere() {
         runtime.block_on(canaries::fill(&*store));
         for method in Method::ALL {
             runtime.block_on(canaries::call(&*store, *method)).unwrap();
-            // Errors that say too much.
+            // Errors whose text has too much detail.
             fault.inject(When::Always, Effect::Fail(|| StoreError::Validation(format!("bad {}", canaries::PHONE))));
             let _ = runtime.block_on(canaries::call(&*store, *method));
             fault.clear();
@@ -129,7 +129,8 @@ fn nobody_is_named_anywhere() {
     }
 }
 
-/// Every call of the outer layer has its span, with the names of layer, operation and outcome, and the inner call within.
+/// Every call of the outer layer has its span, with the names of layer, operation and outcome. The span of the inner
+/// call is within it.
 fn assert_spans(spans: &str) {
     for method in Method::ALL {
         let within = format!("wa.call{{layer=\"client\" op=\"{}\"", method.name());
@@ -158,7 +159,7 @@ fn spans_tell_of_cancelled_calls_and_contain_their_events() {
     assert!(spans.contains(&format!("{span}: wastore::metrics: close")), "{spans}");
 }
 
-/// Whatever can be told of a connection and of HTTP.
+/// Everything that a connection and HTTP could reveal.
 async fn network(metrics: &Metrics) {
     struct Tells;
 

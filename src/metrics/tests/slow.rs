@@ -15,7 +15,7 @@ fn slow_calls_are_counted_from_the_threshold_on() {
     let store = metrics.layer("store").layer(Arc::new(InMemoryBackend::new()));
     let slow = || metrics.snapshot().layer("store").unwrap().total().slow();
     block_on(store.load()).unwrap();
-    assert_eq!(slow(), 0, "none at the beginning");
+    assert_eq!(slow(), 0, "no call is slow without a threshold");
     metrics.log_slower_than(LayerKind::Store, Some(Duration::ZERO));
     block_on(store.load()).unwrap();
     assert_eq!(slow(), 1);

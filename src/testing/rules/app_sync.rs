@@ -31,8 +31,8 @@ pub(super) mod sync_key {
 
     pub(crate) async fn the_latest_is_one_of_those_stored(store: &Subject) {
         let key = || AppStateSyncKey { key_data: vec![1; 32], fingerprint: vec![2], timestamp: 3 };
-        assert_eq!(store.get_latest_sync_key_id().await.unwrap(), None, "there is none");
-        // Every later one is also the highest, so all stores agree.
+        assert_eq!(store.get_latest_sync_key_id().await.unwrap(), None, "no sync key was stored");
+        // Every later id is also the highest, so all stores agree.
         for id in [[0, 1, 0, 0, 0, 2], [0, 1, 0, 0, 0, 9], [0, 1, 0, 0, 1, 0], [0, 2, 0, 0, 0, 0]] {
             store.set_sync_key(&id, key()).await.unwrap();
             assert_eq!(store.get_latest_sync_key_id().await.unwrap().as_deref(), Some(&id[..]));
@@ -86,7 +86,10 @@ pub(super) mod mutation_mac {
         let wanted: Vec<_> = (0..20_000).map(index).collect();
         let found = store.get_mutation_macs("regular", &wanted).await.unwrap();
         assert_eq!(found.len(), 10_000);
-        assert!(found.iter().all(|(index, value)| value[..] == [index[31]; 32]), "a value of another index");
+        assert!(
+            found.iter().all(|(index, value)| value[..] == [index[31]; 32]),
+            "the store returned the value of another index"
+        );
         let indexes: Vec<_> = (0..9_999).map(|number| index(number).to_vec()).collect();
         store.delete_mutation_macs("regular", &indexes).await.unwrap();
         let left = store.get_mutation_macs("regular", &wanted).await.unwrap();
@@ -97,11 +100,11 @@ pub(super) mod mutation_mac {
         store.put_mutation_macs("regular", 1, &[mac(1), mac(2), mac(3)]).await.unwrap();
         let found = store.get_mutation_macs("regular", &[index(3), index(9), index(1), index(3)]).await.unwrap();
         assert_eq!(found, [(index(1), vec![1; 32]), (index(3), vec![3; 32])].into());
-        assert!(store.get_mutation_macs("regular", &[]).await.unwrap().is_empty(), "none was asked for");
+        assert!(store.get_mutation_macs("regular", &[]).await.unwrap().is_empty(), "no index was asked for");
         assert!(store.get_mutation_macs("other", &[index(1)]).await.unwrap().is_empty(), "another collection");
         for number in [1, 2, 9] {
             let single = store.get_mutation_mac("regular", &index(number)).await.unwrap();
-            assert_eq!(single, (number < 9).then(|| vec![number as u8; 32]), "one by one they are the same");
+            assert_eq!(single, (number < 9).then(|| vec![number as u8; 32]), "single reads return the same");
         }
     }
 
@@ -125,7 +128,7 @@ pub(super) mod mutation_mac {
         store.set_version("regular", HashState { version: 5, ..HashState::default() }).await.unwrap();
         store.clear_mutation_macs("regular").await.unwrap();
         assert!(store.get_mutation_macs("regular", &[index(1), index(2)]).await.unwrap().is_empty());
-        assert_eq!(store.get_version("regular").await.unwrap().version, 5, "its version is no MAC");
+        assert_eq!(store.get_version("regular").await.unwrap().version, 5, "the version is not a MAC and stays");
         for collection in ["regular_low", "regular_high"] {
             assert_eq!(store.get_mutation_macs(collection, &[index(1), index(2)]).await.unwrap().len(), 2);
         }

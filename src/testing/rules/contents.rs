@@ -12,17 +12,17 @@ pub(crate) fn rows() -> [Arguments; 2] {
     [row(4, "1555:4@s.whatsapp.net", 4), row(5, "1555:5@s.whatsapp.net", 5)]
 }
 
-/// Calls every method that writes. The device must be there already.
+/// Calls every method that writes. The device must exist already.
 pub(crate) async fn store(store: &dyn Backend, rows: &[Arguments]) {
     each(store, rows, |method| method.access() == Access::Write && method != Method::Create).await;
 }
 
-/// Calls every method that deletes, takes or sweeps: all that is there, where the method allows it.
+/// Calls every method that deletes, takes or sweeps. Each removes everything that it can.
 pub(crate) async fn delete(store: &dyn Backend, rows: &[Arguments]) {
     each(store, rows, |method| matches!(method.access(), Access::Delete | Access::Take)).await;
 }
 
-/// What every method returns that reads, except the sent messages, which reading removes.
+/// The answers of every method that reads. Leaves out sent messages, because reading removes them.
 pub(crate) async fn read(store: &dyn Backend, rows: &[Arguments]) -> Vec<(Method, Value)> {
     each(store, rows, |method| matches!(method.access(), Access::Read | Access::Scan)).await
 }
@@ -43,6 +43,6 @@ async fn each(store: &dyn Backend, rows: &[Arguments], wanted: fn(Method) -> boo
 pub(crate) fn assert_same(before: &[(Method, Value)], after: &[(Method, Value)], when: &str) {
     assert_eq!(before.len(), after.len());
     for ((method, before), (_, after)) in before.iter().zip(after) {
-        assert_eq!(before, after, "{} returns something else {when}", method.name());
+        assert_eq!(before, after, "{} returns a different answer {when}", method.name());
     }
 }

@@ -24,8 +24,8 @@ pub(super) mod own_device {
         store.create().await.unwrap();
         assert!(store.exists().await.unwrap());
         let device = store.load().await.unwrap().expect("created, but there is none");
-        assert!(device.pn.is_none() && device.lid.is_none() && device.account.is_none(), "nobody paired it");
-        assert_ne!(device.identity_key.private_key.serialize(), &[0; 32], "it has keys");
+        assert!(device.pn.is_none() && device.lid.is_none() && device.account.is_none(), "a new device is not paired");
+        assert_ne!(device.identity_key.private_key.serialize(), &[0; 32], "a new device has keys");
         let again = store.load().await.unwrap().expect("it was there");
         assert_eq!(again.to_value(), device.to_value(), "its keys stay the same");
     }
@@ -53,7 +53,7 @@ pub(super) mod own_device {
         contents::store(&**store, &rows).await;
         let before = contents::read(&**store, &rows).await;
         store.resource_report().await;
-        // Stores without snapshots, and those in memory, may refuse; none may touch its records.
+        // A store may refuse to make a snapshot, but it must not touch its records.
         let _ = store.snapshot_db("conformance", Some(b"extra")).await;
         let _ = store.snapshot_db("conformance", None).await;
         store.resource_report().await;

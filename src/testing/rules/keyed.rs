@@ -1,4 +1,4 @@
-//! The rules that hold for every record that is stored and read by its key.
+//! The rules for every record that is stored and read by its key.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,15 +11,15 @@ use crate::testing::Subject;
 use crate::testing::arguments::{Arguments, Key, call};
 use crate::testing::value::{ToValue, Value};
 
-/// A kind of record: the methods for one row, and what they give back.
+/// A kind of record: the methods for one row, and their answers.
 #[derive(Clone, Copy)]
 pub(super) struct Slot {
     put: Method,
     get: Method,
     delete: Option<Method>,
-    /// What `get` returns after `put` with the same arguments.
+    /// The answer of `get` after `put` with the same arguments.
     stored: fn(&Arguments) -> Value,
-    /// What `get` returns for a row that is not there.
+    /// The answer of `get` for a row that does not exist.
     absent: fn() -> Value,
 }
 
@@ -99,7 +99,7 @@ impl Slot {
     }
 }
 
-/// Keys of three parts of which some are the same if the parts are joined, or joined with a separator.
+/// Keys of three parts. Some become equal if the parts are joined, or joined with a separator.
 pub(super) const THREE_PARTS: [(&str, &str, &str); 7] = [
     ("a", "b", "c"),
     ("ab", "", "c"),
@@ -110,11 +110,11 @@ pub(super) const THREE_PARTS: [(&str, &str, &str); 7] = [
     ("a", "b:c", "d"),
 ];
 
-/// Keys that are legal and that stores get wrong: JIDs with and without a device, prefixes of each other, upper and
-/// lower case, wildcards, quotes, separators, composed and decomposed characters, a long one.
+/// Valid keys that stores get wrong: JIDs with and without a device, prefixes of each other, upper and lower case,
+/// wildcards, quotes, separators, composed and decomposed characters, a long one.
 pub(crate) fn unusual_keys() -> Vec<String> {
     let mut keys: Vec<String> = [
-        // Before what they would match.
+        // Stored before the keys that they would match.
         "a_c@lid",
         "a%@lid",
         "%",
@@ -145,7 +145,7 @@ pub(crate) fn unusual_keys() -> Vec<String> {
     ]
     .map(str::to_owned)
     .into();
-    // What joins the parts of a key with a separator, and what cuts long ones, mixes these up.
+    // A store that joins the parts of a key with a separator, or truncates long keys, confuses these.
     keys.push("k".repeat(1000));
     keys.push("k".repeat(1001));
     keys
@@ -200,7 +200,7 @@ pub(super) async fn deleting_removes_one_and_no_other(subject: &Subject, slot: S
     let method = slot.delete.unwrap_or_else(|| panic!("{} has no delete", slot.put.name()));
     let rows = rows(&unusual_keys(), |at| at as u8 + 4);
     for row in &rows {
-        // Of what is not there.
+        // Deletes a row that does not exist.
         slot.write(&**subject, method, row, std::slice::from_ref(row)).await;
         slot.put(&**subject, row).await;
     }
@@ -218,7 +218,7 @@ pub(super) async fn deleting_removes_one_and_no_other(subject: &Subject, slot: S
 }
 
 pub(super) async fn a_batch_stores_every_row(subject: &Subject, slot: Slot, batch: Method) {
-    // One that the batch replaces, one that it leaves alone.
+    // A row that the batch replaces, and one that it leaves alone.
     let rows = rows(&unusual_keys(), |at| at as u8);
     let (beside, rows) = rows.split_last().unwrap();
     slot.put(&**subject, beside).await;
@@ -255,7 +255,7 @@ pub(super) async fn a_batch_may_have_ten_thousand_rows(subject: &Subject, slot: 
     }
 }
 
-/// Whoever reads one row of a newer batch and then another row must not find that one older.
+/// A reader of a newer row of a batch must not then find an older version of another row.
 pub(super) async fn a_batch_is_seen_whole(subject: &Subject, slot: Slot, batch: Method) {
     const ROWS: usize = 400;
     const VERSIONS: u8 = 24;
@@ -273,7 +273,7 @@ pub(super) async fn a_batch_is_seen_whole(subject: &Subject, slot: Slot, batch: 
                 for (one, other) in [(&first, &last), (&last, &first)] {
                     let earlier = version(one, slot.get(&*store, &one[0]).await);
                     let later = version(other, slot.get(&*store, &other[0]).await);
-                    assert!(earlier.is_some(), "{} found something that nobody stored", slot.get.name());
+                    assert!(earlier.is_some(), "{} returned a value that was never stored", slot.get.name());
                     assert!(
                         earlier <= later,
                         "{} was seen half done: a row of batch {earlier:?}, and after it one of batch {later:?}",
@@ -294,7 +294,7 @@ pub(super) async fn a_batch_is_seen_whole(subject: &Subject, slot: Slot, batch: 
     }
 }
 
-/// The rules for one row, as functions of the module in which this stands.
+/// The rules for one row, as functions of the module that calls this macro.
 macro_rules! keyed_rules {
     ($slot:expr; $($rule:ident),+) => { $(
         pub(crate) async fn $rule(subject: &$crate::testing::Subject) {

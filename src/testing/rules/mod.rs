@@ -1,7 +1,7 @@
-//! The rules themselves, one function each: `&Subject` in, panic if the store breaks it.
+//! The rules, one function each. A function takes a `&Subject` and panics if the store breaks the rule.
 //!
-//! A rule stands in the file of its trait, in the module of its record. `for_each_rule!` is the list of all; a function
-//! that is missing there is dead code, which does not pass clippy.
+//! A rule is in the file of its trait, in the module of its record. `for_each_rule!` is the list of all rules. A
+//! function that is missing there is dead code, so clippy rejects it.
 
 mod app_sync;
 pub(crate) mod contents;
@@ -15,8 +15,8 @@ mod two_accounts;
 
 use super::rule::{Check, Rule};
 
-/// Calls `$callback!` with all rules: those that every store must keep, then the optional ones by feature, then those
-/// that need two accounts.
+/// Calls `$callback!` with all rules: first the rules that every store must keep, then the optional ones by feature,
+/// then the rules that need two accounts.
 macro_rules! for_each_rule {
     ($callback:ident $(, $extra:tt)*) => {
         $callback! { $($extra)*

@@ -30,14 +30,14 @@ pub(super) mod message_secret {
         let (chat, sender) = ("120363@g.us", "1555@s.whatsapp.net");
         let found = store.get_msg_secret_with_ts(chat, sender, id).await.unwrap();
         let alone = store.get_msg_secret(chat, sender, id).await.unwrap();
-        assert_eq!(alone, found.clone().map(|(secret, _)| secret), "with and without the time it is the same");
+        assert_eq!(alone, found.clone().map(|(secret, _)| secret), "both methods return the same secret");
         found.map(|(secret, time)| {
             assert_eq!(secret, [secret[0]; 32]);
             (secret[0], time)
         })
     }
 
-    /// When it expires, found out by sweeping it: `None` for never.
+    /// The deadline of a secret, found by sweeping: `None` if it never expires.
     async fn deadline(store: &Subject, id: &str, candidates: &[i64]) -> Option<i64> {
         for cutoff in candidates {
             store.delete_expired_msg_secrets(*cutoff).await.unwrap();
@@ -110,7 +110,7 @@ pub(super) mod message_secret {
         assert_eq!(store.delete_expired_msg_secrets(-6).await.unwrap(), 0);
         assert_eq!(store.delete_expired_msg_secrets(98).await.unwrap(), 1, "negative deadlines expire too");
         assert_eq!(store.delete_expired_msg_secrets(99).await.unwrap(), 1);
-        assert_eq!(secret(store, "100").await, Some((1, 9)), "it has another second");
+        assert_eq!(secret(store, "100").await, Some((1, 9)), "its deadline is a second later");
         assert_eq!(store.delete_expired_msg_secrets(100).await.unwrap(), 1);
         assert_eq!(store.delete_expired_msg_secrets(FAR_FUTURE).await.unwrap(), 0);
         assert_eq!(secret(store, "never").await, Some((1, 0)));
@@ -126,7 +126,7 @@ pub(super) mod message_secret {
             let write = |writer: i64| {
                 let (store, id) = (store.backend(), id.clone());
                 async move {
-                    // In another order in every round.
+                    // A different order in every round.
                     let time = 1000 + (writer * 3 + round) % WRITERS;
                     store.put_msg_secrets(vec![entry(&id, 1, time, time)]).await.unwrap();
                 }

@@ -1,4 +1,5 @@
-//! Rules on which upstream's own two stores disagree, and rules that need more than a store. A module per feature.
+//! Rules on which upstream's own two stores disagree, and rules that need more than a store. There is one module per
+//! feature.
 
 use wacore::appstate::processor::AppStateMutationMAC;
 use wacore::store::traits::{AppStateSyncKey, DeviceListRecord};
@@ -57,7 +58,7 @@ pub(super) mod atomic_batches {
         a_batch_of_pending_messages_is_seen_whole: keyed::PENDING_INBOUND, Method::StorePendingInboundBatch;
     }
 
-    /// One call with many rows is one step to a reader of all of them.
+    /// A reader of all rows sees one call with many rows as one step.
     pub(crate) async fn a_batch_of_mutation_macs_is_seen_whole(store: &Subject) {
         let index = |at: u8| [at; 32];
         let macs = move |value: u8| -> Vec<_> {
@@ -79,7 +80,7 @@ pub(super) mod atomic_batches {
             let found = store.get_mutation_macs("regular", &indexes).await.unwrap();
             assert_eq!(found.len(), 256);
             let one = &found[&index(0)];
-            assert!(found.values().all(|value| value == one), "values of different batches");
+            assert!(found.values().all(|value| value == one), "the reader saw values of different batches");
             tokio::task::yield_now().await;
         }
         writer.await.unwrap();
@@ -100,7 +101,7 @@ pub(super) mod atomic_batches {
         while !writer.is_finished() {
             let found = store.get_sender_key_devices("1@g.us").await.unwrap();
             assert!(found.is_empty() || found.len() == 1000, "{} of 1000 devices", found.len());
-            assert!(found.iter().all(|(_, flag)| *flag == found[0].1), "flags of different batches");
+            assert!(found.iter().all(|(_, flag)| *flag == found[0].1), "the reader saw flags of different batches");
             tokio::task::yield_now().await;
         }
         writer.await.unwrap();
@@ -202,7 +203,7 @@ async fn latest_after(store: &Subject, ids: &[[u8; 2]]) -> Vec<u8> {
         let key = AppStateSyncKey { key_data: vec![1; 32], fingerprint: vec![], timestamp: 1 };
         store.set_sync_key(id, key).await.unwrap();
     }
-    store.get_latest_sync_key_id().await.unwrap().expect("some were stored")
+    store.get_latest_sync_key_id().await.unwrap().expect("sync keys were stored")
 }
 
 pub(super) mod lid_mappings_without_device {

@@ -161,12 +161,12 @@ pub(super) mod lid_mapping {
         for (at, phone) in keys.iter().enumerate() {
             assert_eq!(lid_of(store, phone).await, Some(format!("10000{at}")), "{phone:?}");
         }
-        assert_eq!(lid_of(store, "100000").await, None, "a LID is no phone number");
-        assert!(store.get_lid_mapping("15550001111").await.unwrap().is_none(), "a phone number is no LID");
+        assert_eq!(lid_of(store, "100000").await, None, "a LID is not a phone number");
+        assert!(store.get_lid_mapping("15550001111").await.unwrap().is_none(), "a phone number is not a LID");
     }
 
     pub(crate) async fn of_a_phone_number_is_the_newest(store: &Subject) {
-        // Every later one is also the newest, so all stores agree.
+        // Every later mapping is also the newest, so all stores agree.
         store.put_lid_mapping(&mapping("1", "555", 10)).await.unwrap();
         store.put_lid_mapping(&mapping("2", "555", 11)).await.unwrap();
         assert_eq!(lid_of(store, "555").await.as_deref(), Some("2"));
@@ -213,7 +213,7 @@ pub(super) mod base_key {
         assert!(!store.has_same_base_key("a@s", "1", b"base key").await.unwrap(), "it was replaced");
         assert!(store.has_same_base_key("a@s", "1", b"another").await.unwrap());
         store.save_base_key("a@s", "2", b"").await.unwrap();
-        assert!(store.has_same_base_key("a@s", "2", b"").await.unwrap(), "an empty one is one too");
+        assert!(store.has_same_base_key("a@s", "2", b"").await.unwrap(), "an empty base key is a base key too");
     }
 
     pub(crate) async fn goes_by_address_and_message(store: &Subject) {
@@ -227,7 +227,7 @@ pub(super) mod base_key {
         }
         store.delete_base_key("a", "bc").await.unwrap();
         assert!(!store.has_same_base_key("a", "bc", &[0]).await.unwrap(), "it was deleted");
-        assert!(store.has_same_base_key("ab", "c", &[1]).await.unwrap(), "only another was deleted");
+        assert!(store.has_same_base_key("ab", "c", &[1]).await.unwrap(), "only another base key was deleted");
     }
 }
 
@@ -255,7 +255,7 @@ pub(super) mod tc_token {
 
     const JID: &str = "100000000000001@lid";
 
-    /// Token, its time, the sender's time.
+    /// The token, its time, and the sender's time.
     async fn token(store: &Subject) -> Option<(Vec<u8>, i64, Option<i64>)> {
         let entry = store.get_tc_token(JID).await.unwrap()?;
         Some((entry.token, entry.token_timestamp, entry.sender_timestamp))
@@ -327,10 +327,10 @@ pub(super) mod tc_token {
         store.store_received_tc_token(JID, b"newer", 60).await.unwrap();
         assert_eq!(token(store).await, Some((b"newer".to_vec(), 60, Some(70))));
         store.store_received_tc_token(JID, b"", 65).await.unwrap();
-        assert_eq!(token(store).await, Some((vec![], 65, Some(70))), "an empty one is stored as well");
+        assert_eq!(token(store).await, Some((vec![], 65, Some(70))), "an empty token is stored as well");
     }
 
-    /// Every combination of ages, by the rule in the words of upstream's `delete_expired_tc_tokens`.
+    /// Tests every combination of ages, by the rule in upstream's documentation of `delete_expired_tc_tokens`.
     pub(crate) async fn expires_when_nothing_of_it_is_live(store: &Subject) {
         let mut kept = BTreeSet::new();
         let mut expired = 0;
@@ -359,7 +359,7 @@ pub(super) mod tc_token {
             let run = |writer: i64| {
                 let store = store.backend();
                 async move {
-                    // In another order in every round.
+                    // A different order in every round.
                     let time = 1000 + (writer * 3 + round) % WRITERS;
                     if time % 2 == 0 {
                         store.touch_tc_token_sender_timestamp(JID, time).await.unwrap();
@@ -413,7 +413,7 @@ pub(super) mod sent_message {
         let first = next_second().await;
         store.store_sent_message("c", "m", b"2").await.unwrap();
         let deleted = store.delete_expired_sent_messages(first).await.unwrap();
-        assert_eq!(deleted, 0, "storing it again begins its time anew");
+        assert_eq!(deleted, 0, "storing it again restarts its time");
         assert_eq!(store.take_sent_message("c", "m").await.unwrap().as_deref(), Some(&b"2"[..]));
     }
 
@@ -457,7 +457,7 @@ pub(super) mod sent_message {
     }
 }
 
-/// Waits until the clock shows the next second, and gives it.
+/// Waits until the clock shows the next second, and returns it.
 async fn next_second() -> i64 {
     let now = wacore::time::now_secs();
     while wacore::time::now_secs() == now {
@@ -500,7 +500,7 @@ pub(super) mod pending_inbound {
         let row = PendingInboundRow { chat: "c", sender: "s", id: "2", message: b"x" };
         store.store_pending_inbound_batch(&[row]).await.unwrap();
         let deleted = store.delete_expired_pending_inbound(first).await.unwrap();
-        assert_eq!(deleted, 0, "storing it again begins its time anew");
+        assert_eq!(deleted, 0, "storing it again restarts its time");
         assert!(store.get_pending_inbound("c", "s", "1").await.unwrap().is_some());
     }
 

@@ -52,15 +52,15 @@ pub(super) mod session {
         }
     }
 
-    /// A caller may drop a call at any point. What it then finds is all of the batch or nothing.
+    /// A caller may drop a call at any point. Afterwards the store holds all of the batch or nothing.
     pub(crate) async fn a_batch_that_is_dropped_half_way_is_stored_whole_or_not_at_all(store: &Subject) {
         let address = |at: usize| format!("1555{at:04}@s.whatsapp.net");
         for attempt in 0..20u8 {
             let batch: Vec<_> = (0..300).map(|at| (address(at).into(), Bytes::from(vec![attempt; 300]))).collect();
-            // Between polling the call once and leaving it enough time to end.
+            // From one poll of the call up to enough time for it to end.
             let time = Duration::from_micros(u64::from(attempt).pow(2) * 25);
             let _ = tokio::time::timeout(time, store.put_sessions_batch(&batch)).await;
-            // The store may still carry it out, while it is being looked at.
+            // The store may still carry out the call while the test reads.
             let mut before = None;
             loop {
                 let mut found = BTreeMap::<Option<Bytes>, usize>::new();
@@ -70,7 +70,7 @@ pub(super) mod session {
                 if found.len() == 1 {
                     break;
                 }
-                assert_ne!(before.as_ref(), Some(&found), "it stays with rows of different batches");
+                assert_ne!(before.as_ref(), Some(&found), "rows of different batches remain");
                 before = Some(found);
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -180,7 +180,7 @@ pub(super) mod prekey {
         assert!(store.load_prekeys_batch(&[]).await.unwrap().is_empty(), "none was asked for");
         assert!(store.load_prekeys_batch(&[2, 8]).await.unwrap().is_empty(), "none of them was stored");
         let many: Vec<u32> = (0..10_000).collect();
-        assert_eq!(store.load_prekeys_batch(&many).await.unwrap().len(), 4, "of 10 000 asked for");
+        assert_eq!(store.load_prekeys_batch(&many).await.unwrap().len(), 4, "4 of 10 000 requested prekeys exist");
     }
 
     pub(crate) async fn marking_as_uploaded_changes_no_key_and_brings_none_back(store: &Subject) {
@@ -202,7 +202,7 @@ pub(super) mod prekey {
         assert_eq!(store.load_prekeys_batch(&many).await.unwrap().len(), 1, "marking must not insert");
     }
 
-    /// The one race that upstream's documentation names.
+    /// The only race that upstream's documentation mentions.
     pub(crate) async fn marking_as_uploaded_brings_none_back_that_is_just_removed(store: &Subject) {
         const KEYS: u32 = 60;
         let keys: Vec<_> = (0..KEYS).map(|id| (id, Bytes::from(vec![id as u8; 9]))).collect();

@@ -1,4 +1,4 @@
-//! The rules of two accounts in one place.
+//! The rules for two accounts in one place.
 
 use super::contents;
 use crate::method::Method;

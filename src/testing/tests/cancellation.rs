@@ -1,11 +1,11 @@
 //! Every method of every store and layer, dropped at every point where it waits. Afterwards
 //!
-//! * the store holds all of what the call writes or nothing of it, as the model does;
-//! * a stack answers what a new one over the same store answers, so no layer keeps what the store does not hold;
+//! * the store holds all of the call's writes or none of them, as the model does;
+//! * a stack answers like a new one over the same store, so no layer keeps values that the store does not hold;
 //! * the same call succeeds, so nothing is locked or in doubt.
 //!
-//! All of that holds for batches too, over all three stores: each layer hands a batch to the store in one call, upstream's
-//! in-memory store never waits within one, and upstream's SQLite store runs what it has begun to the end.
+//! This includes batches, over all three stores. Each layer hands a batch to the store in one call. Upstream's
+//! in-memory store never waits within one, and upstream's SQLite store completes a batch that it has begun.
 
 #![allow(clippy::print_stdout, reason = "how many points there are is a result")]
 
@@ -47,8 +47,8 @@ fn dropped_anywhere_over_upstreams_store() {
     dropped_anywhere("upstream's store", || async { Store::Upstream(folder()) });
 }
 
-/// What changes a vault, of which `encrypt/tests/interrupted.rs` drops the rest. At each point one of the secrets opens it,
-/// and with it every record.
+/// The operations that change a vault; `encrypt/tests/interrupted.rs` drops the other ones. At each point one of the
+/// secrets opens the vault and every record in it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Change {
     Opening,
@@ -73,7 +73,7 @@ async fn vaults_opened_and_changed_and_dropped_anywhere() {
     }
 }
 
-/// One point. `true` if the change ended.
+/// Drops the change at one point. Returns whether it ended before.
 async fn drop_change(change: Change, polls: usize) -> bool {
     let at = format!("{change:?} after {polls} polls");
     let replaces = change == Change::Passphrase;
@@ -91,7 +91,7 @@ async fn drop_change(change: Change, polls: usize) -> bool {
         fill(&*backend, &rows(BYSTANDERS, OLD), None, &at).await;
         let saved = vault.save_header();
         if change == Change::RestoredHeader {
-            // So that it is another header that is put back.
+            // Changes the header, so that the test restores a different one.
             vault.add_slot("later", Key::from_bytes(&mut [7; 32])).await.unwrap();
         }
         saved
@@ -117,7 +117,7 @@ async fn drop_change(change: Change, polls: usize) -> bool {
             Err(Error::WrongSecret) if replaces => options.open(inner.clone(), new()).await.unwrap(),
             opened => panic!("{at}, again: {again}: {opened:?}"),
         };
-        // Of the one that was open already, and of the one that was opened since.
+        // The vault that was open before, and the one opened since.
         for (vault, store) in [(&vault, &store), (&opened, &inner)] {
             let backend = vault.layer().layer(store.clone());
             assert_eq!(before, read(&*backend, &rows(BYSTANDERS, OLD), None, &at).await, "{at}, again: {again}");
@@ -127,8 +127,8 @@ async fn drop_change(change: Change, polls: usize) -> bool {
 }
 
 fn dropped_anywhere<F: Future<Output = Store>>(over: &'static str, store: impl Fn() -> F) {
-    // Upstream's store goes on with a dropped call on a blocking thread; with one such thread, whatever is asked later
-    // comes after it.
+    // Upstream's store completes a dropped call on a blocking thread. With only one such thread, later calls run
+    // after it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
     runtime.block_on(async {
         let mut total = 0;
@@ -138,7 +138,7 @@ fn dropped_anywhere<F: Future<Output = Store>>(over: &'static str, store: impl F
             for method in Method::ALL.iter().copied() {
                 let found = tokio::time::timeout(PATIENCE, run.drop_everywhere(method)).await;
                 let found = found.unwrap_or_else(|_| panic!("{}: {} hangs", run.name(), method.name()));
-                // Before the store is called and after it has answered, at least.
+                // At least before the call to the store and after its answer.
                 assert!(layers == Layers::Bare || found >= 2, "{}: {} has {found} points", run.name(), method.name());
                 points += found;
             }
@@ -150,10 +150,10 @@ fn dropped_anywhere<F: Future<Output = Store>>(over: &'static str, store: impl F
     });
 }
 
-/// How long one method may take, with all its points.
+/// The time for all points of one method.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What lies under the layers.
+/// The store under the layers.
 enum Store {
     Memory,
     #[cfg(feature = "sqlite")]
@@ -176,7 +176,7 @@ impl Store {
     }
 }
 
-/// In memory where there is such a place: how long a disk takes makes no difference here.
+/// In memory if the system has such a folder; the speed of the disk does not matter here.
 fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
@@ -197,7 +197,7 @@ impl Layers {
     const ALL: [Layers; 6] =
         [Layers::Bare, Layers::Pauses, Layers::Encrypt, Layers::Cache, Layers::Metrics, Layers::Everything];
 
-    /// New layers over a store. The vault is created, or opened if there is one.
+    /// New layers over a store. The vault is created, or opened if it exists.
     async fn over(self, store: Arc<dyn Backend>) -> Arc<dyn Backend> {
         let paused = Pauses.layer(store.clone());
         match self {
@@ -224,29 +224,30 @@ async fn encrypted(store: Arc<dyn Backend>) -> Arc<dyn Backend> {
     VaultOptions::new().open_or_create(store.clone(), key).await.unwrap().layer().layer(store)
 }
 
-/// A cache of everything that can be cached.
+/// A cache of all records that can be cached.
 fn cache() -> CacheLayer {
     let signal = [Record::Session, Record::Identity, Record::SenderKey, Record::SignedPrekey];
     signal.into_iter().fold(CacheLayer::new(512 << 10), CacheLayer::with)
 }
 
-/// One stack, whose calls are dropped one after another, and the models that follow it. Each point has rows of its own.
+/// One stack, whose calls are dropped one after another, and the models to compare it with. Each point has its own
+/// rows.
 struct Run {
     over: &'static str,
     layers: Layers,
     inner: Arc<dyn Backend>,
     outer: Arc<dyn Backend>,
-    /// The model where a dropped call did nothing, and the one where it did all.
+    /// The model in which a dropped call did nothing, and the model in which it did all.
     without: InMemoryBackend,
     with: InMemoryBackend,
-    /// The next rows' first key, and the next account that has no device.
+    /// The first key of the next rows, and the next account without a device.
     next_key: u32,
     next_account: i32,
-    /// Last, so that its folder outlives what is open in it.
+    /// The last field, so that its folder outlives the files that are open in it.
     store: Store,
 }
 
-/// Rows that no call names.
+/// The key of rows that no call names.
 const BYSTANDERS: u32 = 1;
 
 impl Run {
@@ -270,14 +271,14 @@ impl Run {
         [&*self.outer, &self.without, &self.with]
     }
 
-    /// New layers over the same store: nothing cached, the vault opened again.
+    /// Makes new layers over the same store: nothing is cached, and the vault is opened again.
     async fn rebuild(&mut self) {
         self.outer = self.inner.clone();
         self.outer = self.layers.over(self.inner.clone()).await;
     }
 
-    /// Drops calls of a method after 0, 1, 2, … polls until one ends before. Gives the number of points where one was
-    /// dropped while it waited.
+    /// Drops calls of a method after 0, 1, 2, … polls until one ends first. Returns the number of points at which a
+    /// call was dropped while it waited.
     async fn drop_everywhere(&mut self, method: Method) -> usize {
         let mut points = 0;
         for polls in 0.. {
@@ -290,9 +291,9 @@ impl Run {
                 break;
             }
             points += usize::from(polls > 0);
-            assert!(polls < 1000, "{at}: it does not end");
+            assert!(polls < 1000, "{at}: the call does not end");
         }
-        // Whatever was not compared at each point, so that it does not take too long.
+        // Everything that was not compared at each point, to save time.
         let at = format!("{}: everything after {}", self.name(), method.name());
         let bystanders = rows(BYSTANDERS, OLD);
         let expected = read(&self.with, &bystanders, None, &at).await;
@@ -300,16 +301,16 @@ impl Run {
         points
     }
 
-    /// One point of any method but `create`. `true` if the call ended.
+    /// Drops a call of any method but `create` at one point. Returns whether it ended before.
     async fn drop_at(&mut self, method: Method, polls: usize, at: &str) -> bool {
         let family = std::env::var_os("WASTORE_LONG").is_none().then(|| family_of(method));
         let (old, new) = (rows(self.next_key, OLD), rows(self.next_key, NEW));
         self.next_key += 3;
-        // The third row is not there yet.
+        // The third row does not exist yet.
         for store in self.stores() {
             fill(store, &old[..2], family, at).await;
         }
-        // What only reads finds nothing cached, so that it asks the store; all others find everything cached.
+        // Methods that only read find nothing cached, so that they ask the store. All others find everything cached.
         let reads = matches!(method.access(), Access::Read | Access::Scan);
         if reads {
             self.rebuild().await;
@@ -326,13 +327,13 @@ impl Run {
         let outcome = polled(polls, call(&*self.outer, method, &new[0], &new)).await;
         self.settle().await;
         let mut found = read(&*self.outer, &new, family, at).await;
-        // What is taken is gone, so it is asked for once: through the old layers, or through the new ones.
+        // A taken message is gone, so the test takes it only once: through the old layers or through the new ones.
         let early = polls.is_multiple_of(2);
         let taken = if early { take(&*self.outer, &new, family, at).await } else { vec![] };
         self.rebuild().await;
         let anew = read(&*self.outer, &new, family, at).await;
         for ((asked, old), (_, new)) in found.iter().zip(&anew) {
-            assert_eq!(old, new, "{at}: {} says something else than through new layers", asked.name());
+            assert_eq!(old, new, "{at}: {} answers differently through new layers", asked.name());
         }
         found.extend(if early { taken } else { take(&*self.outer, &new, family, at).await });
         let ended = outcome.is_some();
@@ -342,7 +343,7 @@ impl Run {
         let states = if ended { vec![after] } else { vec![before, after] };
         assert_agree(&states, &found, at);
 
-        // The same call again, now to its end. A store may not make two snapshots of one name within a second.
+        // The same call again, this time to its end. A store may refuse two snapshots of one name within a second.
         let again = new.clone().map(|row| Arguments { snapshot_name: format!("again {}", row.user), ..row });
         let answers =
             [call(&self.without, method, &again[0], &again).await, call(&self.with, method, &again[0], &again).await];
@@ -357,7 +358,7 @@ impl Run {
         ended
     }
 
-    /// One point of `create`, whose device has other keys each time. `true` if the call ended.
+    /// Drops a call of `create` at one point. Its device has other keys each time. Returns whether it ended before.
     async fn drop_create(&mut self, polls: usize, at: &str) -> bool {
         let inner = self.store.account(self.next_account).await;
         self.next_account += 1;
@@ -367,7 +368,7 @@ impl Run {
         let found = load(&*outer, at).await;
         drop(outer);
         let outer = self.layers.over(inner).await;
-        assert_eq!(found, load(&*outer, at).await, "{at}: another device than through new layers");
+        assert_eq!(found, load(&*outer, at).await, "{at}: new layers show another device");
         if found == Value::Nothing {
             assert!(!ended, "{at}: there is no device");
             outer.create().await.unwrap_or_else(|error| panic!("{at}, then once more: {error:?}"));
@@ -381,7 +382,7 @@ impl Run {
     }
 }
 
-/// The device, or nothing.
+/// The device, if it exists.
 async fn load(store: &dyn Backend, at: &str) -> Value {
     let [row, ..] = rows(BYSTANDERS, NEW);
     let exists = store.exists().await.unwrap_or_else(|error| panic!("{at}: {error:?}"));
@@ -390,13 +391,13 @@ async fn load(store: &dyn Backend, at: &str) -> Value {
     device
 }
 
-/// Returns when a store is done with all dropped calls. The own store and upstream's carry out what they have begun on
-/// another thread, before any later write.
+/// Returns when a store has completed all dropped calls. This crate's store and upstream's carry out a call that they
+/// have begun on another thread, before any later write.
 async fn settle(inner: &dyn Backend) {
     inner.save_base_key("settled", "settled", &[1; 32]).await.unwrap();
 }
 
-/// The numbers that rows' values come from: those that are there, and those that calls write.
+/// The numbers of rows that exist, and of rows that calls write.
 const OLD: u8 = 4;
 const NEW: u8 = 5;
 
@@ -410,7 +411,7 @@ fn rows(first_key: u32, number: u8) -> [Arguments; 3] {
     })
 }
 
-/// The records that a method touches, or looks at together.
+/// The records that a method touches or reads together.
 fn family_of(method: Method) -> Record {
     match method.record() {
         Record::Identity | Record::SignalState => Record::Session,
@@ -419,7 +420,7 @@ fn family_of(method: Method) -> Record {
     }
 }
 
-/// Whether a method belongs to a family; all of them belong to `None`.
+/// Returns whether a method belongs to a family. Every method belongs to `None`.
 fn concerns(method: Method, family: Option<Record>) -> bool {
     family.is_none_or(|family| family_of(method) == family)
 }
@@ -432,12 +433,12 @@ async fn fill(store: &dyn Backend, rows: &[Arguments], family: Option<Record>, a
 
 type Reading = Vec<(Method, Value)>;
 
-/// What every method returns that changes nothing.
+/// The answers of all methods that change nothing.
 async fn read(store: &dyn Backend, rows: &[Arguments], family: Option<Record>, at: &str) -> Reading {
     each(store, rows, family, at, |method| matches!(method.access(), Access::Read | Access::Scan)).await
 }
 
-/// The sent messages, which are gone then.
+/// Takes the sent messages, which removes them.
 async fn take(store: &dyn Backend, rows: &[Arguments], family: Option<Record>, at: &str) -> Reading {
     each(store, rows, family, at, |method| method.access() == Access::Take).await
 }
@@ -463,7 +464,7 @@ async fn each(
     results
 }
 
-/// A reading is one of these states as a whole.
+/// Asserts that a reading is one of these states as a whole.
 fn assert_agree(states: &[Reading], found: &[(Method, Value)], at: &str) {
     let differences = |state: &Reading| -> Vec<String> {
         assert_eq!(state.len(), found.len(), "{at}");
@@ -472,12 +473,15 @@ fn assert_agree(states: &[Reading], found: &[(Method, Value)], at: &str) {
     };
     let differences: Vec<_> = states.iter().map(differences).collect();
     let same = differences.iter().any(Vec::is_empty);
-    assert!(same, "{at}: the store is in no state that it may be in; it differs from each by\n{differences:#?}");
+    assert!(
+        same,
+        "{at}: the store is in a state that is not allowed; it differs from each allowed one by\n{differences:#?}"
+    );
 }
 
-/// A call succeeded, and its answer is one of these.
+/// Asserts that a call succeeded, and that its answer is one of these.
 fn assert_same_answer(method: Method, expected: &[Result<Value>], found: &Result<Value>, at: &str) {
-    let found = found.as_ref().unwrap_or_else(|error| panic!("{at}: it failed: {error:?}")).clone().sorted();
+    let found = found.as_ref().unwrap_or_else(|error| panic!("{at}: the call failed: {error:?}")).clone().sorted();
     let same = |expected: &Result<Value>| agree(method, &expected.as_ref().unwrap().clone().sorted(), &found);
     assert!(expected.iter().any(same), "{at}: it returned {found}, not one of {expected:?}");
 }

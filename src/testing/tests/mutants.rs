@@ -1,4 +1,4 @@
-//! Stores that break one promise each, and the rule that catches them: no rule is one that cannot fail.
+//! Stores that break one promise each, and the rules that detect them: every rule can fail.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use crate::testing::{Rule, Subject};
 
 macro_rules! violations {
     ($($violation:ident => $module:ident::$rule:ident;)*) => {
-        /// What a store can do wrong.
+        /// A way in which a store can be wrong.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         enum Violation {
             Nothing,
@@ -29,7 +29,7 @@ macro_rules! violations {
         impl Violation {
             const ALL: &[Violation] = &[$(Violation::$violation,)*];
 
-            /// The rule that has to notice it.
+            /// The rule that must detect it.
             fn caught_by(self) -> (&'static str, &'static str) {
                 match self { Violation::Nothing => ("", ""), $(Violation::$violation => (stringify!($module), stringify!($rule)),)* }
             }
@@ -184,9 +184,9 @@ struct Mutant {
     /// The store of another account.
     neighbour: Arc<dyn Backend>,
     violation: Violation,
-    /// Sessions that were read.
+    /// The sessions that were read.
     read: Mutex<HashMap<String, Option<Bytes>>>,
-    /// Names that were seen: addresses, groups, ids.
+    /// The names that were used: addresses, groups, ids.
     names: Mutex<BTreeSet<String>>,
     /// How often each message secret was stored.
     times: Mutex<HashMap<String, u32>>,
@@ -195,7 +195,7 @@ struct Mutant {
     old_numbers: Mutex<HashMap<String, LidPnMappingEntry>>,
     known_macs: Mutex<Vec<AppStateMutationMAC>>,
     deadlines: Mutex<HashMap<String, i64>>,
-    /// When rows were stored first.
+    /// The times at which rows were first stored.
     first_stored: Mutex<HashMap<String, i64>>,
 }
 
@@ -241,7 +241,7 @@ impl Mutant {
         }
     }
 
-    /// The batch in steps between which others get a turn.
+    /// Lets other tasks run between the steps of a batch.
     async fn step() {
         tokio::task::yield_now().await;
     }
@@ -262,7 +262,7 @@ impl Mutant {
         self.first_stored.lock().unwrap().values().any(|stored| *stored < cutoff)
     }
 
-    /// The id under which a message secret is stored: another one every time, so that nothing is merged.
+    /// The id under which a message secret is stored. It is different every time, so that nothing merges.
     fn fresh(&self, id: &str) -> String {
         let mut times = self.times.lock().unwrap();
         let time = times.entry(id.to_owned()).or_default();
@@ -358,7 +358,7 @@ impl SignalStore for Mutant {
             Violation::SessionIsCut => &session[..session.len().min(65_535)],
             Violation::SessionStaysWhenStoredAgain if self.inner.has_session(&address).await? => return Ok(()),
             Violation::SessionReadIsStale => {
-                // It is read before it is written, as a cache that is filled would.
+                // Reads before it writes, like a cache that is being filled.
                 self.get_session(&address).await?;
                 session
             }
@@ -620,7 +620,7 @@ impl AppSyncStore for Mutant {
                 Ok(())
             }
             Violation::MacsOfOneWriterOnly => {
-                // All of the collection, as it was before.
+                // All rows of the collection, as they were before.
                 let known: Vec<_> = self.known_macs.lock().unwrap().clone();
                 Self::step().await;
                 let all: Vec<_> = known.into_iter().chain(mutations).collect();
@@ -967,7 +967,7 @@ impl ProtocolStore for Mutant {
             Violation::SentMessageTakenTwice | Violation::SentMessageTakenInTwoSteps => {
                 let taken = self.inner.take_sent_message(chat_jid, message_id).await?;
                 if let Some(payload) = &taken {
-                    // Put back, for good or for a moment.
+                    // Puts the message back, permanently or for a moment.
                     self.inner.store_sent_message(chat_jid, message_id, payload).await?;
                     if self.is(Violation::SentMessageTakenInTwoSteps) {
                         Self::step().await;
@@ -1097,7 +1097,7 @@ impl MsgSecretStore for Mutant {
                 }
                 (Violation::SecretTimeGoesBack, _) => entry.msg_id = self.fresh(&entry.msg_id).into(),
                 (Violation::SecretTimesMixUnderLoad, before) => {
-                    // The deadline merges as it should, the time not in one step.
+                    // The deadline merges correctly, but the time does not merge in one step.
                     Self::step().await;
                     entry.message_ts = entry.message_ts.max(before.map_or(0, |(_, time)| time));
                     let mut deadlines = self.deadlines.lock().unwrap();
@@ -1168,7 +1168,7 @@ struct Lost {
     method: Method,
 }
 
-/// What a method returns that did nothing.
+/// The result of a method that did nothing.
 trait Nothing {
     fn nothing() -> Self;
 }
@@ -1198,7 +1198,7 @@ impl Lost {
 
 uniform_layer!(Lost);
 
-/// Runs a rule and tells whether the store kept it.
+/// Runs a rule and returns whether the store kept it.
 async fn keeps(rule: &'static Rule, constructor: impl Fn() -> Subject + Send + Sync + 'static) -> bool {
     tokio::spawn(async move { rule.check(async || constructor()).await }).await.is_ok()
 }
@@ -1222,7 +1222,7 @@ fn mutant(violation: Violation) -> impl Fn() -> Subject + Send + Sync + 'static 
     }
 }
 
-/// Both accounts use the neighbour's store, instead of each meddling with the other's.
+/// Whether both accounts use the neighbour's store, instead of each interfering with the other's.
 fn is_shared(violation: Violation) -> bool {
     matches!(
         violation,
@@ -1234,7 +1234,7 @@ fn losing(method: Method) -> impl Fn() -> Subject + Send + Sync + 'static {
     move || Subject::new(Arc::new(Lost { inner: memory(), method }))
 }
 
-/// A store that is not empty, because somebody used it before.
+/// A store that is not empty, because an earlier test used it.
 fn left_over() -> Subject {
     let store = memory();
     futures::executor::block_on(async {
@@ -1255,7 +1255,7 @@ async fn every_violation_is_caught_by_its_rule() {
         let (module, name) = violation.caught_by();
         let rule = Rule::ALL.iter().find(|rule| (rule.module(), rule.name()) == (module, name));
         let rule = rule.unwrap_or_else(|| panic!("there is no rule {module}::{name}"));
-        // What only shows when tasks meet may need more than one try on a busy machine.
+        // Violations that only show when tasks overlap may need several tries on a loaded machine.
         let mut tries = 0..20;
         while keeps(rule, mutant(violation)).await {
             if tries.next().is_none() {
@@ -1267,7 +1267,7 @@ async fn every_violation_is_caught_by_its_rule() {
     assert!(missed.is_empty(), "not caught: {missed:#?}");
 }
 
-/// What is caught is the violation, not what the broken stores have in common.
+/// The rules detect the violation, and not a property that all broken stores share.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_without_violation_keeps_every_rule() {
     for rule in required() {
@@ -1275,7 +1275,7 @@ async fn a_store_without_violation_keeps_every_rule() {
     }
 }
 
-/// What no caller can tell from the outside: a flag that the traits never return, and two that may do nothing.
+/// Methods without a visible effect: a flag that the traits never return, and two methods that may do nothing.
 const UNSEEN: [Method; 3] = [Method::MarkPrekeysUploaded, Method::SnapshotDb, Method::ResourceReport];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -1313,7 +1313,7 @@ async fn every_rule_catches_something() {
     assert!(idle.is_empty(), "rules that no store breaks: {idle:#?}");
 }
 
-/// Each optional feature is one that some store lacks: one of upstream's, or the own one.
+/// For each optional feature, some store lacks it: one of upstream's, or this crate's.
 #[cfg(feature = "sqlite")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_optional_rule_catches_something() {
@@ -1328,9 +1328,9 @@ async fn every_optional_rule_catches_something() {
         let store = futures::executor::block_on(crate::SqliteStore::in_memory()).unwrap();
         Subject::from(Arc::new(store))
     };
-    // Opens again what is another store.
+    // Reopens as another store.
     let forgetful = || Subject::new(memory()).reopen_with(|| async { memory() });
-    // Deletes are forgotten as well, so that something comes back.
+    // Also forgets deletes, so that deleted rows come back.
     let stubborn = || {
         let store = memory();
         let reopened = store.clone();

@@ -1,4 +1,4 @@
-//! Uses all of them, so that all of them are linked.
+//! Uses all three, so that all three are linked.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ async fn use_all(folder: &std::path::Path) -> Result<(), Box<dyn std::error::Err
     let own = rusqlite::Connection::open(folder.join("own.db"))?;
     own.execute_batch("CREATE TABLE notes (text TEXT)")?;
 
-    // Not built and run: that would call the server.
+    // Not built and run, because that would connect to the server.
     let _bot = Bot::builder().with_backend_arc(backend);
     println!("SQLite {} serves all three", rusqlite::version());
     Ok(())
