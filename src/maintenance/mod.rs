@@ -1,6 +1,7 @@
-//! The operator's work over a store and its vault: opening one account of several, new keys, checks, repair.
+//! The operator's tasks on a store and its vault: opening one account of several, new keys, checks,
+//! repair.
 //!
-//! Everything here works over [`OwnStore`], whatever engine keeps the rows.
+//! Everything here works on [`OwnStore`], independent of the engine that stores the rows.
 //!
 //! | file | |
 //! |--|--|
