@@ -55,7 +55,7 @@ fn a_backup_is_put_back_whatever_lies_beside_the_store() {
         assert!(desk.path("wa.db-wal").metadata().unwrap().len() > 0);
         let printed = desk.ok("restore copy.db wa.db");
         let aside = format!("wa.db.before-restore-{}", number + 1);
-        assert!(printed.contains("the store that was there is ") && printed.contains(&aside), "{printed}");
+        assert!(printed.contains("the previous store is now ") && printed.contains(&aside), "{printed}");
         assert_eq!(desk.files(|name| ["wa.db-wal", "wa.db-shm"].contains(&name)), Vec::<String>::new());
         assert_eq!(sessions(&desk, "wa.db"), 100);
         // Nothing is lost of what was there.
@@ -116,7 +116,7 @@ fn a_store_with_two_names_is_not_used() {
     std::fs::hard_link(desk.path("wa.db"), desk.path("second.db")).unwrap();
     for name in ["wa.db", "second.db"] {
         let (code, error) = desk.fails(&format!("rotate {name} --key-file key"));
-        assert!(code == 5 && error.contains("another name as well (hard link)"), "{code}: {error}");
+        assert!(code == 5 && error.contains("(hard link)"), "{code}: {error}");
         assert!(wait(SqliteStore::open(desk.path(name))).is_err());
         // Reading does no harm.
         desk.ok(&format!("verify {name} --key-file key"));
@@ -285,7 +285,7 @@ fn backups_of_others_are_neither_counted_nor_deleted() {
     let output = desk.run("backup one/wa.db --to-folder backups --keep 2");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
-        output.status.success() && told.contains("from a time to come") && told.contains("is not counted"),
+        output.status.success() && told.contains("a time in the future") && told.contains("is not counted"),
         "{told}"
     );
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -370,7 +370,7 @@ fn damaged_records_are_dropped_and_a_contact_is_forgotten() {
     let desk = Desk::new();
     desk.upstream("whatsapp.db", &[1]);
     desk.ok("import whatsapp.db wa.db --new-key-file key");
-    assert!(desk.ok("repair wa.db --key-file key --backup before.db").contains("every record is as it should be"));
+    assert!(desk.ok("repair wa.db --key-file key --backup before.db").contains("every record is sound"));
     assert!(!desk.path("before.db").exists());
 
     let damage = "UPDATE sessions SET record = CAST(substr(record, 1, length(record) - 1) || x'00' AS BLOB)";
@@ -379,7 +379,7 @@ fn damaged_records_are_dropped_and_a_contact_is_forgotten() {
     assert_eq!(desk.fails("repair wa.db --key-file key").0, 2, "not without a copy");
     assert_eq!(desk.fails("repair wa.db --key-file key --backup old").0, 5, "not over another file");
     let printed = desk.ok("repair wa.db --key-file key --backup before.db");
-    for line in ["of session: negotiated anew", "before.db is a copy from before"] {
+    for line in ["of session: negotiated again", "before.db is a copy from before"] {
         assert!(printed.contains(line), "{printed}");
     }
     desk.ok("verify wa.db --key-file key");
@@ -398,7 +398,7 @@ fn damaged_records_are_dropped_and_a_contact_is_forgotten() {
     let printed = desk.ok(&format!("forget wa.db +{user} --key-file key"));
     assert!(printed.starts_with("deleted: sessions 2") && !printed.contains(user), "{printed}");
     let (code, error) = desk.fails(&format!("forget wa.db {user}.0:5@lid --key-file key"));
-    assert!(code == 5 && error.contains("nothing is stored of such a contact") && !error.contains(user), "{error}");
+    assert!(code == 5 && error.contains("nothing is stored about this contact") && !error.contains(user), "{error}");
     rusqlite::Connection::open(desk.path("wa.db")).unwrap().execute("DELETE FROM devices", ()).unwrap();
     let (code, error) = desk.fails("repair wa.db --key-file key --backup other.db");
     assert!(code == 4 && error.contains("device record is missing"), "{error}");

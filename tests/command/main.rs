@@ -254,7 +254,7 @@ fn data_keys_are_changed_and_leaked_secrets_revoked() {
     desk.upstream("whatsapp.db", &[1, 2]);
     desk.ok("import whatsapp.db wa.db --all-accounts --new-passphrase-file old");
     let printed = desk.ok("rotate wa.db --passphrase-file old");
-    let sealed: Vec<_> = printed.lines().filter(|line| line.contains(" records were sealed anew")).collect();
+    let sealed: Vec<_> = printed.lines().filter(|line| line.contains(" records were sealed again")).collect();
     assert!(sealed.len() == 2 && sealed[0].starts_with("account 1: 2"), "{printed}");
     desk.ok("rotate wa.db --account 2 --passphrase-file old");
     let epochs = || {
@@ -290,7 +290,7 @@ fn damaged_records_keep_the_old_data_key_unless_they_are_left_behind() {
     desk.ok("import whatsapp.db wa.db --new-key-file key");
     desk.change("wa.db", "UPDATE prekeys SET record = CAST(substr(record, 1, 60) AS BLOB) WHERE rowid = 1");
     let (code, error) = desk.fails("rotate wa.db --key-file key");
-    assert!(code == 4 && error.contains("1 records are damaged and could not be sealed anew"), "{code}: {error}");
+    assert!(code == 4 && error.contains("1 records are damaged and could not be sealed"), "{code}: {error}");
     assert!(desk.ok("inspect wa.db").contains("change of data key not finished"));
     let printed = desk.ok("rotate wa.db --leave-damaged --key-file key");
     assert!(printed.contains("; 1 damaged records were left behind\n"), "{printed}");
