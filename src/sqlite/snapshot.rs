@@ -47,7 +47,8 @@ impl SqliteStore {
     /// * [`Error::FileMoved`] if another file took the database's place;
     /// * [`Error::InvalidInput`] if the store is in memory.
     ///
-    /// The first five leave nothing behind. A process that is killed while it copies leaves a file `.wastore-….partial` behind.
+    /// The first five leave nothing behind. A process that is killed while it copies leaves a file
+    /// `.wastore-….partial` behind.
     pub async fn backup(&self, path: impl AsRef<Path>) -> Result<()> {
         if self.path().is_none() {
             return Err(NO_FILE);

@@ -11,7 +11,8 @@ use wastore::{Result, VaultOptions};
 
 use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret};
 
-/// Encrypted storage for whatsapp-rust: import an existing bot, change who can open its store, check it, back it up.
+/// Encrypted storage for whatsapp-rust: import an existing bot, change the secrets of its store,
+/// check it, back it up.
 #[derive(Parser)]
 #[command(version, after_help = EXIT_CODES)]
 pub(crate) struct Cli {

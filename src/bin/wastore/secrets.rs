@@ -25,7 +25,8 @@ pub(crate) struct CurrentSecret {
     /// Read the passphrase from an open file descriptor
     #[arg(long, value_name = "NUMBER", group = "current", value_parser = Descriptor::parse)]
     passphrase_fd: Option<Descriptor>,
-    /// Read the passphrase from an environment variable; other programs of the same user can read it there
+    /// Read the passphrase from an environment variable; other programs of the same user can read
+    /// it there
     #[arg(long, value_name = "NAME", group = "current")]
     passphrase_env: Option<String>,
     /// Open with a key file of 32 random bytes or 64 hexadecimal digits; `-` is standard input
@@ -48,7 +49,8 @@ pub(crate) struct NewPassphrase {
     /// Read the new passphrase from an open file descriptor
     #[arg(long, value_name = "NUMBER", group = "new", value_parser = Descriptor::parse)]
     new_passphrase_fd: Option<Descriptor>,
-    /// Read the new passphrase from an environment variable; other programs of the same user can read it there
+    /// Read the new passphrase from an environment variable; other programs of the same user can
+    /// read it there
     #[arg(long, value_name = "NAME", group = "new")]
     new_passphrase_env: Option<String>,
 }
