@@ -232,7 +232,9 @@ impl fmt::Display for RotateReport {
             f.write_str("; the file could not be rewritten and may hold pieces of old records: run `wastore vacuum`")?;
         }
         if self.old_key_in_wal {
-            f.write_str("; the write-ahead log still holds records under it: close and open the store to empty it")?;
+            f.write_str(
+                "; the write-ahead log still holds records under the old key: close and open the store to empty it",
+            )?;
         }
         Ok(())
     }

@@ -85,7 +85,7 @@ impl SqlTable {
             replace: table.is_sealed.then(|| replace(table, has_row_ids)),
             prefix: match table.carrier {
                 Carrier::Bytes(column) | Carrier::Split(column, _) => format!("substr({column}, 1, {PREFIX_BYTES})"),
-                // 20 characters of base64 are at least so many bytes.
+                // 20 characters of base64 are 15 bytes, a few more than needed.
                 Carrier::Text(column) => format!("substr({column}, 1, 20)"),
                 Carrier::Map(column) => column.to_owned(),
                 Carrier::None => "x''".to_owned(),

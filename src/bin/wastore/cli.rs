@@ -257,7 +257,7 @@ pub(crate) enum Command {
         /// Copy it into this folder, named after the store and the time, and check its database
         #[arg(long, value_name = "FOLDER", requires = "keep")]
         to_folder: Option<PathBuf>,
-        /// Keep so many of these copies in the folder, and delete older ones
+        /// Keep this many of these copies in the folder, and delete older ones
         #[arg(long, value_name = "NUMBER", requires = "to_folder")]
         keep: Option<NonZeroUsize>,
     },
