@@ -1,10 +1,9 @@
 //! The one writing connection, and how calls share it.
 //!
 //! A call that finds the connection free takes it and runs on the caller's thread: a thread hop
-//! costs several times as much as SQLite itself. Calls that arrive while the connection is taken
-//! wait in a queue. The holder of the connection runs them together in one transaction, because a
-//! commit costs more than a row. Calls that may wait for the disk, or take long, run on a blocking
-//! thread.
+//! costs several times as much as SQLite. Other calls wait in a queue. The holder of the connection
+//! runs them together in one transaction, because a commit costs more than a row. Calls that take
+//! long, or may wait for the disk, run on a blocking thread.
 //!
 //! If a call of a group fails, the group is undone and its calls run one by one. So each gets the
 //! outcome that it would have had alone. A call whose future is dropped still runs.
@@ -365,8 +364,7 @@ where
     }
 }
 
-/// The holder of the writing connection. Dropping it returns the connection, or passes it on to the
-/// waiting calls.
+/// The holder of the writing connection. Dropping it returns the connection, or passes it on.
 struct Leader {
     writer: Arc<Writer>,
     connection: Option<Box<WriteConnection>>,
@@ -592,8 +590,7 @@ fn in_transaction<T>(connection: &Connection, operation: &mut impl FnMut(&Connec
     result.inspect_err(|_| rollback(connection))
 }
 
-/// Ends a failed transaction, unless SQLite already has. If this fails too, the next `BEGIN`
-/// reports it.
+/// Ends a failed transaction, unless SQLite already has. If this fails, the next `BEGIN` reports it.
 fn rollback(connection: &Connection) {
     if !connection.is_autocommit() {
         let _ = connection.run("ROLLBACK", ());
