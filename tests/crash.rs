@@ -1,4 +1,5 @@
-//! The whole stack, as a bot runs it, through kills and failing disks: what was acknowledged is there.
+//! The whole stack, as a bot runs it, through kills and failing disks: everything that was
+//! acknowledged is there.
 
 #![cfg(unix)]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "a failure is a failed test")]
@@ -36,7 +37,8 @@ const TASKS: usize = 6;
 /// How long a child works that is not killed.
 const WORK: Duration = Duration::from_millis(150);
 
-/// One file goes through all kills, so that every start recovers what the one before left.
+/// One file goes through all kills, so that every start recovers the state that the previous
+/// process left.
 #[test]
 fn the_full_stack_loses_nothing_acknowledged_by_kill_9() {
     let folder = tempfile::tempdir().unwrap();
@@ -46,7 +48,7 @@ fn the_full_stack_loses_nothing_acknowledged_by_kill_9() {
     let kills = if is_long() { 1000 } else { 100 };
     let mut acknowledged = Acknowledged::default();
     for kill in 0..kills {
-        // Before the first acknowledgement as well as after.
+        // Before the first acknowledgement as well as after it.
         let after_first = rng.random_bool(0.9);
         let delay = Duration::from_micros(rng.random_range(0..25_000));
         acknowledged.listen_to(child(&path, kill), Some(Kill { after_first, delay }));
@@ -57,26 +59,26 @@ fn the_full_stack_loses_nothing_acknowledged_by_kill_9() {
     println!("{kills} kills survived, {} calls were acknowledged", acknowledged.calls);
 }
 
-/// Writes that are cut short or refused, and syncs and truncations that fail, below SQLite. A call that fails was not
-/// acknowledged, and everything else goes on.
+/// Below SQLite, writes are cut short or refused, and syncs and truncations fail. A failed call was
+/// not acknowledged, and everything else continues.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn failing_disks_lose_nothing_acknowledged() {
     const ONE_IN: [u32; 4] = [5, 20, 100, 500];
-    // Without symbolic links, because the library compares paths with those that the kernel knows.
+    // Without symbolic links, because the library compares paths with the kernel's.
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
     let (path, log) = (root.join("wa.db"), root.join("failures"));
     let library = preload::compile("failing_io", &root);
     let runtime = single_threaded();
     let mut rng: StdRng = rand::make_rng();
-    // The file and its vault are there before the disk begins to fail.
+    // The file and its vault exist before the disk begins to fail.
     runtime.block_on(async { drop(Bot::open(&path, Durability::Full).await.unwrap()) });
     let children = if is_long() { 1000 } else { 60 };
     let (mut acknowledged, mut refused) = (Acknowledged::default(), 0);
     for number in 0..children {
         let mut child = child(&path, number);
-        // Each rate meets both runtimes and all kinds of durability.
+        // Each rate meets both runtimes and all durabilities.
         let one_in = ONE_IN[number as usize / 2 % ONE_IN.len()];
         child
             .env("LD_PRELOAD", &library)
@@ -84,7 +86,7 @@ fn failing_disks_lose_nothing_acknowledged() {
             .env("WASTORE_FAIL_ONE_IN", one_in.to_string())
             .env("WASTORE_FAIL_SEED", rng.random_range(0..u64::MAX).to_string())
             .env("WASTORE_FAIL_LOG", &log);
-        // Some are killed too, before they can roll anything back.
+        // Some are also killed before they can roll anything back.
         let delay = Duration::from_micros(rng.random_range(0..150_000));
         let kill = rng.random_bool(0.3).then_some(Kill { after_first: true, delay });
         acknowledged.listen_to(child, kill);
@@ -106,15 +108,15 @@ fn failing_disks_lose_nothing_acknowledged() {
     );
 }
 
-// What the child processes do.
+// The child processes.
 
 const FILE: &str = "WASTORE_CRASH_FILE";
 const NUMBER: &str = "WASTORE_CRASH_NUMBER";
-/// What a child says that could not open the store.
+/// The message of a child that could not open the store.
 const REFUSED: &str = "refused";
 
-/// In a process of its own, for the tests above: writes until it is killed or, on a failing disk, until it has worked for a
-/// while.
+/// Runs in its own process, for the tests above: writes until it is killed or, on a failing disk,
+/// until it has worked for a while.
 #[test]
 fn write_as_told() {
     let Some(path) = std::env::var_os(FILE).map(PathBuf::from) else { return };
@@ -135,7 +137,7 @@ fn write_as_told() {
             }
         };
         let until = faults.then(|| Instant::now() + WORK);
-        // Above all numbers of the children before.
+        // Above all numbers of earlier children.
         let first = number * 100_000 + 1;
         let writers = (0..TASKS).map(|task| tokio::spawn(write(Rows { store: bot.store.clone(), task }, first, until)));
         let writers = futures::future::try_join_all(writers.collect::<Vec<_>>());
@@ -160,7 +162,7 @@ async fn write(rows: Rows, first: u32, until: Option<Instant>) {
                 acknowledge(&rows.label(kind), number);
                 *known = Some(number);
             }
-            // The cache does not know better than the store either.
+            // The cache does not know more than the store either.
             if let Some(stored) = succeeded(rows.stored(kind).await, faults) {
                 assert!(stored >= *known, "{}: {known:?} was acknowledged, {stored:?} is read", rows.label(kind));
             }
@@ -185,7 +187,8 @@ async fn write(rows: Rows, first: u32, until: Option<Instant>) {
     }
 }
 
-/// Folds the write-ahead log into the database, and changes the header of the vault, while the others write.
+/// Folds the write-ahead log into the database, and changes the header of the vault, while other
+/// tasks write.
 async fn keep_up(bot: &Bot, first: u32, slots: bool, until: Option<Instant>) {
     for number in first.. {
         if is_over(until) {
@@ -206,9 +209,10 @@ async fn keep_up(bot: &Bot, first: u32, slots: bool, until: Option<Instant>) {
     }
 }
 
-/// Adds a spare slot and removes those before it.
+/// Adds a spare slot and removes the earlier ones.
 async fn change_slots(vault: &Vault, number: u32) -> wastore::Result<()> {
-    // What attempts that failed left behind would fill the header. The newest stays until there is another one.
+    // Slots from failed attempts would fill the header. The newest stays until there is another
+    // one.
     let before = spares(vault);
     for (_, id) in before.iter().rev().skip(1) {
         vault.remove_slot(*id).await?;
@@ -222,7 +226,7 @@ async fn change_slots(vault: &Vault, number: u32) -> wastore::Result<()> {
 
 const SPARE: &str = "spare ";
 
-/// The numbers of the spare slots, ascending, and their ids.
+/// The numbers of the spare slots in ascending order, with their ids.
 fn spares(vault: &Vault) -> Vec<(u32, u8)> {
     let slots = vault.slots().into_iter();
     let mut spares: Vec<(u32, u8)> =
@@ -235,7 +239,8 @@ fn spare_key(number: u32) -> Key {
     Key::from_bytes(&mut block(number))
 }
 
-/// What a call gave, or `None` if it failed. Only a fault of the disk is an excuse, and it never looks like damage.
+/// The result of a call, or `None` if it failed. Only a fault of the disk may fail a call, and it
+/// never looks like damage.
 fn succeeded<T>(result: Result<T, StoreError>, faults: bool) -> Option<T> {
     let error = match result {
         Ok(value) => return Some(value),
@@ -256,16 +261,16 @@ fn acknowledge(what: &str, number: u32) {
     std::io::stdout().lock().write_all(format!("{what} {number}.\n").as_bytes()).unwrap();
 }
 
-// What the parent hears and checks.
+// The parent.
 
-/// When a child is killed.
+/// When to kill a child.
 struct Kill {
-    /// Not before its first acknowledgement.
+    /// Only after its first acknowledgement.
     after_first: bool,
     delay: Duration,
 }
 
-/// What the children have acknowledged so far.
+/// The acknowledgements of the children so far.
 #[derive(Default)]
 struct Acknowledged {
     /// The highest number of each kind of call of each task.
@@ -274,7 +279,7 @@ struct Acknowledged {
 }
 
 impl Acknowledged {
-    /// Starts a child and listens to it until it has ended, or is killed.
+    /// Starts a child and reads its output until it has ended or is killed.
     fn listen_to(&mut self, mut child: Command, kill: Option<Kill>) {
         let mut running = child.spawn().unwrap();
         let lines = BufReader::new(running.stdout.take().unwrap()).lines();
@@ -310,15 +315,15 @@ impl Acknowledged {
     }
 }
 
-/// Reads what [`acknowledge`] wrote.
+/// Parses a line of [`acknowledge`].
 fn acknowledgement(line: &str) -> Option<(String, u32)> {
-    // The test harness begins the first line.
+    // The test harness writes the beginning of the first line.
     let mut words = line.strip_suffix('.')?.rsplit(' ');
     let (number, what) = (words.next()?, words.next()?);
     Some((what.to_owned(), number.parse().ok()?))
 }
 
-/// This test binary once more.
+/// Another process of this test binary.
 fn child(path: &Path, number: u32) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -331,7 +336,7 @@ fn child(path: &Path, number: u32) -> Command {
     command
 }
 
-/// Opens the store as a bot does after a crash, and looks for everything that was acknowledged.
+/// Opens the store as a bot does after a crash, and checks everything that was acknowledged.
 async fn check(path: &Path, acknowledged: &Acknowledged, integrity: bool) {
     let bot = Bot::open(path, Durability::default()).await.unwrap();
     for task in 0..TASKS {
@@ -353,7 +358,7 @@ async fn check(path: &Path, acknowledged: &Acknowledged, integrity: bool) {
     }
     let spares = spares(&bot.vault);
     if let Some(number) = acknowledged.number("slots") {
-        // The one that was added, or a later one, and none of those that were removed.
+        // The slot that was added or a later one, and none of the removed ones.
         assert!(!spares.is_empty(), "slot {number} is gone");
         assert!(spares.iter().all(|(spare, _)| *spare >= number), "slot {number} was the oldest, not {spares:?}");
     }
@@ -369,7 +374,7 @@ async fn check(path: &Path, acknowledged: &Acknowledged, integrity: bool) {
     }
 }
 
-/// Looks at every row, also at those that nobody reads.
+/// Checks every row, also rows that no call reads.
 async fn verify(path: &Path) {
     let bot = Bot::open(path, Durability::default()).await.unwrap();
     let report = Verify::new().run(&bot.sqlite, &bot.vault).await.unwrap();
@@ -377,7 +382,7 @@ async fn verify(path: &Path) {
     assert!(report.checked(Record::Session) >= 2 * TASKS as u64, "{report}");
 }
 
-// What both share.
+// Parts that both share.
 
 /// A store with every layer on top of it.
 struct Bot {
@@ -406,7 +411,7 @@ impl Bot {
     }
 }
 
-/// What a call writes: one row, or several with the same number.
+/// The content of a call: one row, or several with the same number.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Sessions,
@@ -445,7 +450,7 @@ const SECRETS: [&str; 2] = ["3EB0AA01", "3EB0AA02"];
 const PENDING: &str = "3EB0BB01";
 const MACS: [[u8; 32]; 3] = [[1; 32], [2; 32], [3; 32]];
 
-/// The rows that a task has for itself.
+/// The rows that belong to one task.
 struct Rows {
     store: Arc<dyn Backend>,
     task: usize,
@@ -493,7 +498,8 @@ impl Rows {
         }
     }
 
-    /// The number that a kind of rows holds, of which all must hold the same: calls are carried out as a whole.
+    /// The number in the rows of a kind. All must hold the same one: a call runs completely or not
+    /// at all.
     async fn stored(&self, kind: Kind) -> Result<Option<u32>, StoreError> {
         let numbers = self.numbers(kind).await?;
         let is_whole = numbers.windows(2).all(|pair| pair[0] == pair[1]);
@@ -501,7 +507,7 @@ impl Rows {
         Ok(numbers[0])
     }
 
-    /// What each row holds, and each part of one.
+    /// The numbers in each row, and in each part of a row.
     async fn numbers(&self, kind: Kind) -> Result<Vec<Option<u32>>, StoreError> {
         let store = &self.store;
         let mut numbers = vec![];
@@ -527,7 +533,7 @@ impl Rows {
                 }
                 None => numbers.push(None),
             },
-            // One that is not there is version 0.
+            // A missing one has version 0.
             Kind::Version => match store.get_version(&self.collection()).await? {
                 HashState { version: 0, .. } => numbers.push(None),
                 state => numbers.extend([u32::try_from(state.version).ok(), Some(number_in(&state.hash))]),
@@ -558,13 +564,13 @@ impl Rows {
         self.store.store_sent_message(&self.chat(), &message_id(number), &value(number, 500)).await
     }
 
-    /// Gives the number that the message holds.
+    /// Returns the number in the message.
     async fn take(&self, number: u32) -> Result<Option<u32>, StoreError> {
         let message = self.store.take_sent_message(&self.chat(), &message_id(number)).await?;
         Ok(message.map(|message| number_in(&message)))
     }
 
-    /// What the parent hears of such a call.
+    /// The name of such a call in the acknowledgements.
     fn label(&self, what: impl fmt::Display) -> String {
         format!("{}-{what}", self.task)
     }
@@ -577,7 +583,7 @@ impl Rows {
         format!("1555000{:04}:{device}@s.whatsapp.net", self.task)
     }
 
-    /// Of a session that does not stay.
+    /// The address of a session that does not stay.
     fn passing(&self, number: u32) -> String {
         format!("1666{:04}{number:09}:1@s.whatsapp.net", self.task)
     }
@@ -599,7 +605,7 @@ fn message_id(number: u32) -> String {
     format!("3EB0{number:012X}")
 }
 
-/// A number, and bytes that follow from it, so that a value of which any part is another one's is noticed.
+/// A number and bytes derived from it, so that a mix of two values is noticed.
 fn value(number: u32, length: usize) -> Vec<u8> {
     let rest = (4..length).map(|position| (position as u32).wrapping_mul(31).wrapping_add(number) as u8);
     number.to_le_bytes().into_iter().chain(rest).collect()

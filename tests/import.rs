@@ -1,4 +1,5 @@
-//! From a database that upstream's own code wrote into an encrypted store that answers the same.
+//! Imports a database that upstream's own code wrote into an encrypted store that gives the same
+//! answers.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a failure is a failed test")]
 
@@ -23,7 +24,7 @@ use wastore::vault::{Argon2Cost, HeaderInfo};
 use wastore::{Access, Error, Key, Layer, Method, Passphrase, Record, SqliteStore, Vault, VaultOptions};
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
 
-/// How many of each kind there are besides one of everything: more than a batch.
+/// How many records of most kinds there are besides the samples: more than a batch.
 const MANY: u32 = 1300;
 
 struct Bot {
@@ -39,7 +40,8 @@ impl Bot {
         Self { folder, source, target }
     }
 
-    /// Upstream's store of an account; it stays open, and its last writes are in the write-ahead log.
+    /// Upstream's store of an account. It stays open, and its last writes are in the write-ahead
+    /// log.
     async fn account(&self, number: i32) -> Arc<dyn Backend> {
         Arc::new(UpstreamStore::new_for_device(self.source.to_str().unwrap(), number).await.unwrap())
     }
@@ -57,7 +59,7 @@ impl Bot {
         names
     }
 
-    /// There is nothing but the source.
+    /// Only the source exists.
     fn assert_nothing_was_made(&self) {
         let others: Vec<_> = self.files().into_iter().filter(|name| !name.starts_with("whatsapp.db")).collect();
         assert!(others.is_empty(), "{others:?}");
@@ -68,7 +70,7 @@ fn key() -> Key {
     Key::from_bytes(&mut [0x42; 32])
 }
 
-/// One of everything, through every method that writes.
+/// Stores a record of every kind, through every method that writes.
 async fn fill(store: &dyn Backend) {
     store.create().await.unwrap();
     for method in Method::ALL.iter().filter(|method| method.access() == Access::Write && **method != Method::Create) {
@@ -76,7 +78,7 @@ async fn fill(store: &dyn Backend) {
     }
 }
 
-/// Many of what there are many of.
+/// Stores many records of the kinds that bots have many of.
 async fn fill_many(store: &dyn Backend) {
     let address = |number: u32| Arc::<str>::from(format!("{}@s.whatsapp.net", 15_550_000_000u64 + u64::from(number)));
     let sessions: Vec<_> = (0..MANY).map(|n| (address(n), Bytes::from(vec![n as u8; 1000 + n as usize]))).collect();
@@ -114,7 +116,7 @@ async fn fill_many(store: &dyn Backend) {
     }
     for n in 0..60 {
         let jid = format!("{}@lid", 100_000_000_000_000u64 + n);
-        // A placeholder now and then.
+        // Some tokens are placeholders.
         let token = if n % 5 == 0 { vec![] } else { vec![n as u8; 40] };
         store.put_tc_token(&jid, &TcTokenEntry { token, token_timestamp: 7, sender_timestamp: Some(8) }).await.unwrap();
         store.store_sent_message(&jid, &format!("sent {n}"), &[n as u8; 200]).await.unwrap();
@@ -129,11 +131,11 @@ fn blocks(number: u32) -> [u8; 32] {
     block
 }
 
-/// What an export cannot give back.
+/// The kinds that an export cannot give back.
 const LOST: [Record; 3] = [Record::SenderKeyDevice, Record::BaseKey, Record::MessageSecret];
 
-/// What a store answers to everything that asks, but for records of these kinds. Sent messages come last: they can only be
-/// taken.
+/// The answers of a store to every method that reads, except for records of these kinds. Sent
+/// messages come last: they can only be taken.
 async fn answers(store: &dyn Backend, without: &[Record]) -> Vec<(Method, Value)> {
     let mut answers = vec![];
     for access in [Access::Read, Access::Scan, Access::Take] {
@@ -202,7 +204,7 @@ async fn the_imported_store_answers_as_the_source_does() {
     let report = import.run(&bot.source, &bot.target, key()).await.unwrap();
     assert!((std::fs::read(&bot.source).unwrap(), std::fs::read(&log).unwrap()) == before, "the source is untouched");
 
-    // Both ask the same in the same order, as taking changes what is there.
+    // Both get the same calls in the same order, because taking a message changes the store.
     let (expected, found) = (answers(&*source, &[]).await, answers(&*bot.imported(1).await, &[]).await);
     for ((method, expected), (_, found)) in expected.iter().zip(&found) {
         assert_eq!(found, expected, "{}", method.name());
@@ -277,10 +279,10 @@ async fn what_was_exported_answers_as_the_source_did() {
         );
     }
     assert!(report.to_string().contains("of message secret: reactions, edits and polls"), "{report}");
-    // And upstream goes on with it.
+    // Upstream continues to use it.
     exported.put_session("new@s.whatsapp.net", b"new").await.unwrap();
     exported.put_msg_secrets(vec![]).await.unwrap();
-    // And back again.
+    // And imported again.
     let again = bot.folder.path().join("again.db");
     assert_eq!(
         Import::new().run(&back, &again, key()).await.unwrap().copied(Record::Prekey),
@@ -288,7 +290,7 @@ async fn what_was_exported_answers_as_the_source_did() {
     );
 }
 
-/// Which of two LIDs of the same second is the newest decides which session is used.
+/// The newest of two LIDs of the same second decides which session is used.
 #[tokio::test]
 async fn of_two_lids_of_the_same_second_the_same_one_stays_the_newest() {
     let bot = Bot::new();
@@ -363,7 +365,7 @@ async fn nothing_readable_is_in_the_files_at_any_moment() {
     assert_eq!(bot.files().iter().filter(|name| name.starts_with("wa.db")).count(), 1, "{:?}", bot.files());
 }
 
-/// Looks at every byte in the folder but the source's; gives how many there were.
+/// Searches every byte in the folder except the source's. Returns how many there were.
 fn assert_unreadable(folder: &Path, canary: &[u8]) -> u64 {
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
@@ -437,7 +439,7 @@ async fn accounts_are_chosen_and_kept_apart() {
     assert_eq!(session(other_vault.layer().layer(other)).await.unwrap(), &b"secon"[..]);
 }
 
-/// A bot that was stopped leaves no log behind, and neither does the import.
+/// A stopped bot leaves no log behind, and neither does the import.
 #[tokio::test]
 async fn a_source_that_nobody_uses_stays_alone() {
     let bot = Bot::new();
@@ -465,7 +467,7 @@ async fn a_source_that_comes_into_use_is_not_imported() {
     std::fs::copy(&bot.source, &link).unwrap();
     let (path, started) = (bot.source.clone(), Mutex::new(None));
     let import = Import::new().on_progress(move |_| {
-        // It stays open, so that the log is not copied into the database.
+        // The store stays open, so that the log is not copied into the database.
         started.lock().unwrap().get_or_insert_with(|| {
             let connection = Connection::open(&path).unwrap();
             connection.execute_batch("DELETE FROM sessions").unwrap();
@@ -513,11 +515,11 @@ async fn what_cannot_be_imported_is_refused_and_named() {
     SqliteStore::open(path("own.db")).await.unwrap();
     assert!(text(run(&path("own.db")).await).contains("is a store of wastore already"));
 
-    // Migrations that are missing, and some that are not known.
+    // Missing migrations, and unknown ones.
     drop(upstream);
     let changed = |name: &str, sql: &str| {
         let path = path(name);
-        // Another connection of SQLite copies what is in the log as well.
+        // Another connection of SQLite also copies the content of the log.
         Connection::open(&bot.source).unwrap().execute("VACUUM INTO ?1", (path.to_str().unwrap(),)).unwrap();
         Connection::open(&path).unwrap().execute_batch(sql).unwrap();
         path
@@ -532,7 +534,7 @@ async fn what_cannot_be_imported_is_refused_and_named() {
     let empty = changed("empty.db", "PRAGMA foreign_keys = OFF; DELETE FROM device");
     assert!(text(run(&empty).await).contains("a database without an account"));
 
-    // Records that would come out as something else.
+    // Records that would come out differently.
     for (sql, record) in [
         ("UPDATE identities SET key = x'0102'", Record::Identity),
         ("UPDATE msg_secrets SET secret = x'0102'", Record::MessageSecret),
@@ -556,8 +558,8 @@ async fn what_cannot_be_imported_is_refused_and_named() {
     assert!(matches!(nowhere, Err(Error::File { what: "target", .. })));
 }
 
-/// Keys in the format of upstream's first releases are absent for upstream as well.
-/// What stands in the place of upstream's tables runs nothing, and an index hides nothing.
+/// Keys in the format of upstream's first releases are absent for upstream too. Objects in the
+/// place of upstream's tables run no SQL, and an index hides no row.
 #[tokio::test]
 async fn sql_that_a_source_brings_along_does_not_run() {
     let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)";
@@ -603,7 +605,7 @@ async fn sql_that_a_source_brings_along_does_not_run() {
     assert!(matches!(error, Error::SourceDamaged), "{error:?}");
 }
 
-/// SQLite takes a log for that of the database it lies beside, whichever it belongs to.
+/// SQLite takes a log as that of the database beside it, even if it belongs to another one.
 #[tokio::test]
 async fn a_log_beside_the_name_of_a_new_database_is_refused() {
     let bot = closed_source().await;
@@ -629,7 +631,7 @@ async fn a_log_beside_the_name_of_a_new_database_is_refused() {
     store.backup(&new).await.unwrap();
 }
 
-/// What an import does not read stays, and is named.
+/// Data that an import does not read stays, and is named.
 #[tokio::test]
 async fn a_source_that_is_not_read_whole_is_not_removed() {
     let partly = [
@@ -654,7 +656,7 @@ async fn a_source_that_is_not_read_whole_is_not_removed() {
         let report = Import::new().all_accounts().run(&bot.source, &bot.target, key()).await.unwrap();
         assert!(report.to_string().contains(&format!("not read: {named}")) || report.to_string().contains(named));
     }
-    // Rows that hide.
+    // Hidden rows.
     let hide = [
         "CREATE INDEX planted ON device (id) WHERE id < 2; PRAGMA writable_schema = ON;
             UPDATE sqlite_schema SET sql = 'CREATE INDEX planted ON device (id)' WHERE name = 'planted'",
@@ -670,7 +672,7 @@ async fn a_source_that_is_not_read_whole_is_not_removed() {
         assert!(refused, "{planted}: {error:?}");
         bot.assert_nothing_was_made();
     }
-    // A page that says it has one row less.
+    // A page that claims one row less than it has.
     let bot = closed_source().await;
     let source = rusqlite::Connection::open(&bot.source).unwrap();
     let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'sessions'";
@@ -760,7 +762,7 @@ async fn dropped_anywhere_it_leaves_nothing_behind() {
         }
         drop(run);
         dropped += 1;
-        // What runs on other threads ends by itself.
+        // Work on other threads ends by itself.
         for _ in 0..500 {
             if bot.files().iter().all(|name| name.starts_with("whatsapp.db")) {
                 break;
@@ -773,7 +775,7 @@ async fn dropped_anywhere_it_leaves_nothing_behind() {
     answers(&*bot.imported(1).await, &[]).await;
 }
 
-/// In a process of its own, for the test below.
+/// Runs in its own process, for the test below.
 #[test]
 fn import_until_killed() {
     let Some(folder) = std::env::var_os("WASTORE_IMPORT").map(PathBuf::from) else { return };
@@ -796,7 +798,7 @@ async fn killed_anywhere_there_is_nothing_or_the_finished_store() {
         command.args(["import_until_killed", "--exact"]).env("WASTORE_IMPORT", bot.folder.path());
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
-    // How long one takes, to kill it anywhere.
+    // Measures one import, to kill later ones at any point.
     let start = std::time::Instant::now();
     assert!(import().wait().unwrap().success());
     let whole = start.elapsed();
@@ -827,7 +829,7 @@ async fn killed_anywhere_there_is_nothing_or_the_finished_store() {
     assert!(nothing > 10 && nothing + finished == kills, "{nothing} of {kills} were killed in time");
 }
 
-/// A source that nobody has open.
+/// A source that no process has open.
 async fn closed_source() -> Bot {
     closed_source_of(&[1]).await
 }
@@ -838,7 +840,7 @@ async fn closed_source_of(accounts: &[i32]) -> Bot {
         let store = bot.account(*account).await;
         fill(&*store).await;
     }
-    // Upstream closes its connections on threads of its own.
+    // Upstream closes its connections on its own threads.
     while bot.files().iter().any(|name| name.ends_with("-wal")) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -861,7 +863,8 @@ async fn removing_the_source_follows_no_link_and_replaces_no_file() {
             (bot.folder.path().join("other"), bot.source.with_file_name(format!("whatsapp.db{ending}")));
         let before = std::fs::read(&bot.source).unwrap();
         for hard in [false, true] {
-            // A log that can be seen is a source in use; one behind a link that leads nowhere cannot.
+            // A visible log means that the source is in use. A log behind a dangling link is not
+            // visible.
             if hard && ending != "-shm" {
                 continue;
             }
@@ -903,12 +906,12 @@ async fn an_interrupted_removal_is_finished() {
     let kept = Import::new().run(&bot.source, &bot.target, key()).await;
     assert!(matches!(kept, Err(Error::TargetExists { .. })), "{kept:?}");
     assert!(removing.exists());
-    // Another store that the same secret opens is not what was made of it.
+    // Another store that the same secret opens was not made from this source.
     let other = bot.target.with_file_name("other.db");
     create_encrypted(&other, &VaultOptions::new(), key()).await.unwrap();
     let error = Import::new().remove_source().run(&bot.source, &other, key()).await.unwrap_err();
     assert!(not_removed(error).contains("was imported into another store"));
-    // Nor is it removed if it has another name as well.
+    // It is not removed either if it has another name.
     let link = bot.target.with_file_name("precious");
     std::fs::hard_link(&removing, &link).unwrap();
     assert!(not_removed(again().await.unwrap_err()).contains("another name"));

@@ -1,4 +1,4 @@
-//! No file of the command can be read by other users at any moment, whatever the umask.
+//! At no moment can other users read any file of the command, with any umask.
 
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a failure is a failed test")]
@@ -38,7 +38,7 @@ impl Watch {
         let watching = std::thread::spawn(move || {
             let mut buffer = [MaybeUninit::uninit(); 8192];
             let mut reader = inotify::Reader::new(&events, &mut buffer);
-            // What is there at the first look at each name; what a later one adds is added.
+            // The modes at the first look at each name. Later looks add theirs.
             let mut look = |path: &Path| {
                 let metadata = path.symlink_metadata().ok()?;
                 *modes.entry(path.to_owned()).or_default() |= metadata.permissions().mode() & 0o777;
@@ -59,7 +59,7 @@ impl Watch {
                     look(&path);
                     if is_folder && let Ok(watch) = inotify::add_watch(&events, &path, flags) {
                         folders.insert(watch, path.clone());
-                        // Files that came before the watch.
+                        // Files that appeared before the watch.
                         for entry in path.read_dir().into_iter().flatten().flatten() {
                             look(&entry.path());
                         }

@@ -1,4 +1,4 @@
-//! Opening the vault of one account of several.
+//! Opens the vault of one account of several.
 
 use std::sync::Arc;
 
@@ -7,25 +7,29 @@ use crate::error::{Error, Result};
 use crate::rows::store::{OwnRows, OwnStore, Rows};
 use crate::secret::Secret;
 
-/// Opens the vault of an account: with `secret`, or, if that does not open it, with the key that the vault of another
-/// account derives for it (`vault.account_key("account 2")` for account 2, as [`Import`](crate::import::Import) does it). The
-/// header says which one; of a vault that was created without [`VaultOptions::derived_from`], up to 16 others are tried.
+/// Opens the vault of an account with `secret`. If `secret` does not open it, tries the key that
+/// the vault of another account derives for it (`vault.account_key("account 2")` for account 2, as
+/// [`Import`](crate::import::Import) does).
 ///
-/// With [`OpenMode::AcceptRollback`](crate::vault::OpenMode::AcceptRollback) and several accounts, begin with the lowest.
+/// The header names that other account. For a vault that was created without
+/// [`VaultOptions::derived_from`], up to 16 other accounts are tried.
+///
+/// With [`OpenMode::AcceptRollback`](crate::vault::OpenMode::AcceptRollback) and several accounts,
+/// begin with the lowest.
 ///
 /// # Errors
-/// As [`VaultOptions::open`].
+/// Those of [`VaultOptions::open`].
 pub async fn open_account(store: &impl OwnStore, options: &VaultOptions, secret: impl Into<Secret>) -> Result<Vault> {
     let OwnRows(store) = store.own_rows();
     let open = async |secret| options.open_backend(store.clone(), secret).await;
     with_own_or_derived(&store, options, secret.into(), open).await
 }
 
-/// Puts a saved header of an account's vault back, see [`VaultOptions::restore_header`], with the secret that
-/// [`open_account`] takes.
+/// Restores a saved header of an account's vault, see [`VaultOptions::restore_header`]. Takes the
+/// same secret as [`open_account`].
 ///
 /// # Errors
-/// As [`VaultOptions::restore_header`].
+/// Those of [`VaultOptions::restore_header`].
 pub async fn restore_account_header(
     store: &impl OwnStore,
     options: &VaultOptions,
@@ -47,7 +51,8 @@ async fn with_own_or_derived(
         Err(wrong @ Error::WrongSecret) => wrong,
         opened => return opened,
     };
-    // The header says whose key it is, unless a version before it wrote it; then every other vault may be the one.
+    // The header names the vault whose key it is. Older versions did not write that, so any other
+    // vault may be the one.
     let parent = HeaderInfo::read(&**store).await.ok().flatten().and_then(|header| header.parent);
     let (mut tries, mut doubt) = (0, None);
     for number in store.accounts_in_use().await? {
@@ -64,7 +69,7 @@ async fn with_own_or_derived(
                 Err(Error::WrongSecret) => {}
                 opened => return opened,
             },
-            // Any other fault of that vault is not that of the one that was asked for.
+            // Other faults of that vault do not concern the requested one.
             Err(error) if error.is_about_rollback() => doubt = doubt.or(Some(error)),
             Err(_) => {}
         }
@@ -72,5 +77,6 @@ async fn with_own_or_derived(
     Err(doubt.unwrap_or(wrong))
 }
 
-/// How many other vaults are opened to find the one that derives a key: each may cost a key derivation.
+/// How many other vaults are opened to find the one that derives a key. Each may cost a key
+/// derivation.
 pub(super) const MAX_PARENTS: usize = 16;

@@ -1,4 +1,4 @@
-//! Backups that are kept in a folder, the oldest of which go.
+//! Keeps backups in a folder, and deletes the oldest.
 
 use std::fs;
 use std::io;
@@ -17,7 +17,7 @@ use crate::printable::printable_path;
 use crate::sqlite::SqliteStore;
 use crate::sqlite::snapshot::NO_FILE;
 
-/// What [`backup_to_folder`] did.
+/// The result of [`backup_to_folder`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FolderBackup {
@@ -27,16 +27,20 @@ pub struct FolderBackup {
     pub deleted: Vec<PathBuf>,
 }
 
-/// Copies the database into a folder, as [`SqliteStore::backup`] does, under its name and the time in UTC, as in
-/// `wa-20260131T040000Z.db`, looks at the database of the copy, and then deletes the oldest of such copies of this store but
-/// `keep`.
+/// Copies the database into a folder, as [`SqliteStore::backup`] does, and keeps the newest `keep`
+/// of its copies there.
 ///
-/// Copies of other stores in the folder stay, also under the same name: they have other vaults. So do those that cannot be
-/// opened, and those from a time to come, of a clock that was wrong. Records are not opened: see [`Verify`](crate::maintenance::Verify).
+/// The copy gets the store's name and the time in UTC, as in `wa-20260131T040000Z.db`. Its database
+/// is checked before older copies are deleted. Records are not opened: see
+/// [`Verify`](crate::maintenance::Verify).
+///
+/// These copies stay, and do not count: copies of other stores, even under the same name, because
+/// their vaults differ; copies that cannot be opened; and copies whose time is in the future, from
+/// a clock that was wrong.
 ///
 /// # Errors
-/// As [`SqliteStore::backup`] and [`SqliteStore::open_read_only`]; nothing was deleted then. [`Error::File`] if an old copy
-/// cannot be deleted.
+/// Those of [`SqliteStore::backup`] and [`SqliteStore::open_read_only`]; nothing was deleted then.
+/// [`Error::File`] if an old copy cannot be deleted.
 pub async fn backup_to_folder(
     store: &SqliteStore,
     folder: impl AsRef<Path>,
@@ -62,7 +66,7 @@ pub async fn backup_to_folder(
     let mut copies = vec![];
     for path in names_in(&folder, &stem).map_err(|source| Error::File { what: "old backup", source })? {
         if path > copy {
-            log::warn!("{} is from a time to come, and is not counted", printable_path(&path));
+            log::warn!("{} has a time in the future, and is not counted", printable_path(&path));
         } else if path == copy {
             copies.push(path);
         } else {
@@ -89,7 +93,7 @@ fn utc_now() -> Result<String> {
     Ok(Connection::open_in_memory()?.query_row(time, (), |row| row.get(0))?)
 }
 
-/// The ids of the vaults in a database whose file is sound.
+/// The ids of the vaults in a database. Fails if its file is damaged.
 async fn vaults_in(path: &Path) -> Result<Vec<[u8; 16]>> {
     let store = SqliteStore::open_read_only(path).await?;
     store.refuse_damage().await?;
@@ -97,7 +101,8 @@ async fn vaults_in(path: &Path) -> Result<Vec<[u8; 16]>> {
     Ok(accounts.into_iter().filter_map(|account| Some(account.header?.store_id)).collect())
 }
 
-/// The copies in a folder that are named after a store. The time is at the same place in all of them, so the oldest comes first.
+/// The copies in a folder that are named after a store, oldest first: the time is at the same place
+/// in all names.
 fn names_in(folder: &Path, stem: &str) -> io::Result<Vec<PathBuf>> {
     let mut copies = vec![];
     for entry in fs::read_dir(folder).map_err(|error| filesystem::named(folder, error))? {

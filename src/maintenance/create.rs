@@ -1,4 +1,4 @@
-//! Creating an encrypted SQLite store that appears when it is complete.
+//! Creates an encrypted SQLite store that appears when it is complete.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +9,18 @@ use crate::private;
 use crate::secret::Secret;
 use crate::sqlite::{SqliteOptions, files};
 
-/// Creates an encrypted store: a new file at `path` with a vault for account 1, whose first key slot opens with `secret`. The
-/// file appears when it is complete and on the disk. Until then it is in a folder `.wastore-init-…` beside it, which a killed
-/// process leaves behind and which may be deleted.
+/// Creates an encrypted store: a new file at `path` with a vault for account 1, whose first key
+/// slot opens with `secret`.
+///
+/// The file appears when it is complete and on the disk. Until then it is in a folder
+/// `.wastore-init-…` beside it. A killed process leaves that folder behind; you may delete it.
 ///
 /// # Errors
-/// There is no file at `path` then, unless waiting for the disk failed at the very end. [`Error::TargetExists`](crate::Error::TargetExists); [`Error::File`](crate::Error::File)
-/// if its folder is not there or cannot be written; those of [`SqliteStore::open`](crate::SqliteStore::open) and of
+/// There is no file at `path` after an error, unless waiting for the disk failed at the very end.
+///
+/// [`Error::TargetExists`](crate::Error::TargetExists). [`Error::File`](crate::Error::File) if the
+/// folder does not exist or cannot be written. Those of
+/// [`SqliteStore::open`](crate::SqliteStore::open) and
 /// [`VaultOptions::create`](crate::VaultOptions::create).
 pub async fn create_encrypted(path: impl AsRef<Path>, options: &VaultOptions, secret: impl Into<Secret>) -> Result<()> {
     let target = path.as_ref().to_owned();

@@ -1,4 +1,4 @@
-//! Forgetting what the Signal protocol keeps of a contact.
+//! Deletes the Signal state of a contact.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -13,16 +13,19 @@ use crate::method::Record;
 use crate::rows::store::{OwnRows, OwnStore, RowAsFound, Rows};
 use crate::rows::table::TABLES;
 
-/// Deletes the sessions, identities and sender keys of a contact, so that the client negotiates them anew. The contact is
-/// named by its JID, with or without a device, or by the part of it before the `@`; all of its devices are meant, and also
-/// its other name, phone number or LID, if the account knows which belong together. Records that do not verify are deleted
-/// as well, if their place says that they are the contact's.
+/// Deletes the sessions, identities and sender keys of a contact, so that the client negotiates
+/// them again.
 ///
-/// Stop the client before: it keeps sessions itself, and would write them again.
+/// Name the contact by its JID, with or without a device, or by the part before the `@`. All
+/// devices of the contact are included. So is its other name, phone number or LID, if the account
+/// knows which belong together. Records that do not verify are deleted too, if their place in the
+/// store says that they belong to the contact.
+///
+/// Stop the client first: it caches sessions, and would write them again.
 ///
 /// # Errors
-/// [`Error::InvalidInput`] if there is no name before the `@`; [`Error::StoreInUse`] if another process has the database open;
-/// [`Error::Sqlite`]. Nothing was deleted then.
+/// Nothing was deleted after an error. [`Error::InvalidInput`] if there is no name before the `@`.
+/// [`Error::StoreInUse`] if another process has the database open. [`Error::Sqlite`].
 pub async fn forget(store: &impl OwnStore, vault: &Vault, jid: &str) -> Result<ForgetReport> {
     let OwnRows(store) = store.own_rows();
     keeps_header(&*store, vault).await?;
@@ -50,9 +53,10 @@ pub async fn forget(store: &impl OwnStore, vault: &Vault, jid: &str) -> Result<F
     Ok(report)
 }
 
-/// The names of a contact: what stands before the `@` of the JID, and the contact's other name, phone number or LID.
+/// The names of a contact: the part of the JID before the `@`, and the contact's other name, phone
+/// number or LID.
 async fn names_of(store: &dyn Rows, vault: &Vault, jid: &str) -> Result<HashSet<String>> {
-    // A phone number as people write it, too.
+    // Also accept a phone number as people write it.
     let jid: String = jid.chars().filter(|c| !c.is_whitespace() && !matches!(c, '+' | '(' | ')')).collect();
     let whole = user_of(&jid).0;
     let digits: String = whole.chars().filter(|c| *c != '-').collect();
@@ -77,7 +81,7 @@ async fn names_of(store: &dyn Rows, vault: &Vault, jid: &str) -> Result<HashSet<
     Ok(users)
 }
 
-/// Shows the keys of all records of a kind that verify, as the client knows them.
+/// Passes the keys of all verified records of a kind to `look`, in the form that the client uses.
 async fn each_key(
     store: &dyn Rows,
     vault: &Vault,
@@ -107,20 +111,20 @@ async fn each_key(
     Ok(())
 }
 
-/// What [`forget`] deleted.
+/// The number of records that [`forget`] deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ForgetReport {
     /// Sessions with devices of the contact.
     pub sessions: u64,
-    /// Identity keys of its devices.
+    /// Identity keys of the contact's devices.
     pub identities: u64,
-    /// Its sender keys in groups.
+    /// Sender keys of the contact in groups.
     pub sender_keys: u64,
 }
 
 impl ForgetReport {
-    /// `true` if nothing was stored of the contact.
+    /// `true` if nothing was stored about the contact.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -1,4 +1,4 @@
-//! A look at a database without any key.
+//! Looks at a database without any key.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use crate::printable::printable;
 use crate::rows::store::{OwnRows, OwnStore};
 use crate::rows::table::TableSize;
 
-/// What a database holds, as far as anybody can see who has the file. `Display` prints it.
+/// The content of a database that is visible without a key. `Display` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Inspection {
     /// The accounts.
     pub accounts: Vec<InspectedAccount>,
-    /// The tables, all accounts together.
+    /// The tables, over all accounts.
     pub tables: Vec<TableSize>,
 }
 
@@ -24,17 +24,18 @@ pub struct Inspection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct InspectedAccount {
-    /// Its number.
+    /// The number of the account.
     #[serde(rename = "account")]
     pub number: i32,
-    /// What the header of its vault says; `None` if it has no vault, or one whose header cannot be read.
+    /// The header of its vault; `None` if it has no vault, or the header cannot be read.
     #[serde(rename = "vault")]
     pub header: Option<HeaderInfo>,
     /// Why the header cannot be read.
     pub problem: Option<String>,
 }
 
-/// Looks at a database without any key: accounts, the headers of their vaults, rows and bytes of each table.
+/// Looks at a database without any key: its accounts, the headers of their vaults, and the rows and
+/// bytes of each table.
 ///
 /// # Errors
 /// [`Error::Sqlite`] if the database cannot be read.

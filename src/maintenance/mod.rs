@@ -1,6 +1,8 @@
-//! The operator's work over a store and its vault: opening one account of several, new keys, checks, repair.
+//! The operator's tasks on a store and its vault: opening one account of several, new keys, checks,
+//! repair.
 //!
-//! All of it works over [`OwnStore`], whatever engine keeps the rows; `create_encrypted` and `backup_to_folder` make SQLite files.
+//! All of it works on [`OwnStore`], whichever engine keeps the rows; `create_encrypted` and
+//! `backup_to_folder` make SQLite files.
 //!
 //! | file | |
 //! |--|--|

@@ -1,4 +1,4 @@
-//! Dropping the records that do not verify.
+//! Drops the records that do not verify.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -13,8 +13,10 @@ use crate::progress::{Observer, Phase, Progress};
 use crate::rows::store::{OwnRows, OwnStore, RowAsFound, Rows};
 use crate::rows::table::TABLES;
 
-/// Drops the records of an account that do not verify, so that the client fetches or negotiates them anew instead of failing on
-/// them for ever. Before, the whole database is copied. Nothing is dropped of a sound store, and then nothing is copied.
+/// Drops the records of an account that do not verify. The client then fetches or negotiates them
+/// again, instead of failing on them for ever.
+///
+/// Copies the whole database first. If the store is sound, drops and copies nothing.
 ///
 /// ```
 /// # futures::executor::block_on(async {
@@ -30,12 +32,16 @@ use crate::rows::table::TABLES;
 /// # }).unwrap();
 /// ```
 ///
-/// If one mutation MAC or collection version is damaged, all of them are dropped, and the client fetches the app state anew; if one
-/// sender key device is, all of those are. Stop the client before: it keeps records itself, and would write them again.
+/// If one mutation MAC or collection version is damaged, all of both kinds are dropped, and the
+/// client fetches the app state again. If one sender key device is damaged, all of that kind are
+/// dropped. Stop the client first: it caches records, and would write them again.
 ///
-/// A device is not dropped: without it the account is gone. Nor is anything if records are newer than the header, or under a data
-/// key that it does not have: as a rule they are not damaged, but the header is an older one, and a newer one opens them. Nor if
-/// SQLite finds damage in the file. All of that is for a backup.
+/// Three kinds of damage are left to a backup:
+///
+/// * a damaged device: without it the account is lost;
+/// * records that are newer than the header, or under a data key that it lacks. Usually they are
+///   sound and the header is an older one, so a newer header opens them;
+/// * damage of the file that SQLite finds.
 #[must_use = "nothing is repaired before it is run"]
 pub struct Repair {
     unknown_keys: bool,
@@ -43,30 +49,35 @@ pub struct Repair {
 }
 
 impl Repair {
-    /// A repair of what the header has keys for.
+    /// A repair that drops only records under the data keys of the header.
     pub fn new() -> Self {
         Self { unknown_keys: false, progress: Observer::default() }
     }
 
-    /// Also drops records under a data key that the header does not have. Make sure before that no newer header of the store is
-    /// left, in a backup or as a saved one: it would open them.
+    /// Also drops records under a data key that the header lacks. First make sure that no backup or
+    /// saved header is newer: it would open these records.
     pub fn unknown_keys(mut self) -> Self {
         self.unknown_keys = true;
         self
     }
 
-    /// Is told after every few hundred rows how far the repair is.
+    /// Calls `progress` every few hundred rows.
     pub fn on_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Observer::new(progress);
         self
     }
 
-    /// Repairs this account with its vault. The copy from before goes to a new file at `backup`.
+    /// Repairs this account with its vault. Writes the copy from before to a new file at `backup`.
     ///
     /// # Errors
-    /// Nothing was dropped then, unless it is [`Error::Sqlite`]. [`Error::StoreInUse`] if another process has the database open;
-    /// [`Error::Tampered`] and the like of the device, [`Error::DeviceMissing`], [`Error::UnknownEpoch`], [`Error::HeaderRolledBack`], [`Error::RowsMissed`] and
-    /// [`Error::Sqlite`] as damaged, of what only a backup helps against; those of [`SqliteStore::backup`](crate::SqliteStore::backup).
+    /// Nothing was dropped after an error other than [`Error::Sqlite`].
+    ///
+    /// [`Error::StoreInUse`] if another process has the database open. Those of
+    /// [`SqliteStore::backup`](crate::SqliteStore::backup).
+    ///
+    /// Only a backup helps against these: [`Error::Tampered`] and similar errors of the device,
+    /// [`Error::DeviceMissing`], [`Error::UnknownEpoch`], [`Error::HeaderRolledBack`],
+    /// [`Error::RowsMissed`], and [`Error::Sqlite`] as damaged.
     pub async fn run(&self, store: &impl OwnStore, vault: &Vault, backup: impl AsRef<Path>) -> Result<RepairReport> {
         let OwnRows(store) = store.own_rows();
         keeps_header(&*store, vault).await?;
@@ -82,7 +93,7 @@ impl Repair {
     }
 
     /// # Errors
-    /// Of what cannot be dropped.
+    /// Those of records that cannot be dropped.
     async fn find(&self, store: &dyn Rows, vault: &Vault) -> Result<Vec<DamagedRecord>> {
         let held = vault.state();
         let mut snapshot = store.snapshot().await?;
@@ -144,11 +155,13 @@ struct DamagedRecord {
     row: RowAsFound,
 }
 
-/// Deletes rows that are still as they were found, a number of them at a time, and gives how many of each kind.
+/// Deletes the rows that have not changed since they were found, in portions. Returns how many were
+/// deleted of each kind.
 async fn drop_rows(store: &dyn Rows, rows: Vec<DamagedRecord>) -> Result<Vec<(Record, u64)>> {
-    /// How many rows a transaction deletes at most.
+    /// The largest number of rows that one transaction deletes.
     const AT_A_TIME: usize = 500;
-    // Of these, one without the others makes no sense to the client, or has no id to be named by.
+    // One record of these kinds makes no sense to the client without the others, or has no id to
+    // name it by.
     let whole = |record| matches!(record, Record::MutationMac | Record::CollectionVersion | Record::SenderKeyDevice);
     let (all_of, mut rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| whole(row.record));
     let mut all_of: HashSet<Record> = all_of.into_iter().map(|row| row.record).collect();
@@ -157,7 +170,7 @@ async fn drop_rows(store: &dyn Rows, rows: Vec<DamagedRecord>) -> Result<Vec<(Re
     }
     let mut dropped = store.delete_all(all_of.into_iter().collect()).await?;
     while !rows.is_empty() {
-        // From the end, so that rows keep their places where those are their ids.
+        // From the end: where ids are positions, the remaining rows keep theirs.
         let some = rows.split_off(rows.len().saturating_sub(AT_A_TIME));
         let records: Vec<_> = some.iter().map(|row| row.record).collect();
         let deleted = store.delete(some.into_iter().map(|row| row.row).collect()).await?;
@@ -172,7 +185,7 @@ async fn drop_rows(store: &dyn Rows, rows: Vec<DamagedRecord>) -> Result<Vec<(Re
     Ok(dropped)
 }
 
-/// What a repair dropped. `Display` says what each kind means for the account.
+/// The records that a repair dropped. `Display` says what each kind means for the account.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RepairReport {
     dropped: Vec<(Record, u64)>,
@@ -180,7 +193,7 @@ pub struct RepairReport {
 }
 
 impl RepairReport {
-    /// `true` if every record was as it should be.
+    /// `true` if every record was sound.
     pub fn is_empty(&self) -> bool {
         self.dropped.is_empty()
     }
@@ -199,7 +212,7 @@ impl RepairReport {
 impl fmt::Display for RepairReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
-            return write!(f, "every record is as it should be");
+            return write!(f, "every record is sound");
         }
         for (position, (record, count)) in self.dropped.iter().enumerate() {
             let end = if position + 1 < self.dropped.len() { "\n" } else { "" };
@@ -209,25 +222,25 @@ impl fmt::Display for RepairReport {
     }
 }
 
-/// What it means for an account that a record is gone.
+/// The consequence for an account if a record is gone.
 fn loss_of(record: Record) -> &'static str {
     match record {
-        Record::Session => "negotiated anew; a message that needs it comes again, as a retry",
-        Record::Identity => "learned anew with the next message; a change in between is not noticed",
+        Record::Session => "negotiated again; a message that needs it comes again, as a retry",
+        Record::Identity => "learned again with the next message; a change in between is not noticed",
         Record::Prekey => "a message that was encrypted to it comes again, as a retry",
         Record::SignedPrekey => {
             "messages that were encrypted to it come again, as retries, if the client makes a new one"
         }
-        Record::SenderKey => "its sender distributes it anew; a group message that needs it comes again, as a retry",
+        Record::SenderKey => "its sender distributes it again; a group message that needs it comes again, as a retry",
         Record::SyncKey => "the client asks the phone for it",
-        Record::CollectionVersion | Record::MutationMac => "the client fetches the app state anew",
+        Record::CollectionVersion | Record::MutationMac => "the client fetches the app state again",
         Record::SenderKeyDevice => "the bot sends its sender key to every device of a group once more",
         Record::LidMapping | Record::DeviceList | Record::GroupMetadata | Record::TcToken => {
             "the client asks the server for it"
         }
         Record::BaseKey => "a collision of session base keys may not be noticed",
         Record::SentMessage => "lost: a device that asks for the message again does not get it",
-        Record::PendingInbound => "lost: a message that was received and not yet worked on",
+        Record::PendingInbound => "lost: a message that was received and not processed yet",
         Record::MessageSecret => "lost: reactions, edits and polls of the message cannot be decrypted",
         Record::Device | Record::SignalState | Record::SnapshotExtra | Record::Store => "lost",
     }

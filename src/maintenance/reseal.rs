@@ -1,4 +1,4 @@
-//! Sealing the rows of an account again, under the active data key of its vault.
+//! Seals the rows of an account again, under the active data key of its vault.
 
 use std::sync::Arc;
 
@@ -14,19 +14,20 @@ use crate::rows::SealedRow;
 use crate::rows::store::{Found, Replacement, RowReader, Rows};
 use crate::rows::table::{TABLES, Table};
 
-/// How an account was sealed again.
+/// The result of sealing an account again.
 #[derive(Default)]
 pub(super) struct ResealedRows {
-    /// Rows that were under an old data key, and still the same when they were written.
+    /// Rows that were under an old data key, and had not changed when they were written.
     pub(super) replaced: u64,
     /// Rows that do not open under the active data key.
     pub(super) left: u64,
 }
 
-/// Seals rows again until a look at one moment of the store finds every row open under the active data key, and counts those
-/// that are not. `tell` hears how many more rows were looked at; each is looked at twice.
+/// Seals rows again until every row of a snapshot opens under the active data key, and counts the
+/// rows that do not. Each row is looked at twice; `tell` gets the number of rows looked at since
+/// its last call.
 pub(super) async fn reseal(store: &dyn Rows, vault: &Vault, mut tell: impl FnMut(u64)) -> Result<ResealedRows> {
-    /// The first finds nothing to do again, unless the tables are altered in between.
+    /// The first pass suffices unless the tables are altered while it runs.
     const PASSES: usize = 3;
     let mut resealed = ResealedRows::default();
     for _ in 0..PASSES {
@@ -38,7 +39,7 @@ pub(super) async fn reseal(store: &dyn Rows, vault: &Vault, mut tell: impl FnMut
         vault.check_generation(&state, pass.newest_generation).await?;
         resealed.replaced += pass.replaced;
         let proof = Proof::of(store, vault, &mut tell).await?;
-        // As long as rows are not as they were read, they cannot be replaced.
+        // Rows that no longer have the value that was read cannot be replaced.
         resealed.left = proof.damaged + proof.older;
         if proof.older == 0 {
             break;
@@ -52,7 +53,7 @@ pub(super) async fn reseal(store: &dyn Rows, vault: &Vault, mut tell: impl FnMut
 struct Proof {
     /// Rows that open under an older data key.
     older: u64,
-    /// Rows that open under none.
+    /// Rows that open under no data key.
     damaged: u64,
     newest_generation: u32,
 }
@@ -61,7 +62,7 @@ impl Proof {
     /// Opens every sealed row.
     ///
     /// # Errors
-    /// [`Error::HeaderRolledBack`] if one is newer than the header.
+    /// [`Error::HeaderRolledBack`] if a row is newer than the header.
     async fn of(store: &dyn Rows, vault: &Vault, mut tell: impl FnMut(u64)) -> Result<Self> {
         let (state, mut proof) = (vault.state(), Self::default());
         let mut snapshot = store.snapshot().await?;
@@ -89,7 +90,7 @@ impl Proof {
                 self.older += u64::from(!under.active);
                 self.newest_generation = self.newest_generation.max(under.generation);
             }
-            // The store, not the row.
+            // The store failed, not the row.
             Err(error @ (Error::Store(_) | Error::Sqlite { .. })) => return Err(error),
             Err(_) => self.damaged += 1,
         }
@@ -97,17 +98,17 @@ impl Proof {
     }
 }
 
-/// One time through all tables.
+/// One pass through all tables.
 #[derive(Default)]
 struct Pass {
-    /// Rows that were under an old data key, and still the same when they were written.
+    /// Rows that were under an old data key, and had not changed when they were written.
     replaced: u64,
-    /// The highest generation of a row that opened.
+    /// The highest generation of the rows that opened.
     newest_generation: u32,
 }
 
 impl Pass {
-    /// Seals the rows of a table. A page is read and sealed while the one before is written.
+    /// Seals the rows of a table. Reads and seals a page while the previous one is written.
     async fn table(
         &mut self,
         store: &dyn Rows,
@@ -139,7 +140,7 @@ struct Page {
 }
 
 impl Page {
-    /// Reads a page, and seals it where it may take its time.
+    /// Reads a page, and seals it on a blocking thread.
     async fn next(rows: &mut dyn RowReader, state: &Arc<VaultState>) -> Result<Option<Self>> {
         let Some(page) = rows.next().await? else { return Ok(None) };
         let state = state.clone();
@@ -159,9 +160,9 @@ impl Page {
                     page.newest_generation = page.newest_generation.max(generation);
                 }
                 Ok(None | Some((Ok(Resealed::Unsealed), _))) => {}
-                // The store, not the row.
+                // The store failed, not the row.
                 Err(error @ (Error::Store(_) | Error::Sqlite { .. })) => return Err(error),
-                // The proof counts it.
+                // `Proof` counts it.
                 Err(_) | Ok(Some((Err(_), _))) => {}
             }
         }

@@ -1,4 +1,4 @@
-//! New secrets and new keys for every account that a leaked secret opens.
+//! Replaces the secrets and keys of every account that a leaked secret opens.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::rows::store::{OwnRows, OwnStore, Rows};
 use crate::secret::Secret;
 
-/// What [`Rotate::revoke`] did. `Display` prints it.
+/// The result of [`Rotate::revoke`]. `Display` prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevokeReport {
     revoked: Vec<AccountReport>,
@@ -20,25 +20,33 @@ pub struct RevokeReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AccountReport {
-    /// Its number.
+    /// The number of the account.
     pub account: i32,
-    /// What was done to its records.
+    /// The change of its data key.
     pub report: RotateReport,
 }
 
 impl Rotate {
-    /// Makes a secret useless that has leaked, for every account that it opens, or that opens with the key that one of their
-    /// vaults derives for `account N`: gives each vault a new vault key, which only `new` opens, and a new data key, and seals
-    /// every record anew. Vaults that this process has open go on working.
+    /// Revokes a leaked secret for every account that it opens, directly or through the key that
+    /// one of these vaults derives for `account N`.
     ///
-    /// All other slots of these vaults are gone, and backups and saved headers are as they were: [`Vault::revoke`] says what
-    /// an old secret is still good for. If this is interrupted, either the old secret or the new one opens each vault: call
-    /// it again with the secret that opens the store then.
+    /// Each vault gets a new vault key, which only `new` opens, and a new data key. Every record is
+    /// sealed again. Vaults that this process has open keep working. All other slots of these
+    /// vaults are removed. Backups and saved headers do not change: [`Vault::revoke`] says where an
+    /// old secret still works.
+    ///
+    /// If this is interrupted, each vault opens with either the old or the new secret. Call it
+    /// again with the secret that opens the store then.
     ///
     /// # Errors
-    /// [`Error::WrongSecret`] if `secret` opens none of the vaults, [`Error::AccountsNotCovered`] if there are accounts that it
-    /// does not open and that are not excepted with [`Rotate::except`], [`Error::InvalidInput`] if `new` opens one already;
-    /// nothing was changed then. [`Error::SlotsFull`] if there is no room in one. The errors of [`Vault::revoke`] and
+    /// Nothing was changed after one of these:
+    ///
+    /// * [`Error::WrongSecret`] if `secret` opens none of the vaults;
+    /// * [`Error::AccountsNotCovered`] if it does not open some accounts that are not excepted with
+    ///   [`Rotate::except`];
+    /// * [`Error::InvalidInput`] if `new` already opens a vault.
+    ///
+    /// [`Error::SlotsFull`] if a vault has no free slot. Those of [`Vault::revoke`] and
     /// [`Rotate::run`].
     pub async fn revoke(
         &self,
@@ -55,7 +63,7 @@ impl Rotate {
         let covered = self.cover(&*store, options, &secret, &new).await?;
         let opened = open(covered, options, &secret, &new).await?;
         let revocations = prepare(&opened, &new).await?;
-        // All secrets first: the rows take long, and come after.
+        // All secrets go first, because the rows take long.
         for (Opened { vault, .. }, revocation) in opened.iter().zip(&revocations) {
             if let Some(revocation) = revocation {
                 vault.revoke(revocation).await?;
@@ -71,7 +79,7 @@ impl Rotate {
                 }
             }
         }
-        // Once for all accounts, also for those that came before one that failed.
+        // Once for all accounts, also if one failed after others succeeded.
         if !report.revoked.is_empty() {
             let rewritten = Rewritten::of(&*store).await;
             report.revoked.iter_mut().for_each(|account| rewritten.note_in(&mut account.report));
@@ -79,11 +87,12 @@ impl Rotate {
         changed.map(|()| report)
     }
 
-    /// Finds how each account opens, and changes nothing.
+    /// Finds how each account opens, without changing anything.
     ///
     /// # Errors
-    /// [`Error::WrongSecret`] if the secret opens no account, [`Error::AccountsNotCovered`] if there are others that are not
-    /// excepted, [`Error::InvalidInput`] if the new secret opens one already.
+    /// [`Error::WrongSecret`] if the secret opens no account. [`Error::AccountsNotCovered`] if
+    /// there are other accounts that are not excepted. [`Error::InvalidInput`] if the new secret
+    /// already opens one.
     async fn cover(
         &self,
         store: &dyn Rows,
@@ -117,7 +126,7 @@ impl Rotate {
         }
         for (position, (account, _)) in covered.iter().enumerate() {
             let known = try_open(account, new.duplicate()).await?.is_some();
-            // Unless it is with what an interrupted one has begun.
+            // The new secret may open a vault that an interrupted revocation has begun.
             if known && !parents[position].is_rotating() {
                 return Err(Error::InvalidInput {
                     what: "the new secret",
@@ -142,7 +151,7 @@ impl Rotate {
     }
 }
 
-/// An account that is revoked, and its vault.
+/// An account to revoke, and its vault.
 struct Opened {
     account: Arc<dyn Rows>,
     vault: Vault,
@@ -169,7 +178,7 @@ async fn open(
     Ok(opened)
 }
 
-/// Prepares the revocation of each vault; `None` for those that an interrupted one has revoked.
+/// Prepares the revocation of each vault; `None` for those that an interrupted revocation has done.
 async fn prepare(opened: &[Opened], new: &Secret) -> Result<Vec<Option<Revocation>>> {
     let mut revocations: Vec<Option<Revocation>> = vec![];
     for Opened { account, vault, opens_with } in opened {
@@ -179,7 +188,8 @@ async fn prepare(opened: &[Opened], new: &Secret) -> Result<Vec<Option<Revocatio
             OpensWith::KeyOf(parent) => {
                 let Some(Some(parent)) = revocations.get(*parent) else { return Err(Error::WrongSecret) };
                 let key = parent.account_key(&account.key_label());
-                // From when the parent has its new key until this one has, both the old and the new key open this one.
+                // Between the revocation of the parent and that of this vault, both the old and the
+                // new key open this vault.
                 vault.remove_others_labelled(DERIVED).await?;
                 vault.add_slot(DERIVED, key.duplicate()).await?;
                 Some(Revocation::prepare(vault, key).await?)
@@ -190,12 +200,12 @@ async fn prepare(opened: &[Opened], new: &Secret) -> Result<Vec<Option<Revocatio
 }
 
 impl RevokeReport {
-    /// The accounts whose secrets were replaced, and what was done to their records.
+    /// The accounts whose secrets were replaced, and the change of each one's data key.
     pub fn revoked(&self) -> &[AccountReport] {
         &self.revoked
     }
 
-    /// The accounts that were excepted: they are as they were.
+    /// The accounts that were excepted, and did not change.
     pub fn untouched_accounts(&self) -> &[i32] {
         &self.others
     }
@@ -207,17 +217,17 @@ impl fmt::Display for RevokeReport {
             writeln!(f, "account {account}: {report}")?;
         }
         for account in &self.others {
-            writeln!(f, "account {account}: was left as it was")?;
+            writeln!(f, "account {account}: not changed")?;
         }
         Ok(())
     }
 }
 
-/// How an account opens.
+/// The way an account opens.
 enum OpensWith {
     /// With the secret that has leaked.
     Old,
-    /// With the new one, because a revocation was interrupted.
+    /// With the new secret, because a revocation was interrupted.
     New,
     /// With the key that the vault at this position derives for it.
     KeyOf(usize),

@@ -1,4 +1,4 @@
-//! A new data key for a vault, under which every record of its account is sealed again.
+//! Gives a vault a new data key, and seals every record of its account under it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::layer::Layer;
 use crate::progress::{Observer, Phase, Progress};
 use crate::rows::store::{OwnRows, OwnStore, Rows};
 
-/// Gives a vault a new data key, seals every record of its account anew under it, and forgets the old keys. The account can be
-/// read and written meanwhile, in this process.
+/// Gives a vault a new data key, seals every record of its account again under it, and forgets the
+/// old keys. This process can read and write the account while it runs.
 ///
 /// ```
 /// # futures::executor::block_on(async {
@@ -30,24 +30,26 @@ use crate::rows::store::{OwnRows, OwnStore, Rows};
 /// # }).unwrap();
 /// ```
 ///
-/// It may be killed at any moment: every record is under the old key or the new one, the header has both, and the next run
-/// goes on. A copy of the store from before opens with the secrets of its day and the old data key; if one of those has
-/// leaked, use [`Rotate::revoke`].
+/// It may be killed at any moment: every record is under the old key or the new one, the header has
+/// both, and the next run continues. An older copy of the store still opens with the secrets of its
+/// time and the old data key. If one of those has leaked, use [`Rotate::revoke`].
 ///
-/// Message secrets, base keys and the names of sender-key devices and tc tokens are under the lookup key, which stays: rows
-/// are found by it. Export the account and import it into a new store to change it.
+/// Message secrets, base keys and the names of sender-key devices and tc tokens are under the
+/// lookup key, which does not change: rows are found by it. To change it, export the account and
+/// import it into a new store.
 ///
-/// A [`CacheLayer`](crate::CacheLayer) *below* the encrypting layer keeps records as they were: call its `invalidate_all`
-/// afterwards. Calls that are under way are waited for, so one whose future is kept and never polled keeps this from ending. A
-/// layer of your own below the encrypting one must not write on when a call was dropped.
-#[must_use = "nothing is sealed anew before it is run"]
+/// A [`CacheLayer`](crate::CacheLayer) *below* the encrypting layer keeps the old records: call its
+/// `invalidate_all` afterwards. Running calls are waited for, so this never ends if a call's future
+/// is kept and never polled. If a call is dropped, your own layer below the encrypting one must not
+/// continue to write.
+#[must_use = "nothing is sealed again before it is run"]
 pub struct Rotate {
     pub(super) leave_damaged: bool,
     pub(super) except: Vec<i32>,
     pub(super) progress: Observer,
 }
 
-/// What a change of the data key did.
+/// The result of a change of the data key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RotateReport {
     resealed: u64,
@@ -57,41 +59,44 @@ pub struct RotateReport {
 }
 
 impl Rotate {
-    /// A change that stops at the end if records are damaged.
+    /// A change that fails at the end if records are damaged.
     pub fn new() -> Self {
         Self { leave_damaged: false, except: vec![], progress: Observer::default() }
     }
 
-    /// Forgets the old data keys even if there are records that do not verify, which [`Verify`](crate::maintenance::Verify) lists. They
-    /// stay as they are, and unreadable.
+    /// Forgets the old data keys even if some records do not verify.
+    /// [`Verify`](crate::maintenance::Verify) lists them. They stay as they are, and unreadable.
     pub fn leave_damaged(mut self) -> Self {
         self.leave_damaged = true;
         self
     }
 
-    /// Leaves this account as it is in [`Rotate::revoke`], which otherwise refuses to begin if it cannot cover one.
+    /// Does not change this account in [`Rotate::revoke`]. Otherwise `revoke` refuses to begin if
+    /// it cannot cover an account.
     pub fn except(mut self, account: i32) -> Self {
         self.except.push(account);
         self
     }
 
-    /// Is told after every few hundred rows how far the change is.
+    /// Calls `progress` every few hundred rows.
     pub fn on_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Observer::new(progress);
         self
     }
 
-    /// Changes the data key of the vault of this account, or goes on with a change that was interrupted. Save the header
-    /// again afterwards: an older one has not the key of any record.
+    /// Changes the data key of this account's vault, or continues a change that was interrupted.
+    /// Save the header again afterwards: an older one has the key of no record.
     ///
-    /// If the header is kept elsewhere than in the store, a copy of the store cannot be told from it: take care which one
-    /// this is.
+    /// If the header is kept outside the store, nothing distinguishes the store from a copy of it.
+    /// Take care to name the right one.
     ///
     /// # Errors
-    /// The old data keys are kept in any of these cases, and everything stays readable. [`Error::StoreInUse`] if somebody
-    /// else has the database open; [`Error::InvalidInput`] if the vault was not opened on this account of this database;
-    /// [`Error::DamagedRecords`] if records are damaged; [`Error::ReadOnly`], [`Error::Sqlite`], and the errors of changing the
-    /// header, as [`Vault::add_slot`].
+    /// After an error the old data keys are kept, and everything stays readable.
+    ///
+    /// [`Error::StoreInUse`] if another process has the database open. [`Error::InvalidInput`] if
+    /// the vault was not opened on this account of this database. [`Error::DamagedRecords`] if
+    /// records are damaged. [`Error::ReadOnly`]. [`Error::Sqlite`]. Those of changing the header,
+    /// as for [`Vault::add_slot`].
     pub async fn run(&self, store: &impl OwnStore, vault: &Vault) -> Result<RotateReport> {
         let OwnRows(store) = store.own_rows();
         self.refuse_damage(&*store).await?;
@@ -104,7 +109,8 @@ impl Rotate {
     pub(super) async fn change(&self, store: &Arc<dyn Rows>, vault: &Vault) -> Result<RotateReport> {
         let mut report = RotateReport { resealed: 0, left_behind: 0, old_key_in_wal: false, is_rewritten: true };
         loop {
-            // Before anything is changed, and again when everybody who opens the vault finds the new key.
+            // Before anything is changed, and again once every process that opens the vault finds
+            // the new key.
             store.refuse_others().await?;
             let (epoch, is_new) = vault.begin_rotation(self.leave_damaged).await?;
             store.refuse_others().await?;
@@ -112,7 +118,8 @@ impl Rotate {
             while !vault.no_retired_state_in_use() {
                 background::unblock(|| thread::sleep(Duration::from_millis(1))).await;
             }
-            // What was stored by a call whose future is gone is in the table when the queue has been worked off.
+            // A call whose future was dropped may still be queued. Once the queue is empty, its
+            // rows are in the table.
             store.drain().await?;
             let rows = store.count(|table| table.is_sealed).await?;
             let mut passed = 0;
@@ -125,12 +132,12 @@ impl Rotate {
             report.resealed += resealed.replaced;
             report.left_behind = resealed.left;
             if vault.current_epoch().await? != epoch {
-                // Another call has changed it meanwhile: once more, under the newest.
+                // Another call has changed it in between: repeat under the newest key.
                 continue;
             }
             if !keeps_header {
-                // The header cannot tell whose it is, but the device can. And it is on the disk at once, so that the
-                // records must be before it.
+                // The header cannot tell which store it belongs to, but the device can. The header
+                // reaches the disk at once, so the records must be there before it.
                 let device = vault.layer().layer(store.clone()).load().await?;
                 device.ok_or(Error::DeviceMissing)?;
                 store.checkpoint().await?;
@@ -140,7 +147,8 @@ impl Rotate {
             }
             let finished = vault.finish_rotation(epoch).await;
             if matches!(finished, Err(Error::Anchor(_))) {
-                // The header may be without the old key already; then the log must not have it either.
+                // The header may already be without the old key; then the log must not have it
+                // either.
                 store.checkpoint().await?;
             }
             if finished? && is_new {
@@ -150,7 +158,7 @@ impl Rotate {
     }
 
     /// # Errors
-    /// [`Error::Sqlite`] as damaged, unless damage may be left behind.
+    /// [`Error::Sqlite`] as damaged, unless damaged records may be left behind.
     pub(super) async fn refuse_damage(&self, store: &dyn Rows) -> Result<()> {
         if self.leave_damaged { Ok(()) } else { store.refuse_damage().await }
     }
@@ -159,9 +167,10 @@ impl Rotate {
 /// `true` if the store has the header of this vault, `false` if the vault keeps it elsewhere.
 ///
 /// # Errors
-/// [`Error::InvalidInput`] if the store has another header, be it an older one of this vault, as in a copy.
+/// [`Error::InvalidInput`] if the store has another header, including an older one of this vault,
+/// as in a copy.
 pub(super) async fn keeps_header(store: &dyn Rows, vault: &Vault) -> Result<bool> {
-    /// Others may be opening the vault at this moment.
+    /// Other processes may be opening the vault at this moment.
     const TRIES: usize = 8;
     for _ in 0..TRIES {
         let header = vault.current_header().await?;
@@ -188,7 +197,7 @@ impl fmt::Debug for Rotate {
 }
 
 impl RotateReport {
-    /// How many records were sealed anew. Those that somebody stored meanwhile do not count.
+    /// How many records were sealed again. Records that were stored while it ran do not count.
     pub fn resealed(&self) -> u64 {
         self.resealed
     }
@@ -198,14 +207,16 @@ impl RotateReport {
         self.left_behind
     }
 
-    /// `false` if the file could not be rewritten at the end, for want of space, say. Unused parts of its pages may hold pieces of
-    /// records under the old key until [`SqliteStore::vacuum`](crate::SqliteStore::vacuum) succeeds.
+    /// `false` if the file could not be rewritten at the end, for example because the disk is full.
+    /// Unused parts of its pages may then hold pieces of records under the old key, until
+    /// [`SqliteStore::vacuum`](crate::SqliteStore::vacuum) succeeds.
     pub fn is_rewritten(&self) -> bool {
         self.is_rewritten
     }
 
-    /// `true` if the write-ahead log could not be emptied, because somebody reads an older state of the database. It holds the
-    /// old header and records under the old key until a later [`SqliteStore::checkpoint`](crate::SqliteStore::checkpoint).
+    /// `true` if the write-ahead log could not be emptied because a reader uses an older state of
+    /// the database. The log then holds the old header and records under the old key, until a later
+    /// [`SqliteStore::checkpoint`](crate::SqliteStore::checkpoint).
     pub fn old_key_in_wal(&self) -> bool {
         self.old_key_in_wal
     }
@@ -213,7 +224,7 @@ impl RotateReport {
 
 impl fmt::Display for RotateReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} records were sealed anew, the old data key is forgotten", self.resealed)?;
+        write!(f, "{} records were sealed again, the old data key is forgotten", self.resealed)?;
         if self.left_behind > 0 {
             write!(f, "; {} damaged records were left behind", self.left_behind)?;
         }
@@ -221,21 +232,23 @@ impl fmt::Display for RotateReport {
             f.write_str("; the file could not be rewritten and may hold pieces of old records: run `wastore vacuum`")?;
         }
         if self.old_key_in_wal {
-            f.write_str("; the write-ahead log still holds what is under it: close and open the store to empty it")?;
+            f.write_str(
+                "; the write-ahead log still holds records under the old key: close and open the store to empty it",
+            )?;
         }
         Ok(())
     }
 }
 
-/// How the rewriting of a file ended.
+/// The result of rewriting a file.
 pub(super) struct Rewritten {
     is_rewritten: bool,
     old_key_in_wal: bool,
 }
 
 impl Rewritten {
-    /// Rewrites the file: pieces of rows that SQLite moved long ago are in the unused parts of pages, and open with the old
-    /// header.
+    /// Rewrites the file: unused parts of its pages hold pieces of rows that SQLite moved earlier,
+    /// and the old header opens them.
     pub(super) async fn of(store: &dyn Rows) -> Self {
         match store.rewrite().await {
             Ok(()) => Self { is_rewritten: true, old_key_in_wal: false },

@@ -1,4 +1,4 @@
-//! Looking at every row of a store: whether it is what the vault sealed, and how much there is.
+//! Checks every row of a store: whether it is as the vault sealed it, and how many there are.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::rows::SealedRow;
 use crate::rows::store::{OwnRows, OwnStore, RowReader};
 use crate::rows::table::{TABLES, Table};
 
-/// Checks every record of an account: its seal, its place, its name and what carries it, and the database around it. Nothing
-/// is changed, and nothing of what is in the records is reported.
+/// Checks every record of an account (its seal, place, name and carrier) and the database around
+/// it. Changes nothing, and reports nothing of the records' content.
 ///
 /// ```
 /// # futures::executor::block_on(async {
@@ -34,11 +34,13 @@ use crate::rows::table::{TABLES, Table};
 /// # }).unwrap();
 /// ```
 ///
-/// Message secrets, base keys and sender-key devices carry nothing, or little, that could be verified; of them the form is
-/// looked at. The names of mutation MACs are bound to their rows, but are not carried by them. What is stored while the check
-/// runs is
-/// not looked at: the check sees the database at one moment. Rows that a table has and that are not found in the order of its
-/// keys, or in the index of its key, are damage.
+/// Message secrets, base keys and sender-key devices carry little or nothing that could be
+/// verified; only their form is checked. The names of mutation MACs are bound to their rows, but
+/// the rows do not carry them.
+///
+/// The check sees the database at one moment, so it does not see rows that are stored while it
+/// runs. A row that exists in a table, but is missing in the order of its keys or in the index of
+/// its key, is damage.
 #[must_use = "nothing is checked before it is run"]
 pub struct Verify {
     quick: bool,
@@ -51,14 +53,14 @@ impl Verify {
         Self { quick: false, progress: Observer::default() }
     }
 
-    /// Checks the header, the first fifty rows of each table, and the database without comparing its indexes with its
-    /// tables.
+    /// Checks only the header, the first fifty rows of each table, and the database without
+    /// comparing its indexes with its tables.
     pub fn quick(mut self) -> Self {
         self.quick = true;
         self
     }
 
-    /// Is told after every few hundred rows how far the check is.
+    /// Calls `progress` every few hundred rows.
     pub fn on_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Observer::new(progress);
         self
@@ -67,7 +69,7 @@ impl Verify {
     /// Checks the records of this account with its vault.
     ///
     /// # Errors
-    /// [`Error::Sqlite`] if the database cannot be read. Damage is no error; it is in the report.
+    /// [`Error::Sqlite`] if the database cannot be read. Damage is no error; the report lists it.
     pub async fn run(&self, store: &impl OwnStore, vault: &Vault) -> Result<VerifyReport> {
         let OwnRows(store) = store.own_rows();
         let mut report = VerifyReport::default();
@@ -113,7 +115,7 @@ impl Verify {
                         break;
                     }
                     Err(error) => {
-                        // The engine itself cannot read on in this table.
+                        // SQLite itself cannot read on in this table.
                         if_damaged::<()>(error)?;
                         report.damaged(table.name, 0, "the table cannot be read to its end".to_owned());
                         break;
@@ -144,12 +146,12 @@ impl fmt::Debug for Verify {
     }
 }
 
-/// What a check found. `Display` prints a table and the damage.
+/// The result of a check. `Display` prints a table and the damage.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
     records: Vec<CheckedRecords>,
     damaged: Vec<DamagedRow>,
-    /// More than are listed.
+    /// May exceed the number of listed rows.
     damaged_rows: u64,
     #[serde(rename = "sqlite")]
     database: Vec<String>,
@@ -163,43 +165,43 @@ struct CheckedRecords {
     unauthenticated: u64,
 }
 
-/// A row that is not as it should be.
+/// A damaged row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct DamagedRow {
-    /// Its table.
+    /// The table of the row.
     pub table: &'static str,
-    /// Its row id. Where rows have none, as in `mutation_macs` and `sender_key_devices` of a
-    /// [`SqliteStore`](crate::SqliteStore), its place in the order of the keys, from 1. 0 for what is missing, and for a table
-    /// as a whole.
+    /// The row id. Where rows have none, as in `mutation_macs` and `sender_key_devices` of a
+    /// [`SqliteStore`](crate::SqliteStore), the position in the order of the keys, from 1. 0 for a
+    /// missing record, and for a table as a whole.
     pub row: i64,
-    /// What is wrong with it.
+    /// The problem of the row.
     pub problem: String,
 }
 
 impl VerifyReport {
-    /// `true` if nothing was found.
+    /// `true` if the check found no damage.
     pub fn is_sound(&self) -> bool {
         self.damaged_rows == 0 && self.database.is_empty()
     }
 
-    /// How many records of a kind are as they should be.
+    /// How many records of a kind are sound.
     pub fn checked(&self, record: Record) -> u64 {
         let found = self.records.iter().find(|checked| checked.record == record);
         found.map_or(0, |checked| checked.sealed + checked.unauthenticated)
     }
 
-    /// Rows that are not as they should be, a thousand of them at most.
+    /// The damaged rows, at most 1000 of them.
     pub fn damaged_rows(&self) -> &[DamagedRow] {
         &self.damaged
     }
 
-    /// How many rows are not as they should be.
+    /// How many rows are damaged.
     pub fn damaged_count(&self) -> u64 {
         self.damaged_rows
     }
 
-    /// What SQLite says of the database, in its words.
+    /// The problems of the database, in SQLite's words.
     pub fn database_problems(&self) -> &[String] {
         &self.database
     }
@@ -232,7 +234,7 @@ impl VerifyReport {
                     RowCheck::Unauthenticated => self.records[position].unauthenticated += 1,
                 }
             }
-            // The store, not the row.
+            // The store failed, not the row.
             Err(error @ (Error::Store(_) | Error::Sqlite { .. })) => return Err(error),
             Err(error) => self.damaged(table.name, row, error.to_string()),
         }
@@ -279,7 +281,7 @@ fn label<S: serde::Serializer>(record: &Record, serializer: S) -> Result<S::Ok, 
     serializer.serialize_str(record.label())
 }
 
-/// Damage of the database is what a check reports.
+/// Turns damage of the database into a result, because a check reports it.
 fn if_damaged<T: Default>(error: Error) -> Result<T> {
     match error {
         Error::Sqlite { problem: SqliteProblem::Damaged, .. } => Ok(T::default()),

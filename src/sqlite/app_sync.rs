@@ -124,7 +124,8 @@ impl AppSyncStore for SqliteStore {
         self.write(WritePlan::RELAXED.blocking(), move |c| c.run(SQL, (account, &name)).map(drop)).await
     }
 
-    /// The highest id, byte by byte. Ids end in an epoch that rises, so that this is the newest of the account's devices.
+    /// The highest id, byte by byte. Ids end in an epoch that rises, so this is the newest id of
+    /// all devices of the account.
     async fn get_latest_sync_key_id(&self) -> Result<Option<Vec<u8>>> {
         const SQL: &str = "SELECT key_id FROM sync_keys WHERE account = ?1 ORDER BY key_id DESC LIMIT 1";
         self.read(|c| c.first(SQL, (self.account,), |row| row.get(0))).await

@@ -1,4 +1,4 @@
-//! Waiting for another process or connection that is in the way: how long, and in what pauses.
+//! How long to wait for another process or connection, and in what pauses.
 
 use std::sync::Arc;
 use std::sync::atomic::{self, AtomicUsize};
@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// Tries again while another process is in the way, until the timeout. Blocks its thread.
+/// Retries `attempt` while it fails with contention and `backoff` has pauses left. Blocks its
+/// thread.
 pub(super) fn retry_busy<T>(backoff: &mut BusyBackoff, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         match attempt() {
@@ -20,7 +21,7 @@ pub(super) fn retry_busy<T>(backoff: &mut BusyBackoff, mut attempt: impl FnMut()
     }
 }
 
-/// The pauses between attempts, as long together as the timeout.
+/// The pauses between attempts. Together they are as long as the timeout.
 pub(super) struct BusyBackoff {
     deadline: Option<Instant>,
     pause: Duration,
@@ -28,7 +29,7 @@ pub(super) struct BusyBackoff {
     waiting: Option<Waiting>,
 }
 
-/// Counts those who were turned away and try again.
+/// Counts the callers that were turned away and try again.
 struct Waiting {
     count: Arc<AtomicUsize>,
     entered: bool,
@@ -40,7 +41,8 @@ impl BusyBackoff {
         Self { deadline: Instant::now().checked_add(timeout), pause, longest, waiting: None }
     }
 
-    /// Pauses that are never longer than this, and are counted from the first to the last.
+    /// Limits each pause to `longest`, and counts the caller in `count` from the first pause to the
+    /// last.
     pub(super) fn with_max_pause(self, longest: Duration, count: &Arc<AtomicUsize>) -> Self {
         let waiting = Some(Waiting { count: count.clone(), entered: false });
         Self { pause: self.pause.min(longest), longest, waiting, ..self }
@@ -71,7 +73,7 @@ impl Iterator for BusyBackoff {
     }
 }
 
-/// What SQLite says when another connection is in the way.
+/// The error that SQLite returns when another connection holds the database.
 pub(super) fn contended() -> Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
     rusqlite::Error::SqliteFailure(code, None).into()

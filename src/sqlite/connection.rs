@@ -15,15 +15,18 @@ use crate::error::{Error, Result, SqliteProblem};
 use crate::method::Record;
 use crate::rows::table::TABLES;
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Writer,
     Reader,
 }
 
-/// Keeps SQL that is in the file from running (https://www.sqlite.org/security.html), and statements within bounds. In an own
-/// database `schema::check` refuses a schema with such SQL; this holds if it should fail.
+/// Prevents SQL in the file from running (<https://www.sqlite.org/security.html>), and limits the
+/// size of statements.
+///
+/// This is a second line of defence: `schema::check` already refuses an own database whose schema
+/// contains such SQL.
 pub(crate) fn guard(connection: &Connection) -> rusqlite::Result<()> {
     for (setting, value) in GUARDS {
         connection.set_db_config(*setting, *value)?;
@@ -31,32 +34,34 @@ pub(crate) fn guard(connection: &Connection) -> rusqlite::Result<()> {
     for (limit, value) in LIMITS {
         connection.set_limit(*limit, *value)?;
     }
-    // Damaged cells are noticed when their page is read, and constraints are what is in the file.
+    // Check cells when their page is read. Do not enforce CHECK constraints: they come from the
+    // file.
     connection.pragma_update(None, "cell_size_check", 1)?;
     connection.pragma_update(None, "ignore_check_constraints", 1)
 }
 
-/// What is switched on and off on every connection.
+/// The settings that every connection switches on or off.
 pub(super) const GUARDS: &[(DbConfig, bool)] = &[
     (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
     (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
     (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
     (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
     (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
-    // On by default in the SQLite that is compiled in.
+    // On by default in the bundled SQLite.
     (DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false),
     (DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false),
     (DbConfig::SQLITE_DBCONFIG_RESET_DATABASE, false),
     (DbConfig::SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, false),
     (DbConfig::SQLITE_DBCONFIG_LEGACY_FILE_FORMAT, false),
-    // A name in double quotes that is no column is an error, not a text.
+    // A name in double quotes that is no column is an error, not a string.
     (DbConfig::SQLITE_DBCONFIG_DQS_DML, false),
     (DbConfig::SQLITE_DBCONFIG_DQS_DDL, false),
-    // Plans do not depend on parameters, so that only a change of the schema makes SQLite prepare a statement again.
+    // Query plans do not depend on parameters, so SQLite re-prepares a statement only after a
+    // schema change.
     (DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true),
 ];
 
-/// Several times what the own statements and schema need; the length of values keeps SQLite's limit.
+/// Several times the needs of the own statements and schema. Values keep SQLite's own length limit.
 pub(super) const LIMITS: &[(Limit, i32)] = &[
     (Limit::SQLITE_LIMIT_SQL_LENGTH, 64 << 10),
     (Limit::SQLITE_LIMIT_COLUMN, 64),
@@ -66,7 +71,7 @@ pub(super) const LIMITS: &[(Limit, i32)] = &[
     (Limit::SQLITE_LIMIT_FUNCTION_ARG, 8),
     (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 64),
     (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, 32),
-    // Nor do actions of foreign keys run.
+    // This also stops actions of foreign keys.
     (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 0),
     (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
     // See `with_attachment`.
@@ -81,11 +86,11 @@ pub(super) fn with_attachment<T>(connection: &Connection, run: impl FnOnce() -> 
     result
 }
 
-/// Settings that hold as long as the connection does.
+/// Sets what stays in force as long as the connection is open.
 pub(super) fn configure(connection: &Connection, config: &SqliteOptions, role: Role) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     let set = |name, value: i64| connection.pragma_update(None, name, value);
-    // Negative: KiB instead of pages.
+    // A negative size is in KiB instead of pages.
     set("cache_size", -i64::try_from(config.page_cache / 1024).unwrap_or(i64::MAX))?;
     set("mmap_size", i64::try_from(config.mmap).unwrap_or(i64::MAX))?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
@@ -99,27 +104,27 @@ pub(super) fn configure(connection: &Connection, config: &SqliteOptions, role: R
     sync_for_good(connection)
 }
 
-/// On macOS `fsync` leaves data in the drive's cache; elsewhere this does nothing. Also for readers, the last of which may
-/// copy the write-ahead log when it is closed.
+/// Makes SQLite flush the drive's cache on macOS, where `fsync` does not. Elsewhere this does
+/// nothing. Readers need it too: the last one may copy the write-ahead log when it is closed.
 pub(super) fn sync_for_good(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "fullfsync", 1)?;
     connection.pragma_update(None, "checkpoint_fullfsync", 1)
 }
 
-/// More than the store has.
+/// More than the number of different statements of the store.
 const STATEMENTS: usize = 128;
 
-/// What the write-ahead log may keep of its size when it starts over.
+/// How many bytes the write-ahead log may keep when it starts over.
 const WAL_KEPT_BYTES: i64 = 64 << 20;
 
-/// What may be prepared on this thread.
+/// The statements that may be prepared on this thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Preparing {
-    /// What touches no rows.
+    /// No statement that touches rows.
     Nothing,
     /// A query of the schema.
     Schema,
-    /// Any statement, against the schema that was checked.
+    /// Any statement, against the checked schema.
     Statement,
 }
 
@@ -138,27 +143,32 @@ fn preparing<T>(what: Preparing, prepare: impl FnOnce() -> T) -> T {
     prepare()
 }
 
-/// Lets statements be prepared on a connection that is [watched](watch).
+/// Allows statements to be prepared on a connection that is [watched](watch).
 pub(super) fn permitted<T>(prepare: impl FnOnce() -> T) -> T {
     preparing(Preparing::Statement, prepare)
 }
 
-/// The same for a query of the schema, also after it has changed.
+/// Allows a query of the schema to be prepared, also after the schema has changed.
 pub(super) fn permitted_on_schema<T>(prepare: impl FnOnce() -> T) -> T {
     preparing(Preparing::Schema, prepare)
 }
 
-/// What is known of the schema that a connection has loaded.
+/// How far the schema that a connection has loaded is known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Loaded {
     Unknown,
     Checked,
 }
 
-/// From now on statements run against the schema that the connection has loaded, and no other. SQLite prepares them by itself
-/// once more when another connection has changed the schema, and asks before; the answer is no, so that they fail before they
-/// touch anything. It costs nothing as long as the schema stays. After that nothing is prepared before the schema was looked
-/// at: see `schema::run_checked`. As long as it is unknown, nothing is prepared but a query of the schema.
+/// Makes statements run only against the schema that the connection has loaded now.
+///
+/// SQLite re-prepares a statement by itself after another connection has changed the schema, and
+/// asks the authorizer first. The authorizer denies it, so the statement fails before it touches
+/// anything. This costs nothing while the schema stays the same.
+///
+/// After a denial nothing is prepared until the schema was checked again: see
+/// `schema::run_checked`. While the schema is [`Loaded::Unknown`], only a query of the schema may
+/// be prepared.
 pub(super) fn watch(connection: &Connection, loaded: Loaded) -> rusqlite::Result<()> {
     connection.flush_prepared_statement_cache();
     let mut changed = loaded == Loaded::Unknown;
@@ -186,7 +196,7 @@ pub(super) fn watch(connection: &Connection, loaded: Loaded) -> rusqlite::Result
     }))
 }
 
-/// A value as it lies in the database, whatever is in it.
+/// A value as it is stored in the database, of any type.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Stored {
     Null,
@@ -197,12 +207,13 @@ pub(super) enum Stored {
 }
 
 impl Stored {
-    /// A text or a blob, which no column's type changes.
+    /// `true` for a text or a blob, which no column type converts.
     pub(super) fn is_bytes(&self) -> bool {
         matches!(self, Stored::Text(_) | Stored::Blob(_))
     }
 
-    /// The order in which SQLite keeps values, whatever their types (<https://www.sqlite.org/datatype3.html>, section 4.1).
+    /// The order in which SQLite sorts values of any types
+    /// (<https://www.sqlite.org/datatype3.html>, section 4.1).
     pub(super) fn order(&self, other: &Self) -> Ordering {
         let class = |value: &Self| match value {
             Stored::Null => 0,
@@ -247,12 +258,12 @@ impl ToSql for Stored {
     }
 }
 
-/// Running statements, each prepared once per connection.
+/// Runs statements. Each is prepared once per connection.
 pub(super) trait Statements {
-    /// Runs a statement that returns no rows; gives the number of rows it changed.
+    /// Runs a statement that returns no rows, and returns how many rows it changed.
     fn run(&self, sql: &'static str, params: impl Params) -> Result<usize>;
 
-    /// Runs a statement that returns no rows once per item; gives the number of rows it changed.
+    /// Runs a statement that returns no rows once per item, and returns how many rows it changed.
     fn run_each<T>(
         &self,
         sql: &'static str,
@@ -321,7 +332,8 @@ fn prepare<'a>(connection: &'a Connection, sql: &'static str) -> rusqlite::Resul
     permitted(|| connection.prepare_cached(sql))
 }
 
-/// The error of reading a row: if a value is not what its column holds, the record is named.
+/// Converts an error of reading a row. If a value does not fit its column, the error names the
+/// record.
 fn of_row(sql: &str, error: rusqlite::Error) -> Error {
     match Error::from(error) {
         Error::Malformed { .. } => {
@@ -338,12 +350,12 @@ impl From<rusqlite::Error> for Error {
         use rusqlite::{Error as Source, ffi};
         let code = match error {
             Source::SqliteFailure(code, _) | Source::SqlInputError { error: code, .. } => code,
-            // A value of another type or size than its column is given: the row is damaged, not the store.
+            // The value's type or size does not fit its column: the row is damaged, not the store.
             Source::FromSqlConversionFailure(..)
             | Source::IntegralValueOutOfRange(..)
             | Source::InvalidColumnType(..)
             | Source::Utf8Error(..) => return Error::Malformed { record: Record::Store },
-            // It is about how the store calls SQLite.
+            // The store called SQLite in a wrong way.
             _ => ffi::Error::new(ffi::SQLITE_MISUSE),
         };
         let problem = match code.code {
@@ -357,31 +369,32 @@ impl From<rusqlite::Error> for Error {
             OutOfMemory => SqliteProblem::OutOfMemory,
             _ => SqliteProblem::Other,
         };
-        // Without SQLite's message: names of the schema and the path stand in it, which others may have chosen.
+        // Drop SQLite's message: it contains the path and names of the schema, which another party
+        // may have chosen.
         Error::Sqlite { problem, source: Arc::new(Source::SqliteFailure(code, None)) }
     }
 }
 
 impl Error {
-    /// `true` if another connection holds what this one needs, and waiting may help.
+    /// `true` if another connection holds the database, so that waiting may help.
     pub(super) fn is_contention(&self) -> bool {
         matches!(self, Error::Sqlite { problem: SqliteProblem::Contended, .. })
     }
 
-    /// `true` if a statement was not run because the schema is not the one that was checked: see [`watch`].
+    /// `true` if a statement did not run because the schema is not the checked one: see [`watch`].
     pub(super) fn is_changed_schema(&self) -> bool {
         let Error::Sqlite { problem: SqliteProblem::Other, source } = self else { return false };
         let code = source.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
         code == Some(ErrorCode::AuthorizationForStatementDenied)
     }
 
-    /// `true` if a row, or the page that it is on, cannot be read.
+    /// `true` if a row, or the page that holds it, cannot be read.
     pub(super) fn is_damaged_database(&self) -> bool {
         matches!(self, Error::Sqlite { problem: SqliteProblem::Damaged | SqliteProblem::TooLarge, .. })
     }
 }
 
-/// What SQLite says of a database that makes no sense.
+/// The error that SQLite returns for a damaged database.
 pub(super) fn damaged() -> Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
     rusqlite::Error::SqliteFailure(code, None).into()

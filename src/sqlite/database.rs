@@ -1,4 +1,4 @@
-//! One open database: opening, reading and closing it.
+//! One open database: opening it, reading from it and closing it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -36,18 +36,19 @@ use crate::filesystem::{self, folder_of};
 use crate::private;
 use crate::sync::IgnorePoison;
 
-/// What the accounts in one database share.
+/// The state that the accounts of one database share.
 pub(super) struct Database {
-    // Their connections are closed before the writer's, whose settings are right for the checkpoint of the last close.
+    // Dropped before the writer, whose settings are right for the checkpoint at the last close.
     pub(super) readers: Arc<Readers>,
     pub(super) writer: Arc<Writer>,
     pub(super) wal: Arc<Wal>,
-    /// How often each account was deleted, of those that were opened.
+    /// How often each account was deleted, for the accounts that were opened.
     deletions: Mutex<HashMap<i32, Arc<AtomicU64>>>,
 }
 
 impl Database {
-    /// Opens, and if need be creates or migrates, a database. Blocks its thread.
+    /// Opens a database. Creates it if it is absent, and migrates an older schema. Blocks its
+    /// thread.
     pub(super) fn open_file(path: &Path, config: SqliteOptions) -> Result<Arc<Self>> {
         check_library()?;
         if !config.must_exist && is_absent(path) {
@@ -64,7 +65,7 @@ impl Database {
         Ok(Arc::new(Self::new(config, location, connection, Some((files, open)))))
     }
 
-    /// Opens a database and changes nothing. Blocks its thread.
+    /// Opens a database without changing anything. Blocks its thread.
     pub(super) fn open_read_only(path: &Path, config: SqliteOptions) -> Result<Arc<Self>> {
         check_library()?;
         let path = existing(path)?;
@@ -82,7 +83,7 @@ impl Database {
         };
         let mut location = Location::ReadOnly(ReadOnlyFile::look(path.clone())?);
         let connection = match prepare_with_retries(&path, &config, || open(&location)) {
-            // As on media that cannot be written, beside a log.
+            // For example on read-only media, with a log beside the database.
             Err(Error::Sqlite { problem: SqliteProblem::CannotOpen | SqliteProblem::ReadOnly, .. }) => {
                 location = Location::ReadOnly(ReadOnlyFile::copy(path.clone())?);
                 open(&location)?
@@ -116,18 +117,19 @@ impl Database {
         Self { readers: Arc::new(Readers::new(writer.clone(), wal.clone())), writer, wal, deletions: Mutex::default() }
     }
 
-    /// The life of an account from now on.
+    /// The life of an account that begins now.
     pub(super) fn life(&self, account: i32) -> Life {
         let mut all = self.deletions.lock().ignore_poison();
         let deletions = all.entry(account).or_default().clone();
         Life { before: deletions.load(Ordering::SeqCst), deletions }
     }
 
-    /// Closes every connection but those of walks and backups under way; later calls fail.
+    /// Closes every connection, except those of walks and backups that are running. Later calls
+    /// fail.
     ///
     /// # Errors
-    /// Contention if a call does not end until the timeout, [`Error::StoreInUse`] if the log is not empty afterwards, and what
-    /// emptying it fails with.
+    /// Contention if a call does not end before the timeout. [`Error::StoreInUse`] if the log is
+    /// not empty afterwards. The errors of emptying the log.
     pub(super) async fn close(self: &Arc<Self>) -> Result<()> {
         self.wal.close();
         self.writer.refuse_calls();
@@ -154,18 +156,18 @@ impl Database {
             return Ok(());
         };
         let emptied = match self.writer.take_connection(&mut backoff)? {
-            // Closing it would do it as well, and not say whether it failed.
+            // Closing the connection would also empty the log, but not report a failure.
             Some(writer) => match self.wal.checkpoint(&writer, CheckpointMode::Truncate) {
                 Err(error) if error.is_contention() => Ok(false),
                 emptied => emptied,
             },
             None => Ok(true),
         };
-        // What was read while calls under way ended must not be given out either.
+        // Caches must not return what was read while the running calls ended either.
         ended::note();
         self.wal.unpin();
         emptied?;
-        // Somebody else has it, and what is in the log is not in the file.
+        // Another connection has the file open, and the log holds commits that the file lacks.
         let is_left = log_path(path).metadata().is_ok_and(|log| log.len() > 0);
         if is_left { Err(Error::StoreInUse) } else { Ok(()) }
     }
@@ -175,15 +177,15 @@ impl Database {
         self.wal.location.path()
     }
 
-    /// How many connections there are, each with a page cache of its own.
+    /// How many connections are open. Each has its own page cache.
     pub(super) fn open_connections(&self) -> usize {
         1 + self.readers.open()
     }
 
-    /// Runs a short query where the caller is.
+    /// Runs a short query on the caller's thread.
     ///
     /// # Errors
-    /// What `query` returns; contention only after the timeout.
+    /// The errors of `query`. Contention only after the timeout.
     pub(super) async fn read<T>(&self, mut query: impl FnMut(&Connection) -> Result<T> + Send) -> Result<T> {
         coop::charge(coop::READ);
         if coop::over_budget() {
@@ -193,7 +195,7 @@ impl Database {
         loop {
             let result = match self.writer.read(&mut query) {
                 Some(result) => result,
-                // Opening a reader can meet somebody in the way as well.
+                // Opening a reader can meet contention as well.
                 None => self.readers.reader().await.and_then(|reader| reader.run(|c| run_checked(c, || query(c)))),
             };
             match result {
@@ -208,30 +210,33 @@ impl Database {
         }
     }
 
-    /// Opens a connection that sees the database as it is at this moment, as long as it is open. Blocks its thread.
+    /// Opens a connection that sees the database as it is now, for as long as it is open. Blocks
+    /// its thread.
     ///
     /// # Errors
-    /// Those of opening a connection.
+    /// The errors of opening a connection.
     pub(super) fn open_snapshot(&self) -> Result<Connection> {
         let connection = self.wal.connect()?;
         configure(&connection, &self.wal.config, Role::Reader)?;
         self.wal.check_files()?;
         connection.execute_batch("BEGIN")?;
-        // Its first query, from which on the moment is fixed.
+        // The first query of the transaction fixes the moment.
         schema::check(&connection, schema::NEWEST)?;
         Ok(connection)
     }
 
-    /// Makes sure that nobody but this store has the database open at this moment. Calls wait for that.
+    /// Checks that only this store has the database open at this moment. Calls wait while it
+    /// checks.
     ///
     /// # Errors
-    /// [`Error::StoreInUse`] if somebody else has, for five seconds or the timeout.
+    /// [`Error::StoreInUse`] if another connection has it open for five seconds, or for the timeout
+    /// if that is shorter.
     pub(super) async fn refuse_others(self: &Arc<Self>) -> Result<()> {
         if self.path().is_none() {
             return Ok(());
         }
         let mut backoff = BusyBackoff::new(self.wal.config.busy_timeout.min(Duration::from_secs(5)));
-        // Each attempt by itself, so that calls and checkpoints go on in between.
+        // Each attempt is a call of its own, so that calls and checkpoints run in between.
         loop {
             let database = Arc::downgrade(self);
             let look = move |writer: &Connection| database.upgrade().map_or(Ok(true), |it| it.is_alone(writer));
@@ -245,8 +250,8 @@ impl Database {
         }
     }
 
-    /// Every connection holds a shared lock on the file as long as it is open, so only a lone one gets an exclusive lock
-    /// (<https://www.sqlite.org/wal.html>, section 8).
+    /// Every open connection holds a shared lock on the file, so an exclusive lock succeeds only
+    /// for the last one (<https://www.sqlite.org/wal.html>, section 8).
     fn is_alone(&self, writer: &Connection) -> Result<bool> {
         let Some(_no_checkpoint) = self.wal.begin_checkpoint() else { return Ok(false) };
         let mut backoff = BusyBackoff::new(Duration::from_millis(100));
@@ -254,7 +259,7 @@ impl Database {
         let set = |mode| writer.pragma_update_and_check(None, "locking_mode", mode, |_| Ok(()));
         set("EXCLUSIVE")?;
         let begun = retry_busy(&mut backoff, || Ok(writer.execute_batch("BEGIN IMMEDIATE")?));
-        // The lock goes with the transaction.
+        // The lock ends with the transaction.
         set("NORMAL")?;
         match begun {
             Ok(()) => Ok(writer.execute_batch("COMMIT").map(|()| true)?),
@@ -263,7 +268,7 @@ impl Database {
         }
     }
 
-    /// Runs a call that changes something; see [`Writer::write`].
+    /// Runs a call that writes; see [`Writer::write`].
     pub(super) async fn write<T, F>(&self, plan: WritePlan, operation: F) -> Result<T>
     where
         T: Send + 'static,
@@ -272,7 +277,7 @@ impl Database {
         self.writer.write(plan, operation).await
     }
 
-    /// Runs a query of many rows; see [`Readers::run_long`].
+    /// Runs a query that may return many rows; see [`Readers::run_long`].
     pub(super) async fn read_long<T, F>(&self, query: F) -> Result<T>
     where
         T: Send + 'static,
@@ -282,13 +287,13 @@ impl Database {
     }
 
     /// # Errors
-    /// As [`Wal::check_files`].
+    /// Those of [`Wal::check_files`].
     pub(super) fn check_files(&self) -> Result<()> {
         self.wal.check_files()
     }
 }
 
-/// The life of an account in this process, which ends when it is deleted.
+/// The life of an account in this process. It ends when the account is deleted.
 #[derive(Clone)]
 pub(super) struct Life {
     deletions: Arc<AtomicU64>,
@@ -297,7 +302,7 @@ pub(super) struct Life {
 
 impl Life {
     /// # Errors
-    /// [`Error::AccountDeleted`] once it has ended.
+    /// [`Error::AccountDeleted`] once the life has ended.
     pub(super) fn check(&self) -> Result<()> {
         if self.deletions.load(Ordering::SeqCst) == self.before { Ok(()) } else { Err(Error::AccountDeleted) }
     }
@@ -311,19 +316,20 @@ impl Life {
 /// The oldest version with `STRICT` tables.
 const OLDEST_SQLITE: i32 = 3_037_000;
 
-/// Five sessions of 1.5 KB fit, where a page of 4 KB holds two; a page is what a commit writes.
+/// A page of 8 KiB fits five sessions of 1.5 KB; a page of 4 KiB fits only two. A commit writes
+/// whole pages.
 const PAGE_BYTES: i64 = 8192;
 
 /// Opens the writing connection.
 fn prepare(location: &Location, path: &Path, config: &SqliteOptions) -> Result<Connection> {
     let mut connection = location.connect()?;
-    // Closing a database that is not ours, or not as we made it, must not fold its write-ahead log into it, but remove an
-    // empty one of ours.
+    // If the database turns out to be foreign or altered, closing it must not fold its write-ahead
+    // log into it. An empty log is one of ours, and closing removes it.
     let has_log = fs::metadata(log_path(path)).is_ok_and(|log| log.len() > 0);
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
     let version = schema::identify(&connection, path)?;
     if version == 0 && path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
-        // A database of no one, without tables.
+        // A database without tables that no program claims.
         return Err(Error::ForeignFile { path: path.to_owned(), found: ForeignFile::Empty });
     }
     if version > 0 {
@@ -331,7 +337,7 @@ fn prepare(location: &Location, path: &Path, config: &SqliteOptions) -> Result<C
     }
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     if version == 0 {
-        // Only before there are tables.
+        // These can be set only before the first table exists.
         connection.pragma_update(None, "page_size", PAGE_BYTES)?;
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     }
@@ -355,7 +361,7 @@ fn prepare(location: &Location, path: &Path, config: &SqliteOptions) -> Result<C
 }
 
 /// # Errors
-/// [`Error::InvalidInput`] if the SQLite that is linked is too old.
+/// [`Error::InvalidInput`] if the linked SQLite is too old.
 fn check_library() -> Result<()> {
     if rusqlite::version_number() < OLDEST_SQLITE {
         return Err(Error::InvalidInput { what: "the linked SQLite library", problem: "is older than 3.37" });
@@ -363,12 +369,13 @@ fn check_library() -> Result<()> {
     Ok(())
 }
 
-/// Tries again while another process is in the way, or closes the database at this moment and deletes the write-ahead log.
+/// Retries while another process is in the way, or while it closes the database and deletes the
+/// write-ahead log.
 fn prepare_with_retries<T>(path: &Path, config: &SqliteOptions, mut prepare: impl FnMut() -> Result<T>) -> Result<T> {
     let mut looked = false;
     let mut prepare = || {
         prepare().map_err(|error| {
-            // Where there are no locks, waiting for one does not help.
+            // On a file system without locks, waiting for one does not help.
             let first = error.is_contention() && !std::mem::replace(&mut looked, true);
             if first && filesystem::has_no_locks(folder_of(path)) { NO_LOCKS } else { error }
         })
@@ -386,11 +393,12 @@ fn prepare_with_retries<T>(path: &Path, config: &SqliteOptions, mut prepare: imp
     }
 }
 
-/// Creates a database, unless another one takes the name meanwhile. It appears with its schema, so that an empty file is never
-/// a new store.
+/// Creates a database, unless another one gets the name first. The file appears with its complete
+/// schema, so that an empty file is never a new store.
 ///
 /// # Errors
-/// [`Error::TargetExists`] if there is a log beside its name; [`Error::InvalidInput`] if there is no such folder; [`Error::File`].
+/// [`Error::TargetExists`] if a log lies beside the name. [`Error::InvalidInput`] if the folder
+/// does not exist. [`Error::File`].
 fn create(path: &Path, config: &SqliteOptions) -> Result<()> {
     let cannot_create = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => {
@@ -402,7 +410,7 @@ fn create(path: &Path, config: &SqliteOptions) -> Result<()> {
     let folder = private::unfinished_folder(path, ".wastore-init-").map_err(cannot_create)?;
     let file = folder.path().join("store.db");
     drop(private::create(&file).map_err(cannot_create)?);
-    // Closing it empties the log.
+    // Closing the connection empties the log.
     drop(prepare(&Location::File(file.clone()), &file, config).map_err(|error| explained(&file, error))?);
     let is_finished = config.unfinished.is_none();
     if is_finished {

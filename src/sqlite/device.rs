@@ -1,7 +1,8 @@
 //! The own device.
 //!
-//! It is stored as JSON, which carries every field that upstream serializes now or adds later; only the routing info has
-//! a column of its own, because an encrypting layer keeps kilobytes in it.
+//! The device is stored as JSON, which carries every field that upstream serializes now or adds
+//! later. Only the routing info has its own column, because an encrypting layer stores kilobytes in
+//! it.
 
 use std::sync::Arc;
 
@@ -65,16 +66,19 @@ impl DeviceStore for SqliteStore {
         Ok(self.account)
     }
 
-    /// Writes `<database>.snapshot-<unix time in ms>-<name>` beside the database, and the extra content into the same name with
-    /// `.extra`, both with mode 0600. What is not an ASCII letter, a digit
-    /// or `-` in `name` becomes `_`; 64 characters are kept.
+    /// Writes `<database>.snapshot-<unix time in ms>-<name>` beside the database, and the extra
+    /// content to the same name with `.extra`. Both files have mode 0600.
+    ///
+    /// In `name`, every character other than an ASCII letter, a digit or `-` becomes `_`, and only
+    /// the first 64 characters are kept.
     async fn snapshot_db(&self, name: &str, extra_content: Option<&[u8]>) -> Result<()> {
         self.life.check()?;
         Ok(self.snapshot(name, extra_content.map(<[u8]>::to_vec)).await?)
     }
 
-    /// An upper bound of what the page caches hold, and the number of pages of the database. The connections belong to all
-    /// accounts, so account 1 reports their memory and the others none of it.
+    /// Reports an upper bound of the memory in the page caches, and the number of pages of the
+    /// database. All accounts share the connections, so account 1 reports their memory and the
+    /// other accounts report 0.
     async fn resource_report(&self) -> StorageResourceReport {
         let pragmas = |c: &Connection| {
             let value = |name| c.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
@@ -88,7 +92,7 @@ impl DeviceStore for SqliteStore {
     }
 }
 
-/// A device as it is stored.
+/// A device in its stored form.
 struct Row {
     record: Zeroizing<Vec<u8>>,
     edge_routing_info: Option<Vec<u8>>,
@@ -106,7 +110,7 @@ impl Row {
             serde_json::from_slice(&self.record).map_err(|_| Error::Malformed { record: Record::Device })?;
         Ok(Device {
             edge_routing_info: self.edge_routing_info,
-            // Not serialized, and their serde defaults are not the client's.
+            // These fields are not serialized, and their serde defaults differ from the client's.
             device_props: Arc::new(DEVICE_PROPS.clone()),
             client_profile: ClientProfile::web(),
             nct_salt_sync_seen: false,

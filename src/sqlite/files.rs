@@ -1,4 +1,4 @@
-//! The files of a database: their names, which of them may be used, and why one cannot be.
+//! The files of a database: their names, which of them may be used, and why one cannot be used.
 
 use std::fs;
 use std::io;
@@ -14,7 +14,8 @@ use crate::filesystem::{self, folder_of};
 use crate::printable::printable_path;
 use crate::private;
 
-/// Why SQLite could not open a database, if its file system or its rights tell more than SQLite does.
+/// Replaces SQLite's error on opening a database if the file system or the permissions explain
+/// more.
 pub(crate) fn explained(path: &Path, error: Error) -> Error {
     let Error::Sqlite { problem, .. } = &error else { return error };
     match problem {
@@ -38,10 +39,11 @@ pub(super) fn is_absent(path: &Path) -> bool {
     path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// The absolute path of a database that is there.
+/// The absolute path of an existing database.
 ///
 /// # Errors
-/// [`Error::File`] if there is none, [`Error::ForeignFile`] if it is empty or too short to be one.
+/// [`Error::File`] if the file does not exist, [`Error::ForeignFile`] if it is empty or too short
+/// to be a database.
 pub(super) fn existing(path: &Path) -> Result<PathBuf> {
     let path = fs::canonicalize(path).map_err(|error| cannot_open(filesystem::named(path, error)))?;
     schema::check_length(&path)?;
@@ -49,10 +51,11 @@ pub(super) fn existing(path: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Looks whether a database and what SQLite keeps beside it are regular files: of a pipe it would wait for the other end.
+/// Checks that a database and SQLite's files beside it are regular files. A pipe would block SQLite
+/// until its other end is opened.
 ///
 /// # Errors
-/// Names the file that is none.
+/// Names the file that is not regular.
 pub(crate) fn refuse_pipes(database: &Path) -> io::Result<()> {
     let companions = COMPANIONS.iter().map(|ending| with_suffix(database, ending)).filter(|path| path.exists());
     for path in [database.to_owned()].into_iter().chain(companions) {
@@ -63,10 +66,11 @@ pub(crate) fn refuse_pipes(database: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Looks whether a new database may have this name: SQLite would take a log beside it for its own.
+/// Checks that a new database may have this name. SQLite would take a log beside it as the
+/// database's own.
 ///
 /// # Errors
-/// [`Error::TargetExists`] names what is there.
+/// [`Error::TargetExists`] names the existing file.
 pub(crate) fn refuse_taken(target: &Path) -> Result<()> {
     if target.symlink_metadata().is_ok() {
         return Err(Error::TargetExists { path: target.to_owned() });
@@ -82,14 +86,16 @@ pub(super) fn refuse_companions(target: &Path) -> Result<()> {
     }
 }
 
-/// The endings of the names that SQLite gives to what it keeps beside a database.
+/// The suffixes of the files that SQLite keeps beside a database.
 pub(crate) const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// Gives a finished database its name: closes what is open of it, waits for the disk, and removes the folder in which it was made.
+/// Gives a finished database its name: closes what is still open of it, waits for the disk, and
+/// removes the folder in which it was made.
 ///
 /// # Errors
-/// [`Error::TargetExists`] if another file has that name by now, [`Error::File`]. [`Error::WorkerGone`] if the future was dropped: the
-/// caller has been told that there is no such file.
+/// [`Error::TargetExists`] if another file has that name by now. [`Error::File`].
+/// [`Error::WorkerGone`] if the future was dropped; there is no such file then, since the caller
+/// counts on that.
 pub(crate) async fn publish(
     open: impl Send + 'static,
     unfinished: Arc<TempDir>,
@@ -122,12 +128,12 @@ pub(crate) async fn publish(
     .await
 }
 
-/// The error of a database that is there and cannot be looked at.
+/// The error for a database that exists but cannot be examined.
 pub(super) fn cannot_open(source: io::Error) -> Error {
     Error::File { what: "database", source }
 }
 
-/// The error of a new database that cannot be written.
+/// The error for a new database that cannot be written.
 pub(crate) fn cannot_write(source: io::Error) -> Error {
     Error::File { what: "target", source }
 }
@@ -144,19 +150,20 @@ pub(super) fn warn_if_readable_by_others(path: &Path) {
     }
 }
 
-/// Where SQLite keeps the write-ahead log of a database.
+/// The path of a database's write-ahead log.
 pub(super) fn log_path(database: &Path) -> PathBuf {
     with_suffix(database, "-wal")
 }
 
-/// The path with something appended to the file's name.
+/// The path with `ending` appended to the file's name.
 pub(crate) fn with_suffix(path: &Path, ending: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(ending);
     path.into()
 }
 
-/// The files that the writing connection has open, to notice when their names lead elsewhere.
+/// The identities of the files that the writing connection has open. They reveal when the names
+/// lead elsewhere.
 pub(super) struct Files {
     #[cfg(unix)]
     identities: Vec<(PathBuf, (u64, u64))>,
@@ -169,7 +176,7 @@ impl Files {
             let log = log_path(path);
             let mut identities = vec![(path.to_owned(), identity(path)?)];
             match identity(&log) {
-                // Only of one that is read and not written.
+                // Only a database that is opened for reading may have no log.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 found => identities.push((log, found?)),
             }
@@ -183,7 +190,8 @@ impl Files {
     }
 
     /// # Errors
-    /// [`Error::FileMoved`] if one of the files was moved, deleted or replaced. Elsewhere than on Unix, open files cannot.
+    /// [`Error::FileMoved`] if one of the files was moved, deleted or replaced. Only Unix allows
+    /// that for open files.
     pub(super) fn check(&self) -> Result<()> {
         #[cfg(unix)]
         for (path, expected) in &self.identities {

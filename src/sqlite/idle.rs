@@ -1,4 +1,5 @@
-//! Copying the write-ahead log into databases that are no longer written to, so that soon the main file alone holds everything.
+//! Copies the write-ahead log into databases that have become idle, so that the main file alone
+//! soon holds everything.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
@@ -7,16 +8,16 @@ use std::time::Duration;
 
 use crate::sync::IgnorePoison;
 
-/// How long nothing was committed, in ticks, when a database counts as idle.
+/// A database is idle after this many ticks without a commit.
 const IDLE_TICKS: u32 = 2;
 const TICK: Duration = Duration::from_secs(1);
 
-/// Something that has work to do when a database is idle.
+/// Does work when a database is idle.
 pub(super) trait Idle: Send + Sync {
     fn on_idle(self: Arc<Self>);
 }
 
-/// How much is committed to a database.
+/// Counts the commits to a database.
 #[derive(Default)]
 pub(super) struct Activity {
     commits: AtomicU64,
@@ -24,7 +25,7 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    /// Notes a commit. If nothing watches for the end of them, something does from now on.
+    /// Counts a commit, and starts to watch the database for idleness if it is not watched yet.
     pub(super) fn note(self: &Arc<Self>, database: impl FnOnce() -> Weak<dyn Idle>) {
         self.commits.fetch_add(1, Ordering::Relaxed);
         if !self.watched.load(Ordering::Relaxed) && !self.watched.swap(true, Ordering::SeqCst) {
@@ -36,13 +37,13 @@ impl Activity {
 struct Watched {
     activity: Arc<Activity>,
     database: Weak<dyn Idle>,
-    /// How many commits there were when it was looked at last, and for how many ticks there have been no more.
+    /// The number of commits at the last look, and for how many ticks it has stayed the same.
     commits: u64,
     idle: u32,
 }
 
 impl Watched {
-    /// The database, if it has become idle.
+    /// Returns the database if it has become idle.
     fn tick(&mut self) -> Option<Weak<dyn Idle>> {
         let commits = self.activity.commits.load(Ordering::Relaxed);
         self.idle = if commits == self.commits { self.idle + 1 } else { 0 };
@@ -50,7 +51,8 @@ impl Watched {
         if self.idle < IDLE_TICKS {
             return None;
         }
-        // Before the checkpoint, which sees every commit until now; a later one is watched again.
+        // Before the checkpoint, which sees every commit until now. A later commit starts a new
+        // watch.
         self.activity.watched.store(false, Ordering::SeqCst);
         Some(self.database.clone())
     }
@@ -74,7 +76,8 @@ fn watch(watched: Watched) {
     watch.databases.push(watched);
     if !watch.has_thread {
         let builder = thread::Builder::new().name("wastore-idle".to_owned());
-        // Without a thread the log is copied when it is long, and when the store is closed.
+        // If no thread starts, the log is still copied when it gets long and when the store is
+        // closed.
         watch.has_thread = builder.spawn(run).is_ok();
     }
     CAME.notify_one();

@@ -1,4 +1,4 @@
-//! Where a database is, and how a connection to it is opened.
+//! Where a database is, and how to open a connection to it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,14 +13,15 @@ use super::read_only::ReadOnlyFile;
 pub(super) enum Location {
     /// A file, by its absolute path without symbolic links.
     File(PathBuf),
-    /// A file that must stay as it is.
+    /// A file that must not be changed.
     ReadOnly(ReadOnlyFile),
     /// Memory that the connections of one store share.
     Memory { uri: String },
 }
 
 impl Location {
-    /// Opens a connection. Never creates a file: one that is gone must be noticed, not replaced by an empty one.
+    /// Opens a connection. Never creates a file: a missing file must be noticed, not replaced by an
+    /// empty one.
     pub(super) fn connect(&self) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = match self {
@@ -30,7 +31,7 @@ impl Location {
                 Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI)?
             }
         };
-        // Waiting blocks the thread, so it is done where that is allowed: see `retry_busy`.
+        // Waiting blocks the thread, so it happens only where that is allowed: see `retry_busy`.
         connection.busy_timeout(Duration::ZERO)?;
         guard(&connection)?;
         Ok(connection)

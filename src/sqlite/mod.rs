@@ -1,4 +1,5 @@
-//! The embedded default: an SQLite store that is faster than upstream's, and the reference implementation of the traits.
+//! The embedded default: an SQLite store that is faster than upstream's, and the reference
+//! implementation of the traits.
 //!
 //! | file | |
 //! |--|--|
@@ -6,17 +7,17 @@
 //! | `database.rs`, `wal.rs` | opening, reading and closing a database; its write-ahead log |
 //! | `readers.rs` | the reading connections |
 //! | `files.rs` | the files of a database: their names, and which of them may be used |
-//! | `writer.rs`, `write_plan.rs` | the writing connection, how calls share it and its commits; what is known of a call before it runs |
-//! | `open_files.rs` | which files are open here, and what is looked at before |
-//! | `idle.rs` | work for when a database is idle |
+//! | `writer.rs`, `write_plan.rs` | the writing connection, how calls share it; the properties of a call before it runs |
+//! | `open_files.rs` | which files this process has open, and the checks before opening one |
+//! | `idle.rs` | work to do while a database is idle |
 //! | `read_only.rs` | opening a database without changing anything |
 //! | `connection.rs`, `location.rs`, `backoff.rs` | running statements; where a database is; waiting for others |
-//! | `coop.rs` | giving way to other tasks |
-//! | `schema.rs`, `migrations/` | the schema, telling our files from others, and noticing that the schema was altered |
+//! | `coop.rs` | yielding to other tasks |
+//! | `schema.rs`, `migrations/` | the schema, telling our files from others, and noticing an altered schema |
 //! | `snapshot.rs` | backups, snapshots, rewrites and upkeep |
 //! | `restore.rs` | putting a backup in the place of a store |
-//! | `rows.rs` | what maintenance does with rows |
-//! | `tables.rs`, `pages.rs`, `walk.rs` | the statements of the tables; reading a page of rows, damaged ones too; one page after the other |
+//! | `rows.rs` | the row operations of maintenance |
+//! | `tables.rs`, `pages.rs`, `walk.rs` | the statements of the tables; reading a page of rows; walking from page to page |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |
 
 mod app_sync;

@@ -9,7 +9,7 @@ use super::store::SWEEP_ROWS;
 use super::store::SqliteStore;
 use super::write_plan::WritePlan;
 
-// An `expires_at` of 0 is never.
+// An `expires_at` of 0 means never.
 const PUT: &str = "INSERT INTO message_secrets (account, chat, sender, msg_id, secret, expires_at, message_ts)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (account, chat, sender, msg_id) DO UPDATE
     SET secret = excluded.secret,

@@ -1,8 +1,8 @@
-//! Which database files this process has open, and what is looked at before one is opened.
+//! The database files that this process has open, and the checks before it opens one.
 //!
-//! Closing a descriptor of a file takes away every lock that the process has on it, also those of SQLite
-//! (<https://www.sqlite.org/howtocorrupt.html>, section 2.2). So a file is read by other means only as long as nothing here has it
-//! open.
+//! Closing any descriptor of a file releases every lock of the process on it, including SQLite's
+//! (<https://www.sqlite.org/howtocorrupt.html>, section 2.2). So a file is read by other means only
+//! while this process does not have it open as a database.
 
 #[cfg(unix)]
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use crate::sync::IgnorePoison;
 #[cfg(unix)]
 type Identity = (u64, u64);
 
-/// How often each file is open.
+/// How many times each file is open.
 #[cfg(unix)]
 static OPEN: LazyLock<Mutex<HashMap<Identity, usize>>> = LazyLock::new(Mutex::default);
 
@@ -28,7 +28,7 @@ fn open_files() -> MutexGuard<'static, HashMap<Identity, usize>> {
     OPEN.lock().ignore_poison()
 }
 
-/// A database file that is open as long as this exists.
+/// A database file that is open as long as this value exists.
 #[derive(Debug)]
 pub(super) struct OpenFile {
     #[cfg(unix)]
@@ -36,8 +36,8 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
-    /// Notes that a database is about to be opened. If nothing here has it open yet, looks before SQLite does whether a log lies
-    /// beside it that cannot be its own.
+    /// Registers a database that is about to be opened. If this process does not have it open yet,
+    /// checks before SQLite does that a log beside it can be its own.
     ///
     /// # Errors
     /// [`Error::ForeignFile`], [`Error::File`].
@@ -73,7 +73,8 @@ impl Drop for OpenFile {
     }
 }
 
-/// Looks at a file by other means than SQLite while nothing here opens it.
+/// Looks at a file by other means than SQLite, and keeps this process from opening it at the same
+/// time.
 ///
 /// # Errors
 /// [`Error::StoreInUse`] if this process has it open.
@@ -86,8 +87,9 @@ pub(super) fn unless_open<T>(path: &Path, look: impl FnOnce() -> Result<T>) -> R
     look()
 }
 
-/// A store is in WAL mode as soon as it has a log, and its file says so. A backup says that it is not
-/// (<https://www.sqlite.org/fileformat2.html>, section 1.3.3), so a log beside it is that of what was there before.
+/// A store is in WAL mode as soon as it has a log, and its file says so. A backup's file says that
+/// it is not (<https://www.sqlite.org/fileformat2.html>, section 1.3.3). So a log beside a backup
+/// belongs to the previous database.
 fn refuse_foreign_log(path: &Path) -> Result<()> {
     let log = with_suffix(path, "-wal").metadata();
     if !log.is_ok_and(|log| log.len() > 0) {
@@ -96,7 +98,7 @@ fn refuse_foreign_log(path: &Path) -> Result<()> {
     const VERSIONS_AT: usize = 18;
     let mut header = [0; VERSIONS_AT + 2];
     match File::open(path).and_then(|mut file| file.read_exact(&mut header)) {
-        // Too short to be a database, which is found out later.
+        // Too short to be a database. A later check finds that.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
         read => read.map_err(cannot_open)?,
     }
@@ -106,7 +108,7 @@ fn refuse_foreign_log(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a file with two names: under the other one, its log would not be found.
+/// Refuses a file with two names (hard links): SQLite would not find its log under the other name.
 ///
 /// # Errors
 /// [`Error::ForeignFile`], [`Error::File`].

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// When a commit waits until it is on the disk (`PRAGMA synchronous = FULL`), and not just in the operating system's hands
-/// (`NORMAL`). A power cut never damages the file; it can undo calls that have returned:
+/// When a commit waits for the disk (`PRAGMA synchronous = FULL`) instead of only handing the data
+/// to the operating system (`NORMAL`). A power cut never damages the file; it can undo calls that
+/// have returned:
 ///
 /// | | a killed process undoes | a power cut undoes |
 /// |--|--|--|
@@ -15,18 +16,20 @@ use tempfile::TempDir;
 /// | [`SignalState`](Self::SignalState), the default | nothing | the last seconds of what the client can fetch again |
 /// | [`Process`](Self::Process) | nothing | the last seconds |
 ///
-/// Waiting costs what an `fsync` of the disk costs, 0.1 to 10 ms, shared by all calls that wait at the same time.
+/// Waiting costs one `fsync` of the disk, 0.1 to 10 ms. All calls that wait at the same time share
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Durability {
     /// Every call that has returned survives a power cut.
     Full,
-    /// Signal state, the device, app-state keys and pending messages survive a power cut: upstream's counter leases and
-    /// acknowledgements rely on it. Anything else, which the client can fetch again, survives a killed process.
+    /// Signal state, the device, app-state keys and pending messages survive a power cut:
+    /// upstream's counter leases and acknowledgements rely on it. Everything else survives a killed
+    /// process; the client can fetch it again.
     #[default]
     SignalState,
-    /// Calls survive a killed process. A power cut may undo the last seconds, Signal state included: messages may then
-    /// fail to decrypt. This is what upstream's store does by default.
+    /// Calls survive a killed process. A power cut may undo the last seconds, including Signal
+    /// state: messages may then fail to decrypt. This is the default of upstream's store.
     Process,
 }
 
@@ -70,7 +73,7 @@ pub struct SqliteOptions {
 }
 
 impl SqliteOptions {
-    /// The defaults: what each method below says.
+    /// The defaults that each method below states.
     pub fn new() -> Self {
         Self {
             durability: Durability::default(),
@@ -85,60 +88,65 @@ impl SqliteOptions {
         }
     }
 
-    /// How many snapshots are kept beside the database when the client makes another one, as
-    /// [`prune_snapshots`](crate::SqliteStore::prune_snapshots) does it. Default: all.
+    /// Keeps only this many snapshots beside the database. The rest are deleted when the client
+    /// makes another one, as by [`prune_snapshots`](crate::SqliteStore::prune_snapshots). Default:
+    /// all are kept.
     pub fn snapshots_kept(mut self, count: NonZeroUsize) -> Self {
         self.snapshots_kept = Some(count);
         self
     }
 
-    /// Opens only a database that is there, and never creates one. Default: creates one.
+    /// Opens only an existing database. Default: creates one if the file does not exist.
     pub fn must_exist(mut self) -> Self {
         self.must_exist = true;
         self
     }
 
-    /// The folder of a database that is not finished stays until all work on it has ended, also on other threads.
+    /// Keeps the folder of an unfinished database until all work on it has ended, on other threads
+    /// too.
     pub(crate) fn unfinished_in(mut self, folder: &Arc<TempDir>) -> Self {
         self.unfinished = Some(folder.clone());
         self
     }
 
-    /// What survives a power cut. Default: [`Durability::SignalState`].
+    /// Sets which calls survive a power cut. Default: [`Durability::SignalState`].
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
         self
     }
 
-    /// How many reading connections are kept, at least 1, and how many long queries run at the same time. They are opened
-    /// when needed, more for a moment if more threads read at once. Default: 4.
+    /// Sets how many reading connections are kept, at least 1, and how many long queries run at the
+    /// same time. Connections are opened when needed; there are more for a moment if more threads
+    /// read at once. Default: 4.
     pub fn read_connections(mut self, count: usize) -> Self {
         self.readers = count.max(1);
         self
     }
 
-    /// The page cache of each connection, in bytes. Default: 4 MiB, filled when needed. Pages that are not in it come from the operating
-    /// system's cache, which takes a few microseconds each.
+    /// Sets the size of each connection's page cache, in bytes. It fills when needed. Other pages
+    /// come from the operating system's cache, which takes a few microseconds each. Default: 4 MiB.
     pub fn page_cache_bytes(mut self, bytes: usize) -> Self {
         self.page_cache = bytes;
         self
     }
 
-    /// How many bytes of the file are read through a memory map instead of the page cache. Default: 0. Faster for large
-    /// files, but a disk error kills the process instead of failing a call (<https://www.sqlite.org/mmap.html>).
+    /// Sets how many bytes of the file are read through a memory map instead of the page cache.
+    /// This is faster for large files, but a disk error kills the process instead of failing a call
+    /// (<https://www.sqlite.org/mmap.html>). Default: 0.
     pub fn mmap_bytes(mut self, bytes: u64) -> Self {
         self.mmap = bytes;
         self
     }
 
-    /// How long a call waits for another process that writes to the same file, from when it was made. Default: 10 s.
+    /// Sets how long a call waits for another process that writes to the same file, counted from
+    /// the start of the call. Default: 10 s.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout;
         self
     }
 
-    /// How long base keys are kept, which upstream saves for the detection of repeated retries and deletes only
-    /// sometimes; `None`: for ever. Default: 30 days.
+    /// Sets how long base keys are kept; `None` keeps them for ever. Upstream saves base keys to
+    /// detect repeated retries, and deletes only some of them. Default: 30 days.
     pub fn base_key_retention(mut self, retention: Option<Duration>) -> Self {
         self.base_key_retention = retention;
         self

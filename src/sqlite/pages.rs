@@ -1,4 +1,4 @@
-//! Reading the rows of a table a page at a time, also where the database is damaged.
+//! Reads the rows of a table a page at a time, also where the database is damaged.
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Row, ffi};
@@ -11,7 +11,7 @@ use crate::rows::SealedRow;
 use crate::rows::store::{CountedRows, Found, RowPrefix};
 use crate::rows::table::{HEADER_ADDRESSES, Table};
 
-/// How many rows are read at a time at most.
+/// The largest number of rows that one page holds.
 pub(super) const PAGE_ROWS: i64 = 500;
 
 /// Where a page begins in its table.
@@ -20,18 +20,18 @@ pub(super) enum Position {
     First,
     /// At the first row with this id or a higher one.
     RowId(i64),
-    /// Behind the row with these key columns, whatever is in them.
+    /// Behind the row with these key columns, of any type.
     Behind([Stored; 2]),
 }
 
-/// A page that was read.
+/// A page of rows.
 pub(super) struct Page {
     pub(super) rows: Vec<Found>,
     pub(super) next: Option<Position>,
 }
 
 impl SqlTable {
-    /// Reads a page. If it cannot be read as a whole, row by row.
+    /// Reads a page. Reads it row by row if it cannot be read as a whole.
     pub(super) fn page(
         &'static self,
         c: &Connection,
@@ -70,7 +70,8 @@ impl SqlTable {
         }
     }
 
-    /// Reads a page that has rows on it that cannot be read, and fails only if not even the first of them can be named.
+    /// Reads a page on which some rows cannot be read. Fails only if not even the first row can be
+    /// named.
     fn row_by_row(&self, c: &Connection, account: i32, from: &Position, limit: i64) -> Result<Page> {
         let first = if let Position::RowId(id) = from { *id } else { i64::MIN };
         let mut ids: Vec<i64> = vec![];
@@ -93,7 +94,8 @@ impl SqlTable {
         for id in ids {
             match all(c, &one, (id, account), |row| Ok(self.stored(row))) {
                 Ok(found) => rows.extend(found.into_iter().map(|row| (id, row))),
-                // Of which account it is may not be known: it is one that is damaged, for all of them.
+                // The account of this row may be unknown, so the row counts as damaged for every
+                // account.
                 Err(error) if error.is_damaged_database() => rows.push((id, Err(self.damaged()))),
                 Err(error) => return Err(error),
             }
@@ -101,7 +103,7 @@ impl SqlTable {
         Ok(Page { rows, next })
     }
 
-    /// The same for a table without row ids.
+    /// Does the same for a table without row ids.
     fn key_by_key(&'static self, c: &Connection, account: i32, from: &Position, limit: i64, seen: i64) -> Result<Page> {
         let only_keys = format!("x'', {}", self.order);
         let (mut rows, mut next) = (vec![], Some(from.clone()));
@@ -134,7 +136,7 @@ impl SqlTable {
                 }
                 Ok(None) => {}
                 Err(error) if error.is_damaged_database() && !rows.is_empty() => {
-                    // The next page begins with it, and fails.
+                    // The next page begins with this row, and fails.
                     next = Some(from);
                     break;
                 }
@@ -144,7 +146,8 @@ impl SqlTable {
         Ok(Page { rows, next })
     }
 
-    /// Where a row is. Its id comes first, or its key columns behind the value.
+    /// The position of a row. Its id is the first column; without ids, its key columns follow the
+    /// value.
     fn position(&self, row: &Row<'_>) -> rusqlite::Result<Position> {
         if self.has_row_ids {
             return row.get(0).map(Position::RowId);
@@ -152,7 +155,8 @@ impl SqlTable {
         Ok(Position::Behind([row.get_ref(2)?.into(), row.get_ref(3)?.into()]))
     }
 
-    /// The row as it is stored. A value of another type or size than its column is given is damage of this row.
+    /// The row in its stored form. A value whose type or size does not fit its column is damage of
+    /// this row.
     fn stored(&self, row: &Row<'_>) -> Result<Option<SealedRow>> {
         self.read(row).map_err(|error| match error {
             Error::Store(_) | Error::Sqlite { .. } | Error::Malformed { .. } => self.damaged(),
@@ -164,7 +168,7 @@ impl SqlTable {
         Error::Malformed { record: self.table.record }
     }
 
-    /// The row with this id, if the account has it.
+    /// The row with this id, if it belongs to the account.
     pub(super) fn row_by_id(&self, c: &Connection, id: i64, account: i32) -> Result<Option<Result<Option<SealedRow>>>> {
         Ok(all(c, &self.one(), (id, account), |row| Ok(self.stored(row)))?.pop())
     }
@@ -173,18 +177,18 @@ impl SqlTable {
         format!("SELECT rowid, {} FROM {} WHERE rowid = ?1 AND +account = ?2", &self.columns, self.table.name)
     }
 
-    /// Row ids of all accounts, which are read without the rows.
+    /// Selects the row ids of all accounts without reading the rows.
     fn ids(&self) -> String {
         format!("SELECT rowid FROM {} NOT INDEXED WHERE rowid >= ?1 ORDER BY rowid LIMIT ?2", self.table.name)
     }
 
-    /// The first rows of an account in a table without row ids.
+    /// Selects the first rows of an account in a table without row ids.
     fn begin(&self, columns: &str) -> String {
         format!("SELECT NULL, {columns} FROM {} WHERE account = ?1 ORDER BY {} LIMIT ?2", self.table.name, self.order)
     }
 
-    /// The rows behind two key columns of any type, in the order in which they lie. Without the types of the columns, to which
-    /// SQLite would convert what it compares with them.
+    /// Selects the rows behind two key columns of any type, in their stored order. The unary plus
+    /// removes the column types, because SQLite would convert the compared values to them.
     fn behind(&self, columns: &str) -> String {
         let (one, two) = self.order.split_once(", ").unwrap_or((&self.order, &self.order));
         format!(
@@ -194,7 +198,7 @@ impl SqlTable {
         )
     }
 
-    /// How many rows of account 1 a walk sees, with pages of a size.
+    /// Counts the rows of account 1 that a walk sees with pages of `limit` rows.
     #[cfg(test)]
     pub(super) fn walk_all(&'static self, c: &Connection, limit: i64) -> Result<u64> {
         let (mut seen, mut next) = (0, Some(Position::First));
@@ -206,7 +210,8 @@ impl SqlTable {
         Ok(seen.unsigned_abs())
     }
 
-    /// Compares, over all accounts, how many rows the table has with the entries of the index of its key.
+    /// Compares the number of rows of the table with the entries of its key's index, over all
+    /// accounts.
     ///
     /// # Errors
     /// [`Error::RowsMissed`].
@@ -224,8 +229,8 @@ impl SqlTable {
         Ok(())
     }
 
-    /// Compares how many rows of an account were seen with how many there are: in the table from end to end, and in the index
-    /// of its key.
+    /// Compares the number of rows of an account that were seen with the number that exists: in the
+    /// table from end to end, and in the index of its key.
     ///
     /// # Errors
     /// [`Error::RowsMissed`].
@@ -241,7 +246,7 @@ impl SqlTable {
 }
 
 impl Position {
-    /// From where the page behind this row begins; `None` if there can be none.
+    /// The position at which the page behind this row begins; `None` if no row can follow.
     fn after(self) -> Option<Self> {
         match self {
             Position::RowId(id) => id.checked_add(1).map(Position::RowId),
@@ -249,8 +254,8 @@ impl Position {
         }
     }
 
-    /// Whether a row may come after another one, or first on a page that begins here. Where rows lie in another order than
-    /// their keys, a walk could go round in circles.
+    /// `true` if a row may come after another one, or first on a page that begins here. A walk
+    /// could go round in circles if the rows lay in another order than their keys.
     fn follows(&self, before: &Self) -> bool {
         match (self, before) {
             (Position::RowId(id), Position::RowId(before)) => id >= before,
@@ -262,12 +267,12 @@ impl Position {
     }
 }
 
-/// What SQLite says of a damaged page.
+/// The error that SQLite returns for a damaged page.
 fn out_of_order() -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), None)
 }
 
-/// Every row of a query that is needed too seldom to be kept prepared.
+/// Every row of a query that is too rare to stay prepared.
 fn all<T>(
     c: &Connection,
     sql: &str,
@@ -280,7 +285,7 @@ fn all<T>(
 }
 
 impl SqlTable {
-    /// Shows the first bytes of each value of an account.
+    /// Passes the first bytes of each value of an account to `each`.
     pub(super) fn prefixes(
         &'static self,
         c: &Connection,
@@ -311,10 +316,11 @@ impl SqlTable {
         Ok(CountedRows { table: self.table.name, rows: rows.unsigned_abs() })
     }
 
-    /// The query for the first bytes of each value, and whether nothing is sealed there.
+    /// Selects the first bytes of each value, and whether the row holds nothing sealed.
     fn prefix_query(&self) -> String {
         let column = &self.prefix;
-        // What is not sealed: the copies of a header, a device before its first sealing, the place of a token to come.
+        // These rows are not sealed: the copies of a header, a device before its first sealing, and
+        // the placeholder of a token.
         let absent = match self.table.record {
             Record::SenderKey => {
                 let [a, b] = HEADER_ADDRESSES;
@@ -329,8 +335,8 @@ impl SqlTable {
         format!("SELECT {column}, {absent}{row_id} FROM {name} {hint} WHERE account = ?1 ORDER BY {order}")
     }
 
-    /// The same of a damaged table, row by row in the same order, after the first `told`. Gives how many rows there are, and
-    /// whether one of them is damaged.
+    /// Does the same for a damaged table, row by row in the same order, after the first `told`
+    /// rows. Returns how many rows there are, and whether one of them is damaged.
     fn prefixes_by_row(
         &'static self,
         c: &Connection,

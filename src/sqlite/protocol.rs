@@ -69,7 +69,7 @@ impl ProtocolStore for SqliteStore {
     }
 
     async fn delete_sender_key_device_rows(&self, device_jids: &[&str]) -> Result<()> {
-        // Without being told, SQLite takes the primary key and looks at every row of the account.
+        // Without the hint, SQLite takes the primary key and looks at every row of the account.
         const SQL: &str = "DELETE FROM sender_key_devices INDEXED BY sender_key_devices_device
             WHERE account = ?1 AND device_jid = ?2";
         let account = self.account;
@@ -90,7 +90,8 @@ impl ProtocolStore for SqliteStore {
         self.read(|c| c.first(SQL, (self.account, lid), lid_mapping)).await
     }
 
-    /// The mapping with the latest `updated_at`; of several, the one that was put last.
+    /// The mapping with the latest `updated_at`. If several have the same one, the last that was
+    /// put.
     async fn get_pn_mapping(&self, phone: &str) -> Result<Option<LidPnMappingEntry>> {
         // Putting a mapping again gives it a new, higher rowid.
         const SQL: &str = "SELECT lid, phone_number, created_at, updated_at, learning_source FROM lid_mappings
@@ -306,7 +307,7 @@ impl ProtocolStore for SqliteStore {
         const SQL: &str =
             "DELETE FROM sent_messages WHERE account = ?1 AND chat_jid = ?2 AND message_id = ?3 RETURNING payload";
         let (account, chat, id) = (self.account, chat_jid.to_owned(), message_id.to_owned());
-        // To the last row: the statement commits when it ends.
+        // Reads to the last row: the statement commits when it ends.
         self.write(WritePlan::RELAXED, move |c| Ok(c.all(SQL, (account, &chat, &id), |row| row.get(0))?.pop())).await
     }
 
@@ -359,9 +360,9 @@ impl ProtocolStore for SqliteStore {
     }
 }
 
-/// How many devices of a group may be listed where the caller is.
+/// How many devices of a group may be listed on the caller's thread.
 const INLINE_DEVICES: i64 = 256;
-/// How many base keys past their retention go with each one that is saved.
+/// How many base keys past their retention are deleted with each one that is saved.
 const RETIRED_BASE_KEYS: i64 = 64;
 
 fn lid_mapping(row: &Row<'_>) -> rusqlite::Result<LidPnMappingEntry> {

@@ -1,4 +1,4 @@
-//! Opening a database without changing it, or anything beside it.
+//! Opens a database without changing it, or anything beside it.
 
 use std::fs;
 use std::io;
@@ -13,14 +13,15 @@ use super::files::{COMPANIONS, with_suffix};
 use crate::error::{Error, Result};
 use crate::filesystem;
 
-/// How a database is read that must stay as it is.
+/// How to read a database that must not be changed.
 #[derive(Clone, Debug)]
 pub(super) enum ReadOnlyFile {
-    /// Nobody writes to it.
+    /// No one writes to it.
     Quiet { path: PathBuf, quiet: Quiet },
-    /// Somebody has it open, and what they share with readers lies beside it.
+    /// Another process has it open, and the memory that it shares with readers lies beside it.
     InUse { path: PathBuf },
-    /// It was left with a log or a journal, which has to be worked into it: a copy in a folder for temporary files.
+    /// It was left with a log or a journal, which must be applied. So this is a copy in a folder
+    /// for temporary files.
     Copied { path: PathBuf, copy: PathBuf, folder: Arc<TempDir> },
 }
 
@@ -37,7 +38,7 @@ impl ReadOnlyFile {
         Self::copy(path)
     }
 
-    /// For a database of which SQLite says that it cannot be read where it is.
+    /// Copies a database that SQLite cannot read where it is.
     ///
     /// # Errors
     /// [`Error::File`] if it cannot be copied.
@@ -48,7 +49,7 @@ impl ReadOnlyFile {
         let folder = tempfile::Builder::new().prefix(".wastore-read-").tempdir_in(&temporary);
         let folder = folder.map_err(|error| cannot_copy(&temporary, error))?;
         let copy = folder.path().join("store.db");
-        // What is shared between processes is made again from the log.
+        // SQLite rebuilds the `-shm` file from the log.
         for ending in ["", "-wal", "-journal"] {
             let from = with_suffix(&path, ending);
             match fs::copy(&from, with_suffix(&copy, ending)) {
@@ -66,7 +67,7 @@ impl ReadOnlyFile {
         }
     }
 
-    /// The folder of a copy, which has to stay as long as there are connections.
+    /// The folder of a copy, which must stay as long as there are connections.
     pub(super) fn folder(&self) -> Option<Arc<TempDir>> {
         match self {
             Self::Copied { folder, .. } => Some(folder.clone()),
@@ -85,7 +86,8 @@ impl ReadOnlyFile {
     }
 
     /// # Errors
-    /// [`Error::FileMoved`] if somebody has begun to use the database: what was read may make no sense.
+    /// [`Error::FileMoved`] if another process has begun to use the database: the rows that were
+    /// read may make no sense.
     pub(super) fn check(&self) -> Result<()> {
         match self {
             Self::Quiet { path, quiet } if !quiet.is_still(path) => Err(Error::FileMoved),
@@ -96,7 +98,7 @@ impl ReadOnlyFile {
 
 const READ_ONLY: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
-/// Opens a database that nobody writes to. SQLite makes nothing beside it then
+/// Opens a database that no one writes to. SQLite then creates nothing beside it
 /// (<https://www.sqlite.org/uri.html#uriimmutable>).
 pub(crate) fn connect_immutable(path: &Path) -> rusqlite::Result<Connection> {
     let Some(text) = path.to_str() else { return Connection::open_with_flags(path, READ_ONLY) };
@@ -104,7 +106,7 @@ pub(crate) fn connect_immutable(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(format!("file:{text}?immutable=1"), READ_ONLY | OpenFlags::SQLITE_OPEN_URI)
 }
 
-/// What a file looks like that nobody writes to.
+/// The state of a file that no one writes to.
 #[derive(Clone, Debug)]
 pub(crate) struct Quiet {
     length: u64,
@@ -112,7 +114,7 @@ pub(crate) struct Quiet {
 }
 
 impl Quiet {
-    /// `None` if somebody has the database open, or left it without closing it.
+    /// `None` if the database is open, or was left without being closed.
     pub(crate) fn look(path: &Path) -> Option<Self> {
         // A log lies beside the file itself, not beside a link to it.
         let path = &path.canonicalize().ok()?;

@@ -19,19 +19,20 @@ use crate::background;
 use crate::error::{Error, Result};
 use crate::sync::IgnorePoison;
 
-/// Connections for short queries, which run where the caller is and never wait for one another, and long ones, which run
-/// on as many blocking threads at most as there are slots. No call waits for another one's future to be polled.
+/// The reading connections. Short queries run on the caller's thread and never wait for one
+/// another. Long queries run on blocking threads, at most as many as there are slots. No call
+/// depends on the polling of another call's future.
 pub(super) struct Readers {
     slots: Box<[Mutex<Slot>]>,
     long: Mutex<LongQueries>,
-    /// Connections that are open, in slots or on loan.
+    /// How many connections are open, in slots or on loan.
     open: AtomicUsize,
     /// How many calls have a connection on loan, or are about to open one.
     lent: AtomicUsize,
-    /// No connection may be opened.
+    /// `true` while no connection may be opened.
     closed: AtomicBool,
     wal: Arc<Wal>,
-    // Its connection is closed last.
+    // Keeps the writer's connection open until the readers are gone.
     _writer: Arc<Writer>,
 }
 
@@ -46,7 +47,7 @@ struct LongQueries {
     threads: usize,
 }
 
-/// Runs a query, and gives what tells its caller.
+/// Runs a query, and returns the function that tells its caller.
 type LongQuery = Box<dyn FnOnce(Result<&Connection>) -> Box<dyn FnOnce() + Send> + Send>;
 
 impl Readers {
@@ -63,12 +64,13 @@ impl Readers {
         }
     }
 
-    /// How many connections there are.
+    /// How many connections are open.
     pub(super) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Closes the connections for good. Nothing may open another one any more. `false` if the timeout is over.
+    /// Closes the connections for good; no call opens one afterwards. Returns `false` if the
+    /// backoff ends first.
     pub(super) fn close_for_good(&self, backoff: &mut BusyBackoff) -> bool {
         loop {
             let Some(closed) = self.close(backoff) else { return false };
@@ -85,8 +87,8 @@ impl Readers {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Closes the connections, waiting for those on loan, and keeps them closed as long as the guard lives. `None` if
-    /// the timeout is over. Blocks its thread.
+    /// Closes the connections, waits for those on loan, and keeps them closed as long as the guard
+    /// lives. Returns `None` if the backoff ends first. Blocks its thread.
     pub(super) fn close(&self, backoff: &mut BusyBackoff) -> Option<ReadersClosed<'_>> {
         self.closed.store(true, Ordering::Release);
         let closed = ReadersClosed(self);
@@ -105,7 +107,8 @@ impl Readers {
         }
     }
 
-    /// Takes a free slot. Threads prefer slots of their own, whose pages and memory lie in their processor's caches.
+    /// Takes a free slot. Each thread prefers its own slot, whose pages are in its processor's
+    /// caches.
     fn take(&self) -> (Option<usize>, Option<Connection>) {
         if self.are_closed() {
             return (None, None);
@@ -124,13 +127,13 @@ impl Readers {
         self.slots.get(number).map(|slot| slot.lock().ignore_poison())
     }
 
-    // Nothing panics while holding one of the guards.
+    // No code panics while it holds one of the guards.
     fn long(&self) -> MutexGuard<'_, LongQueries> {
         self.long.lock().ignore_poison()
     }
 }
 
-/// The readers are closed as long as this lives.
+/// Keeps the readers closed as long as it lives.
 pub(super) struct ReadersClosed<'a>(&'a Readers);
 
 impl Drop for ReadersClosed<'_> {
@@ -147,7 +150,8 @@ fn preferred_slot() -> usize {
     PREFERRED.get()
 }
 
-/// A reading connection on loan. One without a slot, because more threads read than there are slots, is closed afterwards.
+/// A reading connection on loan. It has no slot if more threads read than there are slots; then it
+/// is closed afterwards.
 pub(super) struct Reader<'a> {
     readers: &'a Readers,
     slot: Option<usize>,
@@ -173,7 +177,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn run<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        // It is there until `drop`.
+        // `drop` takes the connection; until then it is set.
         query(self.connection.as_ref().ok_or(Error::WorkerGone)?)
     }
 }
@@ -195,7 +199,7 @@ impl Drop for Reader<'_> {
     }
 }
 
-/// Counts a connection that is being opened on another thread.
+/// Counts a connection that another thread is opening.
 struct Opening(Arc<Readers>);
 
 impl Opening {
@@ -217,8 +221,8 @@ impl Readers {
         let mut reader = Reader::take(self);
         if reader.connection.is_none() {
             let readers = self.clone();
-            // The connection is closed before the database if nobody waits for it any more.
-            // Counted also if nobody waits for it any more.
+            // If the caller gives up, the connection is still counted, and closed before the
+            // database.
             let opening = Opening::of(self);
             let open = move || Ok::<_, Error>((readers.open_reader()?, opening, readers));
             let (connection, _opening, _readers) = background::unblock(open).await?;
@@ -242,10 +246,10 @@ impl Readers {
         Ok(connection)
     }
 
-    /// Runs a query of many rows on a blocking thread.
+    /// Runs a query that may return many rows on a blocking thread.
     ///
     /// # Errors
-    /// As `Database::read`.
+    /// Those of `Database::read`.
     pub(super) async fn run_long<T, F>(self: &Arc<Self>, mut query: F) -> Result<T>
     where
         T: Send + 'static,
@@ -256,14 +260,14 @@ impl Readers {
         let run: LongQuery = Box::new(move |connection| {
             let result = connection
                 .and_then(|connection| retry_busy(&mut backoff, || run_checked(connection, || query(connection))));
-            // Nobody waits any more for a call whose future was dropped.
+            // If the call's future was dropped, no one receives the result.
             Box::new(move || drop(reply.send(result)))
         });
         self.enqueue_long(run);
         outcome.await.unwrap_or(Err(Error::WorkerGone))
     }
 
-    /// Puts a query into the queue, and starts a thread for it unless there are enough.
+    /// Queues a query. Starts a thread for it unless enough threads run.
     fn enqueue_long(self: &Arc<Self>, query: LongQuery) {
         let mut long = self.long();
         long.waiting.push_back(query);
@@ -302,7 +306,8 @@ impl Readers {
             }
             tell = Some(query(reader.connection.as_ref().ok_or(Error::WorkerGone)));
         }
-        // Before the caller knows: it may drop the store and expect it to be closed.
+        // Closes the reader before the caller is told: the caller may drop the store and expect it
+        // to be closed.
         drop(reader);
         drop(self);
         if let Some(tell) = tell {

@@ -1,4 +1,4 @@
-//! Putting a backup in the place of a store.
+//! Replaces a store with a backup.
 
 use std::fs;
 use std::io;
@@ -13,21 +13,24 @@ use crate::filesystem::{self, folder_of};
 use crate::private;
 
 impl SqliteStore {
-    /// Puts a backup in the place of the store at `target`, all accounts. The store that is there, and what SQLite keeps beside
-    /// it, is not deleted, but renamed: the log of one database must not lie beside another one. Gives its new name, if there
-    /// was one.
+    /// Replaces the store at `target`, with all accounts, by a backup. Returns the new name of the
+    /// old store, if there was one.
     ///
-    /// The backup is only read, and compared with what this crate makes, before anything is touched. If the process is killed,
-    /// run it again. With a rollback anchor the store is refused afterwards until
-    /// it was [accepted](crate::vault::OpenMode::AcceptRollback).
+    /// The old store is renamed, not deleted, together with the files that SQLite keeps beside it:
+    /// the log of one database must not lie beside another one. The backup is only read. Its
+    /// schema and its file are checked before anything is touched.
+    ///
+    /// Run it again if the process was killed. With a rollback anchor, the store is refused
+    /// afterwards until it was [accepted](crate::vault::OpenMode::AcceptRollback).
     ///
     /// # Errors
-    /// Those of [`SqliteStore::open_read_only`] about the backup, and [`Error::Sqlite`] as damaged; [`Error::NoVault`] if it has no
-    /// account. [`Error::StoreInUse`] if this or another process has the store open. [`Error::File`].
+    /// Those of [`SqliteStore::open_read_only`] about the backup, and [`Error::Sqlite`] if the
+    /// backup is damaged. [`Error::NoVault`] if it has no account. [`Error::StoreInUse`] if this or
+    /// another process has the store open. [`Error::File`].
     pub async fn restore(backup: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<Option<PathBuf>> {
         let target = target.as_ref().to_owned();
         let backup = Self::open_read_only(backup).await?;
-        // A link stays one.
+        // A link to the store stays a link.
         let target = fs::canonicalize(&target).unwrap_or(target);
         if backup.path() == Some(&*target) {
             return Err(Error::InvalidInput { what: "the backup", problem: "is the store itself: name another file" });
@@ -52,7 +55,8 @@ impl SqliteStore {
             if !waits() {
                 return Err(Error::WorkerGone);
             }
-            // From here on to its end, also if the caller is gone: a store has to be there.
+            // From here on the job runs to its end, even if the caller is gone: a store must be in
+            // place.
             let aside = put_aside(&target).map_err(cannot_write)?;
             if let Err(error) = filesystem::rename_new(&file, &target) {
                 if let Some(aside) = &aside {
@@ -80,7 +84,8 @@ fn refuse_in_use(path: &Path) -> Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             file => file.map_err(|error| cannot_open(filesystem::named(path, error)))?,
         };
-        // Every connection holds a lock in this range (https://www.sqlite.org/src/file/src/os.h, PENDING_BYTE).
+        // Every connection holds a lock in this range (<https://www.sqlite.org/src/file/src/os.h>,
+        // PENDING_BYTE).
         let lock = Flock {
             start: 0x4000_0000,
             length: 512,
@@ -98,9 +103,11 @@ fn refuse_in_use(path: &Path) -> Result<()> {
     }
 }
 
-/// Gives a database and what lies beside it another name. The main file goes first, so that nothing that is killed in between
-/// leaves one without its log where a bot would open it. A note says which log is on its way, so that the next restoration takes
-/// no other one for it.
+/// Renames a database and the files beside it.
+///
+/// The main file goes first: if the process is killed in between, no database without its log is
+/// left where a bot would open it. A note records which log is on its way, so that the next restore
+/// does not mistake another log for it.
 fn put_aside(path: &Path) -> io::Result<Option<PathBuf>> {
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
     let companions: Vec<_> = COMPANIONS.into_iter().filter(|ending| is_there(&with_suffix(path, ending))).collect();
@@ -128,7 +135,8 @@ fn put_aside(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(Some(aside))
 }
 
-/// The number of the store whose log was on its way when a restoration was killed, if that is the log that is there.
+/// The number of the store whose log was on its way when a restore was killed, if the existing log
+/// is that one.
 fn noted(note: &Path, path: &Path, companions: &[&str]) -> Option<u64> {
     let text = String::from_utf8(private::read(note, 1024).ok()?).ok()?;
     let (number, identities) = text.split_once('\n')?;
@@ -139,7 +147,7 @@ fn noted(note: &Path, path: &Path, companions: &[&str]) -> Option<u64> {
     if companions.iter().all(is_noted) { number.parse().ok() } else { None }
 }
 
-/// Which file it is, whatever its name.
+/// The identity of a file, which does not depend on its name.
 fn identity_of(path: &Path) -> String {
     #[cfg(unix)]
     return super::files::identity(path).map(|(device, inode)| format!("{device} {inode}")).unwrap_or_default();
@@ -150,7 +158,7 @@ fn identity_of(path: &Path) -> String {
     }
 }
 
-/// Renames a database and what lies beside it, all of it or nothing, and replaces nothing.
+/// Renames a database and the files beside it, all or none, and replaces no file.
 fn move_all(from: &Path, to: &Path) -> io::Result<()> {
     let mut moved: Vec<(PathBuf, PathBuf)> = vec![];
     for ending in [""].into_iter().chain(COMPANIONS) {
@@ -170,12 +178,12 @@ fn move_all(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What follows the name of a store in that of the note.
+/// The suffix of the note's name, after the name of the store.
 const NOTE: &str = ".before-restore-moving";
-/// What follows the name of a store that made place for a backup, before a number.
+/// The suffix of the name of a replaced store, before its number.
 const ASIDE: &str = ".before-restore-";
 
-/// The highest number of such a store; 0 without one.
+/// The highest number of a replaced store; 0 if there is none.
 fn newest_aside(path: &Path) -> io::Result<u64> {
     let prefix = format!("{}{ASIDE}", path.file_name().unwrap_or_default().to_string_lossy());
     let mut newest = 0;

@@ -187,7 +187,7 @@ impl Rows for SqliteStore {
     }
 }
 
-/// Deletes a row, if it is still as it was found.
+/// Deletes a row, unless it has changed since it was found.
 fn delete_row(c: &Connection, account: i32, row: &RowAsFound) -> Result<bool> {
     let table = SqlTable::of(row.table);
     let Some(found) = table.row_by_id(c, row.id, account)? else { return Ok(false) };
@@ -198,7 +198,7 @@ fn delete_row(c: &Connection, account: i32, row: &RowAsFound) -> Result<bool> {
     Ok(permitted(|| c.prepare(&sql))?.execute((row.id, account))? > 0)
 }
 
-/// Deletes the sessions of a user, and gives their values.
+/// Deletes the sessions of a user, and returns their values.
 fn delete_sessions(c: &Connection, account: i32, of: &UserAddresses) -> Result<Vec<Option<Vec<u8>>>> {
     const WITH_PREFIX: &str = "SELECT rowid, record FROM sessions WHERE account = ?1
         AND address > ?2 || '@' AND address < ?2 || 'A'";
@@ -213,8 +213,9 @@ fn delete_sessions(c: &Connection, account: i32, of: &UserAddresses) -> Result<V
 }
 
 impl SqliteStore {
-    /// The numbers of all accounts that have a device, the header of a vault or sessions, in ascending order. A row whose account
-    /// is no number of 32 bits is left out; [`integrity_check`](Self::integrity_check) finds those that are no whole numbers.
+    /// The numbers of all accounts that have a device, the header of a vault or sessions, in
+    /// ascending order. Skips rows whose account is not a 32-bit number;
+    /// [`integrity_check`](Self::integrity_check) reports those whose account is not an integer.
     ///
     /// # Errors
     /// [`Error::Sqlite`](crate::Error::Sqlite).

@@ -1,7 +1,8 @@
 //! The versioned schema, and telling our files from others.
 //!
 //! A file of ours carries [`APPLICATION_ID`] in its header and its schema version in `user_version`
-//! (<https://www.sqlite.org/fileformat2.html#database_header>). Version N is reached from N - 1 by `migrations/N.sql`.
+//! (<https://www.sqlite.org/fileformat2.html#database_header>). `migrations/N.sql` leads from
+//! version N - 1 to version N.
 
 use std::collections::HashSet;
 use std::fs;
@@ -21,11 +22,13 @@ const MIGRATIONS: &[&str] = &[include_str!("migrations/1.sql")];
 /// The newest schema version that this crate knows.
 pub(super) const NEWEST: u32 = MIGRATIONS.len() as u32;
 
-/// Looks at a file's length: SQLite takes any file of less than a page for an empty database. The file is not opened, because
-/// closing it again would drop the locks of a store that this process has open on it.
+/// Checks the length of a file, because SQLite takes any file shorter than a page for an empty
+/// database. Does not open the file: closing it would drop the locks of a store that this process
+/// has open on it.
 ///
 /// # Errors
-/// [`Error::ForeignFile`] if it is too short to be a database, [`Error::File`] if there is none.
+/// [`Error::ForeignFile`] if the file is too short to be a database, [`Error::File`] if it does not
+/// exist.
 pub(super) fn check_length(path: &Path) -> Result<()> {
     let metadata =
         fs::metadata(path).map_err(|error| Error::File { what: "database", source: filesystem::named(path, error) })?;
@@ -42,13 +45,14 @@ pub(super) fn check_length(path: &Path) -> Result<()> {
 /// In bytes.
 const SMALLEST_PAGE: u64 = 512;
 
-/// Looks at a database, and writes nothing. Gives the version of its schema, 0 for an empty one.
+/// Identifies a database without writing to it. Returns the version of its schema, 0 for an empty
+/// database.
 ///
 /// # Errors
-/// [`Error::ForeignFile`] if it is not ours, [`Error::UnsupportedVersion`] if a later version wrote it, and the errors of
-/// reading.
+/// [`Error::ForeignFile`] if it is not ours, [`Error::UnsupportedVersion`] if a later version of
+/// this crate wrote it, and the errors of reading.
 pub(super) fn identify(connection: &Connection, path: &Path) -> Result<u32> {
-    // All of it at one moment: another process may be creating the schema.
+    // Read everything at one moment: another process may be creating the schema.
     let _snapshot = connection.is_autocommit().then(|| connection.unchecked_transaction()).transpose()?;
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = match pragma("application_id").and_then(|id| Ok((id, pragma("user_version")?))) {
@@ -84,9 +88,11 @@ pub(super) fn identify(connection: &Connection, path: &Path) -> Result<u32> {
 /// Brings the schema up to date, each version in a transaction of its own.
 ///
 /// # Errors
-/// As [`identify`], because another process may have written the file in between; and the errors of writing.
+/// Those of [`identify`], because another process may have written the file in between; and the
+/// errors of writing.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
-    // Not even asking for the write transaction when there is nothing to do: another process may hold it.
+    // Do not even ask for the write transaction if there is nothing to do: another process may hold
+    // it.
     while identify(connection, path)? < NEWEST {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let version = identify(&transaction, path)?;
@@ -100,14 +106,14 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Compares the whole schema of a database with what the migrations make, and writes nothing. Statements run on this
-/// connection from now on against this schema only.
+/// Compares the whole schema of a database with the one that the migrations make, and writes
+/// nothing. From now on, statements on this connection run only against this schema.
 ///
 /// # Errors
 /// [`Error::SchemaAltered`] if anything is added, missing or different, and the errors of reading.
 pub(super) fn check(connection: &Connection, version: u32) -> Result<()> {
     let snapshot = connection.is_autocommit().then(|| connection.unchecked_transaction()).transpose()?;
-    // Until it is known to be ours, no statement is prepared against what is loaded here.
+    // No statement is prepared against the loaded schema until it is known to be ours.
     watch(connection, Loaded::Unknown)?;
     compare(connection, version)?;
     watch(connection, Loaded::Checked)?;
@@ -115,11 +121,12 @@ pub(super) fn check(connection: &Connection, version: u32) -> Result<()> {
     Ok(())
 }
 
-/// The same within a transaction, without watching what comes after.
+/// Does the same within a transaction, and does not watch for later changes.
 fn compare(connection: &Connection, version: u32) -> Result<()> {
     let mut missing: Vec<&Object> = expected(version)?.iter().collect();
     let mut roots = HashSet::new();
-    // The transaction begins to read with this, and SQLite loads the schema again, at the same moment as it is compared.
+    // This starts the read transaction and makes SQLite reload the schema, so that both are from
+    // the same moment.
     connection.pragma_query_value(None, "schema_version", |row| row.get::<_, i64>(0))?;
     connection.execute_batch("PRAGMA writable_schema = RESET")?;
     for (object, root) in objects(connection)? {
@@ -127,7 +134,7 @@ fn compare(connection: &Connection, version: u32) -> Result<()> {
             return Err(altered(&object));
         };
         missing.swap_remove(position);
-        // Page 1 is the schema's own; two objects on one page would read each other's rows.
+        // Page 1 belongs to the schema. Two objects on one page would read each other's rows.
         match root {
             Stored::Integer(page) if page > 1 && roots.insert(page) => {}
             _ => return Err(altered(&object)),
@@ -140,7 +147,7 @@ fn compare(connection: &Connection, version: u32) -> Result<()> {
 #[derive(PartialEq)]
 struct Object([Stored; 4]);
 
-/// The schema that the migrations make, by the SQLite that is linked.
+/// The schema that the migrations make with the linked SQLite.
 fn expected(version: u32) -> Result<&'static [Object]> {
     static EXPECTED: [OnceLock<Vec<Object>>; MIGRATIONS.len() + 1] = [const { OnceLock::new() }; MIGRATIONS.len() + 1];
     let Some(computed) = EXPECTED.get(version as usize) else { return Ok(&[]) };
@@ -175,7 +182,7 @@ fn altered(Object([kind, name, ..]): &Object) -> Error {
     };
     let object = format!("{} {}", text(kind), text(name));
     let mut object: String = printable(&object).to_string();
-    // Upstream looks for these words in errors, and would try again.
+    // Upstream looks for these words in errors, and would retry.
     if ["locked", "busy"].iter().any(|word| object.to_lowercase().contains(word)) {
         object = "an object with a misleading name".to_owned();
     }
@@ -186,10 +193,10 @@ fn foreign(path: &Path, found: ForeignFile) -> Error {
     Error::ForeignFile { path: path.to_owned(), found }
 }
 
-/// Runs what may find the schema changed, and if so looks whether it is still as it should be, and runs it again.
+/// Runs `attempt`. If it finds the schema changed, checks the schema and runs `attempt` again.
 ///
 /// # Errors
-/// [`Error::SchemaAltered`], and what `attempt` returns.
+/// [`Error::SchemaAltered`], and the errors of `attempt`.
 pub(super) fn run_checked<T>(connection: &Connection, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     for _ in 0..SCHEMA_CHANGES {
         match attempt() {

@@ -98,7 +98,7 @@ impl SignalStore for SqliteStore {
     }
 
     async fn has_signal_state_for_user(&self, user: &str) -> Result<bool> {
-        // Addresses go on with `@` or `:` after the user, and end before the character that follows it.
+        // In an address, `@` or `:` follows the user. The range ends before the next character.
         const SQL: &str = "SELECT
             EXISTS (SELECT 1 FROM sessions WHERE account = ?1 AND address >= ?2 AND address < ?3)
             OR EXISTS (SELECT 1 FROM sessions WHERE account = ?1 AND address >= ?4 AND address < ?5)
@@ -133,7 +133,7 @@ impl SignalStore for SqliteStore {
         self.read(|c| c.first(LOAD_PREKEY, (self.account, id), bytes)).await
     }
 
-    /// In the order of `ids`; an id that is asked for twice is returned twice.
+    /// Returns the records in the order of `ids`. Returns an id twice if it is asked for twice.
     async fn load_prekeys_batch(&self, ids: &[u32]) -> Result<Vec<(u32, Bytes)>> {
         let account = self.account;
         let load =
@@ -168,7 +168,7 @@ impl SignalStore for SqliteStore {
         self.read(|c| c.first(SQL, (self.account, id), |row| row.get(0))).await
     }
 
-    /// In the order of their ids.
+    /// In ascending order of the ids.
     async fn load_all_signed_prekeys(&self) -> Result<Vec<(u32, Vec<u8>)>> {
         const SQL: &str = "SELECT id, record FROM signed_prekeys WHERE account = ?1 ORDER BY id";
         self.read(|c| c.all(SQL, (self.account,), |row| Ok((row.get(0)?, row.get(1)?)))).await
@@ -180,8 +180,8 @@ impl SignalStore for SqliteStore {
         self.write(WritePlan::DURABLE, move |c| c.run(SQL, (account, id)).map(drop)).await
     }
 
-    /// A copy of a vault header replaces only the one that it was made from, so that of several vaults, tasks or processes
-    /// that write it at the same time, exactly one succeeds.
+    /// A copy of a vault header replaces only the header that it was made from. So if several
+    /// vaults, tasks or processes write it at the same time, exactly one succeeds.
     async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
         let (account, address, record) = (self.account, address.to_owned(), record.to_vec());
         let plan =
@@ -221,7 +221,7 @@ impl SignalStore for SqliteStore {
     }
 }
 
-/// A copy of a vault header replaces only the one that it was made from.
+/// Writes a sender key. A copy of a vault header replaces only the header that it was made from.
 fn write_sender_key(c: &Connection, account: i32, address: &str, record: &[u8]) -> error::Result<()> {
     if let Some(copy) = HeaderCopy::of(address) {
         let stored =

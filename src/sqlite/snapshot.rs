@@ -30,18 +30,24 @@ use crate::printable::printable;
 use crate::private;
 
 impl SqliteStore {
-    /// Copies the whole database, all accounts, to a new file at `path`, while it is in use: the copy holds what was
-    /// committed at one moment, and nothing of what was deleted before. It appears under its name when it is complete and
-    /// on the disk, has mode 0600, and is itself a database that can be opened.
+    /// Copies the whole database, with all accounts, to a new file at `path`. The store may be in
+    /// use.
     ///
-    /// What is encrypted in the store is encrypted in the copy.
+    /// The copy holds the commits up to one moment, and no remains of rows that were deleted
+    /// before. It appears under its name when it is complete and on the disk, and has mode 0600. It
+    /// is itself a database that can be opened. Encrypted records stay encrypted.
     ///
     /// # Errors
-    /// [`Error::TargetExists`] if there is such a file already, or a log of another one beside its name; [`Error::File`] if none
-    /// can be created; [`Error::Sqlite`] if the database cannot be
-    /// read or the disk is full, [`Error::SchemaAltered`], and
-    /// [`Error::RowsMissed`] if a table and its index do not have the same rows; nothing is left behind then. [`Error::FileMoved`] if another file took the database's
-    /// place, [`Error::InvalidInput`] if the store is in memory. A process that is killed meanwhile leaves a file
+    /// * [`Error::TargetExists`] if the file exists, or a log of another database lies beside its
+    ///   name;
+    /// * [`Error::File`] if no file can be created;
+    /// * [`Error::Sqlite`] if the database cannot be read or the disk is full;
+    /// * [`Error::SchemaAltered`];
+    /// * [`Error::RowsMissed`] if a table and its index do not have the same rows;
+    /// * [`Error::FileMoved`] if another file took the database's place;
+    /// * [`Error::InvalidInput`] if the store is in memory.
+    ///
+    /// The first five leave nothing behind. A process that is killed while it copies leaves a file
     /// `.wastore-….partial` behind.
     pub async fn backup(&self, path: impl AsRef<Path>) -> Result<()> {
         if self.path().is_none() {
@@ -51,13 +57,13 @@ impl SqliteStore {
         self.copy_to(path.as_ref().to_owned(), None, Lasting::Yes).await
     }
 
-    /// The same to a place where the copy does not stay.
+    /// Copies the database to a place where the copy does not stay.
     pub(super) async fn copy_unfinished(&self, path: &Path) -> Result<()> {
         self.copy_to(path.to_owned(), None, Lasting::No).await
     }
 
-    /// Copies the database, and writes a file that goes with the copy. One job, which ends without a copy when nobody waits any
-    /// more. The file comes first, so that there is no copy that lacks it.
+    /// Copies the database, and writes a file that goes with the copy. This is one job, which ends
+    /// without a copy if the caller gives up. The extra file comes first, so that no copy lacks it.
     async fn copy_to(&self, path: PathBuf, beside: Option<(PathBuf, Vec<u8>)>, lasting: Lasting) -> Result<()> {
         let (database, mut backoff) = (self.database.clone(), BusyBackoff::new(self.database.wal.config.busy_timeout));
         let caller = Caller::new();
@@ -78,8 +84,8 @@ impl SqliteStore {
         .await
     }
 
-    /// Looks for damage in the whole database, and returns what was found, in SQLite's words; nothing if it is sound.
-    /// Takes as long as reading the file.
+    /// Checks the whole database for damage. Returns the problems in SQLite's words; none if it is
+    /// sound. Takes as long as reading the file.
     ///
     /// # Errors
     /// [`Error::Sqlite`] if the file cannot be read.
@@ -88,22 +94,23 @@ impl SqliteStore {
     }
 
     /// # Errors
-    /// [`Error::Sqlite`] as damaged.
+    /// [`Error::Sqlite`] if the database is damaged.
     pub(crate) async fn refuse_damage(&self) -> Result<()> {
         if self.check_database(true).await?.is_empty() { Ok(()) } else { Err(damaged()) }
     }
 
-    /// The same, or without comparing indexes with their tables.
+    /// Does the same. `quick` skips the comparison of indexes with their tables.
     pub(super) async fn check_database(&self, quick: bool) -> Result<Vec<String>> {
         let sql = if quick { "PRAGMA quick_check" } else { "PRAGMA integrity_check" };
         let check = move |connection: &Connection| {
-            // SQLite's words name objects of the schema, so it has to be the one that we know.
+            // SQLite's words name objects of the schema, so the schema must be the one that we
+            // know.
             let snapshot = connection.unchecked_transaction()?;
             schema::check(&snapshot, schema::NEWEST)?;
             permitted(|| snapshot.all(sql, (), |row| Ok(row.get_ref(0)?.as_str()?.to_owned())))
         };
         match self.database.read_long(check).await {
-            // So bad that SQLite gave up in the middle.
+            // The damage is so bad that SQLite stopped in the middle.
             Err(Error::Sqlite { problem: SqliteProblem::Damaged, source }) => Ok(vec![source.to_string()]),
             found => {
                 let lines = found?.into_iter().filter(|line| line != "ok");
@@ -112,17 +119,18 @@ impl SqliteStore {
         }
     }
 
-    /// Moves the write-ahead log into the database and empties it, so that the main file alone holds everything. Happens by
-    /// itself from time to time and when the store is closed.
+    /// Moves the write-ahead log into the database and empties it, so that the main file alone
+    /// holds everything. The store also does this by itself from time to time, and when it is
+    /// closed.
     ///
     /// # Errors
-    /// [`Error::Sqlite`], as contended if somebody reads an older state of the database until the timeout, for example a
-    /// [`backup`](Self::backup).
+    /// [`Error::Sqlite`]. It is contention if a reader of an older state of the database, for
+    /// example a [`backup`](Self::backup), does not end before the timeout.
     pub async fn checkpoint(&self) -> Result<()> {
         self.empty_log(self.database.wal.config.busy_timeout).await
     }
 
-    /// The same, if nobody is in the way.
+    /// Does the same if nothing is in the way.
     pub(crate) async fn settle(&self) {
         if let Err(error) = self.empty_log(Duration::from_millis(100)).await {
             log::debug!("the write-ahead log is not empty yet: {error}");
@@ -131,7 +139,8 @@ impl SqliteStore {
 
     pub(super) async fn empty_log(&self, timeout: Duration) -> Result<()> {
         let mut backoff = BusyBackoff::new(self.database.wal.config.busy_timeout.min(timeout));
-        // Each attempt by itself, so that others may write while somebody still reads.
+        // Each attempt is a call of its own, so that other calls may write while a reader is in the
+        // way.
         loop {
             let database = Arc::downgrade(&self.database);
             let attempt = move |connection: &Connection| {
@@ -149,34 +158,38 @@ impl SqliteStore {
         }
     }
 
-    /// Rewrites the whole file, so that nothing of deleted or replaced rows stays in the unused parts of pages, and empties the
-    /// write-ahead log. What is deleted is overwritten at once, but pieces of rows that SQLite moved before stay behind
-    /// where they were. It gives free pages back as well.
+    /// Rewrites the whole file, so that no remains of deleted or replaced rows stay in the unused
+    /// parts of pages, and empties the write-ahead log. Deleted rows are overwritten at once, but
+    /// pieces of rows that SQLite moved earlier stay where they were. It also returns free pages to
+    /// the file system.
     ///
-    /// Takes as long as reading and writing the file twice, and free space of about twice the file: for a copy in the folder for
-    /// temporary files (`SQLITE_TMPDIR`, `TMPDIR`, `/var/tmp`), which has no name, and for the write-ahead log. Others may
-    /// read meanwhile; writers wait. The disk itself may keep what was overwritten.
+    /// Takes as long as reading and writing the file twice. Needs free space of about twice the
+    /// file: for the write-ahead log, and for an unnamed copy in the folder for temporary files
+    /// (`SQLITE_TMPDIR`, `TMPDIR`, `/var/tmp`). Other calls may read while it runs; writers wait.
+    /// The disk itself may keep overwritten data.
     ///
     /// # Errors
-    /// [`Error::RowsMissed`], and [`Error::Sqlite`] as damaged, if the database has damage that a rewrite would make final: nothing
-    /// was changed then. [`Error::Sqlite`] if there is no space, and as contended if another process writes, or if somebody reads an older state
-    /// of the database, until the timeout: the file is as it was, or it is rewritten and only the log still holds what was
-    /// there before.
+    /// [`Error::RowsMissed`], and [`Error::Sqlite`] as damaged, if the database has damage that a
+    /// rewrite would make final; nothing is changed then.
+    ///
+    /// [`Error::Sqlite`] if there is no space. As contended if until the timeout another process
+    /// writes, or a reader uses an older state of the database. Then the file is either unchanged,
+    /// or it is rewritten and only the log still holds the old content.
     pub async fn vacuum(&self) -> Result<()> {
         self.refuse_damage().await?;
         self.rewrite().await
     }
 
-    /// The same for a database that was looked at.
+    /// Does the same for a database that was checked.
     pub(super) async fn rewrite(&self) -> Result<()> {
         let rewrite = |connection: &Connection| {
-            // SQLite copies what it finds of a damaged table.
+            // SQLite copies only the rows that it finds of a damaged table.
             TABLES.iter().try_for_each(|table| table.check_whole(connection))?;
-            // In memory there would be no room for the copy.
+            // Memory may not have room for the copy.
             connection.pragma_update(None, "temp_store", "FILE")?;
             let rewritten = with_attachment(connection, || Ok(permitted(|| connection.execute_batch("VACUUM"))?));
             let restored = connection.pragma_update(None, "temp_store", "MEMORY");
-            // The schema has been loaded again.
+            // VACUUM makes SQLite reload the schema.
             schema::check(connection, schema::NEWEST)?;
             rewritten.and(Ok(restored?))
         };
@@ -184,8 +197,9 @@ impl SqliteStore {
         self.checkpoint().await
     }
 
-    /// Gives free pages at the end of the file back to the file system: all, or at most so many. Deleting rows leaves free
-    /// pages, which are used again by themselves; this is for after a large deletion. Returns the number of free pages left.
+    /// Returns free pages at the end of the file to the file system: all of them, or at most
+    /// `pages`. Deleting rows leaves free pages, which later rows use again, so this is useful only
+    /// after a large deletion. Returns the number of free pages left.
     ///
     /// # Errors
     /// [`Error::Sqlite`].
@@ -224,9 +238,10 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// Deletes the oldest of the snapshots that lie beside the database, with what goes with them, but `keep`, and gives what was
-    /// deleted. The client makes one at each [`snapshot_db`](wacore::store::traits::DeviceStore::snapshot_db), of the whole
-    /// database, and deletes none.
+    /// Deletes the oldest snapshots beside the database, except the newest `keep`, with the files
+    /// that go with them. Returns the deleted files. The client makes a snapshot of the whole
+    /// database at each [`snapshot_db`](wacore::store::traits::DeviceStore::snapshot_db), and
+    /// deletes none.
     ///
     /// # Errors
     /// [`Error::File`] if the folder cannot be read, or a file in it cannot be deleted.
@@ -246,7 +261,8 @@ impl SqliteStore {
                     found.insert((time, name.to_owned()), entry.path());
                 }
             }
-            // What goes with a snapshot, or SQLite made beside it. Names have no dots, but may end as SQLite's do.
+            // The files that belong to a snapshot: its extra content and SQLite's files. Snapshot
+            // names have no dots, but may end like SQLite's files.
             let endings = || [".extra"].into_iter().chain(COMPANIONS);
             let is_own = |(time, name): &(i64, String)| {
                 let whole = endings().filter_map(|ending| name.strip_suffix(ending));
@@ -255,7 +271,8 @@ impl SqliteStore {
             let snapshots: Vec<_> = found.iter().filter(|(key, _)| is_own(key)).map(|(_, path)| path).collect();
             let mut deleted = vec![];
             for old in &snapshots[..snapshots.len().saturating_sub(keep.get())] {
-                // The snapshot last, so that what goes with it is found again if this is interrupted.
+                // The snapshot goes last, so that a later call finds its other files if this one is
+                // interrupted.
                 for path in endings().map(|ending| with_suffix(old, ending)).chain([old.to_path_buf()]) {
                     match fs::remove_file(&path) {
                         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -282,9 +299,9 @@ fn copy(
     caller_waits: &(impl Fn() -> bool + Clone + Send + 'static),
 ) -> Result<()> {
     let file = unfinished(path)?;
-    // SQLite takes an empty file as a target; its path goes in as a parameter.
+    // SQLite accepts an empty file as the target. Its path is a parameter.
     let target = file.path().to_str().ok_or(Error::InvalidInput { what: "the path", problem: "is not valid UTF-8" })?;
-    // On a connection of its own, so that no reader is missing for as long as it takes.
+    // Uses its own connection, so that no reader is taken away for as long as the copy runs.
     let _pin = database.wal.pin();
     let connection = database.wal.connect()?;
     let waits = caller_waits.clone();
@@ -292,16 +309,16 @@ fn copy(
     database.check_files()?;
     let moment = connection.unchecked_transaction()?;
     schema::check(&moment, schema::NEWEST)?;
-    // Of a damaged table SQLite copies what it finds.
+    // SQLite copies only the rows that it finds of a damaged table.
     TABLES.iter().try_for_each(|table| table.check_whole(&moment))?;
     drop(moment);
     let copied = || Ok(permitted(|| connection.execute("VACUUM INTO ?1", (target,)))?);
     with_attachment(&connection, copied).inspect_err(|_| {
-        // SQLite leaves it behind if there is no space.
+        // SQLite leaves it behind if the disk is full.
         fs::remove_file(with_suffix(file.path(), "-journal")).ok();
     })?;
     database.check_files()?;
-    // It may have changed after it was looked at.
+    // The database may have changed after the check.
     schema::check(&Location::File(file.path().to_owned()).connect()?, schema::NEWEST)?;
     if !caller_waits() {
         return Err(Error::WorkerGone);
@@ -323,15 +340,15 @@ enum Lasting {
     No,
 }
 
-/// How many steps of SQLite's machine go by before it is asked whether to go on.
+/// After this many steps of its virtual machine, SQLite asks whether to go on.
 pub(crate) const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 
-/// A file that gets its name when it is finished.
+/// Creates a file that gets its name when it is finished.
 fn unfinished(path: &Path) -> Result<NamedTempFile> {
     private::unfinished_file(path).map_err(cannot_write)
 }
 
-/// Gives a file its name once its content is on the disk; never replaces another file.
+/// Gives a file its name once its content is on the disk. Never replaces another file.
 fn finish(file: NamedTempFile, path: &Path, lasting: Lasting) -> Result<()> {
     let finished = match lasting {
         Lasting::Yes => private::finish(file, path),

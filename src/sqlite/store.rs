@@ -1,4 +1,4 @@
-//! The store: its accounts, and how the methods of the traits run their statements.
+//! The store, its accounts, and how the methods of the traits run their statements.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,8 @@ use crate::error::Result;
 use crate::layer::IntoBackend;
 use crate::layer::sealed::Sealed;
 
-/// A [`Backend`](wacore::store::traits::Backend) in an SQLite file: one account of possibly many.
+/// A [`Backend`](wacore::store::traits::Backend) in an SQLite file: one of possibly many accounts
+/// in it.
 ///
 /// ```
 /// # futures::executor::block_on(async {
@@ -36,30 +37,42 @@ use crate::layer::sealed::Sealed;
 /// # }).unwrap();
 /// ```
 ///
-/// Clones and accounts are cheap: they share one writing connection, a few readers and one queue. Short calls run on the
-/// caller's thread, calls that have to wait for the disk on threads of the
-/// [`blocking`](https://docs.rs/blocking) crate, under any async runtime. Several processes may open the same file.
-/// When the last clone is dropped, the connections are closed, which waits for the disk; call
-/// [`checkpoint`](Self::checkpoint) before to make that short, or [`close`](Self::close) to be sure of it. Do not open the file by other means in the same process:
-/// closing it would take SQLite's locks away.
+/// Clones and accounts are cheap: they share one writing connection, a few readers and one queue.
+/// Short calls run on the caller's thread. Calls that wait for the disk run on threads of the
+/// [`blocking`](https://docs.rs/blocking) crate, under any async runtime. Several processes may
+/// open the same file.
+///
+/// Dropping the last clone closes the connections, which waits for the disk. Call
+/// [`checkpoint`](Self::checkpoint) before to make that short, or [`close`](Self::close) to be sure
+/// of it. Do not open the file by other means in the same process: closing it again would release
+/// SQLite's locks.
 ///
 /// # What survives
-/// With the default [`Durability::SignalState`](crate::Durability::SignalState), a call that has returned `Ok` survives the process being killed, and, if
-/// it stored Signal state, the device, app-state keys or pending messages, a power cut. A call whose future is dropped may
-/// still be carried out. Other tasks may see what a call stored shortly before it returns: it is committed then, and its caller
-/// yet to be told.
+/// A call that has returned `Ok` survives a killed process. With the default
+/// [`Durability::SignalState`](crate::Durability::SignalState) it also survives a power cut if it
+/// stored Signal state, the device, app-state keys or pending messages.
+///
+/// A call may still run after its future was dropped. Other tasks may see the effect of a call
+/// shortly before it returns: it is already committed, but its caller is not told yet.
 ///
 /// # Errors
-/// Methods of the storage traits fail with [`StoreError::Database`] or [`StoreError::Connection`], from which
-/// [`Error::downcast_ref`](crate::Error::downcast_ref) gets an [`Error::Sqlite`](crate::Error::Sqlite) that says what is wrong, or an
-/// [`Error::SchemaAltered`](crate::Error::SchemaAltered), also when the schema is altered while the store is open; and with
-/// [`StoreError::Serialization`] from an [`Error::Malformed`](crate::Error::Malformed) if a stored value is of a wrong type. Upstream's
-/// `is_database_busy_or_locked` is `true` for [`SqliteProblem::Contended`](crate::sqlite::SqliteProblem::Contended) only.
+/// The methods of the storage traits fail with:
+///
+/// * [`StoreError::Database`] or [`StoreError::Connection`].
+///   [`Error::downcast_ref`](crate::Error::downcast_ref) gets from them an
+///   [`Error::Sqlite`](crate::Error::Sqlite) that says what is wrong, or an
+///   [`Error::SchemaAltered`](crate::Error::SchemaAltered), also if the schema is altered while the
+///   store is open;
+/// * [`StoreError::Serialization`], from an [`Error::Malformed`](crate::Error::Malformed), if a
+///   stored value has a wrong type.
+///
+/// Upstream's `is_database_busy_or_locked` is `true` only for
+/// [`SqliteProblem::Contended`](crate::sqlite::SqliteProblem::Contended).
 #[derive(Clone)]
 pub struct SqliteStore {
     pub(super) database: Arc<Database>,
     pub(super) account: i32,
-    /// The caller has said which account, and does not just have the one that comes first.
+    /// The caller chose this account, instead of getting the default one.
     pub(super) chosen: bool,
     /// Ends when the account is deleted.
     pub(super) life: Life,
@@ -69,15 +82,16 @@ impl SqliteStore {
     /// Opens account 1 of a database with the default settings; see [`SqliteOptions::open`].
     ///
     /// # Errors
-    /// As [`SqliteOptions::open`].
+    /// Those of [`SqliteOptions::open`].
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         SqliteOptions::new().open(path).await
     }
 
-    /// Opens account 1 of a database with the default settings, to read it; see [`SqliteOptions::open_read_only`].
+    /// Opens account 1 of a database for reading, with the default settings; see
+    /// [`SqliteOptions::open_read_only`].
     ///
     /// # Errors
-    /// As [`SqliteOptions::open_read_only`].
+    /// Those of [`SqliteOptions::open_read_only`].
     pub async fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
         SqliteOptions::new().open_read_only(path).await
     }
@@ -85,13 +99,14 @@ impl SqliteStore {
     /// Creates a store in memory, for tests; see [`SqliteOptions::in_memory`].
     ///
     /// # Errors
-    /// As [`SqliteOptions::in_memory`].
+    /// Those of [`SqliteOptions::in_memory`].
     pub async fn in_memory() -> Result<Self> {
         SqliteOptions::new().in_memory().await
     }
 
-    /// Another account in the same database: any number, also one that has no records yet. It costs no connection and no
-    /// thread. The number is what upstream calls the device id, and what `create` returns.
+    /// Another account in the same database. Any number is valid, also that of an account without
+    /// records. It costs no connection and no thread. Upstream calls the number the device id, and
+    /// `create` returns it.
     pub fn account(&self, number: i32) -> Self {
         Self { chosen: true, ..Self::new(self.database.clone(), number) }
     }
@@ -105,8 +120,8 @@ impl SqliteStore {
         self.account
     }
 
-    /// The numbers of all accounts that have a device, in ascending order. A row whose account is no number of 32 bits is left
-    /// out.
+    /// The numbers of all accounts that have a device, in ascending order. Skips rows whose account
+    /// is not a 32-bit number.
     ///
     /// # Errors
     /// [`Error::Sqlite`](crate::Error::Sqlite).
@@ -114,19 +129,23 @@ impl SqliteStore {
         self.database.read(|connection| numbers(connection, "SELECT account FROM devices ORDER BY account")).await
     }
 
-    /// Deletes every record of this account, in one transaction, and empties the write-ahead log, unless somebody reads an older
-    /// state of the database: see [`checkpoint`](Self::checkpoint). Other accounts stay. Pieces of what was replaced before may
-    /// lie in the unused parts of pages: [`vacuum`](Self::vacuum) removes them.
+    /// Deletes every record of this account in one transaction. Other accounts stay.
     ///
-    /// It is the end of everything that has the account open through this store: calls on this handle and its clones, on vaults
-    /// and layers above, fail from then on with [`Error::AccountDeleted`](crate::Error::AccountDeleted), so that a client which
-    /// is still shutting down leaves nothing behind. [`SqliteStore::account`] gives a handle to begin from nothing with, by
-    /// [`Vault::create`](crate::Vault::create) if there is a rollback anchor. Other processes,
-    /// and stores that were opened by themselves on the same file, are not told: stop them before.
+    /// Then empties the write-ahead log, unless a reader uses an older state of the database: see
+    /// [`checkpoint`](Self::checkpoint). Pieces of values that were replaced earlier may lie in the
+    /// unused parts of pages; [`vacuum`](Self::vacuum) removes them.
+    ///
+    /// From then on, every call on this handle, its clones, and the vaults and layers above them
+    /// fails with [`Error::AccountDeleted`](crate::Error::AccountDeleted). So a client that is
+    /// still shutting down leaves nothing behind. To use the account again, get a new handle with
+    /// [`SqliteStore::account`]; if there is a rollback anchor, begin with
+    /// [`Vault::create`](crate::Vault::create).
+    ///
+    /// Other processes, and other stores opened on the same file, are not told: stop them first.
     ///
     /// # Errors
-    /// [`Error::Sqlite`](crate::Error::Sqlite) and [`Error::FileMoved`](crate::Error::FileMoved); nothing is deleted then, unless the
-    /// file was moved at the very moment.
+    /// [`Error::Sqlite`](crate::Error::Sqlite) and [`Error::FileMoved`](crate::Error::FileMoved).
+    /// Nothing is deleted then, unless the file was moved at that very moment.
     pub async fn delete_account(&self) -> Result<()> {
         let (account, life) = (self.account, self.life.clone());
         let database = Arc::downgrade(&self.database);
@@ -137,27 +156,32 @@ impl SqliteStore {
         };
         let life = self.life.clone();
         self.database.writer.write_and(WritePlan::DURABLE, delete, move || life.end()).await?;
-        // It is deleted in any case.
+        // The account is deleted in any case.
         if let Err(error) = self.empty_log(Duration::from_secs(1)).await {
             log::warn!("the write-ahead log still holds what was deleted: {error}");
         }
         Ok(())
     }
 
-    /// Closes the database: every handle on any of its accounts, and vaults and layers above, fail from now on with
-    /// [`Error::Closed`](crate::Error::Closed), and caches give nothing out any more. Calls under way end before. Then the main file
+    /// Closes the database. Running calls end first. From now on every handle on any of its
+    /// accounts, and the vaults and layers above, fail with
+    /// [`Error::Closed`](crate::Error::Closed), and caches return nothing. Afterwards the main file
     /// holds everything, and may be moved. Closing twice is no error.
     ///
     /// # Errors
-    /// [`Error::Sqlite`](crate::Error::Sqlite) as contended if a call does not end until the timeout: close again then. As anything
-    /// else if the log cannot be emptied, and [`Error::StoreInUse`](crate::Error::StoreInUse) if it is not empty afterwards, because
-    /// another process, another store of this process, a backup, or a walk through all rows such as [`Verify`](crate::maintenance::Verify)'s has the file open:
-    /// everything is closed here then, but the file must not be moved without its `-wal`.
+    /// [`Error::Sqlite`](crate::Error::Sqlite) as contended if a call does not end before the
+    /// timeout: close again then.
+    ///
+    /// [`Error::Sqlite`](crate::Error::Sqlite) as another problem if the log cannot be emptied.
+    /// [`Error::StoreInUse`](crate::Error::StoreInUse) if the log is not empty afterwards, because
+    /// the file is still open: in another process, another store of this process, a backup, or a
+    /// walk through all rows such as [`Verify`](crate::maintenance::Verify)'s. In both cases this
+    /// store is closed, but the file must not be moved without its `-wal`.
     pub async fn close(&self) -> Result<()> {
         self.database.close().await
     }
 
-    /// The path of the database, absolute and without symbolic links, or `None` if it is in memory.
+    /// The absolute path of the database without symbolic links, or `None` if it is in memory.
     pub fn path(&self) -> Option<&Path> {
         self.database.path()
     }
@@ -181,20 +205,20 @@ impl SqliteStore {
         Ok(self.database.read_long(query).await?)
     }
 
-    /// Runs a storage method that changes something.
+    /// Runs a storage method that writes.
     pub(super) async fn write<T, F>(&self, plan: WritePlan, mut operation: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         let life = self.life.clone();
-        // In its turn: a deletion may be before it in the queue.
+        // Checks in its turn: a deletion may precede it in the queue.
         let operation = move |connection: &Connection| life.check().and_then(|()| operation(connection));
         Ok(self.database.write(plan, operation).await?)
     }
 
-    /// Runs a statement once per row, in one transaction; no rows, no transaction. `size` is what a row takes, roughly, in
-    /// bytes.
+    /// Runs a statement once per row, in one transaction; none if there are no rows. `size` is the
+    /// approximate size of a row in bytes.
     pub(super) async fn write_rows<R: Send + 'static>(
         &self,
         plan: WritePlan,
@@ -210,7 +234,8 @@ impl SqliteStore {
         self.write(plan, move |c| c.run_each(sql, &rows, &write).map(drop)).await
     }
 
-    /// Looks up every key and leaves out those that are not there; many of them on a blocking thread.
+    /// Looks up every key, and leaves out those that do not exist. Many keys are looked up on a
+    /// blocking thread.
     pub(super) async fn read_rows<K: Clone + Send + Sync + 'static, T: Send + 'static>(
         &self,
         keys: &[K],
@@ -221,7 +246,7 @@ impl SqliteStore {
             keys: &[K],
             load: impl Fn(&Connection, &K) -> Result<Option<T>>,
         ) -> Result<Vec<T>> {
-            // One snapshot for all of them.
+            // One snapshot for all keys.
             let snapshot = c.unchecked_transaction()?;
             let found = keys.iter().filter_map(|key| load(&snapshot, key).transpose()).collect();
             drop(snapshot);
@@ -234,8 +259,8 @@ impl SqliteStore {
         self.read_long(move |c| load_all(c, &keys, &load)).await
     }
 
-    /// Deletes [`SWEEP_ROWS`] rows at a time until none are left, and gives the number of rows. Each time is a transaction
-    /// of its own, so that others need not wait for all of it.
+    /// Deletes [`SWEEP_ROWS`] rows at a time until none are left, and returns their number. Each
+    /// step is a transaction of its own, so that other calls do not wait for the whole sweep.
     pub(super) async fn sweep(
         &self,
         delete: impl Fn(&Connection) -> Result<usize> + Clone + Send + 'static,
@@ -278,7 +303,7 @@ impl fmt::Debug for SqliteStore {
     }
 }
 
-/// The numbers of accounts that a query gives, without those that cannot be one's.
+/// The account numbers that a query returns, without those that are not 32-bit numbers.
 pub(super) fn numbers(connection: &Connection, sql: &'static str) -> Result<Vec<i32>> {
     let numbers = connection.all(sql, (), |row| {
         let number = row.get_ref(0)?.as_i64().ok();
@@ -287,50 +312,59 @@ pub(super) fn numbers(connection: &Connection, sql: &'static str) -> Result<Vec<
     Ok(numbers.into_iter().flatten().collect())
 }
 
-/// How many lookups may run where the caller is: about 0.2 ms.
+/// How many lookups may run on the caller's thread: about 0.2 ms.
 pub(super) const INLINE_LOOKUPS: usize = 64;
 
-/// How many rows a statement of a sweep deletes at most.
+/// The largest number of rows that one statement of a sweep deletes.
 pub(super) const SWEEP_ROWS: usize = 1000;
 
 impl SqliteOptions {
-    /// Opens account 1 of the database at `path` and changes nothing, neither the file nor what lies beside it: whatever would
-    /// change a row fails. It works on media that cannot be written. A database that was left with a log that has to be worked
-    /// into it is read from a copy in the folder for temporary files (`TMPDIR`), encrypted as it is.
+    /// Opens account 1 of the database at `path` without changing the file or anything beside it.
+    /// Calls that would change a row fail. It also works on read-only media. A database with a log
+    /// that must be applied first is read from a copy in the folder for temporary files (`TMPDIR`),
+    /// encrypted as it is.
     ///
-    /// While another process has the file open, what they share (`-shm`) is used. Of a file that nobody has open when it is
-    /// opened here, nothing that comes later is seen; [`Error::FileMoved`](crate::Error::FileMoved) says so at the end of what
-    /// looks at every row.
+    /// If another process has the file open, its shared memory (`-shm`) is used. If no process has
+    /// it open now, later changes are not seen; after one, methods that read every row end with
+    /// [`Error::FileMoved`](crate::Error::FileMoved).
     ///
     /// # Errors
-    /// As [`SqliteOptions::open`], and [`Error::File`](crate::Error::File) if there is no such file.
+    /// Those of [`SqliteOptions::open`], and [`Error::File`](crate::Error::File) if the file does
+    /// not exist.
     pub async fn open_read_only(self, path: impl AsRef<Path>) -> Result<SqliteStore> {
         let path: PathBuf = path.as_ref().to_owned();
         let database = background::unblock(move || Database::open_read_only(&path, self)).await?;
         Ok(SqliteStore::new(database, 1))
     }
 
-    /// Opens account 1 of the database at `path`. A file that is not there is created, with mode 0600, and appears when it has its
-    /// tables; its folder must be there. A file that is empty is none of this crate's. An older schema of this crate is brought
-    /// up to date.
+    /// Opens account 1 of the database at `path`. Migrates an older schema of this crate.
+    ///
+    /// If the file does not exist, it is created with mode 0600, and appears when it has its
+    /// tables. Its folder must exist. An existing empty file is refused as foreign.
     ///
     /// # Errors
-    /// [`Error::ForeignFile`](crate::Error::ForeignFile) if the file belongs to something else,
-    /// [`Error::UnsupportedVersion`](crate::Error::UnsupportedVersion) if a later version of this crate wrote it,
-    /// [`Error::SchemaAltered`](crate::Error::SchemaAltered) if its tables and indexes are not those that this crate makes; none
-    /// is changed, unless a killed process left something for SQLite to undo. [`Error::InvalidInput`](crate::Error::InvalidInput) if there is no such folder, or the file system
-    /// cannot share memory; [`Error::File`](crate::Error::File) and [`Error::Sqlite`](crate::Error::Sqlite) if the file
-    /// cannot be read or written.
+    /// * [`Error::ForeignFile`](crate::Error::ForeignFile) if the file belongs to another program;
+    /// * [`Error::UnsupportedVersion`](crate::Error::UnsupportedVersion) if a later version of this
+    ///   crate wrote it;
+    /// * [`Error::SchemaAltered`](crate::Error::SchemaAltered) if its tables and indexes differ
+    ///   from those of this crate;
+    /// * [`Error::InvalidInput`](crate::Error::InvalidInput) if the folder does not exist, or the
+    ///   file system cannot share memory;
+    /// * [`Error::File`](crate::Error::File) and [`Error::Sqlite`](crate::Error::Sqlite) if the
+    ///   file cannot be read or written.
+    ///
+    /// The first three do not change the file, unless a killed process left something for SQLite to
+    /// undo.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore> {
         let path: PathBuf = path.as_ref().to_owned();
         let database = background::unblock(move || Database::open_file(&path, self)).await?;
         Ok(SqliteStore::new(database, 1))
     }
 
-    /// Creates an empty store in memory, which is gone with its last clone.
+    /// Creates an empty store in memory. Dropping its last clone deletes it.
     ///
     /// # Errors
-    /// [`Error::Sqlite`](crate::Error::Sqlite) if there is no memory.
+    /// [`Error::Sqlite`](crate::Error::Sqlite) if there is not enough memory.
     pub async fn in_memory(self) -> Result<SqliteStore> {
         let database = background::unblock(move || Database::in_memory(self)).await?;
         Ok(SqliteStore::new(database, 1))

@@ -1,4 +1,4 @@
-//! The tables in SQL: how their rows are found, and how a sealed value in them is replaced.
+//! The SQL of the tables: how to find their rows, and how to replace a sealed value in them.
 
 use std::sync::LazyLock;
 
@@ -17,33 +17,35 @@ use crate::rows::table::{self, Carrier, ColumnKind, KeyPart, RawRow, Table, Tabl
 /// The statements of a table.
 pub(super) struct SqlTable {
     pub(super) table: &'static Table,
-    /// What is read of a row: the columns of its carrier, those of its key, and its numbers.
+    /// The columns that are read of a row: those of its carrier, those of its key, and its numbers.
     pub(super) columns: String,
-    /// The columns that order its rows within an account.
+    /// The columns that order the rows of an account.
     pub(super) order: String,
     pub(super) has_row_ids: bool,
-    /// The first page of an account, and the one that begins at or behind a position. A row is its id, or nothing if there is
-    /// none, and then the columns.
+    /// Select the first page of an account, and the page that begins at or behind a position. A row
+    /// is its id, or NULL if the table has none, followed by the columns.
     pub(super) first: String,
     pub(super) next: String,
-    /// How many rows all accounts have, and how many bytes.
+    /// Counts the rows of all accounts and their bytes.
     size: String,
     /// Deletes the rows of an account.
     pub(super) delete_all: String,
-    /// How many rows an account has: as its rows are found, in the table from end to end, and in the index of its key.
+    /// Count the rows of an account: in the way its rows are found, in the table from end to end,
+    /// and in the index of its key.
     pub(super) count: String,
     pub(super) scan: String,
     pub(super) index: Option<String>,
-    /// Replaces a sealed value, if it is still the one that was read; the parameters are those of [`SqlTable::replacement`].
+    /// Replaces a sealed value, unless it has changed since it was read. The parameters are those
+    /// of [`SqlTable::replacement`].
     pub(super) replace: Option<String>,
-    /// The part of the carrier that begins with the first bytes of the sealed value.
+    /// The part of the carrier that holds the first bytes of the sealed value.
     pub(super) prefix: String,
 }
 
 /// The statements of all tables, in the order of [`table::TABLES`].
 pub(super) static TABLES: LazyLock<Vec<SqlTable>> = LazyLock::new(|| table::TABLES.iter().map(SqlTable::new).collect());
 
-/// Small rows lie in the index of their key.
+/// Tables of small rows, which lie in the index of their key.
 const WITHOUT_ROW_IDS: [&str; 2] = ["mutation_macs", "sender_key_devices"];
 
 impl SqlTable {
@@ -53,7 +55,8 @@ impl SqlTable {
         let columns = columns(table);
         let keys = table.key.iter().map(|column| column.name).collect::<Vec<_>>().join(", ");
         let order = if has_row_ids { "rowid".to_owned() } else { keys };
-        // Without the hint, SQLite takes the index for the account, and sorts all of its rows for each page.
+        // Without the hint, SQLite takes the index of the account and sorts all of its rows for
+        // each page.
         let page = |id: &str, hint: &str, behind: &str| {
             format!("SELECT {id}, {columns} FROM {name}{hint} WHERE account = ?1{behind} ORDER BY {order} LIMIT ?2")
         };
@@ -65,7 +68,7 @@ impl SqlTable {
             (page("NULL", "", ""), next, format!(" INDEXED BY sqlite_autoindex_{name}_1"))
         };
         let index = match name {
-            // Each is its own index.
+            // A table in key order is its own index.
             "devices" => None,
             "mutation_macs" => Some("sqlite_autoindex_mutation_macs_1".to_owned()),
             "sender_key_devices" => Some("sender_key_devices_device".to_owned()),
@@ -82,7 +85,7 @@ impl SqlTable {
             replace: table.is_sealed.then(|| replace(table, has_row_ids)),
             prefix: match table.carrier {
                 Carrier::Bytes(column) | Carrier::Split(column, _) => format!("substr({column}, 1, {PREFIX_BYTES})"),
-                // So many characters of base64 are a few bytes more.
+                // 20 characters of base64 are 15 bytes, a few more than needed.
                 Carrier::Text(column) => format!("substr({column}, 1, 20)"),
                 Carrier::Map(column) => column.to_owned(),
                 Carrier::None => "x''".to_owned(),
@@ -105,7 +108,7 @@ impl SqlTable {
         Ok(TableSize { name: self.table.name, rows: rows.unsigned_abs(), bytes: bytes.unsigned_abs() })
     }
 
-    /// The row behind its id.
+    /// Reads the row that follows the id.
     pub(super) fn read(&self, row: &Row<'_>) -> Result<Option<SealedRow>> {
         let carrier = carrier_columns(&self.table.carrier).len().max(1);
         let keys = self.table.key.len();
@@ -120,7 +123,8 @@ impl SqlTable {
         self.table.stored(RawRow { key, carrier, numbers })
     }
 
-    /// The parameters of [`SqlTable::replace`]: the new columns of the carrier, the old ones, and what says which row it is.
+    /// The parameters of [`SqlTable::replace`]: the new columns of the carrier, the old ones, and
+    /// those that name the row.
     pub(super) fn replacement(&self, account: i32, replacement: Replacement) -> Result<Vec<Value>> {
         let Replacement { id, columns, old, new } = replacement;
         let (record, is_text) = (self.table.record, matches!(self.table.carrier, Carrier::Text(_)));
@@ -159,7 +163,7 @@ fn carrier_columns(carrier: &Carrier) -> Vec<&'static str> {
     }
 }
 
-/// What is read of a row.
+/// The columns that are read of a row.
 fn columns(table: &Table) -> String {
     let mut columns = carrier_columns(&table.carrier).into_iter().map(|column| match (table.record, column) {
         // These two may be NULL.
@@ -174,7 +178,7 @@ fn columns(table: &Table) -> String {
     carrier.into_iter().chain(key).chain(numbers).collect::<Vec<_>>().join(", ")
 }
 
-/// How many bytes of content a row has.
+/// The number of content bytes of a row.
 fn bytes_of(table: &Table) -> String {
     match table.record {
         Record::Device => "length(record)".to_owned(),
@@ -204,7 +208,7 @@ fn replace(table: &Table, has_row_ids: bool) -> String {
     format!("UPDATE {} SET {new} WHERE {row} AND {old}", table.name)
 }
 
-/// A text or a blob, whatever is in it.
+/// The bytes of a text or a blob.
 fn bytes(row: &Row<'_>, column: usize) -> Result<Vec<u8>> {
     let value = row.get_ref(column)?;
     value.as_bytes().map(<[u8]>::to_vec).map_err(|_| Error::Malformed { record: Record::Store })

@@ -1,4 +1,4 @@
-//! The write-ahead log of one open database, and what its connections have in common.
+//! The write-ahead log of one open database, and the state that its connections share.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use super::options::SqliteOptions;
 use crate::error::{Error, Result};
 use crate::sync::IgnorePoison;
 
-/// A write-ahead log, and the file that it belongs to. It goes after every connection.
+/// A write-ahead log and the file that it belongs to. It is dropped after every connection.
 pub(super) struct Wal {
     pub(super) config: SqliteOptions,
     pub(super) location: Location,
@@ -26,9 +26,9 @@ pub(super) struct Wal {
     open: Mutex<Option<Arc<OpenFile>>>,
     pub(super) activity: Arc<Activity>,
     checkpointing: AtomicBool,
-    /// From how many pages on the next checkpoint is due.
+    /// The next checkpoint is due when the log has this many pages.
     checkpoint_at: AtomicU32,
-    /// The next commit begins the log from its start, which waits for the disk whatever the durability.
+    /// The next commit starts the log over, which waits for the disk at any durability.
     log_starts_over: AtomicBool,
     closed: AtomicBool,
     /// How many readers of a database in memory were turned away and try again.
@@ -57,7 +57,7 @@ impl Wal {
         }
     }
 
-    /// Opens one more connection.
+    /// Opens another connection.
     ///
     /// # Errors
     /// [`Error::Closed`] once the database is closed.
@@ -68,7 +68,7 @@ impl Wal {
         Ok(self.location.connect()?)
     }
 
-    /// From now on no connection is opened.
+    /// Prevents connections from being opened from now on.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
     }
@@ -77,18 +77,19 @@ impl Wal {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Keeps others from reading the file by other means as long as it exists.
+    /// Prevents the file from being read by other means as long as the result exists.
     pub(super) fn pin(&self) -> Option<Arc<OpenFile>> {
         self.open.lock().ignore_poison().clone()
     }
 
-    /// Lets others read the file by other means.
+    /// Allows the file to be read by other means.
     pub(super) fn unpin(&self) {
         self.open.lock().ignore_poison().take();
     }
 
-    /// Without a write-ahead log, as in memory, a transaction that writes turns readers away, and under steady load there
-    /// is hardly a moment without one: readers try often, and writers leave gaps for them.
+    /// The backoff of a reader. A database in memory has no write-ahead log, so a writing
+    /// transaction turns readers away. Under steady load hardly a moment is without one: readers
+    /// retry often, and writers leave gaps for them.
     pub(super) fn backoff_of_readers(&self) -> BusyBackoff {
         let backoff = BusyBackoff::new(self.config.busy_timeout);
         match self.location {
@@ -97,7 +98,7 @@ impl Wal {
         }
     }
 
-    /// Leaves a gap between two transactions if somebody waits for one. Blocks its thread.
+    /// Leaves a gap between two transactions if a reader waits for one. Blocks its thread.
     pub(super) fn let_readers_in(&self) {
         if self.waiting_readers.load(Ordering::Relaxed) > 0 {
             thread::sleep(GAP);
@@ -105,7 +106,7 @@ impl Wal {
     }
 
     /// # Errors
-    /// [`Error::FileMoved`] if another file lies at the path than the one that is open.
+    /// [`Error::FileMoved`] if the file at the path is not the open one.
     pub(super) fn check_files(&self) -> Result<()> {
         if let Location::ReadOnly(file) = &self.location {
             file.check()?;
@@ -113,15 +114,15 @@ impl Wal {
         self.files.as_ref().map_or(Ok(()), Files::check)
     }
 
-    /// Whether the next commit waits for the disk, because it begins the write-ahead log anew.
+    /// `true` if the next commit waits for the disk because it starts the write-ahead log over.
     pub(super) fn log_starts_over(&self) -> bool {
         self.log_starts_over.load(Ordering::Relaxed)
     }
 
-    /// Notes a commit, before its caller hears of it. `true` if a checkpoint is due.
+    /// Notes a commit before its caller is told. `true` if a checkpoint is due.
     ///
     /// # Errors
-    /// [`Error::FileMoved`] if the commit went to a file that is not at its path any more.
+    /// [`Error::FileMoved`] if the commit went to a file that is no longer at its path.
     pub(super) fn after_commit(&self, pages: u32) -> Result<bool> {
         self.check_files()?;
         if self.log_starts_over() {
@@ -130,21 +131,23 @@ impl Wal {
         Ok(pages >= self.checkpoint_at.load(Ordering::Relaxed))
     }
 
-    /// Whether the log is to be emptied when the database is idle: one that is on its way to its place is closed soon.
+    /// `true` if the log is to be emptied when the database is idle. A database that is on its way
+    /// to its place is closed soon, so it is not.
     pub(super) fn is_emptied_when_idle(&self) -> bool {
         self.files.is_some() && self.config.unfinished.is_none()
     }
 
-    /// Begins the one checkpoint at a time; `None` while another one is under way.
+    /// Begins a checkpoint; `None` while another one runs.
     pub(super) fn begin_checkpoint(self: &Arc<Self>) -> Option<Checkpointing> {
         let is_under_way = self.checkpointing.swap(true, Ordering::Relaxed);
         (!is_under_way).then(|| Checkpointing(self.clone()))
     }
 
-    /// Copies what it can of the write-ahead log into the database. `true` if that was everything.
+    /// Copies as much as possible of the write-ahead log into the database. `true` if that was
+    /// everything.
     ///
     /// # Errors
-    /// [`Error::Sqlite`] if reading or writing fails. Somebody in the way is no error.
+    /// [`Error::Sqlite`] if reading or writing fails. A connection in the way is no error.
     pub(super) fn checkpoint(&self, connection: &Connection, mode: CheckpointMode) -> Result<bool> {
         let sql = match mode {
             CheckpointMode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
@@ -156,7 +159,7 @@ impl Wal {
         if complete {
             self.log_starts_over.store(true, Ordering::Relaxed);
         }
-        // If a reader of an older state is in the way, it will be for a while.
+        // A reader of an older state will be in the way for a while.
         let grown = u32::try_from(pages).unwrap_or(0).saturating_add(CHECKPOINT_PAGES);
         self.checkpoint_at.store(if complete { CHECKPOINT_PAGES } else { grown }, Ordering::Relaxed);
         Ok(complete)
@@ -165,30 +168,31 @@ impl Wal {
 
 #[derive(Clone, Copy)]
 pub(super) enum CheckpointMode {
-    /// As far as nobody is in the way.
+    /// Copies as far as no connection is in the way.
     Passive,
-    /// Everything, and empties the log; nothing if somebody is in the way.
+    /// Copies everything and empties the log, or does nothing if a connection is in the way.
     Truncate,
 }
 
-/// The one checkpoint at a time. Dropping it lets the next one begin.
+/// The only running checkpoint. Dropping it lets the next one begin.
 pub(super) struct Checkpointing(Arc<Wal>);
 
 impl Checkpointing {
-    /// Copies most of the log into the database, on a connection of its own, beside readers and the writer.
+    /// Copies most of the log into the database on a connection of its own, while readers and the
+    /// writer run.
     pub(super) fn copy_most(&self) -> Result<()> {
         let connection = self.0.connect()?;
         self.0.check_files()?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         sync_for_good(&connection)?;
-        // Each pass copies what came during the one before, so there is less to do every time.
+        // Each pass copies the commits that came during the previous one, so each has less to do.
         for _ in 0..CHECKPOINT_PASSES {
             self.0.checkpoint(&connection, CheckpointMode::Passive)?;
         }
         Ok(())
     }
 
-    /// Copies the rest, on the writing connection. `true` if that was everything.
+    /// Copies the rest on the writing connection. `true` if that was everything.
     pub(super) fn copy_rest(&self, writer: &Connection) -> Result<bool> {
         self.0.checkpoint(writer, CheckpointMode::Passive)
     }
@@ -200,11 +204,11 @@ impl Drop for Checkpointing {
     }
 }
 
-/// How long a gap for readers is.
+/// The length of a gap for readers.
 const GAP: Duration = Duration::from_millis(2);
 
-/// From how many pages on the log is copied into the database: 32 MiB. A page that was written several times since then is
-/// copied once.
+/// The log is copied into the database when it has this many pages: 32 MiB. A page that was written
+/// several times by then is copied once.
 const CHECKPOINT_PAGES: u32 = 4096;
 
 const CHECKPOINT_PASSES: usize = 3;

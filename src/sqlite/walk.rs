@@ -1,4 +1,4 @@
-//! Walking through the rows of an account: as they are written, or as they are at one moment.
+//! Walks through the rows of an account, either as they are written or as they are at one moment.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use crate::error::{Error, Result};
 use crate::rows::store::{Found, RowReader};
 use crate::rows::table::Table;
 
-/// How many bytes a page has, roughly.
+/// The approximate size of a page in bytes.
 const PAGE_BYTES: usize = 2 << 20;
 
-/// How far a walk through a table is.
+/// The progress of a walk through a table.
 struct Pages {
     table: &'static SqlTable,
-    /// From where the next page begins; `None` after the last one.
+    /// The position at which the next page begins; `None` after the last page.
     next: Option<Position>,
     limit: i64,
     seen: i64,
@@ -47,7 +47,7 @@ impl Pages {
     }
 }
 
-/// Reads rows while they are written: each page is from a moment of its own.
+/// Reads rows while they are written. Each page is from a moment of its own.
 pub(super) struct LiveReader {
     store: SqliteStore,
     pages: Option<Pages>,
@@ -81,7 +81,8 @@ impl RowReader for LiveReader {
 
 /// The database as it is at one moment, on a connection of its own.
 pub(super) struct Snapshot {
-    /// `None` while a thread reads with it. The connection is closed before the database, whose last one empties the log.
+    /// `None` while a thread reads with it. The connection is dropped before the database, whose
+    /// last connection empties the log.
     connection: Option<(Connection, Arc<Database>, Option<Arc<OpenFile>>)>,
     account: i32,
     pages: Option<Pages>,
@@ -129,7 +130,7 @@ impl RowReader for Snapshot {
         let Some(from) = pages.next.take() else {
             let has_damage = pages.has_damage;
             let check = move |c: &Connection| match table.check_count(c, account, seen.unsigned_abs()) {
-                // The rows that cannot be counted are among those that were seen and are damaged.
+                // The rows that cannot be counted are among the damaged ones that were seen.
                 Err(error) if has_damage && error.is_damaged_database() => Ok(()),
                 checked => checked,
             };

@@ -1,11 +1,12 @@
 //! The one writing connection, and how calls share it.
 //!
-//! A call that finds the connection free takes it and runs where the caller is: a thread hop costs several times what
-//! SQLite does. Calls that come meanwhile wait in a queue, and whoever has the connection runs them together, in one
-//! transaction: a commit costs more than a row. What may wait for the disk, or takes long, runs on a blocking thread.
+//! A call that finds the connection free takes it and runs on the caller's thread: a thread hop
+//! costs several times as much as SQLite. Other calls wait in a queue. The holder of the connection
+//! runs them together in one transaction, because a commit costs more than a row. Calls that take
+//! long, or may wait for the disk, run on a blocking thread.
 //!
-//! If a call of a group fails, the group is undone and its calls run one by one, so that each gets the outcome it would
-//! have had alone. A call whose future is dropped still runs.
+//! If a call of a group fails, the group is undone and its calls run one by one. So each gets the
+//! outcome that it would have had alone. A call whose future is dropped still runs.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -28,14 +29,14 @@ use crate::background;
 use crate::error::{Error, Result};
 use crate::sync::IgnorePoison;
 
-/// How many calls may wait before callers wait to be let into the queue.
+/// How many calls the queue holds. Further callers wait to enter it.
 const WAITING_CALLS: usize = 1024;
-/// How many calls share a transaction on a blocking thread, and where the caller is.
+/// How many calls share a transaction: on a blocking thread, and on the caller's thread.
 const GROUP: usize = 256;
 const INLINE_GROUP: usize = 32;
-/// How long somebody runs the calls of others before a blocking thread takes over.
+/// How long a caller runs the calls of others before a blocking thread takes over.
 const INLINE_TIME: Duration = Duration::from_micros(500);
-/// How many lone calls it takes until calls stop waiting for others.
+/// After this many lone calls, calls stop waiting for others.
 const BATCH_HINT_CALLS: u8 = 8;
 
 /// A queue in front of the writing connection.
@@ -46,26 +47,26 @@ pub(super) struct Writer {
 }
 
 struct State {
-    /// `None` while somebody has it.
+    /// `None` while a leader has it.
     connection: Option<Box<WriteConnection>>,
     waiting: VecDeque<Box<dyn Call>>,
-    /// How many more calls wait for others, because one lately shared its transaction.
+    /// How many more calls wait for others, because a recent one shared its transaction.
     batch_hint: u8,
     closed: Closed,
 }
 
-/// Whether the connection is there for those who come.
+/// Whether the connection serves further calls.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Closed {
     No,
-    /// Those who come are refused; those who wait are served.
+    /// New calls are refused; waiting calls are served.
     Closing,
     Yes,
 }
 
 struct WriteConnection {
     connection: Connection,
-    /// What `PRAGMA synchronous` is at, if known.
+    /// The current `PRAGMA synchronous`, if known.
     full_sync: Option<bool>,
 }
 
@@ -83,7 +84,7 @@ impl Writer {
         }
     }
 
-    /// Takes the connection for a call that need not wait for others, because there are none.
+    /// Takes the connection for a call that need not wait, because no other call is ahead of it.
     fn try_lead(self: &Arc<Self>) -> Option<Leader> {
         let mut state = self.state();
         if !state.waiting.is_empty() || state.batch_hint > 0 || state.closed != Closed::No {
@@ -99,16 +100,17 @@ impl Writer {
 }
 
 thread_local! {
-    /// How long the write-ahead log was after this thread's last commit. A hook cannot carry state of its own.
+    /// The length of the write-ahead log after this thread's last commit, in pages. A hook cannot
+    /// carry its own state.
     static WAL_PAGES: Cell<u32> = const { Cell::new(0) };
 }
 
 impl Writer {
-    /// Runs a call that changes something, and returns once it is committed.
+    /// Runs a call that writes, and returns once it is committed.
     ///
     /// # Errors
-    /// What `operation` returns, and what SQLite says about committing it. The operation may run more than once, but only
-    /// one run is committed.
+    /// The errors of `operation` and of SQLite's commit. The operation may run more than once, but
+    /// only one run is committed.
     pub(super) async fn write<T, F>(self: &Arc<Self>, plan: WritePlan, mut operation: F) -> Result<T>
     where
         T: Send + 'static,
@@ -122,7 +124,7 @@ impl Writer {
         {
             coop::charge(plan.cost);
             let result = leader.run_alone(plan, &mut operation);
-            // Waiting for another process is for the blocking thread below.
+            // Only the blocking thread below waits for another process.
             if !result.as_ref().is_err_and(Error::is_contention) {
                 leader.run_waiting_inline();
                 return result;
@@ -134,13 +136,13 @@ impl Writer {
         (call.reply, call._room) = (Some(reply), Some(room));
         let mut queued = self.enqueue(Box::new(call));
         if !blocking && queued.unattended {
-            // Whoever else is about to write joins the queue meanwhile.
+            // Other callers that are about to write join the queue in between.
             if over_budget {
                 coop::yield_to_runtime().await;
             } else {
                 coop::yield_once().await;
             }
-            // Unless one of them has run this call with theirs.
+            // Another leader may have run this call with its own.
             if let Ok(Some(result)) = outcome.try_recv() {
                 queued.over = true;
                 return result;
@@ -153,10 +155,11 @@ impl Writer {
         outcome.await.unwrap_or(Err(Error::WorkerGone))
     }
 
-    /// Runs a long call in a transaction of its own, and `committed` when it is, before another call has its turn.
+    /// Runs a long call in a transaction of its own. Runs `committed` after the commit, before the
+    /// next call.
     ///
     /// # Errors
-    /// As [`Writer::write`].
+    /// Those of [`Writer::write`].
     pub(super) async fn write_and<T, F>(
         self: &Arc<Self>,
         plan: WritePlan,
@@ -173,7 +176,7 @@ impl Writer {
         Ok(done)
     }
 
-    /// Refuses calls that come from now on.
+    /// Refuses calls from now on.
     pub(super) fn refuse_calls(&self) {
         let mut state = self.state();
         if state.closed == Closed::No {
@@ -181,10 +184,11 @@ impl Writer {
         }
     }
 
-    /// Takes the connection away for good once all calls that wait have run; `None` if that was done before. Blocks its thread.
+    /// Takes the connection away for good once all waiting calls have run; `None` if it was already
+    /// taken. Blocks its thread.
     ///
     /// # Errors
-    /// Contention if the timeout is over.
+    /// Contention if the backoff ends first.
     pub(super) fn take_connection(self: &Arc<Self>, backoff: &mut BusyBackoff) -> Result<Option<Connection>> {
         loop {
             let mut state = self.state();
@@ -202,7 +206,8 @@ impl Writer {
         }
     }
 
-    /// Runs a short query on the writing connection, if nobody has it: unlike a reader's, its page cache outlives commits.
+    /// Runs a short query on the writing connection if it is free. Unlike a reader's, its page
+    /// cache survives commits.
     pub(super) fn read<T>(self: &Arc<Self>, query: &mut impl FnMut(&Connection) -> Result<T>) -> Option<Result<T>> {
         if self.wal.is_closed() {
             return None;
@@ -213,7 +218,7 @@ impl Writer {
         Some(result)
     }
 
-    /// Runs a call in its turn, without anybody waiting for it.
+    /// Runs a call in its turn, with no caller waiting for it.
     pub(super) fn enqueue_detached<T, F>(self: &Arc<Self>, plan: WritePlan, operation: F)
     where
         T: Send + 'static,
@@ -227,7 +232,7 @@ impl Writer {
         Pending { plan, operation, backoff, result: None, reply: None, _room: None }
     }
 
-    /// Puts a call into the queue. When the guard is dropped, somebody has run it, or will.
+    /// Queues a call. Once the guard is dropped, the call has run or will run.
     fn enqueue(self: &Arc<Self>, mut call: Box<dyn Call>) -> Queued<'_> {
         let mut state = self.state();
         if state.closed != Closed::No {
@@ -240,7 +245,7 @@ impl Writer {
         Queued { writer: self, unattended: state.connection.is_some(), over: false }
     }
 
-    /// Notes a commit, before its caller hears of it.
+    /// Notes a commit before its caller is told.
     fn after_commit(self: &Arc<Self>) -> Result<()> {
         let is_due = self.wal.after_commit(WAL_PAGES.take())?;
         if self.wal.is_emptied_when_idle() {
@@ -257,8 +262,9 @@ impl Writer {
         Arc::downgrade(&idle)
     }
 
-    /// Copies the log into the database, unless that is under way. Most of it beside readers and the writer; the rest in
-    /// turn, while the writer stands still: otherwise the log would never end under steady load.
+    /// Copies the log into the database, unless a checkpoint already runs. Most of it is copied
+    /// while readers and the writer run. The rest is copied in the writer's turn; otherwise the log
+    /// would never end under steady load.
     fn checkpoint_in_background(self: &Arc<Self>) {
         if self.wal.is_closed() {
             return;
@@ -273,7 +279,7 @@ impl Writer {
             let finish = move |connection: &Connection| {
                 let complete = checkpointing.copy_rest(connection)?;
                 if !complete {
-                    // A reader holds an older state. When the database is idle, it is tried again.
+                    // A reader holds an older state. The copy is retried when the database is idle.
                     writer.wal.activity.note(|| weak.clone());
                 }
                 Ok(complete)
@@ -300,13 +306,13 @@ impl Idle for Writer {
 /// A call in the queue.
 trait Call: Send {
     fn plan(&self) -> WritePlan;
-    /// What is left of its time to wait for another process.
+    /// The remaining time that the call may wait for another process.
     fn backoff(&mut self) -> &mut BusyBackoff;
     /// Runs the operation and keeps its outcome. `false` if it failed.
     fn run(&mut self, connection: &Connection) -> bool;
-    /// Runs it in a transaction of its own.
+    /// Runs the operation in a transaction of its own.
     fn run_alone(&mut self, leader: &mut Leader);
-    /// Replaces a kept success by the error of committing it.
+    /// Replaces a kept success by the error of its commit.
     fn fail(&mut self, error: Error);
     /// Tells the caller.
     fn finish(self: Box<Self>);
@@ -318,7 +324,7 @@ struct Pending<T, F> {
     backoff: BusyBackoff,
     result: Option<Result<T>>,
     reply: Option<oneshot::Sender<Result<T>>>,
-    /// A place among those who wait.
+    /// Its place in the queue.
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -352,35 +358,35 @@ where
 
     fn finish(mut self: Box<Self>) {
         if let (Some(reply), Some(result)) = (self.reply.take(), self.result.take()) {
-            // Nobody waits any more for a call whose future was dropped.
+            // If the call's future was dropped, no one receives the result.
             let _ = reply.send(result);
         }
     }
 }
 
-/// Having the writing connection. Dropping it gives the connection back, or to those who wait.
+/// The holder of the writing connection. Dropping it returns the connection, or passes it on.
 struct Leader {
     writer: Arc<Writer>,
     connection: Option<Box<WriteConnection>>,
 }
 
 impl Leader {
-    /// Takes the connection if nobody has it.
+    /// Takes the connection if it is free.
     fn take(writer: &Arc<Writer>) -> Option<Self> {
         let connection = writer.state().connection.take()?;
         Some(Self { writer: writer.clone(), connection: Some(connection) })
     }
 
     fn connection(&self) -> Result<&Connection> {
-        // It is there until `drop`.
+        // `drop` takes the connection; until then it is set.
         self.connection.as_ref().map(|holder| &holder.connection).ok_or(Error::WorkerGone)
     }
 
-    /// Runs one call and commits it, or fails with contention at once.
+    /// Runs one call and commits it. Fails with contention at once.
     fn run_alone<T>(&mut self, plan: WritePlan, operation: &mut impl FnMut(&Connection) -> Result<T>) -> Result<T> {
         for _ in 0..SCHEMA_CHANGES {
             match self.attempt(plan, operation) {
-                // Nothing of it has been run.
+                // The call has not run at all.
                 Err(error) if error.is_changed_schema() => schema::check(self.connection()?, schema::NEWEST)?,
                 result => return result,
             }
@@ -397,14 +403,14 @@ impl Leader {
         let result = if plan.multi_statement {
             in_transaction(connection, operation)?
         } else {
-            // A single statement is a transaction by itself.
+            // A single statement is its own transaction.
             operation(connection)?
         };
         self.writer.after_commit()?;
         Ok(result)
     }
 
-    /// Runs what waits, as far as it may run here, for a while.
+    /// Runs waiting calls for a while, as far as they may run on this thread.
     fn run_waiting_inline(mut self) {
         let start = Instant::now();
         while start.elapsed() < INLINE_TIME {
@@ -416,7 +422,8 @@ impl Leader {
             coop::charge(calls.iter().map(|call| call.plan().cost).sum());
             match self.run_together(&mut calls) {
                 Ok(true) => calls.into_iter().for_each(Call::finish),
-                // One by one, or after waiting for another process: on a blocking thread.
+                // The calls run one by one, or after waiting for another process, on a blocking
+                // thread.
                 Ok(false) | Err(_) => return self.put_back(calls),
             }
         }
@@ -426,7 +433,7 @@ impl Leader {
         background::detached(move || self.run_groups());
     }
 
-    /// Runs everything that waits, in groups.
+    /// Runs all waiting calls, in groups.
     fn run_groups(mut self) {
         loop {
             let mut calls = self.next_group(GROUP, u32::MAX, |_, _| true);
@@ -447,7 +454,8 @@ impl Leader {
                 Err(error) => calls = self.wait_or_fail(calls, &error),
             }
             if self.writer.state().waiting.is_empty() {
-                // Before the callers know: one of them may drop the store and expect it to be closed.
+                // Releases the connection before the callers are told: one of them may drop the
+                // store and expect it to be closed.
                 drop(self);
                 return calls.into_iter().for_each(Call::finish);
             }
@@ -456,8 +464,8 @@ impl Leader {
         }
     }
 
-    /// After a transaction that could not be begun: puts those calls back that have time left, and waits a little. Gives
-    /// those that failed.
+    /// Handles a transaction that could not begin: puts back the calls that have time left, and
+    /// waits a little. Returns the calls that failed.
     fn wait_or_fail(&self, mut calls: Vec<Box<dyn Call>>, error: &Error) -> Vec<Box<dyn Call>> {
         let pauses: Vec<_> =
             calls.iter_mut().map(|call| call.backoff().next().filter(|_| error.is_contention())).collect();
@@ -477,13 +485,14 @@ impl Leader {
         failed
     }
 
-    /// Puts calls back to the front of the queue.
+    /// Puts calls back at the front of the queue.
     fn put_back(&self, calls: Vec<Box<dyn Call>>) {
         let mut state = self.writer.state();
         calls.into_iter().rev().for_each(|call| state.waiting.push_front(call));
     }
 
-    /// Takes the calls from the front of the queue that may share a transaction and that fit, up to a number and a cost.
+    /// Takes calls from the front of the queue that may share a transaction, up to a number, a
+    /// cost, and the first that does not fit.
     fn next_group(&self, most: usize, budget: u32, fits: impl Fn(&Writer, WritePlan) -> bool) -> Vec<Box<dyn Call>> {
         let mut state = self.writer.state();
         let (mut count, mut spent) = (0, 0u32);
@@ -509,7 +518,7 @@ impl Leader {
     /// Runs calls in one transaction. `false` if it was undone.
     ///
     /// # Errors
-    /// If no transaction could be begun; nothing has run then.
+    /// If the transaction could not begin; no call has run then.
     fn run_together(&mut self, calls: &mut [Box<dyn Call>]) -> Result<bool> {
         self.set_sync(calls.iter().any(|call| self.writer.full_sync(call.plan())))?;
         let connection = self.connection()?;
@@ -524,7 +533,7 @@ impl Leader {
         Ok(true)
     }
 
-    /// Decides whether the next commit waits until it is on the disk.
+    /// Sets whether the next commit waits for the disk.
     fn set_sync(&mut self, full: bool) -> Result<()> {
         let Some(holder) = &mut self.connection else { return Err(Error::WorkerGone) };
         if holder.full_sync != Some(full) {
@@ -550,12 +559,12 @@ impl Drop for Leader {
     }
 }
 
-/// A call in the queue. Dropping it makes sure that somebody leads.
+/// A call in the queue. Dropping it makes sure that a leader runs it.
 struct Queued<'a> {
     writer: &'a Arc<Writer>,
-    /// Nobody had the connection when the call came.
+    /// The connection was free when the call came.
     unattended: bool,
-    /// The call has run; whoever waits now has a guard of their own.
+    /// The call has run. Calls that still wait have their own guards.
     over: bool,
 }
 
@@ -581,7 +590,7 @@ fn in_transaction<T>(connection: &Connection, operation: &mut impl FnMut(&Connec
     result.inspect_err(|_| rollback(connection))
 }
 
-/// Ends a transaction that failed, unless SQLite already has. If even that fails, the next `BEGIN` says so.
+/// Ends a failed transaction, unless SQLite already has. If this fails, the next `BEGIN` reports it.
 fn rollback(connection: &Connection) {
     if !connection.is_autocommit() {
         let _ = connection.run("ROLLBACK", ());

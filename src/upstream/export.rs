@@ -1,4 +1,4 @@
-//! The way back: an encrypted store into a database of whatsapp-rust's own SQLite store.
+//! Exports an encrypted store into a database of whatsapp-rust's own SQLite store.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,18 +24,19 @@ use crate::rows::store::{OwnRows, OwnStore, Rows};
 use crate::rows::table::TABLES;
 use crate::sqlite::files::{cannot_write, explained, publish, refuse_taken};
 
-/// Writes an account of an encrypted [`SqliteStore`](crate::SqliteStore) into a new database that whatsapp-rust 0.7's own SQLite store opens,
-/// **in plaintext**, so that nobody is locked in.
+/// Writes an account of an encrypted [`SqliteStore`](crate::SqliteStore) into a new database for
+/// whatsapp-rust 0.7's own SQLite store, **in plaintext**. So you can always move back.
 ///
-/// Three kinds cannot be given back, because the store keeps of them what it can compare and not what they were:
+/// Three kinds cannot be exported, because the store keeps only what it needs to compare them:
 ///
-/// | record | what their loss means |
+/// | record | the consequence |
 /// |--|--|
 /// | sender key device | the bot sends its sender key to every device of a group once more |
 /// | message secret | reactions, edits and polls of messages so far cannot be decrypted |
 /// | base key | a collision of session base keys since then may not be noticed |
 ///
-/// Mutation MACs are given back for the collections that the store has a version of, which are all that the client uses.
+/// Mutation MACs are exported for every collection that has a version in the store. The client uses
+/// no others.
 ///
 /// ```no_run
 /// # async fn export() -> Result<(), wastore::Error> {
@@ -56,44 +57,50 @@ pub struct Export {
     progress: Observer,
 }
 
-/// What was exported. `Display` prints a table.
+/// The result of an export. `Display` prints a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExportReport {
     records: Vec<(Record, u64, u64)>,
 }
 
 impl Export {
-    /// An export of one account or several.
+    /// An export of one or several accounts.
     pub fn new() -> Self {
         Self { progress: Observer::default() }
     }
 
-    /// Is told after every few hundred rows how far the export is.
+    /// Calls `progress` every few hundred rows.
     pub fn on_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Observer::new(progress);
         self
     }
 
-    /// Exports the account of `store` with its vault into a new file at `target`, mode 0600, which appears when it is
-    /// complete. The account keeps its number, which upstream calls the device id. Stop the bot before: what it writes
-    /// meanwhile may be missing.
+    /// Exports the account of `store` with its vault into a new file at `target`, with mode 0600,
+    /// which appears when it is complete. The account keeps its number, which upstream calls the
+    /// device id. Stop the bot first: the export may miss records that it writes in between.
     ///
-    /// Until it is complete it is in a folder `.wastore-export-…` beside the target, **in plaintext**. It goes when the future is
-    /// dropped; a killed process leaves it behind, to be deleted by you.
+    /// Until it is complete, the file is in a folder `.wastore-export-…` beside the target, **in
+    /// plaintext**. Dropping the future removes the folder. A killed process leaves it behind:
+    /// delete it.
     ///
     /// # Errors
-    /// There is no file at `target` then. [`Error::DeviceMissing`] if the account's device is gone; [`Error::TargetExists`]; [`Error::File`] if the target's folder is not there or cannot
-    /// be written; [`Error::Tampered`] and the like if a record does not verify; [`Error::RowsMissed`] if a table has rows
-    /// that cannot be found in it; [`Error::Sqlite`].
+    /// There is no file at `target` after an error.
+    ///
+    /// * [`Error::DeviceMissing`] if the account's device is missing;
+    /// * [`Error::TargetExists`];
+    /// * [`Error::File`] if the target's folder does not exist or cannot be written;
+    /// * [`Error::Tampered`] and similar errors if a record does not verify;
+    /// * [`Error::RowsMissed`] if a table has rows that cannot be found in it;
+    /// * [`Error::Sqlite`].
     pub async fn run(&self, store: &impl OwnStore, vault: &Vault, target: impl AsRef<Path>) -> Result<ExportReport> {
         let mut reports = self.run_all(&[AccountToExport::new(store, vault)], target).await?;
         Ok(reports.pop().unwrap_or_default())
     }
 
-    /// Exports several accounts with their vaults into one new file, and gives a report for each.
+    /// Exports several accounts with their vaults into one new file, and returns a report for each.
     ///
     /// # Errors
-    /// As [`Export::run`].
+    /// Those of [`Export::run`].
     pub async fn run_all(
         &self,
         accounts: &[AccountToExport<'_>],
@@ -153,7 +160,7 @@ async fn export(
         }
     }
     drop(snapshot);
-    // Rows of which the engine cannot say whose they are.
+    // Damage may hide rows whose account SQLite cannot tell.
     store.refuse_damage().await?;
     if vault.device_is_sealed() && report.exported(Record::Device) == 0 {
         return Err(Error::DeviceMissing);
@@ -161,7 +168,7 @@ async fn export(
     Ok((writer, report))
 }
 
-/// An account for [`Export::run_all`], and its vault.
+/// An account and its vault, for [`Export::run_all`].
 #[derive(Debug)]
 pub struct AccountToExport<'a> {
     store: Arc<dyn Rows>,
@@ -169,7 +176,7 @@ pub struct AccountToExport<'a> {
 }
 
 impl<'a> AccountToExport<'a> {
-    /// The account of `store`.
+    /// The account of `store` with its vault.
     pub fn new(store: &impl OwnStore, vault: &'a Vault) -> Self {
         let OwnRows(store) = store.own_rows();
         Self { store, vault }
@@ -189,12 +196,12 @@ impl fmt::Debug for Export {
 }
 
 impl ExportReport {
-    /// How many records of a kind were given back.
+    /// How many records of a kind were exported.
     pub fn exported(&self, record: Record) -> u64 {
         self.find(record).0
     }
 
-    /// How many records of a kind could not be given back.
+    /// How many records of a kind could not be exported.
     pub fn dropped(&self, record: Record) -> u64 {
         self.find(record).1
     }
@@ -227,7 +234,7 @@ impl fmt::Display for ExportReport {
                 Record::SenderKeyDevice => "the bot sends its sender key to every device of a group once more",
                 Record::MessageSecret => "reactions, edits and polls of messages so far cannot be decrypted",
                 Record::BaseKey => "a collision of session base keys since then may not be noticed",
-                Record::MutationMac => "their collections have no version, so that the client fetches them anew",
+                Record::MutationMac => "their collections have no version, so the client fetches them again",
                 _ => continue,
             };
             if *dropped > 0 {
@@ -238,15 +245,15 @@ impl fmt::Display for ExportReport {
     }
 }
 
-/// The name of the database until it has its own.
+/// The name of the database until it gets its own.
 const FILE: &str = "whatsapp.db";
 
 /// The database that is written.
 struct Writer {
     connection: Connection,
-    /// Goes with the writer, whichever thread has it when nobody waits for it any more.
+    /// Dropped with the writer, on whichever thread that is if the caller gives up.
     folder: TempDir,
-    /// Whose rows are written.
+    /// The account whose rows are written.
     account: i32,
     /// The names of its collections by the tokens of their rows.
     collections: HashMap<Vec<u8>, String>,
@@ -255,16 +262,16 @@ struct Writer {
 impl Writer {
     fn create(folder: TempDir) -> Result<Self> {
         let path = &folder.path().join(FILE);
-        // SQLite would create it with a mode that others can read.
+        // SQLite would create the file with a mode that lets others read it.
         private::create(path).map_err(|source| Error::File { what: "target", source })?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
-        // Nobody else has it.
+        // No other connection has it open.
         connection.busy_timeout(Duration::ZERO)?;
-        // It has its name only when it is on the disk.
+        // The file gets its name only when it is on the disk.
         connection.pragma_update(None, "journal_mode", "OFF")?;
         connection.pragma_update(None, "synchronous", "OFF")?;
-        // The device, to which other rows point, comes last.
+        // Other rows refer to the device, which comes last.
         connection.pragma_update(None, "foreign_keys", "OFF")?;
         connection.execute_batch(include_str!("schema.sql"))?;
         for (version, _) in MIGRATIONS {
@@ -273,7 +280,8 @@ impl Writer {
         Ok(Self { connection, folder, account: 0, collections: HashMap::new() })
     }
 
-    /// Writes rows in one transaction, and says of each whether it was given back. Blocks its thread.
+    /// Writes rows in one transaction, and returns for each whether it was exported. Blocks its
+    /// thread.
     fn write(mut self, rows: Vec<(i64, OpenRow)>) -> Result<(Self, Vec<(Record, bool)>)> {
         let mut outcome = Vec::with_capacity(rows.len());
         self.connection.execute_batch("BEGIN")?;
@@ -284,7 +292,7 @@ impl Writer {
         Ok((self, outcome))
     }
 
-    /// Writes a row, and says whether it was given back.
+    /// Writes a row, and returns whether it was exported.
     fn insert(&mut self, id: i64, row: &OpenRow) -> Result<bool> {
         let (record, account, blob, fields) = (row.record, self.account, &row.payload[..], Fields(row));
         if record == Record::Device {
@@ -315,13 +323,14 @@ impl Writer {
             Record::LidMapping => {
                 let (lid, phone_number, source) = (fields.text(0)?, fields.text(1)?, fields.utf8()?);
                 let (created, updated) = (fields.number(0)?, fields.number(1)?);
-                // Of LIDs that were learned in the same second the last one is the newest here, and the first one there.
+                // Of LIDs that were learned in the same second, this crate takes the last one as
+                // the newest, and upstream the first.
                 run(params![lid, phone_number, created, updated, source, account, id.saturating_neg()])
             }
             Record::DeviceList => {
                 let list: DeviceListRecord = fields.decode()?;
                 let devices = serde_json::to_string(&list.devices).map_err(|_| Error::Encode { record })?;
-                // Upstream keeps times of device lists in 32 bits.
+                // Upstream stores the times of device lists in 32 bits.
                 let time = i32::try_from(list.timestamp).unwrap_or(i32::MAX);
                 run(params![list.user, devices, time, list.phash, account, list.raw_id.map(|id| id as i32)])
             }
@@ -348,7 +357,8 @@ impl Writer {
     }
 }
 
-/// The statement that writes a record; `None` where keys are tokens, and no one can say what they were.
+/// The statement that writes a record; `None` if the keys are tokens, from which no one can recover
+/// the originals.
 fn insertion(record: Record) -> Option<&'static str> {
     Some(match record {
         Record::Identity => "INSERT OR REPLACE INTO identities (address, key, device_id) VALUES (?1, ?2, ?3)",
@@ -393,7 +403,7 @@ fn insertion(record: Record) -> Option<&'static str> {
     })
 }
 
-/// What a row holds, by position. Anything that is missing or of another form is damage.
+/// The content of a row, by position. A missing part, or one of another form, is damage.
 struct Fields<'r>(&'r OpenRow);
 
 impl<'r> Fields<'r> {
@@ -411,7 +421,7 @@ impl<'r> Fields<'r> {
         std::str::from_utf8(self.key(part)?).map_err(|_| self.damaged())
     }
 
-    /// The key that is a number. Upstream keeps unsigned ids in signed columns of the same width.
+    /// The key that is a number. Upstream stores unsigned ids in signed columns of the same width.
     fn id(&self) -> Result<i32> {
         self.key(0)?.try_into().map(i32::from_le_bytes).map_err(|_| self.damaged())
     }

@@ -1,4 +1,4 @@
-//! An existing database of whatsapp-rust into a new encrypted store.
+//! Imports an existing database of whatsapp-rust into a new encrypted store.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -29,10 +29,12 @@ use crate::sqlite::{Durability, SqliteOptions, SqliteStore};
 
 /// Copies a database of whatsapp-rust's own SQLite store into a new encrypted [`SqliteStore`](crate::SqliteStore).
 ///
-/// The source is only read, at one moment, also while a bot uses it: but what that bot writes afterwards is not in the
-/// copy, and its Signal sessions go on without it, so stop the bot first. The target appears under its name when it is
-/// complete, was compared with the source record by record, and is on the disk. Until then everything is in a folder
-/// `.wastore-import-…` beside it, encrypted, which a killed process leaves behind and which may be deleted.
+/// The source is only read, at one moment, and a bot may use it. But the copy misses what that bot
+/// writes afterwards, and its Signal sessions advance without the copy: stop the bot first.
+///
+/// The target appears under its name when it is complete, was compared with the source record by
+/// record, and is on the disk. Until then everything is in a folder `.wastore-import-…` beside it,
+/// encrypted. A killed process leaves that folder behind; you may delete it.
 ///
 /// ```no_run
 /// # async fn import() -> Result<(), wastore::Error> {
@@ -50,9 +52,10 @@ use crate::sqlite::{Durability, SqliteOptions, SqliteStore};
 /// # }
 /// ```
 ///
-/// Everything is copied but what upstream's store does not read itself: sync keys and collection versions in the format
-/// of its first releases, which the client asks for again; and rows of accounts that have no device. The age of sent messages,
-/// pending messages and base keys counts from the import.
+/// Everything is copied except for what upstream's store does not read itself: sync keys and
+/// collection versions in the format of its first releases, which the client asks for again, and
+/// rows of accounts without a device. The age of sent messages, pending messages and base keys
+/// counts from the import.
 #[must_use = "an import does nothing until it is run"]
 pub struct Import {
     accounts: Accounts,
@@ -69,7 +72,7 @@ enum Accounts {
 }
 
 impl Import {
-    /// Imports the only account that the source has.
+    /// Imports the only account of the source.
     pub fn new() -> Self {
         Self {
             accounts: Accounts::Only,
@@ -86,9 +89,10 @@ impl Import {
         self
     }
 
-    /// Imports all accounts into one file. The secret opens the vault of the lowest number; those of the others open with
-    /// `vault.account_key("account 2")` and so on, see [`Vault::account_key`]: without the lowest account they cannot be opened any
-    /// more. Give each a key slot of its own with [`Vault::add_slot`] before you delete that one.
+    /// Imports all accounts into one file. The secret opens the vault of the lowest number. The
+    /// other vaults open with `vault.account_key("account 2")` and so on, see
+    /// [`Vault::account_key`]: without the lowest account they cannot be opened. Give each its own
+    /// key slot with [`Vault::add_slot`] before you delete the lowest account.
     pub fn all_accounts(mut self) -> Self {
         self.accounts = Accounts::All;
         self
@@ -100,39 +104,50 @@ impl Import {
         self
     }
 
-    /// Removes the source when the new store is complete: overwrites it and what SQLite keeps beside it, and deletes them.
-    /// The report names other files that are left. Copies that the disk keeps cannot be reached: flash memory, and file systems
-    /// that copy on write, write new content elsewhere. Backups, and copies in synced folders, are as they were; other names of
-    /// the same file are empty.
+    /// Removes the source when the new store is complete: overwrites and deletes it and the files
+    /// that SQLite keeps beside it. The report names other files that are left.
     ///
-    /// For a source that nobody has open, that was closed as it should be, and that is imported as a whole. If one of SQLite's
-    /// files beside it is a link or has another name as well, nothing is removed.
+    /// Some copies cannot be reached. Flash memory, and file systems that copy on write, write new
+    /// content elsewhere, so the disk may keep the old content. Backups, and copies in synced
+    /// folders, do not change. Other names of the same file are empty afterwards.
     ///
-    /// While it is overwritten it has the name `….removing-` and the id of the new store. If the process is killed then, run the
-    /// same import again: with the source gone and the target complete it finishes that, and the report has no accounts and no records.
+    /// The source must not be open in any process, must have been closed properly, and must be
+    /// imported completely. Nothing is removed if one of SQLite's files beside it is a link or has
+    /// a second name.
+    ///
+    /// While it is overwritten, its name ends with `.removing-` and the id of the new store. If the
+    /// process is killed then, run the same import again: with the source gone and the target
+    /// complete, it finishes the removal. Its report then has no accounts and no records.
     pub fn remove_source(mut self) -> Self {
         self.remove_source = true;
         self
     }
 
-    /// Is told after each batch of some hundred records how far the import is.
+    /// Calls `progress` after each batch of a few hundred records.
     pub fn on_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Observer::new(progress);
         self
     }
 
-    /// Imports the database at `source` into a new file at `target`, whose first key slot opens with `secret`.
+    /// Imports the database at `source` into a new file at `target`, whose first key slot opens
+    /// with `secret`.
     ///
     /// # Errors
-    /// There is no file at `target` then, and the source is as it was, unless waiting for the disk failed at the very end or it
-    /// is [`Error::SourceNotRemoved`].
-    /// * [`Error::NotUpstream`], [`Error::UpstreamTooOld`], [`Error::UpstreamTooNew`] if the source cannot be imported;
-    ///   [`Error::NoSuchAccount`], [`Error::SeveralAccounts`] as they say;
-    /// * [`Error::InvalidInput`] if the source is to be removed, and is in use or not imported as a whole;
-    /// * [`Error::SourceChanged`] if a bot began to use the source meanwhile, or used it before it could be removed;
-    /// * [`Error::SourceDamaged`]; [`Error::SourceHoldsMore`] if the source is to be removed and holds what is not read;
-    /// * [`Error::UnreadableRecord`] if a record of the source cannot be read, [`Error::ImportUnequal`] if one came out differently;
-    /// * [`Error::TargetExists`]; [`Error::File`] if the target's folder is not there or cannot be written;
+    /// After an error there is no file at `target`, and the source is unchanged. The exceptions are
+    /// [`Error::SourceNotRemoved`], and waiting for the disk that failed at the very end.
+    ///
+    /// * [`Error::NotUpstream`], [`Error::UpstreamTooOld`], [`Error::UpstreamTooNew`] if the source
+    ///   cannot be imported; [`Error::NoSuchAccount`], [`Error::SeveralAccounts`] as they say;
+    /// * [`Error::InvalidInput`] if the source is to be removed, but is in use or not imported
+    ///   completely;
+    /// * [`Error::SourceChanged`] if a bot began to use the source during the import, or used it
+    ///   before it could be removed;
+    /// * [`Error::SourceDamaged`]; [`Error::SourceHoldsMore`] if the source is to be removed, but
+    ///   holds data that is not read;
+    /// * [`Error::UnreadableRecord`] if a record of the source cannot be read,
+    ///   [`Error::ImportUnequal`] if one came out differently;
+    /// * [`Error::TargetExists`]; [`Error::File`] if the target's folder does not exist or cannot
+    ///   be written;
     /// * [`Error::Sqlite`] if the source cannot be read, or there is no space for the target;
     /// * those of [`Vault::create`] about the secret.
     pub async fn run(
@@ -158,7 +173,7 @@ impl Import {
             let source = source.clone();
             move || quiet.as_ref().is_some_and(|quiet| !quiet.is_still(&source))
         };
-        // Nothing is made before the source is known to be one.
+        // Make nothing before the source is known to be one.
         let (to_writer, messages) = async_channel::bounded(BATCHES_AHEAD);
         let (accounts, is_to_be_removed, imported_from) = (self.accounts, self.remove_source, source.clone());
         let reader = background::unblock(move || {
@@ -170,7 +185,7 @@ impl Import {
         let written = self.write(&messages, &target, secret.into()).await;
         messages.close();
         reader.await;
-        // Rows that were read during another process's write make no sense.
+        // Rows that were read while another process wrote make no sense.
         let written = written.map_err(|error| if changed() { Error::SourceChanged } else { error });
         let (mut report, store_id) = written?;
         if self.remove_source {
@@ -179,7 +194,7 @@ impl Import {
                 let is_still = |file: &Path| still.is_some_and(|still| still.has_content_of(file));
                 remove::remove(&imported_from, &store_id, is_still).inspect_err(|error| {
                     if matches!(error, Error::SourceChanged) {
-                        // What was just made is behind what the source has by now.
+                        // The new store misses the latest changes of the source.
                         std::fs::remove_file(copy).ok();
                     }
                 })
@@ -190,11 +205,11 @@ impl Import {
     }
 
     /// # Errors
-    /// [`Error::InvalidInput`] if the source, or the target's name, does not allow its removal.
+    /// [`Error::InvalidInput`] if the source, or the target's name, does not allow the removal.
     fn check_removal(&self, quiet: Option<&Quiet>, source: &Path, target: &Path) -> Result<()> {
         if quiet.is_none() {
             return Err(cannot_remove(
-                "is in use, or was not closed as it should be: start and stop the bot, or remove it yourself",
+                "is in use, or was not closed properly: start and stop the bot, or remove it yourself",
             ));
         }
         if remove::uses(source, target) {
@@ -217,7 +232,7 @@ impl Import {
         target: &Path,
         secret: Secret,
     ) -> Result<ImportReport> {
-        // The secret shows that it is the store that was made of it.
+        // The secret proves that the store was made from this source.
         let store = SqliteStore::open(target).await?;
         let lowest = store.accounts().await?.into_iter().min().unwrap_or(1);
         let id = open_account(&store.account(lowest), &self.options.clone().mode(OpenMode::ReadOnly), secret)
@@ -227,7 +242,7 @@ impl Import {
         Ok(ImportReport { accounts: vec![], records: vec![], not_read: vec![], removed: Some(removed) })
     }
 
-    /// Gives the id of the first vault as well.
+    /// Also returns the id of the first vault.
     async fn write(
         &self,
         messages: &Receiver<Message>,
@@ -238,7 +253,7 @@ impl Import {
         let total = accounts.iter().map(|(_, records)| records).sum::<u64>();
         let unfinished = private::unfinished_folder(target, ".wastore-import-").map_err(cannot_write)?;
         let (file, unfinished) = (unfinished.path().join("store.db"), Arc::new(unfinished));
-        // It is waited for the disk at the end, once for all.
+        // Nothing syncs until `publish`, which syncs once at the end.
         let first = SqliteOptions::new().durability(Durability::Process).unfinished_in(&unfinished).open(&file).await?;
 
         let mut vaults: Vec<Vault> = vec![];
@@ -279,7 +294,7 @@ impl Import {
         Ok((report, store_id))
     }
 
-    /// Goes once through the source.
+    /// Reads the source once.
     async fn pass(
         &self,
         phase: Phase,
@@ -295,7 +310,7 @@ impl Import {
             match message {
                 Message::Batch(account, batch) => {
                     let (record, rows) = (batch.record(), batch.len());
-                    // Which of them is the newest may be decided by their order.
+                    // Upstream's order of these rows may decide which one is the newest.
                     while record == Record::LidMapping && !under_way.is_empty() {
                         self.one_done(phase, total, &mut done, under_way.next().await, report)?;
                     }
@@ -314,7 +329,7 @@ impl Import {
                 Message::Accounts(..) => return Err(Error::WorkerGone),
                 Message::Failed(error) => return Err(error),
             }
-            // The next batch is sealed while this one is written.
+            // Seals the next batch while this one is written.
             while under_way.len() >= BATCHES_AHEAD {
                 self.one_done(phase, total, &mut done, under_way.next().await, report)?;
             }
@@ -355,7 +370,7 @@ impl fmt::Debug for Import {
     }
 }
 
-/// What was imported. `Display` prints a table.
+/// The result of an import. `Display` prints a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportReport {
     accounts: Vec<i32>,
@@ -365,27 +380,29 @@ pub struct ImportReport {
 }
 
 impl ImportReport {
-    /// What [`Import::remove_source`] did; `None` if the source is as it was.
+    /// The result of [`Import::remove_source`]; `None` if the source was not removed.
     pub fn removed_source(&self) -> Option<&RemovedSource> {
         self.removed.as_ref()
     }
 
-    /// What the source holds beside the accounts that were imported: rows of others, and tables that are not upstream's.
+    /// The content of the source beside the imported accounts: rows of other accounts, and tables
+    /// that are not upstream's.
     pub fn not_read(&self) -> &[NotRead] {
         &self.not_read
     }
 
-    /// The numbers of the accounts.
+    /// The numbers of the imported accounts.
     pub fn accounts(&self) -> &[i32] {
         &self.accounts
     }
 
-    /// How many records of a kind were copied, all accounts together.
+    /// How many records of a kind were copied, over all accounts.
     pub fn copied(&self, record: Record) -> u64 {
         self.find(record).0
     }
 
-    /// How many records of a kind were left out because upstream's store does not read them either.
+    /// How many records of a kind were left out, because upstream's store does not read them
+    /// either.
     pub fn left_out(&self, record: Record) -> u64 {
         self.find(record).1
     }
@@ -423,9 +440,9 @@ impl fmt::Display for ImportReport {
 /// How many batches may be read and stored ahead of the one that is waited for.
 const BATCHES_AHEAD: usize = 4;
 
-/// What the thread that reads the source says.
+/// A message of the thread that reads the source.
 enum Message {
-    /// The accounts, and how many records they have; what else there is.
+    /// The accounts with the number of their records, and the data that is not read.
     Accounts(Vec<(i32, u64)>, Vec<NotRead>),
     Batch(i32, Batch),
     LeftOut(Record, u64),
@@ -441,14 +458,14 @@ async fn next(messages: &Receiver<Message>) -> Result<Message> {
     }
 }
 
-/// Reads the source twice, at one moment. Blocks its thread.
+/// Reads the source twice, both times at the same moment. Blocks its thread.
 ///
 /// # Errors
 /// [`Error::SourceDamaged`], [`Error::SourceHoldsMore`], and those of [`Import::run`] about the source.
 fn read_source(path: &Path, accounts: Accounts, is_to_be_removed: bool, writer: &Sender<Message>) -> Result<()> {
     let read = || read_twice(path, accounts, is_to_be_removed, writer);
     read().map_err(|error| match error {
-        // The advice for an own store does not fit.
+        // This error's advice is about an own store.
         Error::Sqlite { problem: SqliteProblem::Damaged, .. } => Error::SourceDamaged,
         error => error,
     })
@@ -458,7 +475,7 @@ fn read_twice(path: &Path, accounts: Accounts, is_to_be_removed: bool, writer: &
     let send = |message| writer.send_blocking(message).map_err(|_| Error::WorkerGone);
     let Source { connection, quiet } = Source::open(path)?;
     schema::restrict(&connection)?;
-    // A long query ends when nobody waits for it any more.
+    // A long query ends when the writer is gone.
     let gone = writer.clone();
     connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || gone.is_closed()))?;
     let source = connection.unchecked_transaction()?;
@@ -501,7 +518,7 @@ fn read_twice(path: &Path, accounts: Accounts, is_to_be_removed: bool, writer: &
 /// The database to import from.
 struct Source {
     connection: Connection,
-    /// Nobody had it open at the beginning.
+    /// Set if no process had the source open at the beginning.
     quiet: Option<Quiet>,
 }
 

@@ -5,9 +5,9 @@
 //! | `import.rs` | [`Import`]: an existing database into a new encrypted store |
 //! | `remove.rs` | removing the database that was imported |
 //! | `export.rs`, `schema.sql` | [`Export`]: the way back |
-//! | `records.rs` | what is copied, in batches: reading it, storing it, comparing it |
+//! | `records.rs` | the copied records, in batches: reading, storing and comparing them |
 //! | `schema.rs` | telling upstream's databases, and their age, from others |
-//! | `wire.rs` | how upstream encodes what it keeps in single columns |
+//! | `wire.rs` | upstream's encoding of values in single columns |
 //!
 //! Source of the schema and the encodings: `whatsapp-rust-sqlite-storage` 0.7.0, `migrations/`, `src/sqlite_store.rs` and
 //! `src/wire.rs`.

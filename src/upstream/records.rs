@@ -1,4 +1,5 @@
-//! What is copied, in batches: reading it from upstream's tables, storing it, comparing it with what was stored.
+//! The copied records, in batches: reading them from upstream's tables, storing them, and comparing
+//! them with the stored ones.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -59,7 +60,8 @@ pub(super) fn count(source: &Connection, account: i32) -> Result<u64> {
     Ok(total)
 }
 
-/// What is in the tables beside the rows of these accounts, and in other tables.
+/// Counts the data beside the rows of these accounts: rows of other accounts, and rows of other
+/// tables.
 pub(super) fn not_read(source: &Connection, accounts: &[(i32, u64)]) -> Result<Vec<NotRead>> {
     let mut not_read = vec![];
     for (record, table) in TABLES {
@@ -83,11 +85,13 @@ pub(super) fn not_read(source: &Connection, accounts: &[(i32, u64)]) -> Result<V
     Ok(not_read)
 }
 
-/// Reads every record of an account, which has so many, and hands it on in batches. Gives how many were left out, by kind:
-/// upstream's store does not read those either.
+/// Reads every record of an account, and sends them on in batches. `account` is its number and its
+/// count of records. Returns how many records were left out, by kind: upstream's store does not
+/// read those either.
 ///
 /// # Errors
-/// [`Error::SourceDamaged`] if others were read than were counted; [`Error::UnreadableRecord`].
+/// [`Error::SourceDamaged`] if the number of records read differs from the count.
+/// [`Error::UnreadableRecord`].
 pub(super) fn read(
     source: &Connection,
     (account, counted): (i32, u64),
@@ -103,7 +107,7 @@ pub(super) fn read(
 }
 
 fn id(row: &Row<'_>, record: Record) -> Result<u32> {
-    unsigned(row.get(0)?).ok_or_else(|| unreadable(record, "its id is no number of 32 bits"))
+    unsigned(row.get(0)?).ok_or_else(|| unreadable(record, "its id is not a 32-bit number"))
 }
 
 fn blob(row: &Row<'_>) -> Result<Option<(Arc<str>, Bytes)>> {
@@ -114,7 +118,7 @@ fn unreadable(record: Record, problem: &'static str) -> Error {
     Error::UnreadableRecord { record, problem }
 }
 
-/// How many rows, and how many bytes of database, a batch has at most, roughly.
+/// The approximate limits of a batch: its rows, and its bytes in the database.
 const BATCH_ROWS: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -131,7 +135,7 @@ impl Reader<'_, '_> {
     fn signal(&mut self) -> Result<()> {
         self.table(Record::Identity, "SELECT address, key FROM identities", Batch::Identities, |row| {
             let key = row.get::<_, Vec<u8>>(1)?.try_into();
-            let key = key.map_err(|_| unreadable(Record::Identity, "a key has another length than 32 bytes"))?;
+            let key = key.map_err(|_| unreadable(Record::Identity, "a key is not 32 bytes long"))?;
             Ok(Some((row.get::<_, String>(0)?.into(), key)))
         })?;
         self.table(Record::Session, "SELECT address, record FROM sessions", Batch::Sessions, blob)?;
@@ -172,13 +176,14 @@ impl Reader<'_, '_> {
         Ok(())
     }
 
-    /// What is known of contacts and groups.
+    /// The records about contacts and groups.
     fn contacts(&mut self) -> Result<()> {
         let sql = "SELECT group_jid, device_jid, has_key FROM sender_key_devices";
         self.table(Record::SenderKeyDevice, sql, Batch::SenderKeyDevices, |row| {
             Ok(Some((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)? != 0)))
         })?;
-        // Of LIDs that were learned in the same second the first one is the newest there, and the last one here.
+        // Of LIDs that were learned in the same second, upstream takes the first one as the newest,
+        // and this crate the last.
         let sql = "SELECT lid, phone_number, created_at, updated_at, learning_source FROM lid_pn_mapping
             NOT INDEXED WHERE device_id = ?1 ORDER BY rowid DESC";
         self.query(Record::LidMapping, sql, Batch::LidMappings, |row| {
@@ -198,13 +203,13 @@ impl Reader<'_, '_> {
             Ok(Some(DeviceListRecord {
                 user: row.get(0)?,
                 devices: devices
-                    .map_err(|_| unreadable(Record::DeviceList, "its devices are no JSON of upstream's"))?,
+                    .map_err(|_| unreadable(Record::DeviceList, "its devices are not in upstream's JSON"))?,
                 timestamp: row.get(2)?,
                 phash: row.get(3)?,
                 raw_id: match row.get::<_, Option<i64>>(4)? {
                     Some(id) => Some(
                         unsigned(id)
-                            .ok_or_else(|| unreadable(Record::DeviceList, "its raw id is no number of 32 bits"))?,
+                            .ok_or_else(|| unreadable(Record::DeviceList, "its raw id is not a 32-bit number"))?,
                     ),
                     None => None,
                 },
@@ -220,7 +225,7 @@ impl Reader<'_, '_> {
         Ok(())
     }
 
-    /// Messages that are kept, and the secrets of messages.
+    /// Stored messages, and the secrets of messages.
     fn messages(&mut self) -> Result<()> {
         let sql = "SELECT chat_jid, message_id, payload FROM sent_messages";
         let batch = Batch::SentMessages;
@@ -236,7 +241,7 @@ impl Reader<'_, '_> {
                 chat: row.get::<_, String>(0)?.into(),
                 sender: row.get::<_, String>(1)?.into(),
                 msg_id: row.get::<_, String>(2)?.into(),
-                secret: secret.map_err(|_| unreadable(Record::MessageSecret, "it has another length than 32 bytes"))?,
+                secret: secret.map_err(|_| unreadable(Record::MessageSecret, "it is not 32 bytes long"))?,
                 expires_at: row.get(4)?,
                 message_ts: row.get(5)?,
             }))
@@ -244,7 +249,7 @@ impl Reader<'_, '_> {
         Ok(())
     }
 
-    /// The device, which comes last.
+    /// The device. It comes last.
     fn device(&mut self) -> Result<()> {
         let sql = format!("SELECT {} FROM device WHERE id = ?1", wire::DEVICE_COLUMNS);
         let mut statement = self.source.prepare(&sql)?;
@@ -256,7 +261,7 @@ impl Reader<'_, '_> {
         Ok(())
     }
 
-    /// Reads the rows of this account; `None` for those that are left out.
+    /// Reads the rows of this account. `row` returns `None` for a row to leave out.
     fn table<T>(
         &mut self,
         record: Record,
@@ -264,7 +269,7 @@ impl Reader<'_, '_> {
         batch: impl Fn(Vec<T>) -> Batch,
         row: impl Fn(&Row<'_>) -> Result<Option<T>>,
     ) -> Result<()> {
-        // An index may lack rows, if the file is damaged.
+        // If the file is damaged, an index may lack rows.
         self.query(record, &format!("{select} NOT INDEXED WHERE device_id = ?1"), batch, row)
     }
 
@@ -407,7 +412,8 @@ impl Batch {
         }
     }
 
-    /// Reads the records from the store and compares them. Sent messages, which can only be taken, are put back.
+    /// Reads the records from the store and compares them. Puts sent messages back, because they
+    /// can only be taken.
     pub(super) async fn equals(&self, store: &dyn Backend) -> StoreResult<bool> {
         match self {
             Batch::Identities(rows) => {
@@ -506,7 +512,7 @@ async fn equal_message_secret(row: &MsgSecretEntry, store: &dyn Backend) -> Stor
     Ok(found.is_some_and(|(secret, sent)| secret == row.secret && sent == row.message_ts))
 }
 
-/// Stores each row with a call of its own; the calls share commits.
+/// Stores each row with a call of its own. The calls share commits.
 async fn each<'r, T, F>(rows: &'r [T], store: impl Fn(&'r T) -> F) -> StoreResult<()>
 where
     F: Future<Output = StoreResult<()>>,
@@ -523,7 +529,7 @@ async fn all<T>(rows: &[T], equal: impl AsyncFn(&T) -> StoreResult<bool>) -> Sto
     Ok(true)
 }
 
-/// `true` if there is one and it is [`same`].
+/// `true` if a value was found and is the [`same`].
 fn same_as<T: Serialize>(found: Option<T>, expected: &T) -> bool {
     found.is_some_and(|found| same(&found, expected))
 }

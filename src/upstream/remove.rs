@@ -1,4 +1,4 @@
-//! Removing the database that was imported.
+//! Removes the database that was imported.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -13,28 +13,29 @@ use crate::private;
 use crate::sqlite::connection::guard;
 use crate::sqlite::files::{COMPANIONS, with_suffix};
 
-/// What [`Import::remove_source`](super::Import::remove_source) did.
+/// The result of [`Import::remove_source`](super::Import::remove_source).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemovedSource {
     left: Vec<PathBuf>,
 }
 
 impl RemovedSource {
-    /// Upstream's snapshots beside the source, which were not touched: they are in plaintext.
+    /// Upstream's snapshots beside the source, which were not removed: they are in plaintext.
     pub fn left(&self) -> &[PathBuf] {
         &self.left
     }
 }
 
-/// Overwrites and removes a database and what SQLite keeps beside it, if nobody has it open. Blocks its thread.
+/// Overwrites and removes a database and the files that SQLite keeps beside it, if no other
+/// connection has it open. Blocks its thread.
 ///
 /// # Errors
-/// [`Error::SourceNotRemoved`], and everything is as it was if one of the files is not such as SQLite makes.
-/// [`Error::SourceChanged`], and nothing was removed, if it is not as it was when `is_still` says so.
+/// [`Error::SourceNotRemoved`]; nothing changes if it is because one of the files is not as SQLite
+/// makes it. [`Error::SourceChanged`] if `is_still` returns `false`; nothing was removed then.
 pub(super) fn remove(path: &Path, store_id: &[u8; 16], is_still: impl FnOnce(&Path) -> bool) -> Result<RemovedSource> {
     let not_removed = |source| Error::SourceNotRemoved { source };
     let file = path.canonicalize().map_err(not_removed)?;
-    // SQLite follows links when it opens what lies beside the database.
+    // SQLite follows links when it opens the files beside the database.
     check_companions(&file).map_err(not_removed)?;
     let alone = lock(&file).map_err(|error| not_removed(io::Error::other(error)))?;
     if !is_still(&file) {
@@ -43,7 +44,8 @@ pub(super) fn remove(path: &Path, store_id: &[u8; 16], is_still: impl FnOnce(&Pa
     remove_files(path, &file, store_id, alone).map_err(not_removed)
 }
 
-/// Where the file is that an earlier removal began to overwrite; `None` if there is a source, or nothing of it is left.
+/// The path of the file that an earlier removal began to overwrite; `None` if the source exists, or
+/// nothing of it is left.
 pub(super) fn interrupted(path: &Path) -> Option<PathBuf> {
     let is_gone = |path: &Path| path.metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     let file = match path.read_link() {
@@ -54,19 +56,19 @@ pub(super) fn interrupted(path: &Path) -> Option<PathBuf> {
     (is_gone(path) && fs::read_dir(folder_of(&file)).ok()?.any(is_left)).then_some(file)
 }
 
-/// `true` if SQLite or a removal gives the name to something of this database.
+/// `true` if SQLite or a removal uses this name for a file of the database.
 pub(super) fn uses(database: &Path, path: &Path) -> bool {
     COMPANIONS.iter().any(|ending| with_suffix(database, ending) == path) || is_removing(database, path)
 }
 
-/// `true` if it is the name of a database of this name that is being overwritten.
+/// `true` if this is the name of the database while it is overwritten.
 fn is_removing(database: &Path, path: &Path) -> bool {
     let name = |path: &Path| path.file_name().map(|name| name.as_encoded_bytes().to_owned()).unwrap_or_default();
     name(path).starts_with(&name(&with_suffix(database, REMOVING)))
 }
 
-/// Finishes the removal of a source that was at `path`, which is at, or leads to, `file`, and that was imported into the store
-/// of this id. Blocks its thread.
+/// Finishes the removal of a source that was imported into the store with this id. The source was
+/// at `path`, which is `file` or a link to it. Blocks its thread.
 ///
 /// # Errors
 /// [`Error::SourceNotRemoved`].
@@ -76,7 +78,7 @@ pub(super) fn finish(path: &Path, file: &Path, store_id: &[u8; 16]) -> Result<Re
         let removing = Doomed::open(name.clone()).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => private::refused(
                 &name,
-                "is not there: the source was imported into another store than this one, name that as the target",
+                "does not exist: the source was imported into another store, name that one as the target",
             ),
             _ => error,
         })?;
@@ -89,8 +91,8 @@ pub(super) fn finish(path: &Path, file: &Path, store_id: &[u8; 16]) -> Result<Re
     finish().map_err(|source| Error::SourceNotRemoved { source })
 }
 
-/// What the name of a database that is being overwritten ends with, followed by the id of the store that it was imported into:
-/// only with that store the removal is finished.
+/// The suffix of the name of a database that is being overwritten. The id of the store that it was
+/// imported into follows: only with that store the removal can be finished.
 const REMOVING: &str = ".removing-";
 
 fn removing(file: &Path, store_id: &[u8; 16]) -> PathBuf {
@@ -98,17 +100,16 @@ fn removing(file: &Path, store_id: &[u8; 16]) -> PathBuf {
 }
 
 fn remove_files(path: &Path, file: &Path, store_id: &[u8; 16], alone: Connection) -> io::Result<RemovedSource> {
-    // Closing a descriptor of the database would end SQLite's lock, so none is opened before it is held and all are closed
-    // after it.
+    // Closing a descriptor of the database would release SQLite's lock. So open them only while the
+    // lock is held, and close them after it.
     let mut database = Doomed::open(file.to_owned())?;
     let companions = companions(file, &database)?;
-    // Others who come now find nothing, instead of something that is about to go.
+    // From now on other processes find no file, instead of one that is about to go.
     let removing = removing(file, store_id);
     filesystem::rename_new(file, &removing).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => private::refused(
-            &removing,
-            "is there already, left by an interrupted removal: delete it, it is in plaintext",
-        ),
+        io::ErrorKind::AlreadyExists => {
+            private::refused(&removing, "already exists, left by an interrupted removal: delete it, it is in plaintext")
+        }
         _ => error,
     })?;
     database.path = removing;
@@ -119,7 +120,7 @@ fn remove_files(path: &Path, file: &Path, store_id: &[u8; 16], alone: Connection
     tidy(path, file)
 }
 
-/// Removes a link to the source, and looks for what else there is.
+/// Removes a link to the source, and looks for snapshots.
 fn tidy(path: &Path, file: &Path) -> io::Result<RemovedSource> {
     if path.is_symlink() {
         fs::remove_file(path)?;
@@ -137,7 +138,7 @@ fn tidy(path: &Path, file: &Path) -> io::Result<RemovedSource> {
     Ok(RemovedSource { left })
 }
 
-/// A file that is to be overwritten and removed: the one that was checked, whatever its name leads to later.
+/// A file that is to be overwritten and removed: the checked one, wherever its name leads later.
 struct Doomed {
     path: PathBuf,
     file: File,
@@ -145,7 +146,7 @@ struct Doomed {
 
 impl Doomed {
     /// # Errors
-    /// Names the file, if it is a link, no regular file, or belongs to another user.
+    /// Names the file if it is a link, not a regular file, or belongs to another user.
     fn open(path: PathBuf) -> io::Result<Self> {
         Ok(Self { file: private::open(&path)?, path })
     }
@@ -168,7 +169,7 @@ impl Doomed {
         self.file.sync_all()
     }
 
-    /// Removes the name, unless SQLite has done so.
+    /// Removes the name, unless SQLite already has.
     fn unlink(self) -> io::Result<()> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -177,10 +178,10 @@ impl Doomed {
     }
 }
 
-/// Opens what SQLite keeps beside a database.
+/// Opens the files that SQLite keeps beside a database.
 ///
 /// # Errors
-/// Names the file, if one is not such as SQLite makes.
+/// Names the first file that is not as SQLite makes it.
 fn companions(file: &Path, database: &Doomed) -> io::Result<Vec<Doomed>> {
     let mut companions = vec![];
     for ending in COMPANIONS {
@@ -206,7 +207,8 @@ fn companions(file: &Path, database: &Doomed) -> io::Result<Vec<Doomed>> {
     Ok(companions)
 }
 
-/// The same by names, before SQLite opens any: a descriptor would end locks of others when it is closed.
+/// Checks the same by name, before SQLite opens any: closing a descriptor would release the locks
+/// of other connections.
 fn check_companions(file: &Path) -> io::Result<()> {
     for ending in COMPANIONS {
         let path = with_suffix(file, ending);
@@ -215,26 +217,26 @@ fn check_companions(file: &Path) -> io::Result<()> {
             found => found?,
         };
         if !metadata.is_file() {
-            return Err(private::refused(&path, "is a link or no regular file: remove it"));
+            return Err(private::refused(&path, "is a link or not a regular file: remove it"));
         }
         #[cfg(unix)]
         if std::os::unix::fs::MetadataExt::nlink(&metadata) != 1 {
-            return Err(private::refused(&path, "has another name (hard link) as well: remove the link"));
+            return Err(private::refused(&path, "has another name (hard link): remove the link"));
         }
     }
     Ok(())
 }
 
-/// A connection that nobody else can have one beside.
+/// Opens a connection that no other connection can be open beside.
 fn lock(file: &Path) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(file, flags)?;
     guard(&connection)?;
-    // There will be nothing to fold a log into.
+    // There will be no database to fold a log into.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()))?;
     connection.execute_batch("BEGIN EXCLUSIVE")?;
     let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
-    // In other modes nobody is seen who has it open and does nothing at this moment.
+    // In other modes, a process that has the file open without using it is not noticed.
     if mode == "wal" { Ok(connection) } else { Err("its journal mode is not that of whatsapp-rust".into()) }
 }

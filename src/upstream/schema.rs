@@ -1,4 +1,5 @@
-//! Telling upstream's databases, and their age, from others, and reading them although others may have written them.
+//! Tells upstream's databases, and their age, from others, and reads them safely although an
+//! attacker may have written them.
 
 use std::path::Path;
 
@@ -9,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::sqlite::connection::guard;
 
-/// The kinds in the order in which they are copied, and upstream's tables. The device comes last: a store without it is no
-/// bot's.
+/// The kinds in the order in which they are copied, with upstream's tables. The device comes last:
+/// a store without it does not belong to a bot yet.
 pub(crate) const TABLES: [(Record, &str); 18] = [
     (Record::Identity, "identities"),
     (Record::Session, "sessions"),
@@ -32,7 +33,8 @@ pub(crate) const TABLES: [(Record, &str); 18] = [
     (Record::Device, "device"),
 ];
 
-/// The migrations of `whatsapp-rust-sqlite-storage` 0.7.0, as Diesel numbers them: the digits of their folders.
+/// The migrations of `whatsapp-rust-sqlite-storage` 0.7.0, as Diesel numbers them: the digits of
+/// their folder names.
 pub(super) const MIGRATIONS: [(&str, &str); 23] = [
     ("20250814035031", "initial"),
     ("202509230322320000", "add_multi_account_support"),
@@ -59,11 +61,11 @@ pub(super) const MIGRATIONS: [(&str, &str); 23] = [
     ("20260703000001", "add_read_receipts_privacy"),
 ];
 
-/// Prepares a connection to a database of upstream's for reading. It runs no SQL that the file brings along, and reads nothing but
-/// the tables that are imported.
+/// Prepares a connection to one of upstream's databases for reading. It runs no SQL from the file,
+/// and reads only the imported tables.
 pub(super) fn restrict(connection: &Connection) -> rusqlite::Result<()> {
     guard(connection)?;
-    // Nothing of it goes to a temporary file.
+    // No content may reach a temporary file.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.pragma_update(None, "query_only", 1)?;
     connection.authorizer(Some(|context: AuthContext<'_>| {
@@ -74,7 +76,7 @@ pub(super) fn restrict(connection: &Connection) -> rusqlite::Result<()> {
                 _ => ["table_xinfo", "quick_check", "integrity_check"].contains(&pragma_name),
             },
             AuthAction::Function { function_name } => function_name == "count",
-            // From the statement itself, not from a view.
+            // Only for the statement itself, not for a view.
             AuthAction::Read { table_name, .. } => context.accessor.is_none() && is_read(table_name),
             _ => false,
         };
@@ -82,13 +84,14 @@ pub(super) fn restrict(connection: &Connection) -> rusqlite::Result<()> {
     }))
 }
 
-/// Looks for damage that would hide rows: among the pages, and if everything is to be removed, between tables and indexes.
+/// Checks for damage that would hide rows: in the pages, and, if the source is to be removed,
+/// between tables and indexes.
 ///
 /// # Errors
 /// [`Error::SourceDamaged`].
 pub(super) fn check_integrity(connection: &Connection, is_to_be_removed: bool) -> Result<()> {
     let pragma = if is_to_be_removed { "integrity_check" } else { "quick_check" };
-    // Of the tables that are read: other ones may be virtual.
+    // Only the tables that are read: others may be virtual.
     for (_, table) in TABLES {
         let found: String = connection.query_row(&format!("PRAGMA {pragma}({table})"), (), |row| row.get(0))?;
         if found != "ok" {
@@ -106,8 +109,9 @@ pub(super) fn is_read(table: &str) -> bool {
 }
 
 /// # Errors
-/// [`Error::NotUpstream`] if it is no database of upstream's store, or its tables are none any more; [`Error::UpstreamTooOld`] if migrations are missing,
-/// [`Error::UpstreamTooNew`] if there are some that this version does not know.
+/// [`Error::NotUpstream`] if it is not a database of upstream's store, or its tables were replaced.
+/// [`Error::UpstreamTooOld`] if migrations are missing, [`Error::UpstreamTooNew`] if it has
+/// migrations that this version does not know.
 pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     let foreign = |found| Error::NotUpstream { path: path.to_owned(), found };
     let tables = connection
@@ -127,8 +131,8 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
             _ => "the database of another program",
         }));
     }
-    // In the place of a table there may be a view or a virtual table, and columns may be computed, so that a query runs what the
-    // file says.
+    // A view or a virtual table may have a table's name, and columns may be computed. A query would
+    // then run SQL from the file.
     for table in TABLES.iter().map(|(_, table)| *table).chain([MIGRATIONS_TABLE]) {
         let sql = "SELECT count(*) FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE AND NOT (type = 'table' AND rootpage > 0)";
         let is_table = connection.query_row(sql, (table,), |row| row.get::<_, i64>(0))? == 0;

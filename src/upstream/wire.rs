@@ -1,5 +1,5 @@
-//! How upstream encodes what it keeps in single columns (`whatsapp-rust-sqlite-storage` 0.7.0, `proto/wire.proto` and
-//! `sqlite_store.rs`).
+//! Upstream's encoding of values in single columns (`whatsapp-rust-sqlite-storage` 0.7.0,
+//! `proto/wire.proto` and `sqlite_store.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -55,20 +55,20 @@ struct HashStateWire {
     mac_mismatch_fatal: bool,
 }
 
-/// `None` for what upstream's store does not read either, such as keys in the format of its first versions, and treats as
-/// absent.
+/// `None` if upstream's store cannot read the value either and treats it as absent, such as keys in
+/// the format of its first versions.
 pub(super) fn sync_key(bytes: &[u8]) -> Option<AppStateSyncKey> {
     let AppStateSyncKeyWire { key_data, fingerprint, timestamp } = AppStateSyncKeyWire::decode(bytes).ok()?;
     (key_data.len() == 32).then_some(AppStateSyncKey { key_data, fingerprint, timestamp })
 }
 
-/// `None` for what upstream's store does not read either, and treats as absent.
+/// `None` if upstream's store cannot read the value either and treats it as absent.
 pub(super) fn collection_version(bytes: &[u8]) -> Option<HashState> {
     let HashStateWire { version, hash, index_value_map, mac_mismatch_fatal } = HashStateWire::decode(bytes).ok()?;
     Some(HashState { version, hash: hash.try_into().ok()?, index_value_map, mac_mismatch_fatal })
 }
 
-/// `None` for what upstream's store does not read either; the client fetches it again.
+/// `None` if upstream's store cannot read the value either. The client fetches it again.
 fn server_cert_chain(bytes: &[u8]) -> Option<CachedServerCertChain> {
     let cert = |NoiseCert { key, not_before, not_after }| {
         Some(CachedNoiseCert { key: key.try_into().ok()?, not_before, not_after })
@@ -77,13 +77,13 @@ fn server_cert_chain(bytes: &[u8]) -> Option<CachedServerCertChain> {
     Some(CachedServerCertChain { intermediate: cert(chain.intermediate?)?, leaf: cert(chain.leaf?)? })
 }
 
-/// What [`sync_key`] reads.
+/// The encoding that [`sync_key`] reads.
 pub(super) fn sync_key_bytes(key: AppStateSyncKey) -> Vec<u8> {
     let AppStateSyncKey { key_data, fingerprint, timestamp } = key;
     AppStateSyncKeyWire { key_data, fingerprint, timestamp }.encode_to_vec()
 }
 
-/// What [`collection_version`] reads.
+/// The encoding that [`collection_version`] reads.
 pub(super) fn collection_version_bytes(state: HashState) -> Vec<u8> {
     let HashState { version, hash, index_value_map, mac_mismatch_fatal } = state;
     HashStateWire { version, hash: hash.to_vec(), index_value_map, mac_mismatch_fatal }.encode_to_vec()
@@ -104,7 +104,7 @@ pub(super) fn insert_device(connection: &Connection, account: i32, device: &Devi
     });
     let places: Vec<_> = (1..=DEVICE_COLUMNS.split(',').count() + 1).map(|place| format!("?{place}")).collect();
     let sql = format!("INSERT INTO device ({DEVICE_COLUMNS}, id) VALUES ({})", places.join(", "));
-    // Upstream keeps unsigned numbers in signed columns of the same width.
+    // Upstream stores unsigned numbers in signed columns of the same width.
     let values: [&dyn ToSql; 27] = [
         &jid(device.pn.as_ref().map(ToString::to_string)),
         &jid(device.lid.as_ref().map(ToString::to_string)),
@@ -148,7 +148,8 @@ pub(super) const DEVICE_COLUMNS: &str = "pn, lid, registration_id, noise_key, id
 /// The device in a row of [`DEVICE_COLUMNS`].
 ///
 /// # Errors
-/// [`Error::UnreadableRecord`] if a key, the account or a JID cannot be read: a device without them would have to be paired again.
+/// [`Error::UnreadableRecord`] if a key, the account or a JID cannot be read: without them the
+/// device would have to be paired again.
 pub(super) fn device(row: &Row<'_>) -> Result<Device> {
     let text = |column: &str| row.get::<_, String>(column);
     let blob = |column: &str| row.get::<_, Vec<u8>>(column);
@@ -191,7 +192,7 @@ pub(super) fn device(row: &Row<'_>) -> Result<Device> {
     })
 }
 
-/// 32 bytes of private key, 32 of public key.
+/// 32 bytes of private key, then 32 bytes of public key.
 fn key_pair(bytes: &[u8]) -> Result<KeyPair> {
     let bytes: &[u8; 64] = bytes.try_into().map_err(|_| unreadable("a key has another length"))?;
     let (private, public) = bytes.split_at(32);
@@ -208,7 +209,7 @@ fn unreadable(problem: &'static str) -> Error {
     Error::UnreadableRecord { record: Record::Device, problem }
 }
 
-/// Upstream keeps unsigned numbers in signed columns of the same width.
+/// Upstream stores unsigned numbers in signed columns of the same width.
 pub(super) fn unsigned(number: i64) -> Option<u32> {
     i32::try_from(number).ok().map(i32::cast_unsigned).or_else(|| u32::try_from(number).ok())
 }

@@ -1,4 +1,4 @@
-//! Backups, and putting them back.
+//! Backups, and restoring them.
 
 use super::*;
 use wastore::maintenance::open_account;
@@ -9,7 +9,7 @@ fn sessions(desk: &Desk, store: &str) -> usize {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// As a bot opens the store.
+/// Opens the store as a bot does.
 async fn bot(desk: &Desk) -> Arc<dyn Backend> {
     let store = Arc::new(SqliteStore::open(desk.path("wa.db")).await.unwrap());
     let vault = open_account(&store, &VaultOptions::new(), key()).await.unwrap();
@@ -25,7 +25,7 @@ fn put(desk: &Desk, from: u32, count: u32) {
     });
 }
 
-/// The three files as a killed bot leaves them, with so many sessions in the log.
+/// Leaves the three files of a killed bot, with a number of sessions in the log.
 fn kill_a_bot_that_puts(desk: &Desk, from: u32, count: u32) {
     wait(async {
         let layered = bot(desk).await;
@@ -55,16 +55,16 @@ fn a_backup_is_put_back_whatever_lies_beside_the_store() {
         assert!(desk.path("wa.db-wal").metadata().unwrap().len() > 0);
         let printed = desk.ok("restore copy.db wa.db");
         let aside = format!("wa.db.before-restore-{}", number + 1);
-        assert!(printed.contains("the store that was there is ") && printed.contains(&aside), "{printed}");
+        assert!(printed.contains("the previous store is now ") && printed.contains(&aside), "{printed}");
         assert_eq!(desk.files(|name| ["wa.db-wal", "wa.db-shm"].contains(&name)), Vec::<String>::new());
         assert_eq!(sessions(&desk, "wa.db"), 100);
-        // Nothing is lost of what was there.
+        // The previous store has lost nothing.
         assert_eq!(sessions(&desk, &aside), 100 + frames as usize);
     }
     std::fs::write(desk.path("wa.db-journal"), "of another").unwrap();
     desk.ok("restore copy.db wa.db");
     assert_eq!(std::fs::read(desk.path("wa.db.before-restore-4-journal")).unwrap(), b"of another");
-    // A store that is gone, or damaged.
+    // A missing or damaged store.
     std::fs::remove_file(desk.path("wa.db")).unwrap();
     desk.ok("restore copy.db wa.db");
     std::fs::write(desk.path("wa.db"), [7; 10_000]).unwrap();
@@ -74,7 +74,7 @@ fn a_backup_is_put_back_whatever_lies_beside_the_store() {
     assert_private(desk.path("wa.db"));
 }
 
-/// A backup that was copied over the store by hand, while the log of a killed bot was there.
+/// A backup was copied over the store by hand, beside the log of a killed bot.
 #[test]
 fn a_log_of_another_database_is_found_before_it_is_read() {
     let desk = Desk::new();
@@ -116,7 +116,7 @@ fn a_store_with_two_names_is_not_used() {
     std::fs::hard_link(desk.path("wa.db"), desk.path("second.db")).unwrap();
     for name in ["wa.db", "second.db"] {
         let (code, error) = desk.fails(&format!("rotate {name} --key-file key"));
-        assert!(code == 5 && error.contains("another name as well (hard link)"), "{code}: {error}");
+        assert!(code == 5 && error.contains("(hard link)"), "{code}: {error}");
         assert!(wait(SqliteStore::open(desk.path(name))).is_err());
         // Reading does no harm.
         desk.ok(&format!("verify {name} --key-file key"));
@@ -139,7 +139,7 @@ fn soon_after_the_last_write_the_main_file_holds_everything() {
             let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
             loop {
                 std::fs::copy(desk.path("wa.db"), desk.path("copy.db")).unwrap();
-                // A copy that was made in the middle of writing may be none.
+                // A copy that was made in the middle of writing may not be valid.
                 let output = desk.run("verify copy.db --key-file key");
                 let all = String::from_utf8_lossy(&output.stdout).lines().any(|line| {
                     line.starts_with("session ")
@@ -208,7 +208,7 @@ fn killed_anywhere_a_restoration_can_be_repeated() {
         std::thread::sleep(whole.mul_f64(rand::random_range(0.0..1.5)));
         running.kill().unwrap();
         running.wait().unwrap();
-        // There is never one file of one database beside one of the other.
+        // A file of one database never lies beside a file of the other.
         if desk.path("wa.db").exists() {
             assert!([2000, 2020].contains(&sessions(&desk, "wa.db")));
         }
@@ -259,7 +259,7 @@ fn backups_in_a_folder_are_counted() {
     assert_eq!(desk.fails("backup wa.db --to-folder backups --keep 0").0, 2);
 }
 
-/// A clock that was wrong, another store of the same name, and what is no store.
+/// Copies from a wrong clock, of another store with the same name, and files that are not stores.
 #[test]
 fn backups_of_others_are_neither_counted_nor_deleted() {
     let desk = Desk::new();
@@ -269,7 +269,7 @@ fn backups_of_others_are_neither_counted_nor_deleted() {
     desk.ok("init one/wa.db --new-key-file key");
     desk.ok("init two/wa.db --new-key-file key");
     let copies = || desk.path("backups").read_dir().unwrap().count();
-    // In the same second, and more of the one than are kept.
+    // In the same second, and more copies of one store than are kept.
     for round in 1..=3 {
         for store in ["one", "two"] {
             desk.ok(&format!("backup {store}/wa.db --to-folder backups --keep 2"));
@@ -285,7 +285,7 @@ fn backups_of_others_are_neither_counted_nor_deleted() {
     let output = desk.run("backup one/wa.db --to-folder backups --keep 2");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
-        output.status.success() && told.contains("from a time to come") && told.contains("is not counted"),
+        output.status.success() && told.contains("a time in the future") && told.contains("is not counted"),
         "{told}"
     );
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -295,7 +295,7 @@ fn backups_of_others_are_neither_counted_nor_deleted() {
     assert_eq!(copies(), 4 + 3);
 }
 
-/// A log that a later bot left belongs to no store that was put aside before.
+/// A log that a later bot left belongs to no store that was renamed before.
 #[test]
 fn a_log_alone_is_not_put_beside_another_store() {
     let desk = Desk::new();
@@ -317,7 +317,7 @@ fn a_log_alone_is_not_put_beside_another_store() {
     assert!(code == 5 && error.contains("is a folder"), "{error}");
 }
 
-/// Whenever it is told to end, there is a store: the one from before, or the backup.
+/// At any interruption there is a store: the previous one or the backup.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_restoration_that_is_told_to_end_leaves_a_store() {
@@ -329,7 +329,7 @@ fn a_restoration_that_is_told_to_end_leaves_a_store() {
     let library = preload::compile("less", folder.path());
     let rounds = if std::env::var_os("WASTORE_LONG").is_some() { 400 } else { 40 };
     for _ in 0..rounds {
-        // Waiting for the disk takes a while, so that there is time to be told.
+        // Waiting for the disk takes a while, which leaves time for the signal.
         let mut command = desk.command("restore copy.db wa.db");
         command.env("LD_PRELOAD", &library).env("WASTORE_SLOW", "fsync").stdout(Stdio::null()).stderr(Stdio::null());
         let mut running = command.spawn().unwrap();
@@ -370,7 +370,7 @@ fn damaged_records_are_dropped_and_a_contact_is_forgotten() {
     let desk = Desk::new();
     desk.upstream("whatsapp.db", &[1]);
     desk.ok("import whatsapp.db wa.db --new-key-file key");
-    assert!(desk.ok("repair wa.db --key-file key --backup before.db").contains("every record is as it should be"));
+    assert!(desk.ok("repair wa.db --key-file key --backup before.db").contains("every record is sound"));
     assert!(!desk.path("before.db").exists());
 
     let damage = "UPDATE sessions SET record = CAST(substr(record, 1, length(record) - 1) || x'00' AS BLOB)";
@@ -379,7 +379,7 @@ fn damaged_records_are_dropped_and_a_contact_is_forgotten() {
     assert_eq!(desk.fails("repair wa.db --key-file key").0, 2, "not without a copy");
     assert_eq!(desk.fails("repair wa.db --key-file key --backup old").0, 5, "not over another file");
     let printed = desk.ok("repair wa.db --key-file key --backup before.db");
-    for line in ["of session: negotiated anew", "before.db is a copy from before"] {
+    for line in ["of session: negotiated again", "before.db is a copy from before"] {
         assert!(printed.contains(line), "{printed}");
     }
     desk.ok("verify wa.db --key-file key");
@@ -398,7 +398,7 @@ fn damaged_records_are_dropped_and_a_contact_is_forgotten() {
     let printed = desk.ok(&format!("forget wa.db +{user} --key-file key"));
     assert!(printed.starts_with("deleted: sessions 2") && !printed.contains(user), "{printed}");
     let (code, error) = desk.fails(&format!("forget wa.db {user}.0:5@lid --key-file key"));
-    assert!(code == 5 && error.contains("nothing is stored of such a contact") && !error.contains(user), "{error}");
+    assert!(code == 5 && error.contains("nothing is stored about this contact") && !error.contains(user), "{error}");
     rusqlite::Connection::open(desk.path("wa.db")).unwrap().execute("DELETE FROM devices", ()).unwrap();
     let (code, error) = desk.fails("repair wa.db --key-file key --backup other.db");
     assert!(code == 4 && error.contains("device record is missing"), "{error}");
@@ -414,7 +414,7 @@ fn old_snapshots_are_deleted() {
             std::fs::write(desk.path(&format!("wa.db.snapshot-{number}-reason{end}")), "x").unwrap();
         }
     }
-    // One that somebody opened, and one whose name ends as SQLite's files do.
+    // A snapshot that was opened, and one whose name ends like SQLite's files.
     for name in ["4-reason-wal", "4-reason-shm", "3-reason-wal", "5-a-wal"] {
         std::fs::write(desk.path(&format!("wa.db.snapshot-{name}")), "x").unwrap();
     }

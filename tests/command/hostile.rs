@@ -1,11 +1,11 @@
-//! Files that others wrote, and signals at any moment.
+//! Files from an attacker, and signals at any moment.
 
 use super::*;
 
-/// Text that a terminal would act on, in each way that there is.
+/// Every kind of text that a terminal would act on.
 const HOSTILE: &str = "\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}31m\r\u{8}\u{7f}\u{85}\u{202e}\u{2066}\u{2028}\u{200b}x";
 
-/// Neither output has a character that a terminal acts on but the end of a line.
+/// Neither output contains a character that a terminal acts on, except the end of a line.
 #[track_caller]
 fn assert_harmless(arguments: &str, output: &Output) {
     for printed in [&output.stdout, &output.stderr] {
@@ -55,7 +55,7 @@ fn no_text_of_a_file_acts_on_the_terminal() {
         format!("UPDATE sessions SET address = address || '{name}'"),
         format!("UPDATE devices SET record = CAST('{name}' AS BLOB)"),
         format!("INSERT INTO sessions (address, account, record) VALUES ('{name}', 77, x'00')"),
-        // Labels in headers that nothing authenticates.
+        // Labels in headers that are not authenticated.
         "UPDATE sender_keys SET record = CAST(replace(CAST(record AS TEXT), 'key', char(27, 91, 109)) AS BLOB)"
             .to_owned(),
         format!("UPDATE sender_keys SET record = CAST('{name}' AS BLOB)"),
@@ -193,7 +193,7 @@ fn labels_are_shown_as_they_are_or_refused() {
     assert!(desk.ok("inspect wa.db --json").contains("Ersatzschlüssel"));
 }
 
-/// One command, the files that it may make or take away, and what may be in them in plaintext.
+/// One command, the files that it may make or remove, and the ones that may contain plaintext.
 #[cfg(unix)]
 struct Interrupted {
     arguments: &'static str,
@@ -204,7 +204,7 @@ struct Interrupted {
 #[cfg(unix)]
 #[test]
 fn a_signal_at_any_moment_leaves_nothing_behind_that_is_not_named() {
-    const CANARY: &[u8] = b"a session that nobody may read";
+    const CANARY: &[u8] = b"a session that no one may read";
     let desk = Desk::new();
     desk.upstream("whatsapp.db", &[1]);
     wait(async {
@@ -260,7 +260,7 @@ fn a_signal_at_any_moment_leaves_nothing_behind_that_is_not_named() {
             let code = output.status.code();
             *ended.entry(code).or_default() += 1;
             let context = format!("{arguments}, {signal}, {code:?}: {told}");
-            // Before it listens to signals it has made nothing.
+            // The command makes nothing before it listens to signals.
             assert!(code.is_none() || code == Some(130) || code == whole, "{context}");
             let left = desk.files(|_| true);
             let allowed =
@@ -271,7 +271,7 @@ fn a_signal_at_any_moment_leaves_nothing_behind_that_is_not_named() {
                 let content = std::fs::read(desk.path(name)).unwrap();
                 assert!(memchr::memmem::find(&content, CANARY).is_none(), "{context}: {name}");
             }
-            // It can be repeated, unless it is done.
+            // The command can be repeated, unless it is done.
             let again = desk.run(arguments).status.code();
             let done = match (makes, arguments.starts_with("revoke")) {
                 (Some(_), _) => Some(5),

@@ -1,8 +1,9 @@
-//! File systems that can less than others: no way to wait for the disk, no renaming without replacing, no links, no locks.
+//! File systems with missing features: no way to wait for the disk, no renaming without replacing,
+//! no links, no locks.
 
 use super::*;
 
-/// Everything that makes a file or changes a store.
+/// Every command that makes a file or changes a store.
 const COMMANDS: [&str; 15] = [
     "init new.db --new-key-file key",
     "import whatsapp.db new.db --new-key-file key",
@@ -67,7 +68,7 @@ fn template() -> Desk {
     desk
 }
 
-/// What was made is what it should be.
+/// The new file is complete.
 fn assert_complete(desk: &Desk, arguments: &str, without: &str) {
     if arguments.contains("new.db") {
         let made = desk.path("new.db");
@@ -121,7 +122,7 @@ fn a_file_system_without_locks_is_named_at_once() {
         let start = std::time::Instant::now();
         let output = less.run(&desk, arguments, "WASTORE_WITHOUT", "locks");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        // A database that nobody has open is read without locks.
+        // A database that no process has open is read without locks.
         if !output.status.success() {
             assert!(error.contains("has no file locks: use a local disk"), "{arguments}: {error}");
             assert!(start.elapsed() < std::time::Duration::from_secs(8), "{arguments}");
@@ -132,7 +133,7 @@ fn a_file_system_without_locks_is_named_at_once() {
     }
 }
 
-/// A disk that fails after a file has its name is no reason to take the file away.
+/// A file is not removed because the disk fails after it has its name.
 #[test]
 fn a_finished_copy_is_never_deleted() {
     let less = Less::new();

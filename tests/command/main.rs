@@ -71,21 +71,21 @@ impl Desk {
         self.command(arguments).output().unwrap()
     }
 
-    /// What it prints if all is well.
+    /// The output of a command that succeeds.
     fn ok(&self, arguments: &str) -> String {
         let output = self.run(arguments);
         assert!(output.status.success(), "wastore {arguments}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The exit code and what it prints if not.
+    /// The exit code and the error of a command that fails.
     fn fails(&self, arguments: &str) -> (i32, String) {
         let output = self.run(arguments);
         assert!(!output.status.success(), "wastore {arguments} succeeded");
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     }
 
-    /// A database of upstream's with one of everything in each of these accounts.
+    /// Makes a database of upstream's with a record of every kind in each of these accounts.
     fn upstream(&self, name: &str, accounts: &[i32]) {
         wait(async {
             for account in accounts {
@@ -111,7 +111,7 @@ impl Desk {
         })
     }
 
-    /// The files in the folder whose names are such.
+    /// The files in the folder whose names match.
     fn files(&self, of: impl Fn(&str) -> bool) -> Vec<String> {
         let entries = std::fs::read_dir(self.folder.path()).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).filter(|name| of(name)).collect()
@@ -218,7 +218,7 @@ fn every_account_is_given_back() {
         });
         assert_eq!(session, format!("account {account}").as_bytes());
     }
-    // And in again.
+    // And imported again.
     desk.ok("import back.db again.db --all-accounts --new-key-file key");
     desk.ok("verify again.db --key-file key");
 }
@@ -254,7 +254,7 @@ fn data_keys_are_changed_and_leaked_secrets_revoked() {
     desk.upstream("whatsapp.db", &[1, 2]);
     desk.ok("import whatsapp.db wa.db --all-accounts --new-passphrase-file old");
     let printed = desk.ok("rotate wa.db --passphrase-file old");
-    let sealed: Vec<_> = printed.lines().filter(|line| line.contains(" records were sealed anew")).collect();
+    let sealed: Vec<_> = printed.lines().filter(|line| line.contains(" records were sealed again")).collect();
     assert!(sealed.len() == 2 && sealed[0].starts_with("account 1: 2"), "{printed}");
     desk.ok("rotate wa.db --account 2 --passphrase-file old");
     let epochs = || {
@@ -290,7 +290,7 @@ fn damaged_records_keep_the_old_data_key_unless_they_are_left_behind() {
     desk.ok("import whatsapp.db wa.db --new-key-file key");
     desk.change("wa.db", "UPDATE prekeys SET record = CAST(substr(record, 1, 60) AS BLOB) WHERE rowid = 1");
     let (code, error) = desk.fails("rotate wa.db --key-file key");
-    assert!(code == 4 && error.contains("1 records are damaged and could not be sealed anew"), "{code}: {error}");
+    assert!(code == 4 && error.contains("1 records are damaged and could not be sealed"), "{code}: {error}");
     assert!(desk.ok("inspect wa.db").contains("change of data key not finished"));
     let printed = desk.ok("rotate wa.db --leave-damaged --key-file key");
     assert!(printed.contains("; 1 damaged records were left behind\n"), "{printed}");
@@ -328,7 +328,8 @@ fn with_many_sessions(desk: &Desk) -> u32 {
     SESSIONS
 }
 
-/// Kills the command somewhere, again and again, until it is done. Gives how often it was killed in the middle.
+/// Kills the command at random points until one run completes. Returns how often it was killed in
+/// the middle.
 fn kill_and_repeat(desk: &Desk, commands: [&str; 2], kills: u32, mut check: impl FnMut(u32)) -> u32 {
     let start = std::time::Instant::now();
     desk.ok(commands[0]);
@@ -359,7 +360,7 @@ fn a_change_of_the_data_key_that_is_killed_anywhere_loses_nothing() {
         if number % 10 == 0 {
             let printed = desk.ok("verify wa.db --key-file key");
             assert!(printed.contains(&format!("session{:>24}", sessions + 3)), "{printed}");
-            // Begin with a new one.
+            // Begin with a new data key.
             desk.ok(rotate);
         }
     });
@@ -403,7 +404,7 @@ fn a_revocation_that_is_killed_anywhere_leaves_the_old_secret_or_the_new_one() {
     assert!(desk.ok(&format!("verify wa.db --key-file {current}")).ends_with("sound\n"));
 }
 
-/// Where a file may not grow any more, which is what a full disk does to it.
+/// A file size limit has the same effect as a full disk.
 #[cfg(unix)]
 #[test]
 fn without_space_nothing_is_made_and_nothing_is_lost() {
@@ -451,7 +452,7 @@ fn a_folder_that_cannot_be_written_is_named_as_the_reason() {
     std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o500)).unwrap();
     let mut folders = vec!["sealed"];
     if std::fs::write(folder.join("root"), "").is_ok() {
-        // Who runs this may write anywhere but where nobody can.
+        // The user of this test may write everywhere, except where no one can.
         folders = vec!["/sys"];
     }
     for folder in folders.into_iter().filter(|folder| desk.path(folder).exists()) {
@@ -473,7 +474,7 @@ fn the_source_is_removed_if_that_is_asked_for() {
     desk.upstream("whatsapp.db", &[1, 2]);
     desk.write("whatsapp.db.snapshot-1-x", "a snapshot");
     let content = || std::fs::read(desk.path("whatsapp.db")).unwrap();
-    // In use, or not as a whole.
+    // In use, or not imported completely.
     assert_eq!(desk.fails("import whatsapp.db wa.db --account 1 --remove-source --new-key-file key").0, 2);
     let bot = rusqlite::Connection::open(desk.path("whatsapp.db")).unwrap();
     bot.query_row("SELECT count(*) FROM sessions", (), |_| Ok(())).unwrap();
@@ -483,7 +484,7 @@ fn the_source_is_removed_if_that_is_asked_for() {
     assert!(code == 1 && error.contains("is in use, or was not closed"), "{code}: {error}");
     assert!(content() == before && !desk.path("wa.db").exists());
     drop(bot);
-    // A second name for the file shows what is left of its content.
+    // A second name for the file shows the rest of its content.
     std::fs::hard_link(desk.path("whatsapp.db"), desk.path("another name")).unwrap();
     let printed = desk.ok("import whatsapp.db wa.db --all-accounts --remove-source --new-key-file key");
     assert!(printed.contains("The source was overwritten and removed."), "{printed}");
@@ -525,14 +526,14 @@ fn a_store_that_was_put_back_is_refused_until_it_is_accepted() {
     assert!(code == 1 && error.contains("the rollback anchor cannot be used"), "{code}: {error}");
     desk.ok("accept-rollback wa.db --key-file key --anchor anchors");
     desk.ok("verify wa.db --key-file key --anchor anchors");
-    // Without the anchor it opens as ever, and the next one that has it can tell.
+    // Without the anchor it opens as before, and the next process with the anchor notices.
     desk.ok("keys add wa.db --key-file key --new-passphrase-file old");
     desk.ok("keys remove wa.db 1 --key-file key");
     assert_eq!(desk.fails("verify wa.db --key-file key --anchor anchors").0, 4);
     assert_eq!(desk.fails("accept-rollback wa.db --key-file key").0, 1, "there is nothing to tell");
 }
 
-/// Anything at all on the command line ends in an answer, and leaves the store as it was.
+/// Any command line ends in an answer, and does not change the store.
 #[cfg(unix)]
 #[test]
 fn inspect_takes_any_arguments() {
@@ -594,7 +595,7 @@ fn inspect_takes_any_arguments() {
                 }
                 _ => {}
             }
-            // Nothing can pass a NUL.
+            // An argument cannot contain a NUL.
             word.retain(|byte| *byte != 0);
             command.arg(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&word));
             shown.push(String::from_utf8_lossy(&word).into_owned());
@@ -622,7 +623,7 @@ fn damage_is_listed_and_the_exit_code_says_so() {
     assert!(printed.ends_with("not sound\n"), "{printed}");
 }
 
-/// A page of which the disk made something else.
+/// A page that the disk has altered.
 #[test]
 fn a_damaged_page_is_reported_and_not_the_end() {
     let desk = Desk::new();
@@ -706,7 +707,8 @@ fn accounts_are_chosen() {
     assert!(code == 2 && error.contains("choose one with --account"), "{error}");
     let printed = desk.ok("export both.db back.db --plaintext --account 2 --passphrase-file old");
     assert!(printed.starts_with("account 2\n"), "{printed}");
-    // A key slot of its own, and a header that is put back with the key that the first account derives.
+    // A key slot of its own, and a header that is restored with the key that the first account
+    // derives.
     desk.ok("header save both.db saved --account 2 --passphrase-file old");
     desk.change("both.db", "UPDATE sender_keys SET record = x'00' WHERE account = 2 AND address LIKE 'wastore%'");
     let inspected = desk.ok("inspect both.db");

@@ -1,8 +1,8 @@
-//! Completions and manual pages, against what `--help` lists.
+//! Completions and manual pages, compared with the list of `--help`.
 
 use super::*;
 
-/// The subcommands below a command, each with those above it.
+/// The subcommands below a command, each with the commands above it.
 fn subcommands(desk: &Desk, above: &[String]) -> Vec<Vec<String>> {
     let help = desk.ok(&format!("{} --help", above.join(" ")));
     let Some((_, listed)) = help.split_once("\nCommands:\n") else { return vec![] };
@@ -45,7 +45,7 @@ fn completions_are_scripts_of_their_shell() {
     let desk = Desk::new();
     for shell in ["bash", "fish", "zsh"] {
         desk.write("script", &desk.ok(&format!("completions {shell}")));
-        // Shells that are not installed say nothing.
+        // Shells that are not installed print nothing.
         if let Ok(checked) = Command::new(shell).arg("-n").arg(desk.path("script")).output() {
             assert!(checked.status.success(), "{shell}: {}", String::from_utf8_lossy(&checked.stderr));
         }
@@ -56,7 +56,7 @@ fn completions_are_scripts_of_their_shell() {
 fn every_subcommand_has_a_manual_page() {
     let desk = Desk::new();
     desk.ok("man --dir pages/man1");
-    // Those of an older release are replaced.
+    // Pages of an older release are replaced.
     desk.write("pages/man1/wastore.1", "old");
     assert_eq!(desk.ok("man --dir pages/man1"), "");
     let mut expected: Vec<_> =

@@ -1,4 +1,4 @@
-//! Commands that only read, on files as operators have them: nothing is made, nothing is changed.
+//! Commands that only read, on the files of real operators: they make and change nothing.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +7,7 @@ use std::path::Path;
 use super::*;
 use wastore::maintenance::create_encrypted;
 
-/// What only reads; what it makes goes to another folder.
+/// Commands that only read. Their output files go to another folder.
 const READING: [&str; 8] = [
     "inspect wa.db",
     "inspect wa.db --json",
@@ -18,7 +18,7 @@ const READING: [&str; 8] = [
     "backup wa.db @/copy.db",
     "header save wa.db @/saved --passphrase-env SECRET",
 ];
-/// What changes a store, but must not take just any file for one.
+/// Commands that change a store, but must not mistake any other file for one.
 const CHANGING: [&str; 6] = [
     "passwd wa.db --passphrase-env SECRET --new-passphrase-env SECRET",
     "keys remove wa.db 0 --passphrase-env SECRET",
@@ -29,7 +29,7 @@ const CHANGING: [&str; 6] = [
 ];
 const SESSIONS: usize = 200;
 
-/// Where a store lies.
+/// The place of a store.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Medium {
     Folder,
@@ -38,7 +38,7 @@ enum Medium {
 }
 
 impl Medium {
-    /// Without the mount where nobody may mount anything, as in most containers.
+    /// Without the mount if the user may not mount anything, as in most containers.
     fn all() -> impl Iterator<Item = Self> {
         static CAN_MOUNT: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
             let folder = tempfile::tempdir().unwrap();
@@ -48,7 +48,7 @@ impl Medium {
                 .args(["sh", "-c", MOUNT_READ_ONLY])
                 .arg(folder.path())
                 .args(["touch", "file"]);
-            // It has to fail, and for that reason.
+            // It must fail, and for this reason.
             command
                 .output()
                 .is_ok_and(|output| String::from_utf8_lossy(&output.stderr).contains("Read-only file system"))
@@ -59,7 +59,7 @@ impl Medium {
     }
 }
 
-/// What gives a command mounts of its own.
+/// The command prefix that gives a command its own mounts.
 fn mounting() -> &'static [&'static str] {
     match rustix::process::geteuid().is_root() {
         true => &["unshare", "--mount"],
@@ -70,7 +70,7 @@ fn mounting() -> &'static [&'static str] {
 const MOUNT_READ_ONLY: &str =
     "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && cd \"$0\" && exec \"$@\"";
 
-/// A folder with a store, and another one for what is made of it.
+/// A folder with a store, and another one for the output files.
 struct Shelf {
     folder: tempfile::TempDir,
     made: tempfile::TempDir,
@@ -85,7 +85,8 @@ impl Shelf {
         self.folder.path().join(name)
     }
 
-    /// Content, mode and time of each file; of what processes share only that it is there, for they write to it.
+    /// The content, mode and time of each file. Of the files that processes share only their
+    /// existence, because they write to them.
     fn state(&self) -> BTreeMap<String, (Vec<u8>, u32, std::time::SystemTime)> {
         let entries = self.folder.path().read_dir().unwrap().map(|entry| entry.unwrap());
         let look = |entry: std::fs::DirEntry| {
@@ -101,7 +102,7 @@ impl Shelf {
         entries.map(look).collect()
     }
 
-    /// Runs a command as somebody who may read and nothing else, from where everybody may run it.
+    /// Runs a command as a user who may only read, from a folder where every user may run it.
     fn run(&self, arguments: &str) -> Output {
         self.run_on(Medium::Folder, arguments)
     }
@@ -136,7 +137,7 @@ impl Shelf {
         command.output().unwrap()
     }
 
-    /// Runs every command, and looks that it answers so and leaves the folder as it was.
+    /// Runs every command, checks its exit code, and checks that the folder has not changed.
     fn sweep(&self, what: &str, commands: &[&str], is_fine: impl Fn(&str, i32) -> bool) {
         std::fs::set_permissions(self.made.path(), PermissionsExt::from_mode(0o777)).unwrap();
         for medium in Medium::all() {
@@ -167,7 +168,7 @@ impl Shelf {
     }
 }
 
-/// A store whose last sessions are in its log, as a bot that was killed leaves it.
+/// A store whose last sessions are in its log, as a killed bot leaves it.
 fn left_by_a_bot(folder: &Path) {
     let bot = tempfile::tempdir().unwrap();
     let path = bot.path().join("wa.db");
@@ -205,12 +206,12 @@ fn a_command_that_reads_changes_nothing() {
 
     shelf.sweep("as a killed bot left it", &READING, done);
     assert_eq!(sessions(&shelf), Some(SESSIONS.to_string()));
-    // Without what processes share, it is read from a copy.
+    // Without the file that processes share, it is read from a copy.
     std::fs::remove_file(shelf.path("wa.db-shm")).unwrap();
     shelf.sweep("with a log", &READING, done);
     assert_eq!(sessions(&shelf), Some(SESSIONS.to_string()));
 
-    // A backup, which is in no mode of a log.
+    // A backup, which is not in WAL mode.
     let backup = Shelf::new();
     shelf.run("backup wa.db @/copy.db");
     std::fs::copy(shelf.made.path().join("copy.db"), backup.path("wa.db")).unwrap();
@@ -220,7 +221,7 @@ fn a_command_that_reads_changes_nothing() {
     // The main file alone, without its log.
     let alone = Shelf::new();
     std::fs::copy(shelf.path("wa.db"), alone.path("wa.db")).unwrap();
-    // It has the vault of the beginning, and no device.
+    // It has the vault from the beginning, and no device.
     alone.sweep("the main file alone", &READING, |arguments, code| code == 0 || arguments.starts_with("export"));
 
     // A closed store.
@@ -232,7 +233,7 @@ fn a_command_that_reads_changes_nothing() {
 
 #[test]
 fn what_is_no_store_is_refused_by_every_command_and_left_alone() {
-    // What cannot be written at all is refused for that.
+    // A file that cannot be written at all is refused for that reason.
     let refused = |arguments: &str, code: i32| matches!(code, 4 | 5) || code == 1 && CHANGING.contains(&arguments);
     let commands = [&READING[..], &CHANGING[..]].concat();
     let sweep = |what: &str, make: &dyn Fn(&Path)| {
@@ -267,7 +268,7 @@ fn what_is_no_store_is_refused_by_every_command_and_left_alone() {
     sweep("one without a vault", &altered("DELETE FROM sender_keys; DELETE FROM sessions; DELETE FROM devices"));
 }
 
-/// A file that is empty was truncated, or never finished: nothing that a bot should take for a new store.
+/// An empty file was truncated or never finished: a bot must not take it for a new store.
 #[test]
 fn an_empty_file_is_no_new_store_for_a_bot() {
     let folder = tempfile::tempdir().unwrap();
@@ -278,6 +279,6 @@ fn an_empty_file_is_no_new_store_for_a_bot() {
     assert_eq!(path.metadata().unwrap().len(), 0);
     std::fs::remove_file(&path).unwrap();
     drop(wait(SqliteStore::open(&path)).unwrap());
-    // With its tables in the main file from the first moment.
+    // Its tables are in the main file from the first moment.
     assert!(path.metadata().unwrap().len() > 8192);
 }

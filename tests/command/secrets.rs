@@ -1,4 +1,5 @@
-//! How secrets come in: from files, descriptors, variables and the terminal, and never from the command line.
+//! The sources of secrets: files, descriptors, variables and the terminal, and never the command
+//! line.
 
 use super::*;
 
@@ -9,7 +10,7 @@ fn secrets_come_from_files_descriptors_and_variables_and_never_from_the_command_
     assert!(init.env("SECRET", "correct horse battery staple").output().unwrap().status.success());
     desk.ok("verify wa.db --passphrase-file old");
     let (code, error) = desk.fails("verify wa.db");
-    assert!(code == 2 && error.contains("no terminal to ask for a passphrase on"), "{error}");
+    assert!(code == 2 && error.contains("no terminal to ask for a passphrase"), "{error}");
     assert_eq!(desk.fails("verify wa.db --passphrase secret").0, 2);
     assert_eq!(desk.fails("verify wa.db --passphrase-file old --key-file key").0, 2, "one of them");
     assert_eq!(desk.fails("verify wa.db --passphrase-file nowhere").0, 5);
@@ -25,7 +26,7 @@ fn a_descriptor_is_read_from_where_it_is() {
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
-    // A file that was read to some place before.
+    // A file that was already read up to some position.
     desk.write("both", "a line before\ncorrect horse battery staple\n");
     let mut file = std::fs::File::open(desk.path("both")).unwrap();
     file.seek(SeekFrom::Start(14)).unwrap();
@@ -48,8 +49,7 @@ fn a_descriptor_is_read_from_where_it_is() {
     };
     verified(shell("cat old | { exec 5<&0; exec \"$0\" verify wa.db --passphrase-fd 5; }"));
     verified(shell("exec 7<old; chmod 0 old; exec \"$0\" verify wa.db --passphrase-fd 7"));
-    for (number, why) in
-        [("9", "no such descriptor is open"), ("-1", "no such descriptor"), ("x", "has to be a number")]
+    for (number, why) in [("9", "no such descriptor is open"), ("-1", "no such descriptor"), ("x", "must be a number")]
     {
         let output = desk.command("verify wa.db").arg(format!("--passphrase-fd={number}")).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -110,7 +110,7 @@ fn weak_secrets_are_refused_or_warned_of() {
         desk.write("weak", weak);
         let (code, error) = desk.fails("init wa.db --new-key-file weak");
         assert!(code == 1 && error.contains("key file holds"), "{weak:?}: {code}: {error}");
-        // One that opens a store goes on opening it.
+        // A weak secret that already opens a store still opens it.
         let (code, error) = desk.fails("verify other.db --key-file weak");
         assert_eq!(code, 3, "{weak:?}: {error}");
     }
@@ -125,7 +125,7 @@ fn weak_secrets_are_refused_or_warned_of() {
     let output = desk.run("init wa.db --new-passphrase-file short");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && error.contains("warning: a passphrase of fewer than 15"), "{error}");
-    // An old one opens whatever it is.
+    // An old passphrase opens the store even if it is weak.
     desk.ok("passwd wa.db --passphrase-file short --new-passphrase-file old");
 }
 
@@ -142,14 +142,14 @@ fn a_passphrase_is_the_same_however_its_accents_are_typed() {
     desk.ok("verify wa.db --passphrase-file composed");
     desk.ok("verify wa.db --passphrase-file decomposed");
     assert_eq!(desk.fails("verify wa.db --passphrase-file neither").0, 3);
-    // As a bot opens it.
+    // Opened as a bot does it.
     for text in ["composed", "decomposed"] {
         let secret = Passphrase::from_file(desk.path(text)).unwrap();
         assert_eq!(desk.session("wa.db", 1, secret), None);
     }
 }
 
-/// A way in which a secret comes in.
+/// A source of a secret.
 #[cfg(target_os = "linux")]
 #[derive(Clone, Copy, Debug)]
 enum Channel {
@@ -164,7 +164,7 @@ enum Channel {
 impl Channel {
     const ALL: [Self; 5] = [Self::File, Self::StandardInput, Self::Descriptor, Self::Variable, Self::Terminal];
 
-    /// Runs a command that reads a passphrase this way; `new` is `new-` or nothing.
+    /// Runs a command that reads a passphrase from this source; `new` is `new-` or empty.
     fn run(self, desk: &Desk, arguments: &str, new: &str, bytes: &[u8]) -> Option<i32> {
         desk.write_bytes("secret", bytes);
         let file = || std::fs::File::open(desk.path("secret")).unwrap();
@@ -198,7 +198,7 @@ impl Channel {
         output.status.code()
     }
 
-    /// Whether bytes can come in this way.
+    /// Whether this source can carry the bytes.
     fn takes(self, bytes: &[u8]) -> bool {
         match self {
             Self::Variable => !bytes.contains(&0),
@@ -301,7 +301,7 @@ fn a_line_that_is_cut_is_no_passphrase() {
         terminal.until("new passphrase: ");
         terminal.type_in(&typed);
         let shown = terminal.rest();
-        assert!(shown.contains("the line is not complete"), "{shown}");
+        assert!(shown.contains("the line is incomplete"), "{shown}");
         assert_eq!(terminal.end(), Some(2));
         assert!(!desk.path("wa.db").exists());
     }
@@ -345,11 +345,11 @@ fn a_new_passphrase_can_be_typed() {
     {
         desk.write_bytes("bytes", bytes);
         let (code, error) = desk.fails("init wa.db --new-passphrase-file bytes");
-        assert!(code == 2 && error.contains("could never be typed"), "{bytes:?}: {code}: {error}");
+        assert!(code == 2 && error.contains("no one could type it"), "{bytes:?}: {code}: {error}");
     }
 }
 
-/// A key that opens the store, but that nobody has read, is worse than none.
+/// A key that opens the store, but that no one has seen, is worse than none.
 #[cfg(unix)]
 #[test]
 fn a_recovery_key_that_cannot_be_shown_is_not_added() {
@@ -364,7 +364,7 @@ fn a_recovery_key_that_cannot_be_shown_is_not_added() {
     }
 }
 
-/// The command on a terminal of its own.
+/// The command on its own terminal.
 #[cfg(target_os = "linux")]
 struct Terminal {
     screen: std::fs::File,
@@ -394,7 +394,7 @@ impl Terminal {
         Self { screen: screen.into(), terminal, running }
     }
 
-    /// Reads what is shown up to this text.
+    /// Reads the output up to this text.
     fn until(&mut self, text: &str) -> String {
         use std::io::Read;
         let mut shown = vec![];
@@ -406,7 +406,7 @@ impl Terminal {
         String::from_utf8(shown).unwrap()
     }
 
-    /// Waits for the end of the command and reads the rest of what it shows.
+    /// Waits for the end of the command, and reads the rest of its output.
     fn rest(&mut self) -> String {
         use std::io::Read;
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
@@ -414,7 +414,7 @@ impl Terminal {
             assert!(std::time::Instant::now() < deadline, "it waits for something");
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
-        // The command shows little, and a terminal has room for it.
+        // The command prints little, and a terminal has room for it.
         std::io::Write::write_all(&mut self.terminal, b"\nend of the screen").unwrap();
         let mut shown = vec![];
         while !shown.ends_with(b"end of the screen") {
@@ -460,7 +460,7 @@ fn at_the_prompt_a_signal_ends_the_command_and_the_terminal_is_as_before() {
     terminal.until("passphrase: ");
     terminal.type_in("half of it\u{3}");
     assert_eq!(terminal.end(), Some(130), "Ctrl-C");
-    // A named pipe that no one writes to is waited for in the same way.
+    // The command waits in the same way for a named pipe that no one writes to.
     Command::new("mkfifo").arg(desk.path("pipe")).status().unwrap();
     for arguments in ["verify wa.db --passphrase-file pipe", "header restore wa.db pipe --passphrase-file old"] {
         let terminal = Terminal::run(&desk, arguments);

@@ -1,4 +1,4 @@
-//! The command line: what may be asked for, and nothing of how it is done.
+//! The command line: its commands, arguments and help texts.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -11,23 +11,26 @@ use wastore::{Result, VaultOptions};
 
 use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret};
 
-/// Encrypted storage for whatsapp-rust: import an existing bot, change who can open its store, check it, back it up.
+/// Encrypted storage for whatsapp-rust: import an existing bot, change the secrets of its store,
+/// check it, back it up.
 #[derive(Parser)]
 #[command(version, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// The folder of the rollback anchor, if the bot uses one: for every command that takes a secret
+    /// The folder of the rollback anchor, if the bot uses one; for every command that takes a
+    /// secret
     #[arg(long, global = true, value_name = "FOLDER")]
     pub(crate) anchor: Option<PathBuf>,
-    /// The context that the vault is bound to, if the bot gives one; the default is the number of the account
+    /// The context that the vault is bound to, if the bot sets one; the default is the account
+    /// number
     #[arg(long, global = true, value_name = "TEXT")]
     pub(crate) context: Option<String>,
-    /// The memory that a guess at a new passphrase takes, in MiB; without it the slot that is replaced keeps its own, and others
-    /// take 64
+    /// The memory that each guess at a new passphrase takes, in MiB; by default a replaced slot
+    /// keeps its own, and other slots take 64
     #[arg(long, global = true, value_name = "MIB")]
     pub(crate) kdf_memory: Option<u32>,
-    /// How often a guess goes through that memory; without it 3 times
+    /// How often a guess passes through that memory; 3 times by default
     #[arg(long, global = true, value_name = "NUMBER", requires = "kdf_memory")]
     pub(crate) kdf_passes: Option<u32>,
     /// Open only the store with this id, as `inspect` prints it
@@ -36,10 +39,10 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// How vaults are created and opened.
+    /// The settings for creating and opening vaults.
     ///
     /// # Errors
-    /// [`wastore::Error::InvalidInput`] for a cost that is none.
+    /// [`wastore::Error::InvalidInput`] if the cost is not valid.
     pub(crate) fn vault_options(&self) -> Result<VaultOptions> {
         let mut options = VaultOptions::new();
         if let Some(folder) = &self.anchor {
@@ -68,11 +71,11 @@ fn store_id(text: &str) -> Result<[u8; 16], String> {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  something failed; the message says what and what to do
-  2  the command line is not right
+  1  something failed; the message says what, and what to do
+  2  the command line is not valid
   3  the passphrase or key does not open the store
-  4  the store is damaged, or was altered
-  5  a file is not what it has to be, is there already, or is not there
+  4  the store is damaged or was altered
+  5  a file is of the wrong kind, already exists, or does not exist
 130  interrupted";
 
 #[derive(Subcommand)]
@@ -86,12 +89,12 @@ pub(crate) enum Command {
     },
     /// Copy a database of whatsapp-rust's own SQLite store into a new encrypted one
     ///
-    /// The source is only read, unless it is to be removed. Stop the bot before, and remove its database when the new store is
-    /// in use: until then the keys of the account are readable in it.
+    /// The source is only read, unless you remove it. Stop the bot first. Remove its old database
+    /// when the new store is in use: until then the keys of the account are readable in it.
     Import(ImportArgs),
     /// Write an account back into a database of whatsapp-rust's own SQLite store, in plaintext
     ///
-    /// What cannot be given back is named, and what its loss means.
+    /// The report names the records that cannot be given back, and the consequences.
     Export {
         #[command(flatten)]
         store: Store,
@@ -99,16 +102,16 @@ pub(crate) enum Command {
         secret: CurrentSecret,
         /// The new database; it appears when it is complete
         target: PathBuf,
-        /// Write every account; the secret opens the lowest, and the others with it
+        /// Export every account; the secret opens the lowest, which opens the others
         #[arg(long, conflicts_with = "account")]
         all_accounts: bool,
-        /// The keys of the account are to be readable in the new file
+        /// Confirm that the keys of the account become readable in the new file
         #[arg(long, required = true)]
         plaintext: bool,
     },
-    /// Change the passphrase; no record is touched
+    /// Change the passphrase; records do not change
     ///
-    /// An older copy of the store still opens with the old one.
+    /// An older copy of the store still opens with the old passphrase.
     Passwd {
         #[command(flatten)]
         store: Store,
@@ -117,29 +120,37 @@ pub(crate) enum Command {
         #[command(flatten)]
         new: NewPassphrase,
     },
-    /// List, add and remove what opens the store
+    /// List, add and remove the secrets that open the store
     Keys {
         #[command(subcommand)]
         command: Keys,
     },
-    /// Make a new data key and seal every record anew under it
+    /// Make a new data key, and seal every record again under it
     ///
-    /// The secrets stay. Stop the bot before, or call `Rotate` in it. Interrupted, it goes on when it is run again.
+    /// The secrets stay the same. Stop the bot first, or call `Rotate` in it. If this is
+    /// interrupted, run it again: it continues.
     Rotate {
         #[command(flatten)]
         store: Store,
         #[command(flatten)]
         secret: CurrentSecret,
-        /// Forget the old data key even if there are damaged records, which `verify` lists; they stay unreadable
+        /// Forget the old data key even if there are damaged records, which `verify` lists; they
+        /// stay unreadable
         #[arg(long)]
         leave_damaged: bool,
     },
-    /// Make a leaked passphrase or key useless: new keys for everything, which only the new secret opens
+    /// Revoke a leaked passphrase or key: make new keys for everything, which only the new secret
+    /// opens
     ///
-    /// Of all accounts that the leaked secret opens, or that open with the key that the vault of such an account derives for
-    /// them. Every other secret is gone as well: add them again afterwards. Vaults in other files whose keys a vault of this one
-    /// derives need keys of their own before. Stop the bot before, or call `Rotate::revoke` in it. Interrupted, run it again with the secret that opens the store then. What
-    /// somebody who has an old secret can still do is printed at the end.
+    /// Covers every account that the leaked secret opens, and every account that opens with a key
+    /// derived by the vault of such an account. All other secrets are removed too: add them again
+    /// afterwards.
+    ///
+    /// First give vaults in other files their own keys if a vault of this store derives them. Stop
+    /// the bot first, or call `Rotate::revoke` in it. If this is interrupted, run it again with the
+    /// secret that opens the store then.
+    ///
+    /// The end of the output says what an attacker with an old secret can still do.
     Revoke {
         /// The store
         store: PathBuf,
@@ -147,80 +158,88 @@ pub(crate) enum Command {
         secret: CurrentSecret,
         #[command(flatten)]
         new: NewSecret,
-        /// Forget the old data keys even if there are damaged records, which `verify` lists; they stay unreadable
+        /// Forget the old data keys even if there are damaged records, which `verify` lists; they
+        /// stay unreadable
         #[arg(long)]
         leave_damaged: bool,
-        /// Leave this account as it is; without it nothing is changed if the leaked secret does not open every account
+        /// Do not change this account; without this option nothing changes if the leaked secret
+        /// does not open every account
         #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
         except: Vec<i32>,
     },
-    /// Rewrite the whole file, so that nothing of deleted or replaced records stays in unused parts of it
+    /// Rewrite the whole file, so that no remains of deleted or replaced records stay in unused
+    /// parts of it
     ///
-    /// Needs no secret, and free space of about twice the file. The end of `rotate` and `revoke` does it as well.
+    /// Needs no secret, and free space of about twice the file. `rotate` and `revoke` do this at
+    /// their end.
     Vacuum {
         /// The store
         store: PathBuf,
     },
-    /// Open every record and check its seal, its place and its name, and the database around it
+    /// Open every record, and check its seal, place and name, and the database around it
     Verify {
         #[command(flatten)]
         store: Store,
         #[command(flatten)]
         secret: CurrentSecret,
-        /// Check the header, fifty rows of each table, and the database without its indexes
+        /// Check only the header, fifty rows of each table, and the database without its indexes
         #[arg(long)]
         quick: bool,
         /// Print the report as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Drop the records that `verify` names as damaged, so that the client negotiates or fetches them anew
+    /// Drop the records that `verify` lists as damaged, so that the client negotiates or fetches
+    /// them again
     ///
-    /// The whole store is copied before. What each kind means for the account is printed: most come again by themselves, a few
-    /// are lost. Nothing is done to a sound store. Stop the bot before.
+    /// Copies the whole store first. Prints what each dropped kind means for the account: most come
+    /// again by themselves, a few are lost. Does nothing to a sound store. Stop the bot first.
     Repair {
         #[command(flatten)]
         store: Store,
         #[command(flatten)]
         secret: CurrentSecret,
-        /// The new file for the copy from before
+        /// The new file for the copy from before the repair
         #[arg(long, value_name = "FILE")]
         backup: PathBuf,
-        /// Also drop records under a data key that the header does not have; first make sure that no newer header is left, which
-        /// would open them
+        /// Also drop records under a data key that the header lacks; first make sure that no newer
+        /// header exists, which would open them
         #[arg(long)]
         unknown_keys: bool,
     },
-    /// Delete the sessions, identities and sender keys of a contact, so that they are negotiated anew
+    /// Delete the sessions, identities and sender keys of a contact, so that the client negotiates
+    /// them again
     ///
-    /// All devices of the contact, under its phone number and its LID. Stop the bot before: it keeps sessions itself.
+    /// Covers all devices of the contact, under its phone number and its LID. Stop the bot first:
+    /// it caches sessions.
     Forget {
         #[command(flatten)]
         store: Store,
         #[command(flatten)]
         secret: CurrentSecret,
-        /// The contact's JID, or what comes before its `@`
+        /// The contact's JID, or the part before its `@`
         jid: String,
     },
-    /// Delete the oldest of the snapshots that the client had made beside the store
+    /// Delete the oldest snapshots that the client made beside the store
     PruneSnapshots {
         /// The store
         store: PathBuf,
-        /// How many stay
+        /// How many to keep
         #[arg(long, value_name = "NUMBER")]
         keep: NonZeroUsize,
     },
-    /// Take the store as it is, although the rollback anchor remembers a newer or another one, or nothing
+    /// Accept the store as it is, although the rollback anchor remembers a newer one, another one,
+    /// or none
     ///
-    /// What the anchor remembered does not open any more. Link the account again afterwards: a store that was put back uses
-    /// message keys twice.
+    /// The store that the anchor remembered does not open any more. Link the account again
+    /// afterwards: a store that was put back uses message keys twice.
     AcceptRollback {
         #[command(flatten)]
         store: Store,
         #[command(flatten)]
         secret: CurrentSecret,
     },
-    /// Say what can be seen without any key: accounts, key slots and their cost, rows and bytes
+    /// Show what is visible without a key: accounts, key slots and their cost, rows and bytes
     Inspect {
         /// The store
         store: PathBuf,
@@ -228,31 +247,31 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Copy the store to a new file while it is in use; the copy is encrypted as the store is
+    /// Copy the store to a new file while it is in use; the copy is encrypted like the store
     Backup {
         /// The store
         store: PathBuf,
         /// The new file
         #[arg(required_unless_present = "to_folder", conflicts_with = "to_folder")]
         file: Option<PathBuf>,
-        /// Copy it into this folder, under its name and the time, and look at its database
+        /// Copy it into this folder, named after the store and the time, and check its database
         #[arg(long, value_name = "FOLDER", requires = "keep")]
         to_folder: Option<PathBuf>,
-        /// Delete the oldest of such copies in the folder, but so many
+        /// Keep this many of these copies in the folder, and delete older ones
         #[arg(long, value_name = "NUMBER", requires = "to_folder")]
         keep: Option<NonZeroUsize>,
     },
-    /// Put a backup in the place of the store
+    /// Replace the store by a backup
     ///
-    /// The store that is there is not deleted, but renamed, and so is its log, which must not lie beside another database. Stop
-    /// the bot before. With a rollback anchor run `accept-rollback` afterwards.
+    /// The old store is renamed, not deleted. So is its log, which must not lie beside another
+    /// database. Stop the bot first. With a rollback anchor, run `accept-rollback` afterwards.
     Restore {
         /// The backup, which is only read
         backup: PathBuf,
         /// The store
         store: PathBuf,
     },
-    /// Make a key file of 64 random hexadecimal digits, which only its owner can read
+    /// Make a key file of 64 random hexadecimal digits that only its owner can read
     Keygen {
         /// The new file
         file: PathBuf,
@@ -262,30 +281,30 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Accounts,
     },
-    /// Give free pages at the end of the file back to the file system
+    /// Return free pages at the end of the file to the file system
     Shrink {
         /// The store
         store: PathBuf,
     },
-    /// Save the vault's header, or put a saved one back
+    /// Save the vault's header, or restore a saved one
     Header {
         #[command(subcommand)]
         command: Header,
     },
-    /// Print a script that makes a shell complete this command
+    /// Print a completion script for a shell
     Completions {
         /// The shell
         shell: Shell,
     },
     /// Print the manual page of this command, or write the pages of all subcommands
     Man {
-        /// Write a page for each subcommand into this folder, over those that are there
+        /// Write a page for each subcommand into this folder, and replace older pages there
         #[arg(long, value_name = "FOLDER")]
         dir: Option<PathBuf>,
     },
 }
 
-/// From where an import comes, and where it goes.
+/// The source and the target of an import.
 #[derive(Args)]
 pub(crate) struct ImportArgs {
     /// The database that the bot uses now
@@ -295,11 +314,11 @@ pub(crate) struct ImportArgs {
     /// Import this account of several
     #[arg(long, value_name = "NUMBER", conflicts_with = "all_accounts", allow_negative_numbers = true)]
     pub(crate) account: Option<i32>,
-    /// Import every account; the secret opens the lowest, and the others with it
+    /// Import every account; the secret opens the lowest, which opens the others
     #[arg(long)]
     pub(crate) all_accounts: bool,
-    /// Overwrite and delete the source when the new store is complete and was compared with it; what it leaves behind is
-    /// printed
+    /// Overwrite and delete the source when the new store is complete and compared with it; the
+    /// output names the files that are left
     #[arg(long, conflicts_with = "account")]
     pub(crate) remove_source: bool,
     #[command(flatten)]
@@ -321,10 +340,10 @@ pub(crate) enum Keys {
         secret: CurrentSecret,
         #[command(flatten)]
         new: NewSecret,
-        /// Make a recovery key and print it, once
+        /// Make a recovery key, and print it once
         #[arg(long, group = "new")]
         recovery: bool,
-        /// A label, stored in the clear, at most 32 bytes
+        /// A label of at most 32 bytes; it is not encrypted
         #[arg(long)]
         label: Option<String>,
     },
@@ -348,14 +367,14 @@ pub(crate) enum Accounts {
     },
     /// Delete every record of an account, and its vault; older copies of the store still have them
     ///
-    /// Stop its bot before. Pieces may stay in unused parts of the file until `vacuum`.
+    /// Stop its bot first. Pieces of records may stay in unused parts of the file until `vacuum`.
     Delete {
         /// The store
         store: PathBuf,
         /// The account
         #[arg(allow_negative_numbers = true)]
         number: i32,
-        /// The account is to be deleted for good
+        /// Confirm that the account is deleted for good
         #[arg(long, required = true)]
         for_good: bool,
     },
@@ -363,7 +382,8 @@ pub(crate) enum Accounts {
 
 #[derive(Subcommand)]
 pub(crate) enum Header {
-    /// Save the header to a new file; it opens with the secrets of today for ever, so keep it like a key
+    /// Save the header to a new file; it opens with today's secrets for ever, so protect it like a
+    /// key
     Save {
         #[command(flatten)]
         store: Store,
@@ -372,7 +392,7 @@ pub(crate) enum Header {
         /// The new file
         file: PathBuf,
     },
-    /// Put a saved header back, over a damaged or missing one
+    /// Restore a saved header over a damaged or missing one
     Restore {
         #[command(flatten)]
         store: Store,
@@ -383,7 +403,7 @@ pub(crate) enum Header {
     },
 }
 
-/// Which store, and which account of it.
+/// A store, and one of its accounts.
 #[derive(Args)]
 pub(crate) struct Store {
     /// The store

@@ -1,4 +1,4 @@
-//! One function for each command. Everything that they do is a function of the library.
+//! One function for each command. All of their work is done by functions of the library.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -66,7 +66,7 @@ pub(crate) async fn run(command: Command, options: &VaultOptions) -> Done {
     }
 }
 
-/// Before a passphrase is asked for.
+/// Called before the command asks for a passphrase.
 fn refuse_taken(target: &Path) -> Result<(), Failure> {
     match target.symlink_metadata() {
         Ok(_) => Err(Error::TargetExists { path: target.to_owned() }.into()),
@@ -81,11 +81,11 @@ async fn init(store: &Path, new: NewSecret, options: &VaultOptions) -> Done {
     DONE
 }
 
-/// What the removal of a source cannot do.
+/// The limits of removing a source.
 const NOT_ERASED: &str = "\
 The source was overwritten and removed. The disk may keep copies of it that cannot be reached from here: flash memory, and
-file systems that copy on write, write new content elsewhere. Its backups, and copies in synced folders, are as they were;
-other names of the same file are empty.";
+file systems that copy on write, write new content elsewhere. Backups, and copies in synced folders, were not changed.
+Other names of the same file are empty.";
 
 async fn import(arguments: ImportArgs, options: &VaultOptions) -> Done {
     let ImportArgs { source, store, account, all_accounts, remove_source, new } = arguments;
@@ -119,7 +119,7 @@ async fn import(arguments: ImportArgs, options: &VaultOptions) -> Done {
     }
     let Some(removed) = report.removed_source() else {
         say(format_args!(
-            "{} is as it was, and readable: remove it when the bot runs on the new store.\n",
+            "{} was not changed, and is readable: remove it when the bot runs on the new store.\n",
             printable_path(&source)
         ))?;
         return DONE;
@@ -159,7 +159,7 @@ async fn export(
         say(format_args!("account {}\n{report}\n", account.account_number()))?;
     }
     say(format_args!(
-        "{} holds everything in plaintext: whoever reads it can take the account over.\n",
+        "{} holds everything in plaintext: anyone who reads it can take over the account.\n",
         printable_path(target)
     ))?;
     DONE
@@ -186,7 +186,7 @@ async fn keys(command: Keys, options: &VaultOptions) -> Done {
             let vault = secret.open(&store.open().await?, options).await?;
             if recovery {
                 let key = RecoveryKey::generate()?;
-                // Before it opens anything: a key that was never seen must not.
+                // Show the key before it opens anything: a key that no one has seen must not.
                 show_secret(&key.expose())?;
                 vault.add_slot(label.as_deref().unwrap_or("recovery"), key).await?;
                 tell!("this recovery key opens the store and is not shown again: print it and keep it in a safe");
@@ -246,21 +246,21 @@ async fn rotate(store: &Store, secret: CurrentSecret, leave_damaged: bool, optio
     };
     let code = each_account(store, &opened, change, tell).await?;
     if is_changed {
-        say("save the headers again, if you keep copies of them: those from before open nothing in this store\n")?;
+        say("save the headers again if you keep copies of them: older copies open nothing in this store\n")?;
     }
     Ok(ExitCode::from(code))
 }
 
-/// What a revocation cannot do.
+/// The limits of a revocation.
 const STILL_POSSIBLE: &str = "\
 Anyone who had one of the old secrets and a copy of the store can still:
  - read everything in that copy, and in every older copy and backup;
- - tell of a newer copy which contacts, groups and messages it is about, if they guess their names;
- - read and forge in a newer copy the secrets of messages whose ids they know, which decrypt reactions, edits and polls,
-   and the names of devices that got sender keys and of contacts that have tokens.
-They can also open vaults in other files, and ones with labels of your own, whose keys were derived from an old one.
-They cannot read anything else in a newer copy. Export the account and import it into a new store to end all of this.
-Replace the backups, and every header that was saved. Add other secrets again: only the new one opens the store.";
+ - find out which contacts, groups and messages a newer copy is about, by guessing their names;
+ - read and forge, in a newer copy, the secrets of messages whose ids they know (these decrypt reactions, edits and polls),
+   and the names of devices that got sender keys and of contacts that have tokens;
+ - open vaults in other files or under your own labels, if their keys were derived from an old one.
+They cannot read anything else in a newer copy. To end all of this, export the account and import it into a new store.
+Replace the backups and every saved header. Add other secrets again: only the new one opens the store.";
 
 async fn revoke(
     store: &Path,
@@ -336,7 +336,7 @@ async fn repair(
     let report = report?;
     say(format_args!("account {}\n{report}\n", store.account_number()))?;
     if let Some(backup) = report.backup() {
-        say(format_args!("{} is a copy from before\n", printable_path(backup)))?;
+        say(format_args!("{} is a copy from before the repair\n", printable_path(backup)))?;
     }
     DONE
 }
@@ -347,7 +347,7 @@ async fn forget(store: &Store, secret: CurrentSecret, jid: &str, options: &Vault
     let report = maintenance::forget(&store, &vault, jid).await?;
     say(format_args!("deleted: {report}\n"))?;
     if report.is_empty() {
-        let text = "nothing is stored of such a contact: give its JID as the client shows it".to_owned();
+        let text = "nothing is stored about this contact: give its JID as the client shows it".to_owned();
         return Err(Failure { text, code: REFUSED });
     }
     DONE
@@ -365,7 +365,7 @@ async fn accept_rollback(store: &Store, secret: CurrentSecret, options: &VaultOp
     for number in store.accounts(&opened).await? {
         open_account(&opened.account(number), &options.clone().mode(OpenMode::AcceptRollback), secret.duplicate())
             .await?;
-        say(format_args!("account {number} is taken as it is: link it again, and save its header again\n"))?;
+        say(format_args!("account {number} is accepted as it is: link it again, and save its header again\n"))?;
     }
     DONE
 }
@@ -403,9 +403,9 @@ async fn backup(store: &Path, file: Option<PathBuf>, to_folder: Option<(PathBuf,
 async fn restore(backup: &Path, store: &Path) -> Done {
     fs::metadata(backup).map_err(|error| Failure::file("the backup cannot be opened", backup, &error))?;
     let aside = SqliteStore::restore(backup, store).await?;
-    say(format_args!("{} is as the backup was\n", printable_path(store)))?;
+    say(format_args!("{} was restored from the backup\n", printable_path(store)))?;
     if let Some(aside) = aside {
-        say(format_args!("the store that was there is {} now\n", printable_path(&aside)))?;
+        say(format_args!("the previous store is now {}\n", printable_path(&aside)))?;
     }
     DONE
 }
@@ -414,7 +414,7 @@ fn keygen(file: &Path) -> Done {
     let mut digits = Zeroizing::new([0; 64]);
     data_encoding::HEXLOWER.encode_mut(Key::generate()?.expose(), &mut *digits);
     write_private(file, &*digits)?;
-    say(format_args!("{} is a key: keep a copy of it where the store is not\n", printable_path(file)))?;
+    say(format_args!("{} is a key: keep a copy of it in another place than the store\n", printable_path(file)))?;
     DONE
 }
 
@@ -433,7 +433,7 @@ async fn delete_account(store: &Path, number: i32) -> Done {
     let store = open(store).await?;
     let accounts = maintenance::inspect(&store).await?.accounts;
     let Some(deleted) = accounts.iter().find(|account| account.number == number) else {
-        let text = format!("the store has no account {number}: `accounts list` shows those that it has");
+        let text = format!("the store has no account {number}: `accounts list` shows its accounts");
         return Err(Failure { text, code: REFUSED });
     };
     if let Some(id) = deleted.header.as_ref().map(|header| header.store_id) {
@@ -441,7 +441,7 @@ async fn delete_account(store: &Path, number: i32) -> Done {
         let mut others = accounts.iter().filter(|account| account.header.as_ref().is_some_and(opens_with_it));
         if let Some(other) = others.next().map(|account| account.number) {
             let text = format!(
-                "account {other} opens with a key of account {number}: give it one of its own first, with `keys add --account {other}`"
+                "account {other} opens with a key of account {number}: first give it its own, with `keys add --account {other}`"
             );
             return Err(Failure { text, code: REFUSED });
         }
@@ -468,7 +468,7 @@ async fn restore_header(store: &Store, secret: CurrentSecret, file: &Path, optio
     let store = store.open().await?;
     let saved = saved_header(file).await?;
     let vault = restore_account_header(&store, options, &saved, secret.read().await?).await?;
-    say("the header was restored; save it again. These slots open the store, also those that were removed since:\n")?;
+    say("the header was restored; save it again. These slots open the store, including any removed since:\n")?;
     say_slots(vault.slots())?;
     DONE
 }

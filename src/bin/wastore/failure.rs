@@ -1,4 +1,4 @@
-//! What went wrong, in words and as an exit code.
+//! A failure, in words and as an exit code.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ pub(crate) const WRONG_SECRET: u8 = 3;
 pub(crate) const DAMAGED: u8 = 4;
 pub(crate) const REFUSED: u8 = 5;
 
-/// What went wrong, and the exit code that says so.
+/// A failure: its message and its exit code.
 pub(crate) struct Failure {
     pub(crate) text: String,
     pub(crate) code: u8,
@@ -79,11 +79,11 @@ impl From<Error> for Failure {
             | Error::File { .. } => REFUSED,
             _ => OTHER,
         };
-        // Sources say what the operating system or SQLite said.
+        // The sources hold the words of the operating system or SQLite.
         let mut text = error.to_string();
         let mut source = std::error::Error::source(&error);
         while let Some(inner) = source {
-            // Some say all of it themselves.
+            // Some errors already end with their source.
             let inner_text = inner.to_string();
             if !text.ends_with(&inner_text) {
                 text = format!("{text}: {inner_text}");

@@ -1,4 +1,4 @@
-//! Signals, and what there is to say and to clean up when one ends the command.
+//! Signals: cleaning up and reporting when one ends the command.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,7 +7,8 @@ use wastore::printable_path;
 
 use crate::cli::{Command, Header, ImportArgs};
 
-/// Lets other threads end what they are in the middle of, and take their files along. A second signal ends the program at once.
+/// Lets other threads finish their current work and remove their files. A second signal ends the
+/// program at once.
 pub(crate) fn end_background_work() {
     let (ended, wait) = std::sync::mpsc::channel::<&str>();
     let second = ended.clone();
@@ -15,7 +16,7 @@ pub(crate) fn end_background_work() {
     on_a_thread(Box::new(move || {
         if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
             runtime.block_on(async { interrupted().await });
-            second.send("a second signal came: files that begin with .wastore- may be left, delete them").ok();
+            second.send("interrupted twice: delete the files whose names begin with .wastore-, if any are left").ok();
         }
     }));
     let finishes = on_a_thread(Box::new(move || {
@@ -32,11 +33,11 @@ pub(crate) fn end_background_work() {
     }
 }
 
-/// What a command makes, and what it may take away, to say after an interruption what it had done by then.
+/// The files that a command makes or removes. After an interruption, tells which of them are done.
 pub(crate) struct Makes {
     target: Option<PathBuf>,
     source: Option<PathBuf>,
-    /// What is replaced, and which file it was.
+    /// The file that is replaced, and its identity.
     replaced: Option<(PathBuf, Option<u64>)>,
 }
 
@@ -71,7 +72,7 @@ impl Makes {
         if let Some((path, number)) = self.replaced
             && file_number(&path) != number
         {
-            tell!("wastore: {} is as the backup was", printable_path(&path));
+            tell!("wastore: {} was restored from the backup", printable_path(&path));
         }
         if let Some(path) = self.source.filter(|path| path.symlink_metadata().is_err()) {
             tell!("wastore: {} was removed", printable_path(&path));
@@ -79,7 +80,7 @@ impl Makes {
     }
 }
 
-/// Tells a file from another one of the same name.
+/// Distinguishes a file from another one of the same name.
 fn file_number(path: &std::path::Path) -> Option<u64> {
     #[cfg(unix)]
     return path.metadata().ok().map(|metadata| std::os::unix::fs::MetadataExt::ino(&metadata));
@@ -87,7 +88,7 @@ fn file_number(path: &std::path::Path) -> Option<u64> {
     return path.metadata().ok().map(|metadata| metadata.len());
 }
 
-/// A future that ends when a signal, from now on, asks the program to end.
+/// A future that ends when the program gets a signal to end, from now on.
 pub(crate) fn interrupted() -> impl Future<Output = ()> {
     #[cfg(unix)]
     {
@@ -95,7 +96,8 @@ pub(crate) fn interrupted() -> impl Future<Output = ()> {
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
         let heeded = kinds.into_iter().filter(|kind| !is_ignored(kind.as_raw_value()));
         let mut signals: Vec<_> = heeded.filter_map(|kind| signal(kind).ok()).collect();
-        // A file that grows beyond its limit is an error of writing then, after which what is unfinished is removed.
+        // A file that grows beyond its limit is then a write error, after which unfinished files
+        // are removed.
         let limit = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).ok();
         std::future::poll_fn(move |context| {
             let _kept = &limit;
@@ -112,11 +114,11 @@ pub(crate) fn interrupted() -> impl Future<Output = ()> {
     }
 }
 
-/// `true` if the caller of the program has switched a signal off, as `nohup` does.
+/// `true` if the caller of the program has switched the signal off, as `nohup` does.
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
     static IGNORED: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| {
-        // Only Linux says so without a call that this program would need unsafe code for.
+        // On other systems than Linux this needs a system call that would need unsafe code.
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
         mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)

@@ -1,15 +1,15 @@
-//! The command `wastore`: what an operator does with the store of a bot.
+//! The command `wastore`: an operator's work on the store of a bot.
 //!
 //! | file | |
 //! |--|--|
-//! | `cli.rs` | what may be asked for |
+//! | `cli.rs` | the command line |
 //! | `commands.rs` | one function for each command |
-//! | `manual.rs` | completions of shells and manual pages |
+//! | `manual.rs` | shell completions and manual pages |
 //! | `stores.rs` | opening the store and choosing its accounts |
 //! | `secrets.rs` | reading secrets: from files, descriptors, variables and the terminal |
-//! | `terminal.rs` | what is asked and told |
-//! | `interruption.rs` | signals, and what is cleaned up then |
-//! | `failure.rs` | what went wrong, and its exit code |
+//! | `terminal.rs` | prompts and output |
+//! | `interruption.rs` | signals, and cleaning up after one |
+//! | `failure.rs` | failures, and their exit codes |
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr, reason = "a command talks to a terminal")]
@@ -53,9 +53,9 @@ fn main() -> ExitCode {
     let makes = Makes::of(&cli.command);
     let run = || -> Result<ExitCode, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::other)?;
-        // Dropping what is under way removes its unfinished files.
+        // Dropping the running work removes its unfinished files.
         runtime.block_on(async {
-            // Before anything is made that a signal must not leave behind.
+            // Listen before anything is made that a signal must not leave behind.
             let interrupted = interrupted();
             tokio::select! {
                 done = commands::run(cli.command, &options) => done,

@@ -1,4 +1,4 @@
-//! Completions and manual pages, both made of the definitions in `cli.rs`.
+//! Completions and manual pages, both made from the definitions in `cli.rs`.
 
 use std::fs;
 use std::path::Path;
@@ -14,16 +14,16 @@ use crate::terminal::say;
 const NAME: &str = "wastore";
 
 pub(crate) fn completions(shell: Shell) -> Result<ExitCode, Failure> {
-    // `generate` panics if it cannot write, as to a closed pipe.
+    // `generate` panics if it cannot write, for example to a closed pipe.
     let mut script = vec![];
     clap_complete::generate(shell, &mut Cli::command(), NAME, &mut script);
     say(String::from_utf8_lossy(&script))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The page of the command by itself, or in a folder this and one for each subcommand.
+/// Prints the page of the command, or writes this page and one for each subcommand into a folder.
 pub(crate) fn man(folder: Option<&Path>) -> Result<ExitCode, Failure> {
-    // It would get a page of its own.
+    // The `help` subcommand would get a page of its own.
     let command = Cli::command().disable_help_subcommand(true);
     let Some(folder) = folder else {
         let mut page = vec![];

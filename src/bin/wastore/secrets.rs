@@ -1,4 +1,4 @@
-//! Reading secrets: from files, descriptors, variables and the terminal.
+//! Reading secrets from files, descriptors, variables and the terminal.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,7 +16,7 @@ use crate::terminal::Terminal;
 use wastore::maintenance::open_account;
 use wastore::vault::OpenMode;
 
-/// What opens the store; a prompt if nothing is given.
+/// The secret that opens the store. Prompts for a passphrase if no option is given.
 #[derive(Args, Clone)]
 pub(crate) struct CurrentSecret {
     /// Read the passphrase from a file, or from standard input if it is `-`
@@ -25,10 +25,11 @@ pub(crate) struct CurrentSecret {
     /// Read the passphrase from an open file descriptor
     #[arg(long, value_name = "NUMBER", group = "current", value_parser = Descriptor::parse)]
     passphrase_fd: Option<Descriptor>,
-    /// Read the passphrase from an environment variable; other programs of the same user can read it there
+    /// Read the passphrase from an environment variable; other programs of the same user can read
+    /// it there
     #[arg(long, value_name = "NAME", group = "current")]
     passphrase_env: Option<String>,
-    /// Open with a key file of 32 random bytes, or 64 hexadecimal digits; `-` is standard input
+    /// Open with a key file of 32 random bytes or 64 hexadecimal digits; `-` is standard input
     #[arg(long, value_name = "FILE", group = "current")]
     key_file: Option<PathBuf>,
     /// Open with a recovery key, read from a file; `-` is standard input
@@ -39,7 +40,7 @@ pub(crate) struct CurrentSecret {
     recovery_key: bool,
 }
 
-/// The passphrase that is to open the store; a prompt if nothing is given.
+/// A new passphrase for the store. Prompts for it if no option is given.
 #[derive(Args, Clone)]
 pub(crate) struct NewPassphrase {
     /// Read the new passphrase from a file, or from standard input if it is `-`
@@ -48,22 +49,23 @@ pub(crate) struct NewPassphrase {
     /// Read the new passphrase from an open file descriptor
     #[arg(long, value_name = "NUMBER", group = "new", value_parser = Descriptor::parse)]
     new_passphrase_fd: Option<Descriptor>,
-    /// Read the new passphrase from an environment variable; other programs of the same user can read it there
+    /// Read the new passphrase from an environment variable; other programs of the same user can
+    /// read it there
     #[arg(long, value_name = "NAME", group = "new")]
     new_passphrase_env: Option<String>,
 }
 
-/// What is to open the store; a prompt if nothing is given.
+/// A new secret for the store. Prompts for a passphrase if no option is given.
 #[derive(Args, Clone)]
 pub(crate) struct NewSecret {
     #[command(flatten)]
     passphrase: NewPassphrase,
-    /// Open with a key file of 32 random bytes, or 64 hexadecimal digits; `-` is standard input
+    /// Use a new key file of 32 random bytes or 64 hexadecimal digits; `-` is standard input
     #[arg(long, value_name = "FILE", group = "new")]
     new_key_file: Option<PathBuf>,
 }
 
-/// Where a secret is read from that can be read only once.
+/// A source of a secret that can be read only once.
 #[derive(PartialEq)]
 enum Stream {
     StandardInput,
@@ -88,16 +90,16 @@ impl Stream {
 }
 
 impl CurrentSecret {
-    /// Two secrets in a row would be read as one.
+    /// Refuses to read two secrets from one stream: both would be read as one.
     ///
     /// # Errors
-    /// If both come from the same stream.
+    /// If both secrets come from the same stream.
     pub(crate) fn refuse_stream_of(&self, new: &NewPassphrase, key: &Option<PathBuf>) -> Result<(), Failure> {
         let files = [&self.passphrase_file, &self.key_file, &self.recovery_key_file];
         let current = Stream::of(&files, &self.passphrase_fd);
         if current.is_some() && current == Stream::of(&[&new.new_passphrase_file, key], &new.new_passphrase_fd) {
             return Err(Failure::usage(
-                "two secrets cannot come from the same stream: give one of them in another way",
+                "two secrets cannot come from the same stream: pass one of them in another way",
             ));
         }
         Ok(())
@@ -139,12 +141,12 @@ impl CurrentSecret {
 }
 
 impl NewSecret {
-    /// As [`CurrentSecret::refuse_stream_of`].
+    /// Like [`CurrentSecret::refuse_stream_of`].
     pub(crate) fn refuse_stream_of(&self, current: &CurrentSecret) -> Result<(), Failure> {
         current.refuse_stream_of(&self.passphrase, &self.new_key_file)
     }
 
-    /// `true` if it is a key, `false` if it is a passphrase.
+    /// `true` if the secret is a key, `false` if it is a passphrase.
     pub(crate) fn is_key(&self) -> bool {
         self.new_key_file.is_some()
     }
@@ -176,7 +178,7 @@ impl NewPassphrase {
         };
         if !passphrase.can_be_typed() {
             return Err(Failure::usage(
-                "the new passphrase is not one line of text, so that it could never be typed: save it as UTF-8, or make a key file with `keygen`",
+                "the new passphrase is not one line of text, so no one could type it: save it as UTF-8, or make a key file with `keygen`",
             ));
         }
         match passphrase.characters() {
@@ -184,7 +186,7 @@ impl NewPassphrase {
                 "the new passphrase has fewer than 8 characters: take several random words, or a key file",
             )),
             SHORTEST..ADVISED => {
-                tell!("wastore: warning: a passphrase of fewer than 15 characters is soon found by trying");
+                tell!("wastore: warning: a passphrase of fewer than 15 characters is quickly guessed");
                 Ok(passphrase)
             }
             _ => Ok(passphrase),
@@ -192,7 +194,8 @@ impl NewPassphrase {
     }
 }
 
-/// What NIST asks for at least, and of a passphrase that protects by itself (SP 800-63B-4, section 3.1.1.2).
+/// The lengths that NIST requires: of any passphrase, and of one that is the only protection (SP
+/// 800-63B-4, section 3.1.1.2).
 const SHORTEST: usize = 8;
 const ADVISED: usize = 15;
 
@@ -214,7 +217,7 @@ fn key(path: PathBuf) -> Result<Key, Failure> {
     Ok(if is_stdin(&path) { Key::from_reader(standard_input()?)? } else { Key::from_file(path)? })
 }
 
-/// Standard input without a buffer, in which secrets would stay.
+/// Standard input without a buffer, which would keep secrets.
 fn standard_input() -> Result<impl Read, Failure> {
     #[cfg(unix)]
     return io::stdin().as_fd().try_clone_to_owned().map(|input| Waiting(input.into())).map_err(Failure::other);
@@ -226,7 +229,8 @@ fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// An open file of the caller's. It is read where it is, as opening it by its name in `/dev/fd` would not do.
+/// An open file of the caller. Reads through the descriptor itself: opening its name in `/dev/fd`
+/// would open the file again.
 #[cfg(unix)]
 #[derive(Clone)]
 struct Descriptor {
@@ -236,11 +240,12 @@ struct Descriptor {
 
 #[cfg(unix)]
 impl Descriptor {
-    /// Takes it while the command line is read, before the program opens files of its own.
+    /// Duplicates the descriptor while the command line is parsed, before the program opens its own
+    /// files.
     fn parse(number: &str) -> Result<Self, String> {
-        /// Those that were opened here.
+        /// The descriptors that were opened here.
         static OWN: Mutex<Vec<RawFd>> = Mutex::new(vec![]);
-        let number: RawFd = number.parse().map_err(|_| "it has to be a number".to_owned())?;
+        let number: RawFd = number.parse().map_err(|_| "it must be a number".to_owned())?;
         let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
         let open = Some(number).filter(|number| !own.contains(number));
         let open = open.and_then(|number| filedescriptor::FileDescriptor::dup(&number).ok());
@@ -255,7 +260,7 @@ impl Descriptor {
     }
 }
 
-/// Waits for what comes, also if the descriptor does not.
+/// Waits for input, even if the descriptor is non-blocking.
 #[cfg(unix)]
 struct Waiting(File);
 
@@ -289,7 +294,7 @@ impl Descriptor {
     }
 }
 
-/// Reads a saved header, and no more than one can have.
+/// Reads a saved header, up to the size of the longest one.
 pub(crate) async fn saved_header(path: &Path) -> Result<Vec<u8>, Failure> {
     let path = path.to_owned();
     on_a_thread(move || {
@@ -305,15 +310,15 @@ pub(crate) async fn saved_header(path: &Path) -> Result<Vec<u8>, Failure> {
     .await
 }
 
-/// The longest header that there is.
+/// The size of the longest header, in bytes.
 const HEADER_BYTES: u64 = 16 << 10;
 
-/// Runs what may wait for a person or a pipe, so that a signal ends the command meanwhile.
+/// Runs work that may wait for a person or a pipe, so that a signal can still end the command.
 async fn on_a_thread<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     let (give, result) = tokio::sync::oneshot::channel();
-    // Left alone if the command ends before.
+    // The thread is abandoned if the command ends first.
     std::thread::Builder::new().spawn(move || give.send(read()).ok()).map_err(Failure::other)?;
     result.await.map_err(Failure::other)?
 }

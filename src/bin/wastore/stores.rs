@@ -29,7 +29,7 @@ impl Store {
         Ok(store.account(number))
     }
 
-    /// The account that was chosen, or all of them.
+    /// The chosen account, or all accounts.
     pub(crate) async fn accounts(&self, opened: &SqliteStore) -> Result<Vec<i32>, Failure> {
         match self.account {
             Some(number) => Ok(vec![number]),
@@ -42,26 +42,26 @@ pub(crate) async fn accounts(store: &SqliteStore) -> Result<Vec<i32>, Failure> {
     Ok(store.accounts_in_use().await?)
 }
 
-/// Opens a store that is there.
+/// Opens an existing store.
 pub(crate) async fn open(path: &Path) -> Result<SqliteStore, Failure> {
     fs::metadata(path).map_err(|error| Failure::file("the store cannot be opened", path, &error))?;
     Ok(SqliteOptions::new().must_exist().open(path).await?)
 }
 
 /// # Errors
-/// [`Error::NoVault`] of a store in which no account has anything.
+/// [`Error::NoVault`] if no account of the store has any records.
 pub(crate) async fn in_use(store: SqliteStore) -> Result<SqliteStore, Failure> {
     if store.accounts_in_use().await?.is_empty() { Err(Error::NoVault.into()) } else { Ok(store) }
 }
 
-/// Opens a store that is there, and changes nothing.
+/// Opens an existing store without changing it.
 pub(crate) async fn open_read_only(path: &Path) -> Result<SqliteStore, Failure> {
     fs::metadata(path).map_err(|error| Failure::file("the store cannot be opened", path, &error))?;
     Ok(SqliteStore::open_read_only(path).await?)
 }
 
-/// Works on the account that was chosen, or on all of them, and goes on with the others if it fails on one. Gives the exit code of
-/// the first failure, 0 without one.
+/// Works on the chosen account, or on all accounts, and continues with the others if one fails.
+/// Returns the exit code of the first failure, or 0.
 pub(crate) async fn each_account<T>(
     store: &Store,
     opened: &SqliteStore,

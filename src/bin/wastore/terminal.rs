@@ -1,4 +1,4 @@
-//! What is asked and told: secrets on the terminal, standard output, warnings, progress.
+//! Prompts and output: secrets on the terminal, standard output, warnings, progress.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,11 +10,11 @@ use zeroize::Zeroizing;
 
 use crate::failure::Failure;
 
-/// The terminal of whoever runs the command, which does not show what is typed as long as this exists.
+/// The terminal of the user. It does not show typed text as long as this value exists.
 pub(crate) struct Terminal(system::Hidden);
 
 impl Terminal {
-    /// Asks the user and not standard input, which may be redirected.
+    /// Opens the terminal, because standard input may be redirected.
     pub(crate) fn open() -> Result<Self, Failure> {
         system::Hidden::begin().map(Self)
     }
@@ -25,18 +25,18 @@ impl Terminal {
     }
 }
 
-/// Makes the terminal show what is typed again, if a prompt was interrupted.
+/// Makes the terminal show typed text again after an interrupted prompt.
 pub(crate) fn restore_terminal() {
     system::end();
 }
 
 fn no_terminal() -> Failure {
     Failure::usage(
-        "no terminal to ask for a passphrase on: give one of the options for files, descriptors and variables",
+        "there is no terminal to ask for a passphrase: use one of the options for files, descriptors or variables",
     )
 }
 
-/// Writes to standard output. Who no longer reads is no failure.
+/// Writes to standard output. A closed pipe is not an error.
 pub(crate) fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match write!(out, "{text}").and_then(|()| out.flush()) {
@@ -45,22 +45,22 @@ pub(crate) fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
     }
 }
 
-/// Writes a secret to standard output, where somebody has to read it.
+/// Writes a secret to standard output, which must be readable to the user.
 pub(crate) fn show_secret(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
-        // Also the place of a closed standard output.
+        // A closed standard output also points there.
         let is_null = |out: rustix::fs::Stat| fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == out.st_rdev);
         if rustix::fs::fstat(&out).is_ok_and(is_null) {
-            return Err(Failure::usage("standard output goes nowhere: the recovery key would be lost"));
+            return Err(Failure::usage("standard output is discarded: the recovery key would be lost"));
         }
     }
     writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Failure::other)
 }
 
-/// Shows what the library warns of from now on.
+/// Shows the library's warnings from now on.
 pub(crate) fn show_warnings() {
     if log::set_logger(&Warnings).is_ok() {
         log::set_max_level(log::LevelFilter::Warn);
@@ -83,7 +83,7 @@ impl log::Log for Warnings {
     fn flush(&self) {}
 }
 
-/// On a terminal only.
+/// A progress bar; shown only on a terminal.
 pub(crate) fn progress_bar() -> ProgressBar {
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{msg:>9} {bar:40} {human_pos}/{human_len} {per_sec} {eta}") {
@@ -92,7 +92,7 @@ pub(crate) fn progress_bar() -> ProgressBar {
     bar
 }
 
-/// Writes a new file that only its owner may read.
+/// Writes a new file that only its owner can read.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), Failure> {
     wastore::write_new(path, content).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => Error::TargetExists { path: path.to_owned() }.into(),
@@ -112,7 +112,7 @@ mod system {
     use super::no_terminal;
     use crate::failure::{Failure, INTERRUPTED};
 
-    /// How the shell left the terminal, as long as it is not so.
+    /// The terminal settings of the shell, while they are changed.
     struct Before {
         settings: Option<(File, Termios)>,
         /// The command is about to end.
@@ -136,10 +136,11 @@ mod system {
             }
             let settings = tcgetattr(&terminal).map_err(|_| no_terminal())?;
             let mut hiding = settings.clone();
-            // The end of the line is shown, and Ctrl-C is a signal.
+            // Shows the end of the line, and makes Ctrl-C a signal.
             hiding.local_modes.remove(LocalModes::ECHO);
             hiding.local_modes.insert(LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG);
-            // Who comes back from Ctrl-Z finds the terminal as the shell has it, and what is typed would be shown.
+            // Disable Ctrl-Z: the shell would reset the terminal, and after resuming it would show
+            // the typed text.
             hiding.special_codes[SpecialCodeIndex::VSUSP] = DISABLED;
             tcsetattr(&terminal, OptionalActions::Now, &hiding).map_err(Failure::other)?;
             before.settings = Some((terminal.try_clone().map_err(Failure::other)?, settings));
@@ -148,25 +149,25 @@ mod system {
 
         pub(crate) fn ask(&mut self, prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
             self.0.write_all(prompt.as_bytes()).map_err(Failure::other)?;
-            // More than a terminal takes as a line.
+            // Larger than the longest line of a terminal.
             let mut line = Zeroizing::new(vec![0; LINE_BYTES]);
             let length = self.0.read(&mut line).map_err(Failure::other)?;
             line.truncate(length);
             match line.last() {
-                // The end of a longer line is lost.
+                // A longer line loses its end.
                 Some(b'\n') if length < LONGEST_LINE => Ok(line),
                 None => Err(interrupted()),
                 Some(_) => Err(Failure::usage(
-                    "the line is not complete: a terminal takes some thousand bytes at most, so put a longer secret into a file",
+                    "the line is incomplete: a terminal takes a few thousand bytes at most, so put a longer secret into a file",
                 )),
             }
         }
     }
 
     const LINE_BYTES: usize = 64 << 10;
-    /// With its end (`MAX_CANON`, and what Linux has in its place).
+    /// Includes the line's end (`MAX_CANON`, or its equivalent on Linux).
     const LONGEST_LINE: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 4096 } else { 1024 };
-    /// What switches a special character off (`_POSIX_VDISABLE`).
+    /// The value that disables a special character (`_POSIX_VDISABLE`).
     const DISABLED: u8 = if cfg!(any(target_os = "linux", target_os = "android")) { 0 } else { 0xff };
 
     impl Drop for Hidden {

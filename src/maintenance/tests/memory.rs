@@ -1,4 +1,5 @@
-//! An engine in memory. It has nothing of SQLite: rows have no ids but their places, and pages are in the order of the keys.
+//! An engine in memory, as unlike SQLite as possible: a row's id is its position, and pages follow
+//! the order of the keys.
 
 mod backend;
 
@@ -21,26 +22,26 @@ use crate::rows::store::{
 };
 use crate::rows::table::{ColumnKind, KeyPart, RawRow, TABLES, Table, TableSize};
 
-/// How many rows a page has: so few that every table of a test has several.
+/// How many rows a page has: few, so that every table of a test has several pages.
 pub(super) const PAGE_ROWS: usize = 3;
 
-/// The parts of a key; a number is 4 bytes, little-endian.
+/// The parts of a key. A number is 4 bytes, little-endian.
 pub(super) type Key = Vec<Vec<u8>>;
 
 /// All rows of all accounts.
 pub(super) type Map = BTreeMap<(i32, &'static str, Key), Row>;
 
-/// What an engine is asked to do at a moment that a test chooses.
+/// A hook that runs at a moment that a test chooses.
 type Hook = Arc<dyn Fn(&'static Table) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// A row: the columns that [`Table`] names, and the others.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Row {
-    /// Nothing where SQLite has NULL.
+    /// Empty where SQLite has NULL.
     pub(super) carrier: Vec<Vec<u8>>,
     pub(super) numbers: Vec<Option<i64>>,
     pub(super) rest: serde_json::Value,
-    /// The engine has the row, and cannot read it.
+    /// The engine has the row, but cannot read it.
     pub(super) is_lost: bool,
 }
 
@@ -61,7 +62,7 @@ pub(super) struct Database {
     pub(super) is_gone: AtomicBool,
     before_change: Mutex<Option<Hook>>,
     before_count: Mutex<Option<BoxFuture<'static, ()>>>,
-    /// What maintenance asked for that changes no row.
+    /// The calls of maintenance that change no row.
     upkeep: Mutex<Vec<&'static str>>,
 }
 
@@ -78,7 +79,7 @@ impl Memory {
         self.database.map.lock().unwrap()
     }
 
-    /// Has `hook` run before maintenance changes rows of a table; again for every page.
+    /// Runs `hook` before maintenance changes rows of a table, and again for every page.
     pub(super) fn before_change(
         &self,
         hook: impl Fn(&'static Table) -> BoxFuture<'static, ()> + Send + Sync + 'static,
@@ -91,7 +92,7 @@ impl Memory {
         *self.database.before_count.lock().unwrap() = Some(first);
     }
 
-    /// What maintenance asked for since the last time that changes no row.
+    /// The calls of maintenance since the last time that change no row.
     pub(super) fn take_upkeep(&self) -> Vec<&'static str> {
         std::mem::take(&mut self.database.upkeep.lock().unwrap())
     }
@@ -111,7 +112,8 @@ impl Memory {
         (self.account, table.name, key)
     }
 
-    /// The keys of rows that are still as they were found. All places count before the first row is gone.
+    /// The keys of the rows that have not changed since they were found. All positions count before
+    /// the first row is removed.
     fn still_there(&self, map: &Map, rows: Vec<RowAsFound>) -> Vec<Option<(i32, &'static str, Key)>> {
         let find = |row: RowAsFound| {
             let place = usize::try_from(row.id - 1).ok()?;
@@ -169,7 +171,7 @@ impl OwnDatabase for Database {
     }
 }
 
-/// Reads the rows as they are, or a copy of them.
+/// Reads the current rows, or a copy of them.
 struct Reader {
     store: Memory,
     copy: Option<Map>,

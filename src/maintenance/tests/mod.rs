@@ -36,7 +36,7 @@ fn table(name: &str) -> &'static Table {
     TABLES.iter().find(|table| table.name == name).unwrap()
 }
 
-/// A new vault on a store, with something of everything in it.
+/// A new vault on a store, with records of every kind.
 async fn sealed(store: &(impl Backend + Clone + 'static), secret: Key) -> (Vault, Arc<dyn Backend>) {
     let store: Arc<dyn Backend> = Arc::new(store.clone());
     let vault = options().create(store.clone(), secret).await.unwrap();
@@ -49,7 +49,7 @@ fn layered(vault: &Vault, store: &Memory) -> Arc<dyn Backend> {
     vault.layer().layer(Arc::new(store.clone()))
 }
 
-/// What every method that asks is answered.
+/// The answers of every method that reads.
 async fn answers(store: &dyn Backend) -> Vec<(Method, Value)> {
     let mut answers = vec![];
     for method in Method::ALL.iter().filter(|method| matches!(method.access(), Access::Read | Access::Scan)) {
@@ -77,7 +77,7 @@ async fn verify(store: &Memory, vault: &Vault) -> VerifyReport {
     Verify::new().run(store, vault).await.unwrap()
 }
 
-/// Alters the row at a place in a table of account 1.
+/// Alters the row at a position in a table of account 1.
 fn alter(store: &Memory, table: &'static Table, place: usize, alter: impl FnOnce(&mut Row)) {
     let mut map = store.map();
     let key = rows_of(&map, 1, table).nth(place - 1).unwrap().0.clone();
@@ -103,7 +103,7 @@ async fn a_vault_finds_the_engine_below_layers() {
     let store = Memory::new();
     let below = |store: Memory| Stack::new(Arc::new(store)).layer(Spy::new()).into_backend();
     options().create(below(store.account(7)), old()).await.unwrap();
-    // The context is the account's, which only a store can tell.
+    // The context is the account's, which only a store can provide.
     assert!(HeaderInfo::read(&store.account(7)).await.unwrap().unwrap().bound);
     let error = options().open_or_create(below(store.clone()), old()).await.unwrap_err();
     assert!(matches!(&error, Error::OtherAccounts { account: 1, others } if *others == [7]), "{error:?}");
@@ -158,7 +158,7 @@ async fn damage_is_named_by_its_place_and_dropped() {
     }
 }
 
-/// A place is another row's as soon as one before it is gone.
+/// A position belongs to another row once an earlier row is gone.
 #[tokio::test]
 async fn what_takes_the_place_of_a_damaged_row_stays() {
     let store = Memory::new();
@@ -174,7 +174,7 @@ async fn what_takes_the_place_of_a_damaged_row_stays() {
     let folder = tempfile::tempdir().unwrap();
     let repaired = Repair::new().run(&store, &vault, folder.path().join("before")).await.unwrap();
     assert!(repaired.is_empty(), "{repaired}");
-    // The header's copy A was behind it.
+    // The header's copy A came after it.
     assert!(store.get_sender_key(HEADER_ADDRESSES[0]).await.unwrap().is_some());
     assert!(verify(&store, &vault).await.is_sound());
 }
@@ -261,7 +261,7 @@ async fn a_rotation_never_replaces_what_is_newer() {
     });
     let report = Rotate::new().run(&store, &vault).await.unwrap();
     let last = rounds.load(Ordering::Relaxed) - 1;
-    // One was deleted and six were stored again before any of them could be replaced.
+    // One row was deleted and six were stored again before they could be replaced.
     assert_eq!(report.resealed(), sealed - 7);
     assert!(layered.get_session("0@b").await.unwrap().is_none());
     for number in 1..7 {
@@ -376,7 +376,7 @@ async fn a_vault_of_another_store_is_refused() {
         assert!(matches!(refused, Err(Error::InvalidInput { what: "the vault", .. })), "{refused:?}");
     }
     assert_eq!(*other.map(), before);
-    // Neither store has lost anything.
+    // Neither store has lost a record.
     Rotate::new().run(&store, &vault).await.unwrap();
     assert!(verify(&store, &vault).await.is_sound());
 }

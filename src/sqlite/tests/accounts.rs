@@ -1,4 +1,4 @@
-//! Accounts in one file see nothing of each other.
+//! Accounts in one file do not see each other's records.
 
 use wacore::store::traits::{Backend, DeviceStore, MsgSecretStore, ProtocolStore, SignalStore};
 
@@ -8,7 +8,7 @@ use crate::testing::canaries;
 use crate::vault::OpenMode;
 use crate::{Key, Stack, Vault, VaultOptions};
 
-/// Every row of every table, without the account's number.
+/// Every row of every table, without the account number.
 async fn rows(store: &SqliteStore) -> Vec<String> {
     let account = store.account;
     let dump = move |c: &rusqlite::Connection| {
@@ -36,13 +36,13 @@ async fn no_method_touches_another_account() {
     canaries::fill(&first).await;
     let before = rows(&first).await;
     assert!(before.len() > 18, "every table has a row: {before:?}");
-    // The other account sees nothing, whatever it asks for.
+    // No read of the other account finds a row.
     assert!(second.get_session(canaries::SESSION_ADDRESS).await.unwrap().is_none());
     assert!(!second.has_signal_state_for_user(canaries::PHONE).await.unwrap());
     assert!(second.get_all_lid_mappings().await.unwrap().is_empty());
     assert!(second.get_all_tc_token_jids().await.unwrap().is_empty());
     assert!(!second.exists().await.unwrap());
-    // And changes nothing, whatever it does.
+    // No write of the other account changes a row.
     canaries::fill(&second).await;
     assert_eq!(rows(&second).await.len(), before.len());
     for method in Method::ALL.iter().filter(|method| method.access().changes_rows()) {
@@ -100,7 +100,7 @@ async fn a_file_of_other_accounts_is_not_begun_with_the_account_that_comes_first
         assert!(error.to_string().contains("no account 1, but [7]"), "{error}");
     }
     assert_eq!(scratch.store.accounts_in_use().await.unwrap(), [7]);
-    // One that was chosen is begun.
+    // An account that the caller chose is started.
     let chosen = Arc::new(scratch.store.account(1));
     assert!(matches!(Vault::open(chosen.clone(), key()).await, Err(Error::NoVault)));
     assert!(Vault::open_or_create(chosen, key()).await.unwrap().was_created());

@@ -1,4 +1,4 @@
-//! What lies at the path is not what it should be.
+//! Files at the path that are not a store.
 
 use std::fs;
 
@@ -9,13 +9,13 @@ use super::*;
 use crate::error::ForeignFile;
 use crate::testing::canaries;
 
-/// Opening fails and leaves every file of the folder as it was.
+/// Opening fails, and changes no file of the folder.
 pub(super) async fn refused(path: &Path) -> Error {
     let files = || {
         let mut files: Vec<_> = fs::read_dir(path.parent().unwrap())
             .unwrap()
             .map(|entry| entry.unwrap().path())
-            // Who reads an open database registers there; nothing of it lasts.
+            // A reader of an open database registers there; this does not last.
             .filter(|path| !path.to_string_lossy().ends_with("-shm"))
             .map(|path| (fs::read(&path).unwrap(), path))
             .collect();
@@ -52,7 +52,7 @@ async fn foreign_files_are_named_and_left_alone() {
     other
         .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE notes (text); INSERT INTO notes VALUES ('x')")
         .unwrap();
-    // With its write-ahead log in place, which closing must not fold in.
+    // Closing must not fold its write-ahead log in.
     let error = refused(&path).await;
     assert_eq!(found(error), ForeignFile::OtherProgram);
     drop(other);
@@ -98,7 +98,7 @@ async fn empty_files_and_folders() {
     assert!(matches!(error, Error::InvalidInput { .. }), "{error:?}");
 }
 
-/// A truncated file and overwritten pages: errors that say so, no answers that are wrong.
+/// A truncated file and overwritten pages lead to errors, never to wrong answers.
 #[tokio::test]
 async fn damaged_files_are_noticed() {
     let scratch = Scratch::new().await;
@@ -142,7 +142,7 @@ async fn damaged_files_are_noticed() {
     assert_eq!(store.get_session(&address(77)).await.unwrap().unwrap(), vec![77; 1500]);
 }
 
-/// A file that has been given triggers and views: it is refused, and they do not run.
+/// A file with added triggers and views is refused, and they do not run.
 #[tokio::test]
 async fn nothing_runs_that_a_changed_file_brings_along() {
     let scratch = Scratch::new().await;
@@ -168,7 +168,7 @@ async fn nothing_runs_that_a_changed_file_brings_along() {
     assert_eq!(store_of(&path, "hidden"), [7; 32]);
 }
 
-/// What is in the only row of a table of identities.
+/// The value in the only row of a table of identities.
 fn store_of(path: &Path, table: &str) -> [u8; 32] {
     let connection = rusqlite::Connection::open(path).unwrap();
     connection.query_row(&format!("SELECT key FROM {table}"), (), |row| row.get(0)).unwrap()
@@ -193,7 +193,7 @@ async fn files_are_private_and_existing_modes_stay() {
     assert_eq!(mode(&path), 0o640);
 }
 
-/// A user that may not write; the child gives up root's rights first, if it has them.
+/// A user without write access. The child drops root's rights first if it has them.
 #[cfg(unix)]
 #[test]
 fn missing_permissions_are_named() {

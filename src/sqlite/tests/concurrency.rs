@@ -19,7 +19,8 @@ fn multi_threaded() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
 }
 
-/// Tasks that write, read back and delete their own rows, in every durability, under both kinds of runtime.
+/// Tasks write, read back and delete their own rows, with every durability and under both kinds of
+/// runtime.
 #[test]
 fn every_task_reads_what_it_wrote() {
     for runtime in [single_threaded(), multi_threaded()] {
@@ -73,7 +74,7 @@ fn every_task_reads_what_it_wrote() {
     }
 }
 
-/// What a commit waits for, as SQLite has it: 1 for the operating system, 2 for the disk.
+/// The values of `PRAGMA synchronous`: 1 waits for the operating system, 2 for the disk.
 #[tokio::test]
 async fn commits_wait_for_the_disk_as_configured() {
     for (durability, signal, cache) in
@@ -85,7 +86,7 @@ async fn commits_wait_for_the_disk_as_configured() {
             assert_eq!(scratch.store.write(WritePlan::DURABLE, sync).await.unwrap(), signal, "{durability:?}");
             assert_eq!(scratch.store.write(WritePlan::RELAXED, sync).await.unwrap(), cache, "{durability:?}");
         }
-        // Together, the stricter one counts.
+        // The strictest durability of a group counts.
         let calls = (0..40).map(|number| {
             let plan = if number & 1 == 0 { WritePlan::DURABLE } else { WritePlan::RELAXED };
             let store = scratch.store.clone();
@@ -133,7 +134,7 @@ fn concurrent_calls_share_commits() {
     }
 }
 
-/// A task that never waits for anything else leaves room for timers, on the only thread there is.
+/// A task that never waits leaves time for timers on the only thread.
 #[test]
 fn a_busy_task_does_not_starve_the_runtime() {
     single_threaded().block_on(async {
@@ -160,7 +161,7 @@ fn a_busy_task_does_not_starve_the_runtime() {
     });
 }
 
-/// Futures that are dropped at any point leave the store working, and each row whole.
+/// Futures that are dropped at any point leave the store working and each row whole.
 #[test]
 fn dropped_calls_leave_the_store_working() {
     for durability in [Durability::Process, Durability::Full] {
@@ -177,7 +178,7 @@ fn dropped_calls_leave_the_store_working() {
                     let mut list = pin!(store.get_all_lid_mappings());
                     let mut context = Context::from_waker(Waker::noop());
                     let polls = rng.random_range(0..4);
-                    // A future that is ready must not be polled again.
+                    // A future that has completed must not be polled again.
                     let _ = (0..polls).any(|_| put.as_mut().poll(&mut context).is_ready());
                     if rng.random_bool(0.5) {
                         let _ = get.as_mut().poll(&mut context);
@@ -186,7 +187,7 @@ fn dropped_calls_leave_the_store_working() {
                 }
                 if rng.random_bool(0.3) {
                     let left = store.get_session("left").await.unwrap();
-                    // Both or none, as far as they are read in one go.
+                    // Both rows or none, if one query reads them.
                     let pair = |c: &Connection| {
                         let sql = "/* test */ SELECT record FROM sessions WHERE address IN ('left', 'right')";
                         c.all(sql, (), |row| row.get::<_, Vec<u8>>(0))
@@ -201,20 +202,20 @@ fn dropped_calls_leave_the_store_working() {
     }
 }
 
-/// A waiting call whose task is not polled any more does not hold up the others.
+/// A waiting call whose task is no longer polled does not block others.
 #[test]
 fn a_sleeping_task_does_not_hold_up_others() {
     single_threaded().block_on(async {
         for durability in [Durability::Process, Durability::Full] {
             let scratch = Scratch::with(config().durability(durability)).await;
             let store = &scratch.store;
-            // Make the store expect company, so that calls queue up first.
+            // Make the store expect company, so that calls queue first.
             futures::future::join_all((0..200).map(|number| async move {
                 store.put_session(&number.to_string(), b"x").await.unwrap();
             }))
             .await;
             let mut sleeping: Vec<_> = (0..50).map(|_| Box::pin(store.put_session("sleeping", b"x"))).collect();
-            // Those that are ready at once must not be polled again.
+            // Futures that complete at once must not be polled again.
             sleeping.retain_mut(|call| call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
             assert!(sleeping.len() > 20, "{}", sleeping.len());
             for number in 0..200 {
@@ -228,7 +229,7 @@ fn a_sleeping_task_does_not_hold_up_others() {
     });
 }
 
-/// More than there is room for in the queue, with some that are not polled any more in between.
+/// More calls than the queue holds, some of which are no longer polled.
 #[test]
 fn crowds_are_let_in_one_after_the_other() {
     single_threaded().block_on(async {
@@ -297,13 +298,14 @@ async fn a_message_has_one_taker() {
 const PROCESSES: usize = 3;
 const MESSAGES: usize = 100;
 
-/// Processes that write the same rows and their own: nothing is lost, merges are merged, takes are taken once.
+/// Processes write shared rows and their own: no row is lost, merges are merged, and each message
+/// is taken once.
 #[test]
 fn processes_share_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wa.db");
     let runtime = single_threaded();
-    // Nobody has created the file: the processes race for that too.
+    // The file does not exist yet: the processes also race to create it.
     let companions = Companions::start(PROCESSES, "concurrency::work_beside_others", "share", &path);
     runtime.block_on(async {
         let store = config().open(&path).await.unwrap();

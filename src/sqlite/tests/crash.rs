@@ -14,7 +14,8 @@ use super::*;
 const KILLS: u64 = 200;
 const TASKS: usize = 6;
 
-/// One file goes through all kills, so that every start recovers what the one before left.
+/// One file goes through all kills, so that every start recovers the state that the previous
+/// process left.
 #[test]
 fn nothing_acknowledged_is_lost_by_kill_9() {
     let folder = tempfile::tempdir().unwrap();
@@ -31,9 +32,9 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
             let (sender, receiver) = std::sync::mpsc::channel();
             let reader = thread::spawn(move || {
                 let mut heard = HashMap::<String, u32>::new();
-                // The last line may be torn; it then has no full stop.
+                // The last line may be torn. It has no full stop then.
                 for line in lines.map_while(Result::ok) {
-                    // The test harness begins the first one.
+                    // The test harness writes the beginning of the first line.
                     let Some(line) = line.strip_suffix('.') else { continue };
                     let mut words = line.rsplit(' ');
                     let (Some(number), Some(task)) = (words.next(), words.next()) else { continue };
@@ -44,7 +45,7 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
             });
             (receiver, reader)
         };
-        // Before the first acknowledgement as well as after.
+        // Before the first acknowledgement as well as after it.
         if rng.random_bool(0.9) {
             first_line.recv().unwrap();
         }

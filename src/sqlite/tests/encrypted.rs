@@ -1,4 +1,4 @@
-//! With the encrypting layer on top.
+//! The store under the encrypting layer.
 
 use std::fs;
 
@@ -77,7 +77,7 @@ async fn every_method_works_through_the_layer() {
     }
 }
 
-/// Of many tasks that create a vault at once, one does, and its key opens it.
+/// If many tasks create a vault at once, one succeeds, and its key opens the vault.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn exactly_one_task_creates_the_vault() {
     for _ in 0..20 {
@@ -103,7 +103,7 @@ async fn exactly_one_task_creates_the_vault() {
     }
 }
 
-/// Of many tasks that open or create a vault at once, all get the same one.
+/// If many tasks open or create a vault at once, all get the same one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn everybody_opens_the_vault_that_one_created() {
     for _ in 0..20 {
@@ -129,7 +129,7 @@ async fn everybody_opens_the_vault_that_one_created() {
     }
 }
 
-/// Slots that several vaults add at the same moment are all there afterwards.
+/// If several vaults add slots at the same moment, all slots exist afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_header_change_is_lost() {
     for _ in 0..10 {
@@ -139,7 +139,7 @@ async fn no_header_change_is_lost() {
         let tasks = (1..5u8).map(|number| {
             let store = store.clone();
             tokio::spawn(async move {
-                // Opening changes the header as well.
+                // Opening changes the header too.
                 let vault = Vault::open(store, raw_key(0)).await.unwrap();
                 vault.add_slot(&number.to_string(), raw_key(number)).await.unwrap();
             })
@@ -188,7 +188,7 @@ fn create_beside_others() {
     });
 }
 
-/// Restoring a header goes over what is there, also over one that somebody planted.
+/// Restoring a header replaces any existing one, also a planted one.
 #[tokio::test]
 async fn restoring_replaces_planted_and_damaged_headers() {
     let scratch = Scratch::new().await;
@@ -204,7 +204,7 @@ async fn restoring_replaces_planted_and_damaged_headers() {
     options().create(Arc::new(foreign.clone()) as Arc<dyn Backend>, raw_key(2)).await.unwrap();
     for copy in crate::vault::HeaderCopy::BOTH {
         let planted = foreign.get_sender_key(copy.address()).await.unwrap().unwrap();
-        // The store does not let it in through the front door.
+        // The store refuses it as an ordinary write.
         let error = store.put_sender_key(copy.address(), &planted).await.unwrap_err();
         assert!(matches!(Error::downcast_ref(&error), Some(Error::HeaderConflict)), "{error:?}");
         let batch = [("other".into(), bytes::Bytes::new()), (copy.address().into(), planted.into())];
@@ -223,7 +223,7 @@ async fn restoring_replaces_planted_and_damaged_headers() {
     assert_eq!(vault.layer().layer(store.clone()).get_session("a@b").await.unwrap().unwrap(), &b"x"[..]);
     let vault = Vault::open(store.clone(), raw_key(1)).await.unwrap();
 
-    // A damaged copy A is repaired from copy B, an old copy A catches up with it.
+    // A damaged copy A is repaired from copy B; an old copy A is brought up to date from it.
     scratch
         .store
         .write(WritePlan::DURABLE, move |c| c.run(sql, (crate::vault::HeaderCopy::A.address(), &b"rubbish"[..])))

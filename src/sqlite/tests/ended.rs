@@ -1,4 +1,4 @@
-//! After an account is deleted, and after a store or a vault is closed, nothing answers for it any more.
+//! After an account is deleted, or a store or vault is closed, no handle answers for it.
 
 use wacore::store::traits::{Backend, DeviceStore, SignalStore};
 
@@ -13,13 +13,13 @@ fn answering() -> impl Iterator<Item = Method> {
     Method::ALL.iter().copied().filter(|method| *method != Method::ResourceReport)
 }
 
-/// What the call of a method fails with.
+/// The error of a method's call.
 async fn failure(backend: &dyn Backend, method: Method) -> Error {
     let Err(error) = canaries::call(backend, method).await else { panic!("{} succeeded", method.name()) };
     Error::downcast_ref(&error).map(Error::duplicate).unwrap_or_else(|| panic!("{}: {error:?}", method.name()))
 }
 
-/// An encrypted account under a cache, with one of everything in it and in the cache.
+/// An encrypted account under a cache. The store and the cache hold a record of every kind.
 async fn in_use(store: &SqliteStore) -> (Vault, Stack) {
     let vault = Vault::create(Arc::new(store.clone()), Key::generate().unwrap()).await.unwrap();
     let cache = CacheLayer::new(1 << 20).with(Record::Session).with(Record::Identity).with(Record::SenderKey);
@@ -59,7 +59,7 @@ async fn a_late_write_after_the_deletion_of_an_account_is_an_error() {
     let error = scratch.store.delete_account().await.unwrap_err();
     assert!(matches!(error, Error::AccountDeleted), "{error:?}");
 
-    // It begins from nothing, and the handles from before do not come back.
+    // The account begins empty, and the old handles stay dead.
     let again = scratch.store.account(1);
     assert_eq!(again.accounts().await.unwrap(), [2]);
     let (_vault, stack) = in_use(&again).await;
@@ -134,7 +134,7 @@ async fn a_closed_store_lets_go_of_its_file() {
     std::fs::rename(&scratch.path, &moved).unwrap();
     let store = config().open(&moved).await.unwrap();
     assert!(store.account(2).has_session(canaries::SESSION_ADDRESS).await.unwrap());
-    // The name is free for another one.
+    // The name is free for another store.
     config().open(&scratch.path).await.unwrap();
 }
 
@@ -171,7 +171,7 @@ async fn closing_waits_for_calls_under_way_and_loses_none_that_was_acknowledged(
 }
 
 impl SqliteStore {
-    /// A query on another connection, whatever comes of it.
+    /// Runs a query on another connection, and ignores the result.
     async fn load_all_signed_prekeys_or_stop(&self) {
         self.load_all_signed_prekeys().await.ok();
     }
@@ -207,11 +207,12 @@ async fn a_closed_vault_gives_nothing_out() {
     }
     let error = vault.add_slot("late", Key::generate().unwrap()).await.unwrap_err();
     assert!(matches!(error, Error::Closed { .. }), "{error:?}");
-    // The store is as it was.
+    // The store has not changed.
     assert!(scratch.store.exists().await.unwrap());
 }
 
-/// A walk, or another store, keeps the file open and its log: whoever moves the file alone would lose what is in it.
+/// A walk or another store keeps the file and its log open: moving the file alone would lose the
+/// log's content.
 #[tokio::test]
 async fn a_store_that_somebody_else_has_open_is_closed_and_not_to_be_moved() {
     let scratch = Scratch::new().await;
@@ -221,7 +222,7 @@ async fn a_store_that_somebody_else_has_open_is_closed_and_not_to_be_moved() {
     let error = scratch.store.close().await.unwrap_err();
     assert!(matches!(error, Error::StoreInUse), "{error:?}");
     assert!(matches!(failure(&scratch.store, Method::HasSession).await, Error::Closed { .. }));
-    // The locks of the walk are not taken away by looking at the file.
+    // Looking at the file does not release the walk's locks.
     assert!(matches!(SqliteStore::restore(&scratch.path, scratch.path.with_file_name("other.db")).await, Ok(None)));
     let copy = scratch.path.with_file_name("other.db");
     assert!(matches!(SqliteStore::restore(&copy, &scratch.path).await, Err(Error::StoreInUse)));
@@ -232,7 +233,7 @@ async fn a_store_that_somebody_else_has_open_is_closed_and_not_to_be_moved() {
     assert!(SqliteStore::restore(&copy, &scratch.path).await.unwrap().is_some());
 }
 
-/// What is read while the store closes is not kept for later.
+/// Rows that are read while the store closes are not cached.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_cache_gives_nothing_out_after_the_store_has_closed() {
     for _ in 0..50 {

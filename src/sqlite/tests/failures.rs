@@ -1,4 +1,4 @@
-//! Things go wrong under a running store.
+//! Failures under a running store.
 
 use std::fs;
 use std::time::Instant;
@@ -45,7 +45,7 @@ async fn a_full_disk_refuses_and_loses_nothing() {
     }
 }
 
-/// One call that cannot be stored does not take the others of its group with it.
+/// A call that cannot be stored does not fail the other calls of its group.
 #[test]
 fn calls_of_a_group_fail_alone() {
     for durability in [Durability::Full, Durability::Process] {
@@ -92,7 +92,7 @@ async fn a_deleted_file_is_noticed_before_anything_is_acknowledged() {
         let error = store.put_session("a", b"2").await.unwrap_err();
         assert!(matches!(Error::downcast_ref(&error), Some(Error::FileMoved)), "{error:?}");
         assert!(!error.is_database_busy_or_locked());
-        // Another file in its place is not taken for it.
+        // Another file in its place is not mistaken for it.
         fs::write(&path, "").unwrap();
         assert!(store.put_session("a", b"3").await.is_err());
         fs::rename(&aside, &path).unwrap();
@@ -102,7 +102,8 @@ async fn a_deleted_file_is_noticed_before_anything_is_acknowledged() {
     }
 }
 
-/// The store of a file that was moved away does not harm the file that took its place, whatever order they close in.
+/// The store of a file that was moved away does not harm the file in its place, in any closing
+/// order.
 #[cfg(unix)]
 #[tokio::test]
 async fn closing_a_moved_store_leaves_the_new_one_alone() {
@@ -129,14 +130,15 @@ async fn closing_a_moved_store_leaves_the_new_one_alone() {
     assert_eq!(old.get_session("a").await.unwrap().unwrap(), &b"old"[..]);
 }
 
-/// A process that opens the file twice keeps its locks, so that others do not take the write-ahead log away.
+/// A process that opens the file twice keeps its locks, so that another process does not delete the
+/// write-ahead log.
 #[tokio::test]
 async fn opening_twice_keeps_the_locks() {
     let scratch = Scratch::new().await;
     scratch.store.put_session("a", b"1").await.unwrap();
     let again = config().open(&scratch.path).await.unwrap();
     again.put_session("b", b"2").await.unwrap();
-    // With an SQLite of its own: the one compiled in defends itself against lost locks since 3.51.
+    // Uses another SQLite: the bundled one defends itself against lost locks since 3.51.
     let visit = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(c.execute('SELECT count(*) FROM sessions').fetchone()[0]); c.close()";
     for keep in [Some(again), None] {
         let output = Command::new("python3").args(["-c", visit]).arg(&scratch.path).output().unwrap();
@@ -148,7 +150,7 @@ async fn opening_twice_keeps_the_locks() {
     assert_eq!(scratch.store.integrity_check().await.unwrap(), [] as [String; 0]);
 }
 
-/// What stands in the path is not taken for contention.
+/// Words in the path are not mistaken for contention.
 #[cfg(unix)]
 #[tokio::test]
 async fn paths_do_not_look_like_contention() {
@@ -164,7 +166,7 @@ async fn paths_do_not_look_like_contention() {
     assert!(!error.is_database_busy_or_locked());
 }
 
-/// Another process holds the file, and is killed: contention while it lives, and nothing amiss afterwards.
+/// Another process holds the file and is killed: contention while it lives, no damage afterwards.
 #[tokio::test]
 async fn a_killed_holder_is_no_obstacle() {
     let scratch = Scratch::with(config().busy_timeout(Duration::from_millis(150))).await;
@@ -191,7 +193,8 @@ async fn a_killed_holder_is_no_obstacle() {
     assert!(scratch.store.has_session("a").await.unwrap());
 }
 
-/// Each call waits for another process as long as it may, not as long as all before it may together.
+/// Each call waits for another process for its own timeout, not for that of all earlier calls
+/// together.
 #[tokio::test]
 async fn waiting_calls_do_not_add_up() {
     let scratch = Scratch::with(config().busy_timeout(Duration::from_millis(200))).await;
@@ -214,7 +217,8 @@ async fn waiting_calls_do_not_add_up() {
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }
 
-/// Another process writes for longer than the timeout. Nothing waits on the runtime's only thread meanwhile.
+/// Another process writes for longer than the timeout. The runtime's only thread does not block
+/// while calls wait.
 #[test]
 fn contention_is_reported_as_such_and_waits_elsewhere() {
     single_threaded().block_on(async {
@@ -226,10 +230,10 @@ fn contention_is_reported_as_such_and_waits_elsewhere() {
         assert_eq!(problem(store.put_session("a", b"1").await), SqliteProblem::Contended);
         assert_eq!(problem(store.store_sent_message("a", "b", b"1").await), SqliteProblem::Contended);
         assert!(start.elapsed() >= Duration::from_millis(300));
-        // Reading goes on.
+        // Reading still works.
         assert!(!store.has_session("a").await.unwrap());
 
-        // The task that ends the contention runs on the same thread as those that wait for it.
+        // The task that ends the contention runs on the same thread as the tasks that wait for it.
         let store = &SqliteOptions::new().open(&scratch.path).await.unwrap();
         let release = async {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -244,7 +248,7 @@ fn contention_is_reported_as_such_and_waits_elsewhere() {
     });
 }
 
-/// A write that the file size limit stops in the middle, which is an error of the disk to SQLite.
+/// The file size limit stops a write in the middle. SQLite sees an error of the disk.
 #[cfg(unix)]
 #[test]
 fn a_write_that_the_system_cuts_short_loses_nothing() {
@@ -253,7 +257,7 @@ fn a_write_that_the_system_cuts_short_loses_nothing() {
     let path = folder.path().join("wa.db");
     let mut inner = child("failures::write_until_refused", "limited", &path);
     let mut command = Command::new("sh");
-    // Blocks of 512 bytes.
+    // In blocks of 512 bytes.
     command.args(["-c", "trap '' XFSZ; ulimit -f 2000; exec \"$@\"", "sh"]).arg(inner.get_program());
     command.args(inner.get_args()).envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
     inner = command;
@@ -283,7 +287,7 @@ fn write_until_refused() {
                 assert!(!error.is_database_busy_or_locked());
                 let problem = problem(Err::<(), _>(error));
                 assert!(matches!(problem, SqliteProblem::Disk | SqliteProblem::DiskFull), "{problem:?}");
-                // Reading what is there still works.
+                // Reading existing rows still works.
                 assert!(store.has_session(&address(number - 1)).await.unwrap());
                 println!("stored {number}");
                 return;

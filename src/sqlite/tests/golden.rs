@@ -15,14 +15,16 @@ fn golden(name: &str) -> PathBuf {
 }
 
 const PLAIN: &str = "sqlite-schema-1.db";
-/// Account 1 with a passphrase, account 2 with the key that account 1 derives, each bound to its number.
+/// Account 1 has a passphrase, account 2 the key that account 1 derives. Each is bound to its
+/// number.
 const ENCRYPTED: &str = "sqlite-schema-1-encrypted.db";
 
 fn passphrase() -> Passphrase {
     Passphrase::new("golden passphrase").unwrap()
 }
 
-/// Writes the golden file of the newest schema. Only for adding a schema, never for replacing a file.
+/// Writes the golden file of the newest schema. Only for adding a schema, never for replacing a
+/// file.
 #[tokio::test]
 async fn write_missing_golden_file() {
     let missing = |name: &str| std::env::var_os("WASTORE_BLESS").is_some() && !golden(name).exists();
@@ -51,7 +53,8 @@ async fn golden_files_open() {
     std::fs::copy(golden(PLAIN), &path).unwrap();
     let store = config().open(&path).await.unwrap();
     assert_filled(&store).await;
-    // Fields that later versions of upstream add have their defaults; those of that day are as they were written.
+    // Fields that later versions of upstream add have their defaults; older fields have the written
+    // values.
     let device = store.load().await.unwrap().unwrap();
     assert_eq!((device.push_name.as_str(), device.adv_secret_key), (canaries::PUSH_NAME, canaries::ADV_SECRET));
     canaries::fill(&store).await;

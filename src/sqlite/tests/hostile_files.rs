@@ -1,5 +1,5 @@
-//! Random edits of a file, between any two calls: nothing reports success after losing a row, nothing panics, and nothing that
-//! the file says is in an error.
+//! Random edits of a file between calls: no call reports success after losing a row, no call
+//! panics, and no error contains text of the file.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +40,7 @@ const TABLES: [&str; 18] = [
     "message_secrets",
 ];
 
-/// An edit of a file that no process has open.
+/// Edits a file that no process has open.
 fn edit_closed(path: &Path, rng: &mut StdRng) -> String {
     let mut file = std::fs::read(path).unwrap();
     let pages = file.len() / 8192;
@@ -59,7 +59,7 @@ fn edit_closed(path: &Path, rng: &mut StdRng) -> String {
             }
         }
         4 => {
-            // Two cells change places, or one is there twice.
+            // Two cells are swapped, or one is duplicated.
             let (one, two) = (rng.random_range(0..20) * 2, rng.random_range(0..20) * 2);
             let kind = file[page];
             let at = page + if kind == 5 || kind == 2 { 12 } else { 8 };
@@ -68,7 +68,7 @@ fn edit_closed(path: &Path, rng: &mut StdRng) -> String {
             }
         }
         5 => {
-            // Fewer cells than there are.
+            // The page claims fewer cells than it has.
             file[page + 4] = file[page + 4].saturating_sub(rng.random_range(0..3));
             file[page + 3] = 0;
         }
@@ -92,7 +92,7 @@ fn edit_closed(path: &Path, rng: &mut StdRng) -> String {
     format!("page {}", page / 8192 + 1)
 }
 
-/// An edit by SQL, which may meet an open store.
+/// Edits a file by SQL. A store may have it open.
 fn edit_with_sql(path: &Path, rng: &mut StdRng) -> String {
     let table = TABLES[rng.random_range(0..TABLES.len())];
     let value =
@@ -135,7 +135,7 @@ fn edit_with_sql(path: &Path, rng: &mut StdRng) -> String {
     }
 }
 
-/// No link of the chain has what the file says, or makes a caller try again for ever.
+/// No error of the chain contains text of the file, or makes a caller retry for ever.
 fn tame(error: &(dyn std::error::Error + 'static), edits: &[String]) {
     let mut chain = Some(error);
     let mut contended = false;
@@ -153,7 +153,7 @@ fn tame(error: &(dyn std::error::Error + 'static), edits: &[String]) {
     }
 }
 
-/// Everything that can be asked of the file, with edits in between.
+/// Runs every call on the file, with edits in between.
 async fn try_everything(closed: &Closed, rng: &mut StdRng, edits: &mut Vec<String>) -> (bool, bool) {
     let store = match config().open(&closed.path).await {
         Ok(store) => store,
@@ -185,7 +185,8 @@ async fn try_everything(closed: &Closed, rng: &mut StdRng, edits: &mut Vec<Strin
             let checked: u64 = Record::ALL.iter().map(|record| report.checked(*record)).sum();
             sound = report.is_sound();
             if sound {
-                // Both copies of the header were looked at as well, and a device without a carrier is none.
+                // The check also counts both copies of the header. A device without a carrier does
+                // not count.
                 let counted =
                     counted.as_ref().unwrap_or_else(|_| panic!("{edits:?}: sound, but SQLite counts nothing"));
                 assert_eq!(checked + 2, sum(counted), "{edits:?}: {report}");
@@ -278,6 +279,6 @@ async fn nothing_reports_success_after_losing_a_row() {
         }
     }
     println!("{cases} cases, {opened} were opened, {sound} were sound");
-    // The edits are neither all noticed at once nor all harmless.
+    // Some edits, but not all, are noticed at once; some, but not all, are harmless.
     assert!(opened > cases / 4 && sound > 0 && sound < opened, "{cases} {opened} {sound}");
 }

@@ -1,9 +1,11 @@
-//! Every path through headers, epochs, generations and an anchor, up to a number of steps, with the real code.
+//! Every path through headers, epochs, generations and an anchor, up to a number of steps, with the
+//! real code.
 //!
-//! A state is what lies in a small store: two header copies, the device and a session, each with what was there before, the
-//! headers that were saved, and the anchor. The steps are those of an operator, of a bot that writes, of a process that dies in
-//! the middle of a change, and of an attacker without keys, who puts headers and rows back. States that differ only in how
-//! far numbers are apart count as one.
+//! A state is the content of a small store: two header copies, the device and a session, each with
+//! its previous value, the saved headers, and the anchor. The steps are those of an operator, a
+//! writing bot, a process that dies in the middle of a change, and an attacker without keys who
+//! puts headers and rows back. States that differ only in the distance between numbers count as
+//! one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -20,7 +22,7 @@ use crate::vault::OpenMode;
 use crate::vault::{Anchor, Argon2Cost, HeaderCopy, HeaderInfo, RollbackAnchor};
 
 const ADDRESS: &str = "15550001111:2@s.whatsapp.net";
-/// The secret of the beginning, the one after a revocation, and one that is removed again.
+/// The first secret, the one after a revocation, and one that is removed again.
 const FIRST: u8 = 1;
 const SECOND: u8 = 2;
 const LEAKED: u8 = 3;
@@ -68,7 +70,7 @@ const STEPS: [Step; 16] = [
     Step::PutDeviceBack,
 ];
 
-/// One of the two rows: as it lies there, and as it lay there before.
+/// One of the two rows: its current and its previous value.
 #[derive(Debug, Clone, Default)]
 struct Row {
     now: Vec<u8>,
@@ -83,12 +85,13 @@ struct World {
     headers: [Vec<u8>; 2],
     device: Row,
     session: Row,
-    /// The first header, the one before the last change, and the newest that the operator saved.
+    /// The first header, the one before the last change, and the newest one that the operator
+    /// saved.
     first: Vec<u8>,
     previous: Vec<u8>,
     saved: Vec<u8>,
     anchor: BTreeMap<[u8; 16], [u8; Anchor::BYTES]>,
-    /// What the operator opens the store with.
+    /// The secret with which the operator opens the store.
     secret: u8,
     leaked_is_removed: bool,
     is_revoked: bool,
@@ -208,7 +211,7 @@ impl Explorer {
         }
     }
 
-    /// Which of the device and the session a secret reads.
+    /// Whether a secret reads the device, and the session.
     async fn reads(&self, secret: u8) -> [bool; 2] {
         let Ok(vault) = self.options().mode(OpenMode::ReadOnly).open(self.backend(), key(secret)).await else {
             return [false; 2];
@@ -222,7 +225,7 @@ impl Explorer {
         self.options().open(self.backend(), key(world.secret)).await
     }
 
-    /// Takes a step in the store. Gives how many rows it said it left behind.
+    /// Takes a step in the store. Returns how many rows it reported as left behind.
     async fn run(&self, world: &World, step: Step) -> crate::Result<u64> {
         let rotate = async |rotate: Rotate| {
             let vault = self.open(world).await?;
@@ -286,7 +289,7 @@ impl Explorer {
         let after = self.reads(next.secret).await;
         let said = format!("{step:?} over {} gave {outcome:?}: {before:?} became {after:?}", describe(world));
 
-        // Nothing that was readable is lost.
+        // Everything that was readable still is.
         assert!(before.iter().zip(after).all(|(before, after)| !before || after), "{said}");
         if outcome.is_ok() && matches!(step, Step::Rotate | Step::Revoke) {
             assert_eq!(after, [true; 2], "{said}");
@@ -304,13 +307,13 @@ impl Explorer {
         }
         if outcome.is_ok() {
             match step {
-                // It may have been added twice.
+                // The secret may have been added twice.
                 Step::RemoveLeaked if slots(&next.headers[0]).all(|label| label != "leaked") => {
                     (next.leaked_is_removed, next.ended_at[0]) = (true, generation(&next.headers[0]));
                     (next.device.since[0], next.session.since[0]) = (false, false);
                 }
                 Step::AddLeaked => (next.leaked_is_removed, next.leaked_is_back) = (false, true),
-                // The owner's own decision to take an older state.
+                // The owner decides to accept an older state.
                 Step::RestoreFirst | Step::RestoreNewest | Step::AcceptRollback => {
                     next.leaked_is_removed = false;
                 }
@@ -324,7 +327,7 @@ impl Explorer {
             if next.headers != was.headers && matches!(step, Step::RemoveLeaked | Step::Rotate | Step::Revoke) {
                 next.previous = was.headers[0].clone();
             }
-            // Who saves the header as the docs ask for, and looks at the store before.
+            // An owner who saves the header as the docs ask, and checks the store first.
             if after == [true; 2] {
                 next.saved = next.headers[0].clone();
             }
@@ -333,8 +336,8 @@ impl Explorer {
         Some(next)
     }
 
-    /// Without an anchor a store that was put back whole cannot be told from one that never went on: the owner's removal of a
-    /// secret is gone with all that was written since.
+    /// Without an anchor, a store that was put back as a whole looks like one that never continued.
+    /// The owner's removal of a secret is lost, with everything that was written since.
     fn forget_what_was_put_back_whole(&self, world: &mut World) {
         let is_from_before = |which: usize| {
             generation(&world.headers[0]) < world.ended_at[which]
@@ -349,7 +352,8 @@ impl Explorer {
         }
     }
 
-    /// A removed secret reads nothing that was written since, also with old headers put back; nor does a revoked one.
+    /// A removed or revoked secret reads nothing that was written since, not even with old headers
+    /// put back.
     async fn check_leaks(&self, world: &World, said: &str) {
         let sealed_since = |which: usize| [world.device.since[which], world.session.since[which]];
         for headers in
@@ -385,7 +389,8 @@ fn put_back(row: &mut Row) {
     std::mem::swap(&mut row.since, &mut row.before_since);
 }
 
-/// What tells a world from others: numbers by their order only, keys and values by where they first appear.
+/// A text that distinguishes worlds: numbers by their order only, keys and values by their first
+/// appearance.
 fn describe(world: &World) -> String {
     let record_generation = |value: &[u8]| u64::from(u32::from_le_bytes(value[10..14].try_into().unwrap()));
     let headers = [&world.headers[0], &world.headers[1], &world.first, &world.previous, &world.saved];
@@ -443,7 +448,8 @@ async fn explore(anchored: bool, depth: usize) -> (usize, usize) {
     (seen.len(), steps)
 }
 
-/// No path ends with a success and a lost row, and none lets a removed or revoked secret read what was written after.
+/// No path ends with a success and a lost row, and none lets a removed or revoked secret read later
+/// writes.
 #[tokio::test]
 async fn no_path_through_headers_and_keys_loses_a_row_or_lets_an_old_secret_in() {
     let depth = std::env::var("WASTORE_LONG").map_or(3, |_| 4);

@@ -1,4 +1,4 @@
-//! What the store promises, on real files, and across processes.
+//! The promises of the store, on real files and across processes.
 
 #![allow(clippy::print_stdout, reason = "child processes report to the test that started them")]
 
@@ -40,7 +40,7 @@ use super::{Durability, SqliteOptions, SqliteStore};
 use crate::encrypt::{HeaderCopy, HeaderStore};
 use crate::error::{Error, SqliteProblem};
 
-/// In the statements that only tests run.
+/// Marks the statements that only tests run.
 const OF_TESTS: &str = "/* test */";
 
 /// Every statement that a store has run in this process.
@@ -96,12 +96,12 @@ impl HeaderStore for Elsewhere {
     }
 }
 
-/// Settings that fail soon rather than late.
+/// Settings that fail quickly.
 fn config() -> SqliteOptions {
     SqliteOptions::new().busy_timeout(Duration::from_secs(30))
 }
 
-/// What SQLite refused a call for.
+/// The reason for which SQLite refused a call.
 fn problem<T: std::fmt::Debug>(result: Result<T, StoreError>) -> SqliteProblem {
     let error = result.expect_err("the call should have failed");
     let Some(Error::Sqlite { problem, .. }) = Error::downcast_ref(&error) else {
@@ -115,12 +115,12 @@ fn single_threaded() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// What a child process was started for; the test named after it returns at once if it was not.
+/// The errand of a child process. The test with its name returns at once if it has no errand.
 fn errand(name: &str) -> Option<PathBuf> {
     (std::env::var("WASTORE_ERRAND").ok()? == name).then(|| std::env::var_os("WASTORE_FILE").unwrap().into())
 }
 
-/// Runs one test of this binary in a process of its own.
+/// Runs one test of this binary in its own process.
 fn child(test: &str, errand: &str, file: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -137,7 +137,7 @@ fn child(test: &str, errand: &str, file: &Path) -> Command {
 struct Companions(Vec<Child>, Vec<Lines<BufReader<ChildStdout>>>);
 
 impl Companions {
-    /// Starts them, and waits until each has said that it is ready.
+    /// Starts the processes, and waits until each is ready.
     fn start(count: usize, test: &str, errand: &str, file: &Path) -> Self {
         let start =
             |number: usize| child(test, errand, file).env("WASTORE_NUMBER", number.to_string()).spawn().unwrap();
@@ -150,7 +150,7 @@ impl Companions {
         Self(running, said)
     }
 
-    /// Lets them go, and returns what each said until its end, which has to be a good one.
+    /// Releases the processes, and returns the output of each. Each must succeed.
     fn go(self) -> Vec<String> {
         let Self(mut running, said) = self;
         for child in &mut running {
@@ -164,7 +164,7 @@ impl Companions {
     }
 }
 
-/// What such a process does before its part: says that it is ready, and waits for the others.
+/// The start of such a process: reports that it is ready, and waits for the others.
 fn ready() -> usize {
     println!("ready");
     std::io::stdin().read_line(&mut String::new()).unwrap();

@@ -1,4 +1,4 @@
-//! No statement reads a table from end to end.
+//! No statement reads a whole table.
 
 use super::*;
 use crate::maintenance::Rotate;
@@ -7,7 +7,8 @@ use crate::sqlite::connection::permitted;
 use crate::testing::canaries;
 use crate::{Key, Layer, Vault};
 
-/// How statements begin that are about whole tables: of accounts, and of checks. Other tests run them meanwhile.
+/// The beginnings of statements on whole tables: of accounts, and of checks. Other tests run them
+/// at the same time.
 const WHOLE_TABLE: [&str; 5] = [
     "SELECT account FROM devices ",
     "SELECT count(*), ",
@@ -16,7 +17,7 @@ const WHOLE_TABLE: [&str; 5] = [
     "PRAGMA quick_check",
 ];
 
-/// The plan of a statement, a line per step.
+/// The plan of a statement, one line per step.
 fn plan(c: &rusqlite::Connection, sql: &str) -> crate::Result<Vec<String>> {
     let mut statement = permitted(|| c.prepare(&format!("EXPLAIN QUERY PLAN {sql}")))?;
     let parameters = rusqlite::params_from_iter((0..statement.parameter_count()).map(|_| 1));
@@ -48,7 +49,8 @@ async fn every_statement_searches_an_index() {
         {
             continue;
         }
-        // Every key begins with the account, so that searching for it alone is a scan of all that the account has.
+        // Every key begins with the account, so a search for the account alone scans all of its
+        // rows.
         let of_account = sql.ends_with("WHERE account = ?1") || sql.contains("ORDER BY");
         for step in store.read(|c| plan(c, sql)).await.unwrap() {
             assert!(step == "SCAN CONSTANT ROW" || !step.contains("SCAN "), "{sql}\n{step}");

@@ -1,4 +1,5 @@
-//! Headers, rows and whole stores that are put back, exchanged or altered: keys do not change over them, and nothing is lost.
+//! Headers, rows and whole stores that are put back, swapped or altered: keys do not change over
+//! them, and nothing is lost.
 
 use rusqlite::Connection;
 use wacore::store::traits::Backend;
@@ -25,7 +26,7 @@ fn options() -> VaultOptions {
 
 const SESSIONS: usize = 100;
 
-/// A store with a device and so many sessions.
+/// A store with a device and a number of sessions.
 struct Bot {
     scratch: Scratch,
     vault: Vault,
@@ -86,7 +87,7 @@ async fn fill(store: &SqliteStore, options: &VaultOptions, secret: Key) -> Vault
     vault
 }
 
-/// A prefix that nobody authenticates must not pass for a row that is done.
+/// A prefix that is not authenticated must not mark a row as done.
 #[tokio::test]
 async fn rows_that_claim_the_new_data_key_are_not_taken_for_done() {
     let bot = Bot::new().await;
@@ -96,12 +97,12 @@ async fn rows_that_claim_the_new_data_key_are_not_taken_for_done() {
     let refused = Rotate::new().run(&bot.scratch.store, &bot.vault).await;
     assert!(matches!(refused, Err(Error::UnknownEpoch { record: Record::Session })), "{refused:?}");
     assert_eq!(HeaderInfo::read(&bot.scratch.store).await.unwrap().unwrap().epochs, [1], "nothing has begun");
-    // Put right again, nothing is lost.
+    // Once the prefix is corrected, all rows are there.
     assert_eq!(bot.change(&claim.replace("02000000", "01000000"), ()), 30);
     Rotate::new().run(&bot.scratch.store, &bot.vault).await.unwrap();
     assert_eq!(bot.readable(&bot.vault).await, SESSIONS);
 
-    // Those that are said to stay damaged are counted, and the new epoch is above what they claim.
+    // Rows that claim to stay damaged are counted, and the new epoch is above the ones they claim.
     assert_eq!(bot.change(&claim.replace("02000000", "09000000"), ()), 30);
     let report = Rotate::new().leave_damaged().run(&bot.scratch.store, &bot.vault).await.unwrap();
     assert_eq!(report.left_behind(), 30);
@@ -109,7 +110,8 @@ async fn rows_that_claim_the_new_data_key_are_not_taken_for_done() {
     assert_eq!(bot.readable(&bot.vault).await, SESSIONS - 30);
 }
 
-/// Two rows put back, and no key needed: a change of the data key over it would lose everything.
+/// Two rows are put back, without any key. A change of the data key over them would lose
+/// everything.
 #[tokio::test]
 async fn a_header_from_before_a_rotation_is_not_rotated() {
     let bot = Bot::new().await;
@@ -132,7 +134,7 @@ async fn a_header_from_before_a_rotation_is_not_rotated() {
     let refused = bot.vault.revoke(&revocation).await;
     assert!(matches!(refused, Err(Error::UnknownEpoch { .. })), "{refused:?}");
 
-    // The right header comes back over the intact older one, whose generation opening has raised.
+    // The right header returns over the intact older one, whose generation the opening has raised.
     for _ in 0..3 {
         bot.open(key(7)).await.unwrap();
     }
@@ -140,7 +142,7 @@ async fn a_header_from_before_a_rotation_is_not_rotated() {
     assert_eq!(bot.readable(&restored).await, SESSIONS);
     let report = Verify::new().run(&bot.scratch.store, &restored).await.unwrap();
     assert!(report.is_sound(), "{report}");
-    // And the older one, over the newer, does not take its data key away.
+    // Restoring the older header over the newer one does not remove its data key.
     let restored = restore_account_header(&bot.scratch.store, &options(), &before, key(7)).await.unwrap();
     assert_eq!(bot.readable(&restored).await, SESSIONS);
 }
@@ -162,7 +164,7 @@ async fn a_detached_header_that_was_put_back_is_not_rotated() {
     assert_eq!(bot.readable(&vault).await, SESSIONS);
 }
 
-/// A slot that was removed does not come back for good with the next change.
+/// A slot that was removed does not come back with the next change.
 #[tokio::test]
 async fn a_header_that_was_put_back_is_not_washed() {
     let bot = Bot::new().await;
@@ -175,7 +177,7 @@ async fn a_header_that_was_put_back_is_not_washed() {
         let vault = bot.open(key(9)).await.unwrap();
         let refused = match change {
             "passphrase" => {
-                // There is no passphrase to change, which is not what is said.
+                // There is no passphrase to change, but the error is another one.
                 vault.change_passphrase(Passphrase::new("another passphrase").unwrap()).await.map_err(|error| {
                     assert!(matches!(error, Error::AmbiguousPassphrase(0)), "{error:?}");
                     Error::HeaderRolledBack
@@ -212,7 +214,7 @@ async fn a_passphrase_is_not_changed_over_a_header_that_was_put_back() {
 const COPY_OVER: &str = "INSERT OR REPLACE INTO sender_keys (account, address, record)
     SELECT 2, address, record FROM sender_keys WHERE account = 1";
 
-/// Two accounts with the same secret: one does not pass for the other one.
+/// Two accounts with the same secret: neither can be passed off as the other.
 #[tokio::test]
 async fn an_account_does_not_take_the_place_of_another_one() {
     let bot = Bot::new().await;
@@ -240,7 +242,7 @@ async fn an_account_does_not_take_the_place_of_another_one() {
     }
     bot.open(key(7)).await.unwrap();
 
-    // On purpose it can be moved.
+    // The account can be moved on purpose.
     let moved = options().context("account 1").open(second.clone(), key(7)).await.unwrap();
     moved.bind_context("account 2").await.unwrap();
     let moved = options().open(second.clone(), key(7)).await.unwrap();
@@ -259,14 +261,15 @@ async fn files_with_the_same_secret_that_were_exchanged_are_told_apart() {
     let opened = options().open(one.store(), key(7)).await;
     assert!(matches!(opened, Err(Error::WrongContext)), "{opened:?}");
 
-    // Vaults that are bound to nothing are told apart by their ids.
+    // Vaults without a context are told apart by their ids.
     let expecting = options().context("one").expect_store(one.vault.store_id());
     expecting.open(one.store(), key(7)).await.unwrap();
     let opened = expecting.context("two").open(two.store(), key(7)).await;
     assert!(matches!(opened, Err(Error::WrongStore)), "{opened:?}");
 }
 
-/// An anchor knows which store a context had, also if a second one was made for it with the same secret.
+/// An anchor knows the store of a context, even if a second store with the same secret was made for
+/// it.
 #[tokio::test]
 async fn an_anchor_remembers_the_store_of_a_context() {
     let folder = tempfile::tempdir().unwrap();
@@ -288,7 +291,7 @@ async fn an_anchor_remembers_the_store_of_a_context() {
     assert!(matches!(bound.open(bot.store(), key(7)).await, Err(Error::WrongStore)));
 }
 
-/// The header of a copy that this process has open as well is not the store's own.
+/// The header of a copy that this process also has open is not the store's own.
 #[tokio::test]
 async fn the_header_of_an_open_copy_is_not_taken_over() {
     let bot = Bot::new().await;
@@ -304,7 +307,7 @@ async fn the_header_of_an_open_copy_is_not_taken_over() {
     assert!(matches!(refused, Err(Error::HeaderTampered)), "{refused:?}");
 }
 
-/// A lower account number, planted or honest, does not lock derived accounts out.
+/// A lower account number, planted or honest, does not shut derived accounts out.
 #[tokio::test]
 async fn derived_accounts_know_their_parent() {
     for noted in [true, false] {
@@ -341,7 +344,8 @@ async fn a_revocation_covers_every_account_or_changes_nothing() {
     assert_eq!(bot.readable(&bot.open(key(8)).await.unwrap()).await, SESSIONS);
 }
 
-/// Over a store that cannot list its rows old data keys stay, and one day there is no room for another one.
+/// On a store that cannot list its rows, old data keys stay, until there is no room for another
+/// one.
 #[tokio::test]
 async fn a_revocation_needs_no_room_for_a_data_key() {
     let store: Arc<dyn Backend> = Arc::new(wacore::store::InMemoryBackend::new());

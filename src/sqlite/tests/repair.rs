@@ -1,4 +1,4 @@
-//! What is damaged is dropped and nothing else, and a contact is forgotten as a whole.
+//! A repair drops the damaged records and nothing else, and forgets a contact completely.
 
 use rusqlite::Connection;
 use wacore::store::traits::Backend;
@@ -13,7 +13,7 @@ use crate::vault::OnDamage;
 use crate::vault::OpenMode;
 use crate::{Key, Layer, Record, Vault, VaultOptions};
 
-/// A copy of a store, damaged.
+/// A damaged copy of a store.
 struct Damaged {
     store: SqliteStore,
     vault: Vault,
@@ -77,12 +77,12 @@ async fn every_damage_that_is_named_is_dropped_and_nothing_else() {
                 () => assert_eq!(after, *before, "{sql}: {name}"),
             }
         }
-        // The copy is as it was before.
+        // The copy is as the store was before.
         let copy = config().open(damaged.backup()).await.unwrap();
         let vault = VaultOptions::new().open(Arc::new(copy.clone()), Key::from_bytes(&mut [7; 32])).await.unwrap();
         assert_eq!(Verify::new().run(&copy, &vault).await.unwrap().damaged_count(), named.damaged_count(), "{sql}");
         drop((copy, vault));
-        // And a second time there is nothing to do, and no copy.
+        // A second repair does nothing, and makes no copy.
         std::fs::remove_file(damaged.backup()).unwrap();
         assert!(damaged.repair().await.unwrap().is_empty());
         assert!(!damaged.backup().exists());
@@ -93,7 +93,7 @@ async fn every_damage_that_is_named_is_dropped_and_nothing_else() {
 async fn what_only_a_backup_helps_against_is_not_repaired() {
     let sealed = sealed().await;
     let saved = sealed.vault.save_header();
-    // Records under a data key that the header does not have.
+    // Records under a data key that the header lacks.
     let damaged = Damaged::copy_of(&sealed, "UPDATE sessions SET record = record").await;
     crate::maintenance::Rotate::new().run(&damaged.store, &damaged.vault).await.unwrap();
     let connection = Connection::open(&damaged.path).unwrap();
@@ -109,14 +109,15 @@ async fn what_only_a_backup_helps_against_is_not_repaired() {
     let error = Repair::new().run(&damaged.store, &vault.unwrap(), damaged.backup()).await.unwrap_err();
     assert!(matches!(error, Error::UnknownEpoch { .. } | Error::HeaderRolledBack), "{error:?}");
     assert_eq!(damaged.rows().await, before);
-    // With the vault of another store everything would look damaged.
+    // With the vault of another store every record would look damaged.
     let other = super::verify::sealed().await;
     let error = Repair::new().run(&other.scratch.store, &sealed.vault, damaged.backup()).await.unwrap_err();
     assert!(matches!(error, Error::InvalidInput { .. }), "{error:?}");
     assert!(!damaged.backup().exists());
 }
 
-/// Damage of the few bytes that name the data key cannot be told from an older header, but by who repairs.
+/// Damage of the bytes that name the data key looks like an older header. Only the operator can
+/// decide.
 #[tokio::test]
 async fn records_under_an_unknown_key_are_dropped_only_if_that_is_asked_for() {
     let sealed = sealed().await;
@@ -159,14 +160,14 @@ async fn a_contact_is_forgotten_under_both_of_its_names() {
         layered.put_identity(address, [7; 32]).await.unwrap();
         layered.put_sender_key(&format!("120363@g.us:{address}"), b"sender key").await.unwrap();
     }
-    // One that nobody can open any more.
+    // A row that no key opens any more.
     let token = crate::encrypt::columns::addresses_of_user(sealed.vault.state().cipher.lookup(), phone).unwrap().prefix;
     let planted = format!("{}@damaged", &*token);
     store.put_session(&planted, b"nonsense").await.unwrap();
     let before = Verify::new().run(&sealed.scratch.store, &sealed.vault).await.unwrap();
 
     let report = forget(&sealed.scratch.store, &sealed.vault, &format!("+{phone}:7@s.whatsapp.net")).await.unwrap();
-    // The session of the sample is one of them.
+    // One of them is the session of the sample.
     assert_eq!((report.sessions, report.identities, report.sender_keys), (6, 5, 5), "{report}");
     for address in &contact {
         assert!(!layered.has_session(address).await.unwrap(), "{address}");

@@ -46,7 +46,7 @@ fn options() -> VaultOptions {
     VaultOptions::new().kdf_cost(Argon2Cost::MINIMUM)
 }
 
-/// A store with something of everything in it.
+/// A store with records of every kind.
 async fn sealed() -> Sealed {
     let scratch = Scratch::new().await;
     let (vault, layered) = over(&scratch.store, options().padding(Padding::Padme)).await;
@@ -71,7 +71,7 @@ impl Sealed {
         HeaderInfo::read(&self.scratch.store).await.unwrap().unwrap().epochs
     }
 
-    /// Opens the vault anew.
+    /// Opens the vault again.
     async fn open(&self, key: Key) -> crate::Result<Vault> {
         options().open(Arc::new(self.scratch.store.clone()), key).await
     }
@@ -94,7 +94,7 @@ async fn stored_epochs(store: &SqliteStore) -> Vec<(Record, u32)> {
     epochs
 }
 
-/// What everything that asks is answered.
+/// The answers of every method that reads.
 async fn answers(store: &dyn Backend) -> Vec<String> {
     let mut answers = vec![];
     for method in Method::ALL.iter().filter(|method| matches!(method.access(), Access::Read | Access::Scan)) {
@@ -137,15 +137,15 @@ async fn every_record_is_sealed_anew_and_nothing_else_changes() {
     let report = Verify::new().run(&sealed.scratch.store, &sealed.vault).await.unwrap();
     assert!(report.is_sound(), "{report}");
 
-    // Who kept the old data key has the key of none of them.
+    // The old data key opens none of the rows.
     assert!(old.epoch(1).is_some() && old.epoch(2).is_none());
-    // And whoever opens the store anew, everything.
+    // A vault that opens the store again reads all of them.
     let again = sealed.open(raw_key()).await.unwrap();
     let store: Arc<dyn Backend> = Arc::new(sealed.scratch.store.clone());
     assert_eq!(answers(&*again.layer().layer(store)).await, before);
 }
 
-/// Not even as noise: the old values and the old header are nowhere in the files.
+/// The old values and the old header are nowhere in the files, not even in unused bytes.
 #[tokio::test]
 async fn what_was_there_is_gone_from_the_files() {
     let sealed = sealed().await;
@@ -184,7 +184,7 @@ async fn other_accounts_stay_as_they_are() {
     assert_eq!(sealed.epochs().await, [2]);
 }
 
-/// More rows than a page, rows between them deleted and stored while they are sealed.
+/// More rows than a page holds; other tasks delete and store rows while they are sealed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eight_tasks_go_on_while_keys_change() {
     let sealed = Arc::new(sealed().await);
@@ -200,7 +200,7 @@ async fn eight_tasks_go_on_while_keys_change() {
     let tasks: Vec<_> = (0..8u64)
         .map(|task| {
             let (store, over, calls) = (sealed.layered.clone(), over.clone(), calls.clone());
-            // Some of them through a vault of their own.
+            // Some tasks use their own vault.
             let own = (task % 3 == 0).then(|| sealed.scratch.store.clone());
             tokio::spawn(async move {
                 let mut rng = StdRng::seed_from_u64(task);
@@ -229,7 +229,8 @@ async fn eight_tasks_go_on_while_keys_change() {
                             rows.extend(batch.iter().map(|(key, _)| (key.to_string(), vec![value.clone()])));
                         }
                         2 => {
-                            // Dropped somewhere: it was stored, or will be before the next call, or was not.
+                            // Dropped at a random point: it was stored, will be stored before the
+                            // next call, or was not.
                             let polls = rng.random_range(0..3);
                             let done = {
                                 let mut call = pin!(store.put_session(&key, &value));
@@ -252,7 +253,8 @@ async fn eight_tasks_go_on_while_keys_change() {
                         3 => {
                             let number = rng.random_range(0..3000u32);
                             let index: [u8; 32] = number.to_be_bytes().repeat(8).try_into().unwrap();
-                            // Two of eight tasks delete and store again, so that the table's order moves.
+                            // Two of eight tasks delete and store again, so that rows move in the
+                            // table.
                             if task < 2 {
                                 store.delete_mutation_macs("many", &[index.to_vec()]).await.unwrap();
                                 let mac = wacore::appstate::processor::AppStateMutationMAC {
@@ -302,7 +304,7 @@ async fn eight_tasks_go_on_while_keys_change() {
     println!("{rounds} changes of the data key beside {calls} calls");
 }
 
-/// A gate that holds up every call.
+/// A gate that holds every call.
 fn closed(side: Side) -> Gate {
     let gate = Gate::default();
     Method::ALL.iter().for_each(|method| gate.close(*method, side));
@@ -313,7 +315,8 @@ fn open(gate: &Gate) {
     Method::ALL.iter().for_each(|method| gate.open(*method));
 }
 
-/// Every call that seals holds a change up until it is stored: none comes too late with the old key.
+/// Every sealing call holds up a change until it is stored: no call writes with the old key
+/// afterwards.
 #[tokio::test]
 async fn calls_under_way_are_waited_for() {
     let sealed = sealed().await;
@@ -340,7 +343,7 @@ async fn calls_under_way_are_waited_for() {
     }
 }
 
-/// Methods that write and seal nothing under a data key.
+/// Methods that write, but seal nothing under a data key.
 const UNSEALED: [Method; 8] = [
     Method::SetSenderKeyStatus,
     Method::SaveBaseKey,
@@ -348,12 +351,12 @@ const UNSEALED: [Method; 8] = [
     Method::PutMsgSecrets,
     Method::TouchTcTokenSenderTimestamp,
     Method::MarkPrekeysUploaded,
-    // Seals when the store is asked for nothing any more.
+    // Seals only after its last call to the store.
     Method::Create,
     Method::SnapshotDb,
 ];
 
-/// A value that was read before a change and is opened after it.
+/// A value that was read before a change, and is opened after it.
 #[tokio::test]
 async fn what_was_read_before_is_opened_after() {
     let sealed = sealed().await;
@@ -361,7 +364,7 @@ async fn what_was_read_before_is_opened_after() {
     let layered = sealed.vault.layer().layer(gate.layer(Arc::new(sealed.scratch.store.clone())));
     let mut reading = pin!(layered.get_session(canaries::SESSION_ADDRESS));
     assert!(futures::poll!(&mut reading).is_pending(), "it is held back");
-    // Nobody who still reads has the key taken away.
+    // A reader that still runs keeps its key.
     let rotate = sealed.rotate();
     let done = async {
         tokio::time::sleep(Duration::from_millis(30)).await;
@@ -380,7 +383,7 @@ async fn somebody_else_who_has_the_store_open_is_an_error_and_nothing_is_done() 
     let refused = sealed.rotate().await;
     assert!(matches!(refused, Err(Error::StoreInUse)), "{refused:?}");
     assert_eq!(sealed.vault.save_header(), before);
-    // Both go on working, and so do new ones.
+    // Both continue to work, and so do new ones.
     other.put_session("a@b", b"c").await.unwrap();
     sealed.layered.put_session("d@e", b"f").await.unwrap();
     drop(config().open(&sealed.scratch.path).await.unwrap());
@@ -390,12 +393,12 @@ async fn somebody_else_who_has_the_store_open_is_an_error_and_nothing_is_done() 
     assert_eq!(connection.query_row("DELETE FROM sessions WHERE address = 'a@b' RETURNING 1", (), |_| Ok(())), Ok(()));
     drop(connection);
     sealed.rotate().await.unwrap();
-    // Nor is anybody kept out afterwards.
+    // Other connections can open the file afterwards.
     let connection = Connection::open(&sealed.scratch.path).unwrap();
     assert_eq!(connection.query_row("SELECT count(*) FROM devices", (), |row| row.get(0)), Ok(1));
 }
 
-/// A vault of the same key and the same store id, but on a copy.
+/// A vault with the same key and the same store id, but on a copy.
 #[tokio::test]
 async fn a_vault_of_another_store_is_refused() {
     let sealed = sealed().await;
@@ -423,7 +426,7 @@ async fn damaged_records_keep_the_old_key_unless_they_are_left_behind() {
     };
     sealed.layered.put_session("another@b", b"another").await.unwrap();
     damage("UPDATE group_metadata SET info = substr(info, 1, 60)");
-    // One that is sealed and in its place, but not the way that this crate stores it.
+    // A row that is sealed and in its place, but not encoded as this crate does it.
     damage(
         "UPDATE collection_versions SET index_value_map = CAST(index_value_map || x'0100000061' || x'00000000' AS BLOB)",
     );
@@ -542,7 +545,7 @@ async fn a_revoked_secret_opens_nothing_any_more_and_open_vaults_go_on() {
         assert_eq!(answers(&**layered).await, before);
         layered.put_session("after@b", b"the change").await.unwrap();
     }
-    // They can change the header as well.
+    // They can also change the header.
     sealed.vault.add_slot("later", Key::from_bytes(&mut [10; 32])).await.unwrap();
     assert_eq!(second.slots().len(), 1, "as it last saw it");
     second.add_slot("later still", Key::from_bytes(&mut [11; 32])).await.unwrap();
@@ -550,7 +553,7 @@ async fn a_revoked_secret_opens_nothing_any_more_and_open_vaults_go_on() {
     let opened = sealed.open(new_key()).await.unwrap();
     assert_eq!(answers(&*opened.layer().layer(store.clone())).await, before);
     assert!(Verify::new().run(&sealed.scratch.store, &opened).await.unwrap().is_sound());
-    // The old header opens with the old secret, and nothing with the old header.
+    // The old header opens with the old secret, but it opens no record.
     let restored = options().restore_header(store.clone(), &saved, raw_key()).await;
     assert!(matches!(restored, Err(Error::VaultExists)), "{restored:?}");
     for copy in [HeaderCopy::A, HeaderCopy::B] {
@@ -596,14 +599,14 @@ async fn accounts_that_open_with_the_lowest_are_revoked_with_it() {
     let other = options().open(Arc::new(account(4)), Key::from_bytes(&mut [44; 32])).await.unwrap();
     let layered = other.layer().layer(Arc::new(account(4)));
     assert_eq!(layered.get_session("a@b").await.unwrap().unwrap(), &b"4"[..]);
-    // Nor does what the old vault key of the first account gave.
+    // A key derived from the first account's old vault key does not open it either.
     let old = options().open(Arc::new(account(2)), derived).await;
     assert!(matches!(old, Err(Error::WrongSecret)), "{old:?}");
     let wrong = Rotate::new().revoke(&sealed.scratch.store, &options(), raw_key(), new_key()).await;
     assert!(matches!(wrong, Err(Error::WrongSecret)), "{wrong:?}");
 }
 
-/// Dropped anywhere, one of the two secrets opens every account.
+/// Dropped at any point, one of the two secrets opens every account.
 #[tokio::test]
 async fn a_revocation_is_finished_by_the_next_one() {
     let mut finished = false;
@@ -653,7 +656,7 @@ async fn a_revocation_is_finished_by_the_next_one() {
     }
 }
 
-/// Of changes that overlap, each ends with all records under the newest key.
+/// Each of several overlapping changes ends with all records under the newest key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn changes_at_the_same_time_lose_nothing() {
     for round in 0..if std::env::var_os("WASTORE_LONG").is_some() { 200 } else { 12 } {
@@ -678,7 +681,7 @@ async fn changes_at_the_same_time_lose_nothing() {
         let (one, two, ()) = tokio::join!(leaving.run(&sealed.scratch.store, &sealed.vault), third, others);
         one.unwrap();
         two.unwrap();
-        // Whoever came last may have left a key for the next change to forget.
+        // The last change may have left a key for the next one to forget.
         let vault = sealed.open(new_key()).await.unwrap();
         let report = Verify::new().run(&sealed.scratch.store, &vault).await.unwrap();
         assert!(report.is_sound(), "{round}: {report}");
@@ -689,7 +692,7 @@ async fn changes_at_the_same_time_lose_nothing() {
     }
 }
 
-/// A header that was saved before has its slots put back, and not its data keys.
+/// Restoring a saved header brings back its slots, but not its data keys.
 #[tokio::test]
 async fn a_header_from_before_a_change_does_not_take_the_data_key_along() {
     let sealed = sealed().await;
@@ -703,7 +706,7 @@ async fn a_header_from_before_a_change_does_not_take_the_data_key_along() {
     assert_eq!((restored.slots().len(), sealed.epochs().await), (2, vec![2]));
     assert_eq!(answers(&*restored.layer().layer(store.clone())).await, before);
     assert_eq!(answers(&*sealed.layered).await, before);
-    // Without any header left it says what is wrong, and writes nothing.
+    // Without any header it reports that, and writes nothing.
     let connection = Connection::open(&sealed.scratch.path).unwrap();
     connection.execute("UPDATE sender_keys SET record = x'00' WHERE address LIKE 'wastore%'", ()).unwrap();
     let refused = options().restore_header(store.clone(), &saved, new_key()).await;

@@ -1,4 +1,4 @@
-//! The schema of the file is the one that the migrations make, and nothing else.
+//! The schema of the file is exactly the one that the migrations make.
 
 use std::sync::atomic::Ordering;
 
@@ -12,7 +12,7 @@ use crate::method::{Method, Record};
 use crate::sqlite::connection::{GUARDS, LIMITS};
 use crate::testing::canaries;
 
-/// Changes of the schema, and the object that is named.
+/// Changes of the schema, and the object that the error names.
 pub(super) const ALTERATIONS: &[(&str, &str)] = &[
     ("ALTER TABLE sessions ADD COLUMN rowid INTEGER", "table sessions"),
     ("ALTER TABLE mutation_macs ADD COLUMN more TEXT", "table mutation_macs"),
@@ -70,7 +70,8 @@ fn is_altered<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
     object.clone()
 }
 
-/// Also the planted column `rowid` that walks would read, and the foreign key whose action would delete the header.
+/// Includes the planted column `rowid`, which walks would read, and the foreign key whose action
+/// would delete the header.
 #[tokio::test]
 async fn an_altered_schema_is_refused_and_named_and_the_file_left_alone() {
     let scratch = Scratch::new().await;
@@ -90,7 +91,7 @@ async fn an_altered_schema_is_refused_and_named_and_the_file_left_alone() {
     assert!(store.exists().await.unwrap());
 }
 
-/// With its write-ahead log, as a killed process leaves it.
+/// With the write-ahead log that a killed process leaves.
 #[tokio::test]
 async fn an_altered_schema_in_the_log_stays_there() {
     let scratch = Scratch::new().await;
@@ -105,14 +106,15 @@ async fn an_altered_schema_in_the_log_stays_there() {
     assert!(matches!(refused(&copy).await, Error::SchemaAltered { .. }));
 }
 
-/// Every call of a store that is open, on the writer and on readers, notices; and works again when the schema is as it was.
+/// Every call of an open store notices, on the writer and on readers, and works again once the
+/// schema is restored.
 #[tokio::test]
 async fn a_schema_that_changes_under_an_open_store_stops_every_call() {
     let scratch = Scratch::new().await;
     let store = &scratch.store;
     canaries::fill(store).await;
     let device = store.load().await.unwrap();
-    // Statements are prepared on every connection.
+    // Prepare statements on every connection.
     for method in Method::ALL {
         canaries::call(store, *method).await.unwrap();
     }
@@ -173,7 +175,7 @@ async fn a_schema_that_changes_under_an_open_store_stops_every_call() {
     assert_eq!(store.load().await.unwrap().is_some(), device.is_some());
 }
 
-/// A statement that was never prepared before does not slip through after one that was refused.
+/// A statement that was never prepared does not slip through after a refused one.
 #[tokio::test]
 async fn new_statements_are_not_prepared_against_a_changed_schema() {
     let scratch = Scratch::with(config().read_connections(1)).await;
@@ -189,7 +191,7 @@ async fn new_statements_are_not_prepared_against_a_changed_schema() {
     is_altered(store.delete_session("a").await);
     is_altered(store.delete_sender_key("a").await);
     is_altered(store.get_group_metadata("a").await);
-    // In the middle of a transaction that ignores what it is told.
+    // In the middle of a transaction that ignores errors.
     let stubborn = |c: &Connection| {
         let _ = c.run("/* test */ DELETE FROM sessions", ());
         c.run("/* test */ DELETE FROM sender_keys WHERE account = 1", ())
@@ -202,7 +204,7 @@ async fn new_statements_are_not_prepared_against_a_changed_schema() {
     assert_eq!((count("sessions"), count("sender_keys")), (1, 1));
 }
 
-/// What changes the number of the schema and nothing else is not noticed.
+/// A change of the schema's number alone is not noticed.
 #[tokio::test]
 async fn a_rewrite_by_others_disturbs_no_call() {
     let scratch = Scratch::new().await;
@@ -226,8 +228,8 @@ async fn a_rewrite_by_others_disturbs_no_call() {
     assert_eq!(store.integrity_check().await.unwrap(), [] as [String; 0]);
 }
 
-/// Statements are prepared once, and by nothing but a change of the schema again: in a process of its own, whose other tests
-/// do not change any.
+/// Statements are prepared once, and again only after a change of the schema. Runs in its own
+/// process, where no other test changes the schema.
 #[test]
 fn statements_are_prepared_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -258,7 +260,7 @@ async fn every_guard_is_set_on_every_connection() {
     let scratch = Scratch::new().await;
     let look = |c: &Connection| {
         for (guard, value) in GUARDS {
-            // Reading this one is setting it off.
+            // Reading this setting changes it.
             assert_eq!(c.db_config(*guard).unwrap(), *value, "{guard:?}");
         }
         for (limit, value) in LIMITS {
@@ -274,10 +276,10 @@ async fn every_guard_is_set_on_every_connection() {
         assert!(denied.is_err());
         Ok(pragma("query_only"))
     };
-    // A refused statement is not prepared by itself: the schema is looked at again.
+    // A refused statement is not prepared by itself: the schema is checked again.
     assert_eq!(scratch.store.database.write(WritePlan::MAINTENANCE, look).await.unwrap(), 0);
     assert_eq!(scratch.store.database.read_long(look).await.unwrap(), 1);
-    // With the permission to prepare it, the function is still switched off.
+    // The function stays disabled even if the statement may be prepared.
     let load = |c: &Connection| {
         let call = || c.query_row("SELECT load_extension('x')", (), |row| row.get::<_, String>(0));
         Ok(crate::sqlite::connection::permitted(call).unwrap_err().to_string())
@@ -286,7 +288,7 @@ async fn every_guard_is_set_on_every_connection() {
     assert!(said.contains("not authorized"), "{said}");
 }
 
-/// Names that an altered file brings along are in no error, and values of a wrong type are damage of their row.
+/// Names from an altered file are in no error, and values of a wrong type are damage of their row.
 #[tokio::test]
 async fn what_is_in_the_file_is_in_no_error() {
     let scratch = Scratch::new().await;
@@ -325,7 +327,7 @@ async fn values_of_a_wrong_type_are_damage_of_their_row() {
     store.put_sender_key("sender", b"CANARYCANARY").await.unwrap();
     let Scratch { store, path, _folder } = scratch;
     drop(store);
-    // In the record's header, the type of a blob becomes that of a text.
+    // In the record's header, the type of a blob becomes the type of a text.
     let mut file = std::fs::read(&path).unwrap();
     let blob = (12 + 12 * 2) as u8;
     let mut changed = 0;

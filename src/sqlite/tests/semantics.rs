@@ -1,4 +1,4 @@
-//! What the store does beyond the rules of the conformance kit, which `tests/conformance.rs` holds it to.
+//! Behaviour of the store beyond the conformance kit, which `tests/conformance.rs` runs.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use wacore::store::traits::{
 use super::*;
 use crate::testing::canaries;
 
-/// A store in memory: the SQL is the same.
+/// A store in memory. The SQL is the same.
 async fn store() -> SqliteStore {
     SqliteStore::in_memory().await.unwrap()
 }
 
-/// Every record that [`canaries::fill`] stores, but the device.
+/// Checks every record that [`canaries::fill`] stores, except the device.
 pub(super) async fn assert_filled(store: &SqliteStore) {
     let (chat, sender, id) = (canaries::CHAT, canaries::SENDER, canaries::MESSAGE_ID);
     assert_eq!(store.get_session(canaries::SESSION_ADDRESS).await.unwrap().unwrap(), canaries::SESSION);
@@ -156,7 +156,7 @@ async fn cutoffs_are_exact() {
     store.store_pending_inbound("c", "s", "m", b"x").await.unwrap();
     at("pending_inbound", "inserted_at", 100).await;
     assert_eq!(store.delete_expired_pending_inbound(100).await.unwrap(), 0);
-    // Storing again starts its time anew.
+    // Storing a message again restarts its time.
     store.store_pending_inbound("c", "s", "m", b"y").await.unwrap();
     assert_eq!(store.delete_expired_pending_inbound(101).await.unwrap(), 0);
     assert_eq!(store.get_pending_inbound("c", "s", "m").await.unwrap().unwrap(), b"y");
@@ -181,7 +181,7 @@ async fn devices_are_created_once_and_come_back_whole() {
     store.save(&device).await.unwrap();
     let loaded = store.load().await.unwrap().unwrap();
     assert_eq!(serde_json::to_value(&loaded).unwrap(), serde_json::to_value(&device).unwrap());
-    // What is not stored comes back as in a new device, as upstream's store does it.
+    // Fields that are not stored have the values of a new device, as in upstream's store.
     assert_eq!(loaded.device_props.os.as_deref(), Some("rust"));
     assert_eq!(format!("{:?}", loaded.client_profile), format!("{:?}", Device::new().client_profile));
     assert!(!loaded.nct_salt_sync_seen);
@@ -234,6 +234,6 @@ fn the_store_is_a_backend_and_names_itself() {
         assert_eq!(format!("{store:?} {:?}", store.account(7)), "sqlite(in memory) sqlite(in memory, account 7)");
         Arc::new(store)
     });
-    // Under an executor that is no runtime at all.
+    // Under an executor that is not a runtime.
     futures::executor::block_on(canaries::fill(&*store));
 }

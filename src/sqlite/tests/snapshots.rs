@@ -18,10 +18,10 @@ async fn backups_hold_everything_and_open() {
     assert_eq!(copy.get_session(canaries::SESSION_ADDRESS).await.unwrap().unwrap(), canaries::SESSION);
     assert!(copy.account(2).has_session("second").await.unwrap());
     assert_eq!(copy.integrity_check().await.unwrap(), [] as [String; 0]);
-    // The copy is a store of its own.
+    // The copy is an independent store.
     copy.put_session("only here", b"x").await.unwrap();
     assert!(!scratch.store.has_session("only here").await.unwrap());
-    // Never over something that is there.
+    // A backup never replaces an existing file.
     let error = scratch.store.backup(&target).await.unwrap_err();
     assert!(matches!(&error, Error::TargetExists { path } if *path == target), "{error:?}");
     assert!(copy.has_session("only here").await.unwrap());
@@ -155,7 +155,7 @@ async fn checkpoints_empty_the_log_and_shrinking_the_file() {
     assert_eq!(scratch.store.integrity_check().await.unwrap(), [] as [String; 0]);
 }
 
-/// Under steady load the log starts over now and then instead of growing for ever.
+/// Under steady load the log starts over now and then, instead of growing for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_does_not_grow_for_ever() {
     let scratch = Scratch::with(config().durability(Durability::Process)).await;
@@ -173,12 +173,12 @@ async fn the_log_does_not_grow_for_ever() {
     for writer in writers.collect::<Vec<_>>() {
         writer.await.unwrap();
     }
-    // 180 MB of sessions were written, and more of pages.
+    // 180 MB of sessions were written, and even more pages.
     let size = fs::metadata(log).unwrap().len();
     assert!(size < 100 << 20, "{size}");
 }
 
-/// What was deleted or replaced is overwritten, not only marked as free.
+/// Deleted or replaced values are overwritten, not only marked as free.
 #[tokio::test]
 async fn deleted_records_leave_no_traces_in_the_file() {
     let scratch = Scratch::new().await;

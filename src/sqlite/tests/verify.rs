@@ -1,4 +1,4 @@
-//! Every damage to a sealed store is found and named, and nothing else.
+//! The check finds and names all damage to a sealed store, and nothing else.
 
 use rusqlite::Connection;
 use wacore::store::traits::Backend;
@@ -16,7 +16,8 @@ pub(super) struct Sealed {
     pub(super) vault: Vault,
 }
 
-/// A store with two rows in every table that can have them, all through the encrypting layer.
+/// A store with two rows in every table that can have them, all written through the encrypting
+/// layer.
 pub(super) async fn sealed() -> Sealed {
     let scratch = Scratch::new().await;
     let store: Arc<dyn Backend> = Arc::new(scratch.store.clone());
@@ -45,7 +46,7 @@ impl Sealed {
         Verify::new().run(&self.scratch.store, &self.vault).await.unwrap()
     }
 
-    /// The report after a change from outside, which is undone.
+    /// The report after a change from outside, which is then undone.
     async fn after(&self, sql: &str) -> VerifyReport {
         let connection = Connection::open(&self.scratch.path).unwrap();
         let copy = self.scratch.path.with_extension("damaged");
@@ -61,9 +62,10 @@ impl Sealed {
     }
 }
 
-/// Changes of a sealed store, each with the table that is damaged by it.
+/// Changes of a sealed store, each with the table that it damages.
 pub(super) fn damages() -> Vec<(&'static str, String)> {
-    // A flipped bit, a truncation, plaintext, an empty value; where a table has two rows, one value in the place of another.
+    // A flipped bit, a truncation, plaintext, an empty value. If a table has two rows, one value in
+    // the place of the other.
     let values = [
         ("sessions", "record"),
         ("prekeys", "record"),
@@ -148,7 +150,7 @@ async fn damage_is_found_in_every_table_and_named() {
     }
     let swapped = "UPDATE sent_messages SET payload = (SELECT payload FROM sent_messages AS other
         WHERE other.rowid != sent_messages.rowid LIMIT 1)";
-    // The other one then gets back what was its own.
+    // The other row then gets its own value back.
     assert_eq!(sealed.after(swapped).await.damaged_count(), 1);
     let header = sealed.after("UPDATE sender_keys SET record = x'00' WHERE address = 'wastorevaultheaderv1b'").await;
     assert!(header.to_string().contains("1 of 2 copies of the vault header are intact"), "{header}");
@@ -177,7 +179,7 @@ async fn accounts_are_checked_by_themselves_and_inspected_together() {
     vault.layer().layer(Arc::new(second.clone())).put_session("a@b", b"c").await.unwrap();
     let report = Verify::new().run(&second, &vault).await.unwrap();
     assert!(report.is_sound() && report.checked(Record::Session) == 1, "{report}");
-    // With the keys of another account nothing is what it should be.
+    // With the keys of another account every record fails.
     let wrong = Verify::new().run(&second, &sealed.vault).await.unwrap();
     assert!(wrong.damaged_count() >= 1, "{wrong}");
     let inspection = inspect(&sealed.scratch.store).await.unwrap();
@@ -188,7 +190,7 @@ async fn accounts_are_checked_by_themselves_and_inspected_together() {
     assert_eq!((header.intact_copies, header.slots.len(), &header.epochs[..]), (2, 1, &[1][..]));
 }
 
-/// More rows than are read at a time, in tables with and without row ids.
+/// More rows than a page holds, in tables with and without row ids.
 #[tokio::test]
 async fn large_tables_are_read_to_their_end() {
     let sealed = sealed().await;

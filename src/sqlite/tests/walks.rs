@@ -1,4 +1,4 @@
-//! Walks see every row that there is, or say that they do not.
+//! Walks see every existing row, or report that they do not.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::testing::canaries;
 use crate::vault::OpenMode;
 use crate::{Layer, Record};
 
-/// The bytes of a sealed store of many rows, in a file that is closed.
+/// The bytes of a sealed store with many rows, whose file is closed.
 pub(super) struct Closed {
     pub(super) folder: TempDir,
     pub(super) path: PathBuf,
@@ -61,7 +61,7 @@ impl Closed {
         Self { folder, path, whole, rows }
     }
 
-    /// As it was at the beginning.
+    /// Restores the original bytes.
     pub(super) fn reset(&self) {
         for ending in ["", "-wal", "-shm", "-journal"] {
             std::fs::remove_file(format!("{}{ending}", self.path.display())).ok();
@@ -91,7 +91,7 @@ pub(super) fn counts(path: &Path) -> rusqlite::Result<BTreeMap<&'static str, u64
     TABLES.iter().map(count).collect()
 }
 
-/// Runs SQL on a table that takes values of any type meanwhile, and looks as before afterwards.
+/// Runs SQL on a table that takes values of any type in the meantime, and restores the schema.
 pub(super) fn loosely(path: &Path, table: &str, sql: &str) -> rusqlite::Result<()> {
     let set = |schema: &str| {
         let connection = Connection::open(path)?;
@@ -113,7 +113,7 @@ pub(super) fn loosely(path: &Path, table: &str, sql: &str) -> rusqlite::Result<(
     done
 }
 
-/// Runs SQL while SQLite does not know of an index, so that its entries stay as they are.
+/// Runs SQL while SQLite does not know of an index, so that its entries do not change.
 pub(super) fn without_index(path: &Path, index: &str, sql: &str) -> rusqlite::Result<()> {
     let connection = Connection::open(path)?;
     connection.execute_batch("PRAGMA writable_schema = ON")?;
@@ -129,7 +129,7 @@ pub(super) fn without_index(path: &Path, index: &str, sql: &str) -> rusqlite::Re
     done
 }
 
-/// Every row of every table, as often as it is seen.
+/// Every row of every table, with the number of times it is seen.
 async fn walk(store: &SqliteStore) -> crate::Result<BTreeMap<&'static str, (u64, u64)>> {
     let mut snapshot = Snapshot::open(store).await?;
     let mut seen = BTreeMap::new();
@@ -156,7 +156,7 @@ async fn every_row_is_seen_once() {
     assert!(closed.rows["sessions"] > 300 && closed.rows["mutation_macs"] > 300);
 }
 
-/// What is written meanwhile is not there: the snapshot is of one moment.
+/// Concurrent writes are not seen: the snapshot is of one moment.
 #[tokio::test]
 async fn a_snapshot_is_of_one_moment() {
     let closed = Closed::new(120).await;
@@ -176,7 +176,8 @@ async fn a_snapshot_is_of_one_moment() {
     drop((snapshot, vault));
 }
 
-/// Wrong types in any column, and rows of accounts that are no numbers: each is damage of its row, and nothing else is.
+/// Wrong types in any column, and rows of accounts that are not numbers: each is damage of its row
+/// only.
 #[tokio::test]
 async fn values_of_any_type_are_damage_of_their_rows() {
     let closed = Closed::new(70).await;
@@ -252,7 +253,7 @@ async fn rows_of_accounts_that_are_no_numbers_stop_no_listing() {
     assert!(!report.is_sound() && report.damaged_count() == 0, "{report}");
 }
 
-/// The keys of a table without row ids are of any type, and more of each than a page has.
+/// The keys of a table without row ids have any type, and more of each than a page holds.
 #[test]
 fn keys_of_any_type_do_not_stop_a_walk() {
     let c = Connection::open_in_memory().unwrap();
@@ -285,7 +286,7 @@ fn keys_of_any_type_do_not_stop_a_walk() {
     }
 }
 
-/// Rows without an entry in the index and entries without a row.
+/// Rows without an entry in the index, and entries without a row.
 #[tokio::test]
 async fn a_table_that_does_not_fit_its_index_is_damage() {
     let closed = Closed::new(120).await;
@@ -322,7 +323,7 @@ async fn a_table_that_does_not_fit_its_index_is_damage() {
         {
             let target = closed.folder.path().join("export.db");
             match crate::import::Export::new().run(&store, &vault, &target).await.unwrap_err() {
-                // The rows that were copied are under names that are not theirs.
+                // The copied rows are under names that are not theirs.
                 Error::Tampered { .. } if change.starts_with("INSERT") => {}
                 error => missed(error),
             }
@@ -331,17 +332,19 @@ async fn a_table_that_does_not_fit_its_index_is_damage() {
     }
 }
 
-/// A long value whose pages do not hang together: the row is named, and the others are read.
+/// A long value with a broken chain of pages: the row is named, and the others are read.
 #[tokio::test]
 async fn a_broken_chain_of_pages_is_damage_of_one_row() {
     let closed = Closed::new(120).await;
-    // The first page of a chain is where the last four bytes of the cell say. Sealed values begin with their magic.
+    // The last four bytes of the cell hold the first page of a chain. Sealed values begin with
+    // their magic.
     let page = 8192;
     let mut broken = None;
     for number in 0..closed.whole.len() / page {
         let bytes = &closed.whole[number * page..][..page];
         let next = u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize;
-        // A page of a chain begins with the number of the next one, which has nothing but the rest.
+        // A page of a chain begins with the number of the next page; the last page has only the
+        // rest of the value.
         if bytes[0] == 0
             && next > number + 1
             && next <= closed.whole.len() / page
@@ -364,10 +367,10 @@ async fn a_broken_chain_of_pages_is_damage_of_one_row() {
         let intact: u64 = report.checked(Record::Session) + report.checked(Record::Identity);
         assert_eq!(intact, closed.rows["sessions"] - 1, "{report}");
         let seen = walk(&store).await.unwrap();
-        // Page 1 is there, and was read in its place.
+        // Page 1 exists, and was read in its place.
         let unreadable = u64::from(value != 1);
         assert_eq!(seen["sessions"], (closed.rows["sessions"], unreadable));
-        // And the prefixes of the others are told.
+        // The prefixes of the other rows are reported.
         let told = Arc::new(Mutex::new(vec![]));
         let teller = told.clone();
         store.sealed_prefixes(Box::new(move |prefix| teller.lock().unwrap().push(prefix))).await.unwrap();
@@ -380,7 +383,7 @@ async fn a_broken_chain_of_pages_is_damage_of_one_row() {
     assert!(closed.verify().await.is_sound());
 }
 
-/// The prefixes are those of the values, and every row is counted.
+/// The prefixes match the values, and every row is counted.
 #[tokio::test]
 async fn prefixes_are_those_of_the_sealed_values() {
     let closed = Closed::new(130).await;
@@ -439,7 +442,7 @@ async fn short_and_odd_values_have_no_prefix() {
     assert_eq!(told["mutation_macs"], closed.rows["mutation_macs"]);
 }
 
-/// How long the prefixes of a million rows take, with the profile of tests.
+/// Measures the prefixes of a million rows, with the profile of tests.
 #[tokio::test]
 async fn many_prefixes_take_little_time() {
     let rows = if std::env::var_os("WASTORE_LONG").is_some() { 1_000_000 } else { 20_000 };
@@ -456,7 +459,7 @@ async fn many_prefixes_take_little_time() {
     assert!(start.elapsed() < Duration::from_secs(20));
 }
 
-/// Deleted and replaced values are nowhere in the files after a rewrite; before it, some are.
+/// Deleted and replaced values are nowhere in the files after a rewrite; some are before it.
 #[tokio::test]
 async fn a_rewrite_removes_what_lies_in_unused_parts_of_pages() {
     let scratch = Scratch::new().await;
@@ -482,7 +485,7 @@ async fn a_rewrite_removes_what_lies_in_unused_parts_of_pages() {
     let search = || {
         let mut files = std::fs::read(&scratch.path).unwrap();
         files.extend(std::fs::read(scratch.path.with_extension("db-wal")).unwrap());
-        // Any 20 bytes of what is gone, at every 20th place of the files.
+        // Any 20 bytes of a removed value, at every 20th place of the files.
         let mut places = std::collections::HashSet::new();
         for value in &gone {
             places.extend(value.windows(20));
@@ -509,7 +512,7 @@ async fn a_rewrite_removes_what_lies_in_unused_parts_of_pages() {
     assert!(scratch.store.has_session("after").await.unwrap());
 }
 
-/// While others read and write, and in memory.
+/// While other connections read and write, and in memory.
 #[tokio::test]
 async fn a_rewrite_waits_for_nobody_but_writers() {
     let memory = SqliteStore::in_memory().await.unwrap();
@@ -538,7 +541,7 @@ async fn a_rewrite_waits_for_nobody_but_writers() {
     assert!(store.exists().await.unwrap());
 }
 
-/// Deleting an account leaves nothing of it in the log.
+/// Deleting an account leaves none of its content in the log.
 #[tokio::test]
 async fn a_deleted_account_is_not_in_the_log() {
     let scratch = Scratch::new().await;

@@ -1,4 +1,5 @@
-//! Upstream's storage traits over the maps of the engine. Methods whose default bodies will do are left out.
+//! Upstream's storage traits over the maps of the engine. Methods with sufficient default bodies
+//! are left out.
 
 use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard};
@@ -25,7 +26,7 @@ use crate::rows::below;
 use crate::rows::encoding::{decode_map, encode_map};
 use crate::rows::table::{TABLES, Table};
 
-/// The tables of one account, while no one else has them.
+/// The tables of one account, held exclusively.
 struct Held<'a> {
     map: MutexGuard<'a, Map>,
     account: i32,
@@ -459,7 +460,7 @@ impl DeviceStore for Memory {
     async fn load(&self) -> Result<Option<Device>> {
         let of = |row: Row| Device {
             edge_routing_info: row.carrier.first().cloned(),
-            // Not serialized, and its default is not the client's.
+            // Not serialized, and its default differs from the client's.
             device_props: Arc::new(DEVICE_PROPS.clone()),
             ..row.rest()
         };
