@@ -160,9 +160,9 @@ impl Account {
         let cache = Arc::new(SignalStoreCache::new());
         let signal = SignalProtocolStoreAdapter::new(device.get_device_arc().await, cache.clone());
         let snapshot = device.get_device_snapshot();
-        let nobody: Jid = "0@s.whatsapp.net".parse()?;
-        let jid = snapshot.pn.clone().unwrap_or_else(|| nobody.clone());
-        let lid = snapshot.lid.clone().unwrap_or(nobody);
+        let bystander: Jid = "0@s.whatsapp.net".parse()?;
+        let jid = snapshot.pn.clone().unwrap_or_else(|| bystander.clone());
+        let lid = snapshot.lid.clone().unwrap_or(bystander);
         Ok(Self { jid, lid, stack: description, backend, device, cache, signal })
     }
 

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_file_and_who_may_use_it() {
+    fn errors_name_the_file_and_its_permitted_users() {
         let folder = tempfile::tempdir().unwrap();
         let denied =
             named(&folder.path().join("a/b"), io::Error::from_raw_os_error(rustix::io::Errno::ACCESS.raw_os_error()));

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_threads_own_the_same_stripe_and_nothing_is_lost_when_it_changes_hands() {
+    fn no_two_threads_own_a_stripe_and_no_count_is_lost() {
         const THREADS: usize = 40;
         let counters: [AtomicU64; STRIPES] = Default::default();
         for _ in 0..20 {

@@ -207,3 +207,26 @@ fn documents_and_sources_avoid_words_that_hide_the_actor() {
     }
     assert!(found.is_empty(), "see the rules of prose in CONTRIBUTING.md:\n{found}");
 }
+
+/// A test name is a plain statement.
+const MOST_CHARACTERS_OF_A_TEST_NAME: usize = 60;
+
+#[test]
+fn test_names_are_short() {
+    let mut too_long = vec![];
+    for source in sources() {
+        let text = fs::read_to_string(&source).unwrap();
+        let mut is_test = false;
+        for line in text.lines().map(str::trim) {
+            is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+            let name = line.split_once("fn ").and_then(|(_, rest)| rest.split('(').next());
+            if let (true, Some(name)) = (is_test, name) {
+                is_test = false;
+                if name.len() > MOST_CHARACTERS_OF_A_TEST_NAME {
+                    too_long.push(name.to_owned());
+                }
+            }
+        }
+    }
+    assert!(too_long.is_empty(), "{too_long:#?}");
+}

@@ -441,7 +441,7 @@ async fn accounts_are_chosen_and_kept_apart() {
 
 /// A stopped bot leaves no log behind, and neither does the import.
 #[tokio::test]
-async fn a_source_that_nobody_uses_stays_alone() {
+async fn an_unused_source_stays_alone() {
     let bot = Bot::new();
     let source = bot.account(1).await;
     fill(&*source).await;

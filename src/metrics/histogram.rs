@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_follow_one_another_without_a_gap_and_hold_what_falls_into_them() {
+    fn buckets_leave_no_gap_and_hold_their_values() {
         let mut expected = 0;
         for bucket in 0..Histogram::BUCKETS {
             let (first, last) = Histogram::bounds(bucket);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_off_by_an_eighth_at_most_and_by_much_less_as_a_rule() {
+    fn percentiles_are_off_by_an_eighth_at_most() {
         let mut times: Vec<u64> = (0..10_000u64).map(|number| number * number % 7_919 * number % 40_000_000).collect();
         let histogram = of(times.iter().copied());
         times.sort_unstable();

@@ -203,7 +203,7 @@ struct Interrupted {
 
 #[cfg(unix)]
 #[test]
-fn a_signal_at_any_moment_leaves_nothing_behind_that_is_not_named() {
+fn a_signal_at_any_moment_leaves_no_unnamed_file() {
     const CANARY: &[u8] = b"a session that no one may read";
     let desk = Desk::new();
     desk.upstream("whatsapp.db", &[1]);

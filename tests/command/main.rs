@@ -284,7 +284,7 @@ fn data_keys_are_changed_and_leaked_secrets_revoked() {
 }
 
 #[test]
-fn damaged_records_keep_the_old_data_key_unless_they_are_left_behind() {
+fn damaged_records_keep_the_old_key_unless_left_behind() {
     let desk = Desk::new();
     desk.upstream("whatsapp.db", &[1]);
     desk.ok("import whatsapp.db wa.db --new-key-file key");
@@ -348,7 +348,7 @@ fn kill_and_repeat(desk: &Desk, commands: [&str; 2], kills: u32, mut check: impl
 }
 
 #[test]
-fn a_change_of_the_data_key_that_is_killed_anywhere_loses_nothing() {
+fn a_killed_change_of_the_data_key_loses_nothing() {
     let desk = Desk::new();
     desk.upstream("whatsapp.db", &[1]);
     desk.ok("import whatsapp.db wa.db --new-key-file key");
@@ -373,7 +373,7 @@ fn a_change_of_the_data_key_that_is_killed_anywhere_loses_nothing() {
 }
 
 #[test]
-fn a_revocation_that_is_killed_anywhere_leaves_the_old_secret_or_the_new_one() {
+fn a_killed_revocation_leaves_one_of_the_two_secrets() {
     let desk = Desk::new();
     desk.ok("init wa.db --new-key-file key");
     with_many_sessions(&desk);

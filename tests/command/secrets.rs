@@ -4,7 +4,7 @@
 use super::*;
 
 #[test]
-fn secrets_come_from_files_descriptors_and_variables_and_never_from_the_command_line() {
+fn secrets_never_come_from_the_command_line() {
     let desk = Desk::new();
     let mut init = desk.command("init wa.db --new-passphrase-env SECRET");
     assert!(init.env("SECRET", "correct horse battery staple").output().unwrap().status.success());
@@ -77,7 +77,7 @@ fn files_with_secrets_are_for_their_owner() {
 }
 
 #[test]
-fn a_key_file_is_made_and_a_passphrase_comes_from_standard_input() {
+fn keygen_makes_a_key_and_standard_input_gives_a_passphrase() {
     let desk = Desk::new();
     desk.ok("keygen random");
     assert_eq!(desk.fails("keygen random").0, 5, "never over another file");
@@ -309,7 +309,7 @@ fn a_line_that_is_cut_is_no_passphrase() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_prompt_cannot_be_left_for_a_shell_that_shows_what_is_typed() {
+fn the_prompt_cannot_be_left_for_a_shell_with_echo() {
     let desk = Desk::new();
     desk.ok("init wa.db --new-passphrase-file old");
     let mut terminal = Terminal::run(&desk, "verify wa.db --quick");
@@ -443,7 +443,7 @@ impl Terminal {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn at_the_prompt_a_signal_ends_the_command_and_the_terminal_is_as_before() {
+fn a_signal_at_the_prompt_restores_the_terminal() {
     let desk = Desk::new();
     desk.ok("init wa.db --new-passphrase-file old");
     for signal in ["INT", "TERM", "HUP", "QUIT"] {

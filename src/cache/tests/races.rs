@@ -117,7 +117,7 @@ async fn a_read_that_began_before_a_write_is_not_kept() {
 }
 
 #[tokio::test]
-async fn nobody_joins_a_read_that_began_before_a_write() {
+async fn no_call_joins_a_read_that_began_before_a_write() {
     let bench = bench();
     bench.put(1).await;
     bench.cache.invalidate_all();
@@ -283,7 +283,7 @@ async fn a_clear_that_was_dropped_may_be_carried_out_later() {
 }
 
 #[tokio::test]
-async fn who_misses_at_the_same_time_shares_one_call() {
+async fn callers_that_miss_together_share_one_call() {
     let bench = bench();
     bench.below.put_tc_token(JID, &token(1)).await.unwrap();
     bench.gate.close(Method::GetTcToken, Side::Before);
@@ -307,7 +307,7 @@ async fn who_misses_at_the_same_time_shares_one_call() {
 }
 
 #[tokio::test]
-async fn a_load_that_nobody_waits_for_is_dropped() {
+async fn a_load_without_waiters_is_dropped() {
     let bench = bench();
     bench.gate.close(Method::GetTcToken, Side::Before);
     for _ in 0..3 {
@@ -320,7 +320,7 @@ async fn a_load_that_nobody_waits_for_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_load_that_failed_is_not_cached_and_the_others_try_for_themselves() {
+async fn a_failed_load_is_not_cached_and_waiting_readers_retry() {
     let bench = bench();
     bench.below.put_tc_token(JID, &token(1)).await.unwrap();
     bench.gate.close(Method::GetTcToken, Side::Before);
@@ -340,7 +340,7 @@ async fn a_load_that_failed_is_not_cached_and_the_others_try_for_themselves() {
 }
 
 #[tokio::test]
-async fn a_warm_up_keeps_nothing_that_was_written_meanwhile() {
+async fn a_warm_up_keeps_nothing_written_while_it_ran() {
     let bench = bench();
     let mapping = |phone: &str| LidPnMappingEntry {
         lid: "1".to_owned(),
@@ -378,7 +378,7 @@ async fn a_warm_up_keeps_nothing_that_was_written_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_store_that_panics_hangs_nobody() {
+async fn a_store_that_panics_hangs_no_caller() {
     let region = Region::<u64>::new(Pool::new(1 << 16), 1, None);
     let key = region.key([b"a"]);
     let panics = || async { panic!("the store panics") };

@@ -108,7 +108,7 @@ mod tests {
     use super::{rustcrypto, with_ring};
 
     #[test]
-    fn both_implementations_write_the_same_bytes_and_refuse_the_same() {
+    fn both_ciphers_write_the_same_and_refuse_the_same() {
         let mut rng: rand::rngs::StdRng = rand::make_rng();
         for length in (0..300).chain([1_000, 1_500, 4_095, 4_096, 8_192, 65_537]) {
             let (key, nonce): ([u8; 32], [u8; 24]) = (rng.random(), rng.random());

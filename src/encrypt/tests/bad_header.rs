@@ -347,7 +347,7 @@ async fn counts_and_lengths_that_lie() {
 }
 
 #[tokio::test]
-async fn a_copy_with_an_invented_generation_does_not_replace_the_header() {
+async fn an_invented_generation_does_not_replace_the_header() {
     for (scratch, header) in victims(|| passphrase().into()).await {
         let store = scratch.store.clone();
         let mut forged = header.clone();

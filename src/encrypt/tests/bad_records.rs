@@ -494,7 +494,7 @@ async fn junk_in_listed_tables() {
 }
 
 #[tokio::test]
-async fn damage_may_count_as_absent_only_where_the_client_can_fetch_again() {
+async fn damage_counts_as_absent_only_for_records_fetched_again() {
     for both in Both::all().await {
         let lenient = options().on_damage(OnDamage::TreatAsAbsent).open(both.inner.clone(), raw_key()).await.unwrap();
         let outer = lenient.layer().layer(both.inner.clone());

@@ -29,7 +29,7 @@ async fn deceived(both: &Both) -> (Tamper, [Arc<dyn Backend>; 2]) {
 }
 
 #[tokio::test]
-async fn one_row_answered_differently_each_time_is_one_of_its_own_values() {
+async fn a_row_with_changing_answers_is_one_of_its_own_values() {
     for both in Both::all().await {
         let address = both.address(Record::Session, SESSION_ADDRESS);
         let mut genuine = vec![];
@@ -272,7 +272,7 @@ async fn values_of_every_size_and_batches_of_every_shape() {
 
 /// An error shows neither a planted value nor the name of its row.
 #[tokio::test]
-async fn errors_of_planted_rows_name_nobody() {
+async fn errors_of_planted_rows_name_no_one() {
     for both in Both::all().await {
         let planted = format!("{PHONE} {SESSION_ADDRESS} {MESSAGE_ID} canary planted");
         let mut texts = String::new();

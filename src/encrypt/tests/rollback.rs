@@ -273,7 +273,7 @@ async fn a_copy_is_refused_from_the_next_header_on() {
 }
 
 #[tokio::test]
-async fn a_store_that_was_used_without_an_anchor_is_taken_over_on_purpose() {
+async fn a_store_without_an_anchor_is_taken_over_on_purpose() {
     let (store, anchor) = (memory(), Arc::new(Table::default()));
     let options = anchored(&anchor);
     super::options().create(store.clone(), raw_key()).await.unwrap();
@@ -546,7 +546,7 @@ async fn a_store_that_vanished_is_not_begun_from_nothing() {
 /// Two processes create a vault at the same time: the second one leaves nothing in the anchor.
 #[cfg(feature = "sqlite")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn who_loses_the_race_of_creating_leaves_nothing_in_the_anchor() {
+async fn the_loser_of_a_creation_race_leaves_no_anchor() {
     use crate::SqliteStore;
     for _ in 0..20 {
         let folder = tempfile::tempdir().unwrap();

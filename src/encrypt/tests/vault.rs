@@ -313,7 +313,7 @@ async fn plaintext_records_are_no_place_for_a_vault() {
 }
 
 #[tokio::test]
-async fn slots_that_nobody_could_open_are_refused() {
+async fn slots_that_no_one_could_open_are_refused() {
     let limits = KdfLimits::default().work_kib(2 * 19 * 1024);
     let tight = options().kdf_limits(limits);
     let store = memory();

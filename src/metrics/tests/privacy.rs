@@ -58,7 +58,7 @@ pub(super) fn captured(run: impl FnOnce()) -> String {
 }
 
 #[test]
-fn nobody_is_named_anywhere() {
+fn no_one_is_named_anywhere() {
     let metrics = Metrics::new();
     for kind in LayerKind::ALL {
         metrics.log_slower_than(*kind, Some(Duration::ZERO));

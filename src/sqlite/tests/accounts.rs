@@ -79,7 +79,7 @@ async fn five_hundred_accounts_share_the_connections() {
 }
 
 #[tokio::test]
-async fn a_file_of_other_accounts_is_not_begun_with_the_account_that_comes_first() {
+async fn the_first_account_is_not_begun_in_a_file_of_others() {
     let scratch = Scratch::new().await;
     let key = || Key::from_bytes(&mut [0x5a; 32]);
     let seventh = Arc::new(scratch.store.account(7));

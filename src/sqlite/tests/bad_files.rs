@@ -199,7 +199,7 @@ async fn files_are_private_and_existing_modes_stay() {
 fn missing_permissions_are_named() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::os::unix::process::CommandExt;
-    const NOBODY: u32 = 65534;
+    const UNPRIVILEGED: u32 = 65534;
     let folder = tempfile::tempdir().unwrap();
     let (path, program) = (folder.path().join("wa.db"), folder.path().join("test"));
     futures::executor::block_on(async {
@@ -219,7 +219,7 @@ fn missing_permissions_are_named() {
         command = Command::new(&program);
         command.args(arguments).envs(variables);
         if own.uid() == 0 {
-            command.uid(NOBODY).gid(NOBODY);
+            command.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
         }
         let output = command.output().unwrap();
         let said = [output.stdout, output.stderr].concat();

@@ -139,7 +139,7 @@ async fn a_closed_store_lets_go_of_its_file() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn closing_waits_for_calls_under_way_and_loses_none_that_was_acknowledged() {
+async fn closing_waits_for_calls_and_loses_no_acknowledged_one() {
     for round in 0..if std::env::var_os("WASTORE_LONG").is_some() { 500 } else { 10 } {
         let scratch = Scratch::new().await;
         let clients: Vec<_> = (0..8)
@@ -214,7 +214,7 @@ async fn a_closed_vault_gives_nothing_out() {
 /// A walk or another store keeps the file and its log open: moving the file alone would lose the
 /// log's content.
 #[tokio::test]
-async fn a_store_that_somebody_else_has_open_is_closed_and_not_to_be_moved() {
+async fn a_store_that_others_have_open_is_not_to_be_moved() {
     let scratch = Scratch::new().await;
     scratch.store.put_session("before", b"before").await.unwrap();
     let walk = crate::sqlite::walk::Snapshot::open(&scratch.store).await.unwrap();

@@ -451,7 +451,7 @@ async fn explore(anchored: bool, depth: usize) -> (usize, usize) {
 /// No path ends with a success and a lost row, and none lets a removed or revoked secret read later
 /// writes.
 #[tokio::test]
-async fn no_path_through_headers_and_keys_loses_a_row_or_lets_an_old_secret_in() {
+async fn no_path_through_the_keys_loses_a_row_or_admits_a_secret() {
     let depth = std::env::var("WASTORE_LONG").map_or(3, |_| 4);
     for anchored in [false, true] {
         let (states, steps) = explore(anchored, depth).await;

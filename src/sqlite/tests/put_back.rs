@@ -250,7 +250,7 @@ async fn an_account_does_not_take_the_place_of_another_one() {
 }
 
 #[tokio::test]
-async fn files_with_the_same_secret_that_were_exchanged_are_told_apart() {
+async fn exchanged_files_with_the_same_secret_are_told_apart() {
     let bound = |name: &str| options().context(name);
     let (one, two) = (Bot::with(&bound("one")).await, Bot::with(&bound("two")).await);
     bound("one").open(one.store(), key(7)).await.unwrap();

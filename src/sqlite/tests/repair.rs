@@ -119,7 +119,7 @@ async fn what_only_a_backup_helps_against_is_not_repaired() {
 /// Damage of the bytes that name the data key looks like an older header. Only the operator can
 /// decide.
 #[tokio::test]
-async fn records_under_an_unknown_key_are_dropped_only_if_that_is_asked_for() {
+async fn records_under_an_unknown_key_are_dropped_only_on_request() {
     let sealed = sealed().await;
     let sql = "UPDATE sessions SET record = CAST(substr(record, 1, 6) || x'ffffff00' || substr(record, 11) AS BLOB)";
     let damaged = Damaged::copy_of(&sealed, sql).await;
@@ -154,7 +154,7 @@ async fn a_contact_is_forgotten_under_both_of_its_names() {
         format!("{lid}:33@lid.0"),
         phone.to_owned(),
     ];
-    let other = [format!("{phone}1@c.us.0"), format!("1{phone}@c.us.0"), "someone else".to_owned()];
+    let other = [format!("{phone}1@c.us.0"), format!("1{phone}@c.us.0"), "another user".to_owned()];
     for address in contact.iter().chain(&other) {
         layered.put_session(address, b"session").await.unwrap();
         layered.put_identity(address, [7; 32]).await.unwrap();
@@ -185,9 +185,9 @@ async fn a_contact_is_forgotten_under_both_of_its_names() {
     assert_eq!(before.checked(Record::SenderKey) - after.checked(Record::SenderKey), 5);
     let nothing = forget(&sealed.scratch.store, &sealed.vault, lid).await.unwrap();
     assert_eq!((nothing.sessions, nothing.identities, nothing.sender_keys), (0, 0, 0));
-    for nobody in ["", "@s.whatsapp.net", "+"] {
-        let error = forget(&sealed.scratch.store, &sealed.vault, nobody).await.unwrap_err();
-        assert!(matches!(error, Error::InvalidInput { .. }), "{nobody}: {error:?}");
+    for bystander in ["", "@s.whatsapp.net", "+"] {
+        let error = forget(&sealed.scratch.store, &sealed.vault, bystander).await.unwrap_err();
+        assert!(matches!(error, Error::InvalidInput { .. }), "{bystander}: {error:?}");
     }
 }
 

@@ -113,7 +113,7 @@ async fn answers(store: &dyn Backend) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_record_is_sealed_anew_and_nothing_else_changes() {
+async fn every_record_is_sealed_again_and_nothing_else_changes() {
     let sealed = sealed().await;
     let before = answers(&*sealed.layered).await;
     let old = sealed.vault.state().cipher.ring.clone();
@@ -376,7 +376,7 @@ async fn what_was_read_before_is_opened_after() {
 }
 
 #[tokio::test]
-async fn somebody_else_who_has_the_store_open_is_an_error_and_nothing_is_done() {
+async fn a_store_that_others_have_open_is_refused_unchanged() {
     let sealed = sealed().await;
     let other = config().open(&sealed.scratch.path).await.unwrap();
     let before = sealed.vault.save_header();
@@ -502,7 +502,7 @@ async fn sixteen_data_keys_are_the_most_and_all_go() {
 }
 
 #[tokio::test]
-async fn a_store_in_memory_has_nobody_else() {
+async fn a_store_in_memory_has_one_process() {
     let store = SqliteStore::in_memory().await.unwrap();
     let (vault, layered) = over(&store, options()).await;
     canaries::fill(&*layered).await;
@@ -511,7 +511,7 @@ async fn a_store_in_memory_has_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_header_that_is_kept_elsewhere_needs_the_device_to_tell_the_store() {
+async fn a_header_kept_elsewhere_needs_the_device_to_tell_the_store() {
     let (scratch, other) = (Scratch::new().await, Scratch::new().await);
     let (vault, layered) = over(&scratch.store, options().header_store(Arc::new(Elsewhere::default()))).await;
     canaries::fill(&*layered).await;
@@ -526,7 +526,7 @@ async fn a_header_that_is_kept_elsewhere_needs_the_device_to_tell_the_store() {
 }
 
 #[tokio::test]
-async fn a_revoked_secret_opens_nothing_any_more_and_open_vaults_go_on() {
+async fn a_revoked_secret_opens_nothing_and_open_vaults_go_on() {
     let sealed = sealed().await;
     let before = answers(&*sealed.layered).await;
     sealed.vault.add_slot("another", Key::from_bytes(&mut [9; 32])).await.unwrap();
@@ -694,7 +694,7 @@ async fn changes_at_the_same_time_lose_nothing() {
 
 /// Restoring a saved header brings back its slots, but not its data keys.
 #[tokio::test]
-async fn a_header_from_before_a_change_does_not_take_the_data_key_along() {
+async fn an_older_header_does_not_take_the_data_key_along() {
     let sealed = sealed().await;
     sealed.vault.add_slot("another", new_key()).await.unwrap();
     let saved = sealed.vault.save_header();

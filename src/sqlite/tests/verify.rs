@@ -158,7 +158,7 @@ async fn damage_is_found_in_every_table_and_named() {
 }
 
 #[tokio::test]
-async fn a_report_names_nobody() {
+async fn a_report_names_no_one() {
     let sealed = sealed().await;
     let report = sealed.after("UPDATE sessions SET record = x'e757'").await;
     let texts = [format!("{report} {report:?}"), serde_json::to_string(&report).unwrap()];

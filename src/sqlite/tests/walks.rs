@@ -514,7 +514,7 @@ async fn a_rewrite_removes_what_lies_in_unused_parts_of_pages() {
 
 /// While other connections read and write, and in memory.
 #[tokio::test]
-async fn a_rewrite_waits_for_nobody_but_writers() {
+async fn a_rewrite_waits_for_writers_only() {
     let memory = SqliteStore::in_memory().await.unwrap();
     memory.put_session("a", b"1").await.unwrap();
     memory.vacuum().await.unwrap();

@@ -331,8 +331,8 @@ impl Run {
         let early = polls.is_multiple_of(2);
         let taken = if early { take(&*self.outer, &new, family, at).await } else { vec![] };
         self.rebuild().await;
-        let anew = read(&*self.outer, &new, family, at).await;
-        for ((asked, old), (_, new)) in found.iter().zip(&anew) {
+        let again = read(&*self.outer, &new, family, at).await;
+        for ((asked, old), (_, new)) in found.iter().zip(&again) {
             assert_eq!(old, new, "{at}: {} answers differently through new layers", asked.name());
         }
         found.extend(if early { taken } else { take(&*self.outer, &new, family, at).await });
