@@ -12,6 +12,8 @@
 
 use std::path::PathBuf;
 
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
 use wastore::{Passphrase, SqliteStore, Stack, Vault};
 use whatsapp_rust::prelude::*;
 
@@ -30,7 +32,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bot = Bot::builder()
         .with_backend_arc(stack.into_backend())
         .on_qr_code(|code, timeout| async move {
-            println!("Scan within {} s (as a QR code): {code}", timeout.as_secs());
+            println!("Scan this within {} s:", timeout.as_secs());
+            match QrCode::new(&code) {
+                Ok(picture) => println!("{}", picture.render::<Dense1x2>().build()),
+                Err(error) => eprintln!("the code cannot be drawn: {error}"),
+            }
         })
         .on_connected(|_| async { println!("connected") })
         .on_message(|context| async move {

@@ -1,21 +1,13 @@
-//! Two accounts talk over real Signal sessions, with all of their state in encrypted stores. They stop, and continue
-//! after a restart. Then the example searches every file they wrote for everything that must not be in it.
-//!
-//! Run with `cargo run --example quickstart`. It ends with an error if it finds anything.
+//! The two accounts: their stores, and the client's own Signal code over them.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a terminal")]
-
-use std::collections::BTreeMap;
-use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use wacore::appstate::hash::HashState;
 use wacore::libsignal::protocol::{
-    CiphertextMessage, IdentityKey, KeyPair, PreKeyBundle, SenderKeyDistributionMessage, UsePQRatchet,
-    create_sender_key_distribution_message, group_decrypt, group_encrypt, message_decrypt, message_encrypt,
-    process_prekey_bundle, process_sender_key_distribution_message,
+    CiphertextMessage, IdentityKey, KeyPair, PreKeyBundle, UsePQRatchet, group_decrypt, group_encrypt, message_decrypt,
+    message_encrypt,
 };
 use wacore::libsignal::store::record_helpers::encode_pre_key_record_to;
 use wacore::libsignal::store::sender_key_name::SenderKeyName;
@@ -29,129 +21,27 @@ use whatsapp_rust::store::persistence_manager::PersistenceManager;
 use whatsapp_rust::store::signal_adapter::SignalProtocolStoreAdapter;
 use whatsapp_rust::store::signal_cache::SignalStoreCache;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
-const GROUP: &str = "120363021033254949@g.us";
-const PASSPHRASE: &str = "correct horse battery staple";
-
-#[tokio::main]
-async fn main() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    println!("== encrypted ==");
-    let encrypted = run(&folder.path().join("encrypted"), true).await?;
-    println!("\n== the same without encryption ==");
-    let plain = run(&folder.path().join("plain"), false).await?;
-
-    println!("\nFound in the files, of what was looked for:\n");
-    println!("{:<30} {:>10} {:>12} {:>12}", "", "looked for", "encrypted", "unencrypted");
-    for (kind, (count, found)) in &encrypted {
-        let plain_found = plain.get(kind).map_or(0, |(_, found)| *found);
-        println!("{kind:<30} {count:>10} {found:>12} {plain_found:>12}");
-    }
-    let total = |report: &Report| report.values().fold((0, 0), |sum, (count, found)| (sum.0 + count, sum.1 + found));
-    let ((count, found), (_, plain_found)) = (total(&encrypted), total(&plain));
-    println!("{:<30} {count:>10} {found:>12} {plain_found:>12}", "total");
-    if found > 0 {
-        return Err("something was found in the encrypted stores".into());
-    }
-    if plain_found < count / 2 {
-        return Err("the search does not find what is there, so it proves nothing".into());
-    }
-    Ok(())
-}
-
-/// The whole conversation, with a restart in the middle, and the search afterwards.
-async fn run(folder: &Path, encrypt: bool) -> Result<Report> {
-    std::fs::create_dir(folder)?;
-    let mut rng: StdRng = rand::make_rng();
-    let mut secrets = Secrets::default();
-    let (alice_file, bob_file) = (folder.join("alice.db"), folder.join("bob.db"));
-
-    let mut alice = Account::open(&alice_file, encrypt).await?;
-    let mut bob = Account::open(&bob_file, encrypt).await?;
-    println!("alice: {}", alice.stack);
-    alice.pair("15550101111:3@s.whatsapp.net", "100000011112222:3@lid", "Alice the Operator", &mut rng).await?;
-    bob.pair("15550102222:7@s.whatsapp.net", "100000033334444:7@lid", "Bob the Customer", &mut rng).await?;
-
-    // Alice fetches Bob's prekey bundle and starts the session.
-    let bundle = bob.publish_prekeys(&mut rng, &mut secrets).await?;
-    process_prekey_bundle(
-        &bob.jid.to_protocol_address(),
-        &mut alice.signal.session_store,
-        &mut alice.signal.identity_store,
-        &bundle,
-        &mut rng,
-        UsePQRatchet::No,
-    )
-    .await?;
-    converse(&mut alice, &mut bob, &["Hello Bob, your parcel 4711 is on its way"], &mut rng, &mut secrets).await?;
-    converse(&mut bob, &mut alice, &["Thanks Alice, leave it at number 12", "and ring twice"], &mut rng, &mut secrets)
-        .await?;
-
-    // A group with sender keys.
-    let group = alice.sender_key_name();
-    let distribution =
-        create_sender_key_distribution_message(&group, &mut alice.signal.sender_key_store, &mut rng).await?;
-    let received = deliver(&mut alice, &mut bob, distribution.serialized(), &mut rng, &mut secrets).await?;
-    let distribution = SenderKeyDistributionMessage::try_from(&received[..])?;
-    process_sender_key_distribution_message(&group, &distribution, &mut bob.signal.sender_key_store).await?;
-    group_message(&mut alice, &mut bob, "Warehouse closes at six today", &mut rng, &mut secrets).await?;
-
-    // All other records that a client keeps.
-    alice.keep_the_rest(&bob.jid, &mut secrets).await?;
-    bob.keep_the_rest(&alice.jid, &mut secrets).await?;
-
-    // Both processes end and start again.
-    drop((alice, bob));
-    let mut alice = Account::open(&alice_file, encrypt).await?;
-    let mut bob = Account::open(&bob_file, encrypt).await?;
-    converse(&mut bob, &mut alice, &["Are you still there after the restart?"], &mut rng, &mut secrets).await?;
-    converse(&mut alice, &mut bob, &["Certainly, same session"], &mut rng, &mut secrets).await?;
-    group_message(&mut alice, &mut bob, "The warehouse is closed now", &mut rng, &mut secrets).await?;
-    println!("closed and reopened; the conversations continued");
-
-    if encrypt {
-        let store: Arc<dyn Backend> = Arc::new(SqliteStore::open(&alice_file).await?);
-        match Vault::open(store, Passphrase::new("incorrect horse")?).await {
-            Err(wastore::Error::WrongSecret) => {
-                println!("a wrong passphrase is refused: {}", wastore::Error::WrongSecret)
-            }
-            Err(error) => return Err(error.into()),
-            Ok(_) => return Err("a wrong passphrase opened the vault".into()),
-        }
-    }
-    secrets.add("passphrase", PASSPHRASE.as_bytes());
-    alice.collect(&bob.jid, &mut secrets).await?;
-    bob.collect(&alice.jid, &mut secrets).await?;
-    for account in [&alice, &bob] {
-        let stanza = format!("<message from='{}'>what went wrong</message>", account.jid);
-        secrets.add("snapshot extras", stanza.as_bytes());
-        account.backend.snapshot_db("quickstart", Some(stanza.as_bytes())).await?;
-    }
-    // The stores are still open, so the search finds their WAL and SHM files.
-    let report = secrets.search(folder)?;
-    drop((alice, bob));
-    Ok(report)
-}
+use crate::search::Secrets;
+use crate::{GROUP, PASSPHRASE, Result};
 
 /// One account: its store, and the client's own Signal adapters over it.
-struct Account {
-    jid: Jid,
+pub(crate) struct Account {
+    pub(crate) jid: Jid,
     lid: Jid,
-    stack: String,
-    backend: Arc<dyn Backend>,
+    pub(crate) stack: String,
+    pub(crate) backend: Arc<dyn Backend>,
     device: PersistenceManager,
     cache: Arc<SignalStoreCache>,
-    signal: SignalProtocolStoreAdapter,
+    pub(crate) signal: SignalProtocolStoreAdapter,
 }
 
 impl Account {
     /// Opens the store, encrypted or not, and loads the device as a client does.
-    async fn open(file: &Path, encrypt: bool) -> Result<Self> {
-        let store = Arc::new(SqliteStore::open(file).await?);
-        let mut stack = Stack::new(store.clone());
+    pub(crate) async fn open(file: &Path, encrypt: bool) -> Result<Self> {
+        let store = SqliteStore::open(file).await?;
+        let mut stack = Stack::new(&store);
         if encrypt {
-            let vault = Vault::open_or_create(store, Passphrase::new(PASSPHRASE)?).await?;
+            let vault = Vault::open_or_create(&store, Passphrase::new(PASSPHRASE)?).await?;
             stack = stack.layer(vault.layer());
         }
         let description = format!("{stack:?}");
@@ -167,7 +57,7 @@ impl Account {
     }
 
     /// Sets the fields of the device that a successful pairing sets.
-    async fn pair(&mut self, jid: &str, lid: &str, push_name: &str, rng: &mut StdRng) -> Result<()> {
+    pub(crate) async fn pair(&mut self, jid: &str, lid: &str, push_name: &str, rng: &mut StdRng) -> Result<()> {
         self.jid = jid.parse()?;
         self.lid = lid.parse()?;
         let (pn, lid) = (self.jid.clone(), self.lid.clone());
@@ -185,7 +75,7 @@ impl Account {
     }
 
     /// Generates one-time prekeys and returns the bundle that the server would hand out.
-    async fn publish_prekeys(&mut self, rng: &mut StdRng, secrets: &mut Secrets) -> Result<PreKeyBundle> {
+    pub(crate) async fn publish_prekeys(&mut self, rng: &mut StdRng, secrets: &mut Secrets) -> Result<PreKeyBundle> {
         let mut rows = Vec::new();
         let mut first = None;
         for id in 1..=30 {
@@ -212,7 +102,7 @@ impl Account {
     }
 
     /// The name of this account's sender key in the group.
-    fn sender_key_name(&self) -> SenderKeyName {
+    pub(crate) fn sender_key_name(&self) -> SenderKeyName {
         SenderKeyName::from_parts(GROUP, self.jid.to_protocol_address().as_str())
     }
 
@@ -222,7 +112,7 @@ impl Account {
     }
 
     /// App-state keys, the address book, tokens, secrets and messages.
-    async fn keep_the_rest(&self, peer: &Jid, secrets: &mut Secrets) -> Result<()> {
+    pub(crate) async fn keep_the_rest(&self, peer: &Jid, secrets: &mut Secrets) -> Result<()> {
         let store = &*self.backend;
         let random = || -> Result<[u8; 32]> {
             let mut bytes = [0; 32];
@@ -278,7 +168,7 @@ impl Account {
     }
 
     /// Collects everything that the files of this account must not contain.
-    async fn collect(&self, peer: &Jid, secrets: &mut Secrets) -> Result<()> {
+    pub(crate) async fn collect(&self, peer: &Jid, secrets: &mut Secrets) -> Result<()> {
         let device = self.device.get_device_snapshot();
         for key in [&device.noise_key, &device.identity_key, &device.signed_pre_key] {
             secrets.add("device keys", key.private_key.serialize());
@@ -316,7 +206,7 @@ impl Account {
 }
 
 /// Sends texts from one account to the other.
-async fn converse(
+pub(crate) async fn converse(
     from: &mut Account,
     to: &mut Account,
     texts: &[&str],
@@ -336,7 +226,7 @@ async fn converse(
 }
 
 /// Encrypts, "sends", and decrypts one message. Both sides store their ratchets.
-async fn deliver(
+pub(crate) async fn deliver(
     from: &mut Account,
     to: &mut Account,
     plaintext: &[u8],
@@ -376,7 +266,7 @@ async fn deliver(
 }
 
 /// Sends a text to the group.
-async fn group_message(
+pub(crate) async fn group_message(
     from: &mut Account,
     to: &mut Account,
     text: &str,
@@ -395,48 +285,4 @@ async fn group_message(
     secrets.add("messages", text.as_bytes());
     from.collect_ratchets(&to.jid, secrets).await?;
     to.collect_ratchets(&from.jid, secrets).await
-}
-
-/// By kind: the number of searched values, and the number of values found.
-type Report = BTreeMap<&'static str, (usize, usize)>;
-
-/// Everything to search for, by kind.
-#[derive(Default)]
-struct Secrets(Vec<(&'static str, Vec<u8>)>);
-
-impl Secrets {
-    fn add(&mut self, kind: &'static str, secret: &[u8]) {
-        if !secret.is_empty() && !self.0.iter().any(|(known, bytes)| (*known, &bytes[..]) == (kind, secret)) {
-            self.0.push((kind, secret.to_vec()));
-        }
-    }
-
-    /// Searches the raw bytes of every file in the folder: databases, WAL and SHM.
-    fn search(&self, folder: &Path) -> Result<Report> {
-        let mut files: Vec<PathBuf> = Vec::new();
-        for entry in std::fs::read_dir(folder)? {
-            files.push(entry?.path());
-        }
-        files.sort();
-        let mut contents = Vec::new();
-        for file in &files {
-            let content = std::fs::read(file)?;
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            println!("searching {:>8} bytes of {name}", content.len());
-            contents.push(content);
-        }
-        let mut report = Report::new();
-        for (kind, secret) in &self.0 {
-            // As raw bytes and as JSON, because the store keeps the device as JSON.
-            let json = secret.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
-            let found = contents.iter().any(|content| {
-                memchr::memmem::find(content, secret).is_some()
-                    || memchr::memmem::find(content, json.as_bytes()).is_some()
-            });
-            let (count, findings) = report.entry(kind).or_default();
-            *count += 1;
-            *findings += usize::from(found);
-        }
-        Ok(report)
-    }
 }
