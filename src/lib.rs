@@ -12,8 +12,9 @@
 //!
 //! # futures::executor::block_on(async {
 //! # let store = Arc::new(InMemoryBackend::new());
-//! // Any store: `SqliteStore::open("wa.db").await?`, upstream's, or an `Arc` of yours.
-//! let vault = Vault::open_or_create(store.clone(), Passphrase::new("correct horse battery staple")?).await?;
+//! // `store` is any store: `SqliteStore::open("wa.db").await?`, upstream's, yours.
+//! let secret = Passphrase::new("correct horse battery staple")?;
+//! let vault = Vault::open_or_create(store.clone(), secret).await?;
 //! let backend = Stack::new(store).layer(vault.layer()).into_backend();
 //!
 //! backend.put_session("15550001111:2@s.whatsapp.net", b"a session").await?;
@@ -29,11 +30,11 @@
 //! |--|--|
 //! | the root | the names that most programs need: [`Vault`], [`Stack`], [`Passphrase`], [`Key`], [`Error`] |
 //! | [`vault`] | settings, key slots, headers, rollback anchors, key providers |
-//! | `sqlite` | the own store: `SqliteStore`, its settings, its durability |
-//! | `maintenance` | the operator's work: rotation, checks, repair, backups, several accounts |
-//! | `import` | moving in from upstream's SQLite store, and back |
-//! | `cache`, `metrics` | the other two layers |
-//! | `testing` | a conformance kit for backends |
+//! | [`sqlite`] | the own store: [`SqliteStore`], its settings, its durability |
+//! | [`maintenance`] | the operator's work: rotation, checks, repair, backups, several accounts |
+//! | [`mod@import`] | moving in from upstream's SQLite store, and back |
+//! | [`cache`], [`metrics`](mod@metrics) | the other two layers |
+//! | [`testing`] | a conformance kit for backends |
 //! | [`guide`] | how to use all of it, page by page |
 //!
 //! ## Features
@@ -61,6 +62,11 @@
 //! | [anchor](vault::RollbackAnchor) | remembers the newest header elsewhere, so that an older copy of the store is noticed |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// Without some features, the tables above name modules that are not there.
+#![cfg_attr(
+    not(all(feature = "import", feature = "testing")),
+    allow(rustdoc::broken_intra_doc_links, reason = "docs.rs builds all features")
+)]
 #![forbid(unsafe_code)]
 
 #[cfg(not(target_arch = "wasm32"))]

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 /// | | a killed process undoes | a power cut undoes |
 /// |--|--|--|
 /// | [`Full`](Self::Full) | nothing | nothing |
-/// | [`SignalState`](Self::SignalState), the default | nothing | the last seconds of what the client can fetch again |
+/// | [`SignalState`](Self::SignalState), the default | nothing | the last seconds of all other records |
 /// | [`Process`](Self::Process) | nothing | the last seconds |
 ///
 /// Waiting costs one `fsync` of the disk, 0.1 to 10 ms. All calls that wait at the same time share
@@ -25,7 +25,8 @@ pub enum Durability {
     Full,
     /// Signal state, the device, app-state keys and pending messages survive a power cut:
     /// upstream's counter leases and acknowledgements rely on it. Everything else survives a killed
-    /// process; the client can fetch it again.
+    /// process. After a power cut the client fetches most of it again. Sent messages that were kept
+    /// for retries, message secrets and base keys of the last seconds are lost.
     #[default]
     SignalState,
     /// Calls survive a killed process. A power cut may undo the last seconds, including Signal
