@@ -64,7 +64,7 @@ pub enum Error {
     /// The secret opens the vault, but the vault is bound to another context, or to none although the caller gave one.
     /// Nothing was written.
     #[error(
-        "the secret opens this vault, but it belongs to another account or context: check that stores were not exchanged; give the context with `VaultOptions::context`"
+        "the secret opens this vault, but it belongs to another account or context: check that stores were not exchanged; give the context with `VaultOptions::context` or `--context`"
     )]
     WrongContext,
     /// The secret opens the vault, but this is not the expected store. Nothing was written.
@@ -388,7 +388,7 @@ pub enum Error {
     NoSuchAccount(i32),
     /// The database to import from has several accounts, and the caller chose none.
     #[cfg(feature = "import")]
-    #[error("the source has {0} accounts: choose one, or all")]
+    #[error("the source has {0} accounts: choose one with `--account`, or all with `--all-accounts`")]
     SeveralAccounts(usize),
     /// A record of the source cannot be read, so the copy would be incomplete.
     #[cfg(feature = "import")]

@@ -46,6 +46,10 @@ async fn main() -> Result<()> {
     let total = |report: &Report| report.values().fold((0, 0), |sum, (count, found)| (sum.0 + count, sum.1 + found));
     let ((count, found), (_, plain_found)) = (total(&encrypted), total(&plain));
     println!("{:<30} {count:>10} {found:>12} {plain_found:>12}", "total");
+    println!(
+        "\nNumbers of pieces differ from run to run. Values that are missing on the right were overwritten, cross a page"
+    );
+    println!("boundary, or are stored in another form.");
     if found > 0 {
         return Err("something was found in the encrypted stores".into());
     }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 /// | | a killed process undoes | a power cut undoes |
 /// |--|--|--|
 /// | [`Full`](Self::Full) | nothing | nothing |
-/// | [`SignalState`](Self::SignalState), the default | nothing | the last seconds of all other records |
+/// | [`SignalState`](Self::SignalState), the default | nothing | the last seconds of records that do not wait, see below |
 /// | [`Process`](Self::Process) | nothing | the last seconds |
 ///
 /// Waiting costs one `fsync` of the disk, 0.1 to 10 ms. All calls that wait at the same time share

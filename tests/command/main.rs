@@ -689,7 +689,7 @@ fn accounts_are_chosen() {
     let desk = Desk::new();
     desk.upstream("whatsapp.db", &[1, 2]);
     let (code, error) = desk.fails("import whatsapp.db wa.db --new-passphrase-file old");
-    assert!(code == 5 && error.contains("the source has 2 accounts: choose one, or all"), "{error}");
+    assert!(code == 5 && error.contains("the source has 2 accounts: choose one with `--account`, or all"), "{error}");
     assert_eq!(desk.fails("import whatsapp.db wa.db --account 3 --new-passphrase-file old").0, 5);
     desk.ok("import whatsapp.db second.db --account 2 --new-passphrase-file old");
     assert_eq!(desk.session("second.db", 2, old()).as_deref(), Some("account 2"));

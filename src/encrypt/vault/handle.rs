@@ -129,8 +129,8 @@ impl Vault {
         self.shared.state().header.store_id
     }
 
-    /// Binds the vault to another context, or a vault of version 0.1.0 to its first; see [`VaultOptions::context`].
-    /// After that, version 0.1.0 cannot open it.
+    /// Binds the vault to another context, or a vault of an early build to its first; see [`VaultOptions::context`].
+    /// After that, those builds cannot open it.
     ///
     /// # Errors
     /// The errors of changing the header, as [`Vault::add_slot`].

@@ -69,7 +69,10 @@ impl VaultOptions {
 
     pub(crate) async fn open_backend(&self, store: Arc<dyn Backend>, secret: Secret) -> Result<Vault> {
         if self.mode == OpenMode::AcceptRollback && self.anchor.0.is_none() {
-            return Err(Error::InvalidInput { what: "rollback anchor", problem: "is not set" });
+            return Err(Error::InvalidInput {
+                what: "the rollback anchor",
+                problem: "is not set: give its folder with `--anchor`",
+            });
         }
         match self.find(&store).await? {
             Some(copies) => self.unlock(store, copies, secret).await,
