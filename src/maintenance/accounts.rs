@@ -79,4 +79,4 @@ async fn with_own_or_derived(
 
 /// How many other vaults are opened to find the one that derives a key. Each may cost a key
 /// derivation.
-pub(super) const MAX_PARENTS: usize = 16;
+const MAX_PARENTS: usize = 16;

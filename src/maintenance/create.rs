@@ -28,7 +28,7 @@ pub async fn create_encrypted(path: impl AsRef<Path>, options: &VaultOptions, se
     let folder = private::unfinished_folder(&target, ".wastore-init-").map_err(files::cannot_write)?;
     let (file, folder) = (folder.path().join("store.db"), Arc::new(folder));
     let store = SqliteOptions::new().unfinished_in(&folder).open(&file).await?;
-    let vault = options.create(Arc::new(store.clone()), secret).await?;
+    let vault = options.create(&store, secret).await?;
     store.checkpoint().await?;
     files::publish((vault, store), folder, file, target).await
 }
