@@ -171,6 +171,12 @@ fn ready() -> usize {
     std::env::var("WASTORE_NUMBER").unwrap().parse().unwrap()
 }
 
+/// An SQL expression: the value of a column, whose last byte is another one.
+fn with_another_end(column: &str) -> String {
+    let end = format!("CASE substr({column}, -1) WHEN x'00' THEN x'01' ELSE x'00' END");
+    format!("CAST(substr({column}, 1, length({column}) - 1) || {end} AS BLOB)")
+}
+
 fn address(number: usize) -> Arc<str> {
     format!("1555{number:07}:2@s.whatsapp.net").into()
 }

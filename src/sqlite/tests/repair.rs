@@ -194,15 +194,12 @@ async fn a_contact_is_forgotten_under_both_of_its_names() {
 #[tokio::test]
 async fn what_the_protocol_renegotiates_may_count_as_absent() {
     let sealed = sealed().await;
+    let end = with_another_end("record");
     let reads: [(&str, &str); 6] = [
-        ("session", "UPDATE sessions SET record = CAST(substr(record, 1, length(record) - 1) || x'00' AS BLOB)"),
+        ("session", &format!("UPDATE sessions SET record = {end}")),
         ("session", "UPDATE sessions SET record = zeroblob(100)"),
-        ("prekey", "UPDATE prekeys SET record = CAST(substr(record, 1, length(record) - 1) || x'00' AS BLOB)"),
-        (
-            "sender key",
-            "UPDATE sender_keys SET record = CAST(substr(record, 1, length(record) - 1) || x'00' AS BLOB)
-            WHERE address NOT LIKE 'wastore%'",
-        ),
+        ("prekey", &format!("UPDATE prekeys SET record = {end}")),
+        ("sender key", &format!("UPDATE sender_keys SET record = {end} WHERE address NOT LIKE 'wastore%'")),
         ("signed prekey", "UPDATE signed_prekeys SET record = x'e757'"),
         (
             "unknown key",

@@ -84,7 +84,7 @@ pub(super) fn damages() -> Vec<(&'static str, String)> {
     for (table, column) in values {
         let condition = if table == "sender_keys" { " WHERE address NOT LIKE 'wastore%'" } else { "" };
         for value in [
-            format!("CAST(substr({column}, 1, length({column}) - 1) || x'00' AS BLOB)"),
+            with_another_end(column),
             format!("substr({column}, 1, length({column}) - 1)"),
             "CAST('plaintext that is longer than the shortest envelope, which has more than fifty bytes' AS BLOB)"
                 .to_owned(),
