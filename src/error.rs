@@ -1,17 +1,28 @@
 //! The errors of this crate.
 
+mod into_store_error;
 #[cfg(feature = "import")]
 mod not_read;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 #[cfg(feature = "sqlite")]
-use std::{error, path::PathBuf, sync::Arc};
+use std::path::PathBuf;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use std::{error, sync::Arc};
 
 #[cfg(feature = "import")]
 pub use not_read::NotRead;
+#[cfg(feature = "postgres")]
+pub use postgres::{ForeignSchema, PostgresProblem};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{ForeignFile, SqliteProblem};
 use wacore::store::error::StoreError;
 
 use crate::method::Record;
-#[cfg(feature = "import")]
+#[cfg(any(feature = "import", feature = "postgres", feature = "sqlite"))]
 use crate::printable::printable;
 #[cfg(feature = "sqlite")]
 use crate::printable::printable_path;
@@ -33,6 +44,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// | opening, creating and restoring a vault | [`NoVault`](Self::NoVault), [`VaultExists`](Self::VaultExists), [`OtherAccounts`](Self::OtherAccounts), [`WrongSecret`](Self::WrongSecret), [`WrongContext`](Self::WrongContext), [`WrongStore`](Self::WrongStore), [`UnsupportedVersion`](Self::UnsupportedVersion), [`ImportIncomplete`](Self::ImportIncomplete), [`PlaintextDevice`](Self::PlaintextDevice), [`DeviceMissing`](Self::DeviceMissing), [`HeaderMissing`](Self::HeaderMissing), [`HeaderDamaged`](Self::HeaderDamaged), [`HeaderTampered`](Self::HeaderTampered), [`HeaderRolledBack`](Self::HeaderRolledBack), [`KdfOutOfBounds`](Self::KdfOutOfBounds), [`KdfFailed`](Self::KdfFailed), [`KeyProvider`](Self::KeyProvider), [`StoreVanished`](Self::StoreVanished), [`RollbackDetected`](Self::RollbackDetected), [`ForkDetected`](Self::ForkDetected), [`AnchorMissing`](Self::AnchorMissing), [`Anchor`](Self::Anchor) |
 /// | reading and writing records | [`Tampered`](Self::Tampered), [`Plaintext`](Self::Plaintext), [`UnknownEpoch`](Self::UnknownEpoch), [`Malformed`](Self::Malformed), [`Encode`](Self::Encode), [`InputTooLong`](Self::InputTooLong), [`ReadOnly`](Self::ReadOnly), [`Closed`](Self::Closed), [`AccountDeleted`](Self::AccountDeleted), [`Store`](Self::Store) |
 /// | changing keys | [`LastSlot`](Self::LastSlot), [`NoSuchSlot`](Self::NoSuchSlot), [`SlotsFull`](Self::SlotsFull), [`DataKeysFull`](Self::DataKeysFull), [`AmbiguousPassphrase`](Self::AmbiguousPassphrase), [`HeaderConflict`](Self::HeaderConflict) |
+/// | one writer per account | `AccountInUse`, `LeaseLost` |
+/// | PostgreSQL | `Postgres`, `ForeignSchema` |
 /// | SQLite and its files | [`ForeignFile`](Self::ForeignFile), [`FileMoved`](Self::FileMoved), [`SchemaAltered`](Self::SchemaAltered), [`Sqlite`](Self::Sqlite), [`WorkerGone`](Self::WorkerGone) |
 /// | maintenance | [`DamagedRecords`](Self::DamagedRecords), [`AccountsNotCovered`](Self::AccountsNotCovered), [`StoreInUse`](Self::StoreInUse), [`RowsMissed`](Self::RowsMissed), [`TargetExists`](Self::TargetExists) |
 /// | import and export | [`NotUpstream`](Self::NotUpstream), [`UpstreamTooOld`](Self::UpstreamTooOld), [`UpstreamTooNew`](Self::UpstreamTooNew), [`NoSuchAccount`](Self::NoSuchAccount), [`SeveralAccounts`](Self::SeveralAccounts), [`UnreadableRecord`](Self::UnreadableRecord), [`ImportUnequal`](Self::ImportUnequal), [`SourceChanged`](Self::SourceChanged), [`SourceDamaged`](Self::SourceDamaged), [`SourceHoldsMore`](Self::SourceHoldsMore), [`SourceNotRemoved`](Self::SourceNotRemoved) |
@@ -250,6 +263,52 @@ pub enum Error {
     /// Another process wrote the header at the same moment.
     #[error("another process wrote the vault header at the same time: open the vault again")]
     HeaderConflict,
+
+    // One writer per account.
+    /// Another process writes this account, and went on doing so until the waiting time was over. Nothing was changed.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[error(
+        "account {account} is in use by another process{}: stop that one, or wait until its lease has run out; a successor takes over at once if both have the same lease name",
+        named(name)
+    )]
+    #[non_exhaustive]
+    AccountInUse {
+        /// The account.
+        account: i32,
+        /// The lease name of the other process; empty if it has none.
+        name: String,
+    },
+    /// Another process took the account over, so this handle neither reads nor writes any more. Calls that had
+    /// returned `Ok` are stored.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[error("another process took account {account} over: disconnect the client, and open the account again")]
+    #[non_exhaustive]
+    LeaseLost {
+        /// The account.
+        account: i32,
+    },
+
+    // PostgreSQL.
+    /// PostgreSQL could not run the call.
+    #[cfg(feature = "postgres")]
+    #[error("{problem}")]
+    #[non_exhaustive]
+    Postgres {
+        /// The problem, and how to solve it.
+        problem: PostgresProblem,
+        /// The server's code. It contains no words that the content of the database could choose.
+        source: Arc<dyn error::Error + Send + Sync>,
+    },
+    /// The schema of the PostgreSQL database is not a store of this crate. Nothing was changed.
+    #[cfg(feature = "postgres")]
+    #[error("the schema {} {found}", printable(schema))]
+    #[non_exhaustive]
+    ForeignSchema {
+        /// The name of the schema.
+        schema: String,
+        /// The kind of schema.
+        found: ForeignSchema,
+    },
 
     // SQLite.
     /// The path of the file.
@@ -481,6 +540,19 @@ impl Error {
         }
     }
 
+    /// `true` if the store failed, and not the row or the vault.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn is_of_the_store(&self) -> bool {
+        match self {
+            Error::Store(_) | Error::LeaseLost { .. } => true,
+            #[cfg(feature = "postgres")]
+            Error::Postgres { .. } => true,
+            #[cfg(feature = "sqlite")]
+            Error::Sqlite { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The same error for another call that shared the transaction.
     #[cfg(feature = "sqlite")]
     pub(crate) fn duplicate(&self) -> Self {
@@ -489,6 +561,7 @@ impl Error {
             Error::FileMoved => Error::FileMoved,
             Error::AccountDeleted => Error::AccountDeleted,
             Error::Closed { what } => Error::Closed { what },
+            Error::LeaseLost { account } => Error::LeaseLost { account: *account },
             Error::SchemaAltered { object } => Error::SchemaAltered { object: object.clone() },
             _ => Error::WorkerGone,
         }
@@ -506,92 +579,14 @@ impl Error {
     }
 }
 
-impl From<Error> for StoreError {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Store(inner) => inner,
-            // Upstream looks for words in the reasons of errors. The anchor chose the words of this one, so it goes to
-            // the log.
-            Error::Anchor(reason) => {
-                log::warn!("the rollback anchor cannot be used: {reason}");
-                StoreError::Serialization(Box::new(Error::Anchor("the reason is in the log".into())))
-            }
-            #[cfg(feature = "sqlite")]
-            Error::Sqlite { problem: SqliteProblem::CannotOpen, .. } => StoreError::Connection(Box::new(error)),
-            #[cfg(feature = "sqlite")]
-            Error::Sqlite { .. }
-            | Error::SchemaAltered { .. }
-            | Error::FileMoved
-            | Error::StoreInUse
-            | Error::WorkerGone => StoreError::Database(Box::new(error)),
-            own => StoreError::Serialization(Box::new(own)),
-        }
-    }
+/// The lease name of another process in a text.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+fn named(name: &str) -> String {
+    if name.is_empty() { String::new() } else { format!(" with the lease name `{}`", printable(name)) }
 }
 
 impl From<getrandom::Error> for Error {
     fn from(_: getrandom::Error) -> Self {
         Error::Random
     }
-}
-
-/// The kind of a file that [`SqliteStore`](crate::SqliteStore) refuses.
-#[cfg(feature = "sqlite")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ForeignFile {
-    /// An empty file or a database without tables: a truncated store, or one that was never finished.
-    #[error("is empty: put a backup in its place, or remove it if it never held a store")]
-    Empty,
-    /// Not an SQLite database, or one that is encrypted as a whole.
-    #[error("is not an SQLite database, or is encrypted as a whole: choose another file")]
-    NotSqlite,
-    /// The file took the place of another store, whose log is still there. SQLite would mix the two.
-    #[error(
-        "took the place of another database, whose log (-wal) is still beside it: restore backups with `wastore restore`, which also repairs this"
-    )]
-    ForeignLog,
-    /// A file with a hard link. SQLite would not find its log under its other name.
-    #[error("has another name as well (hard link), under which SQLite would not find its log: remove one of the two")]
-    SecondName,
-    /// The database of upstream's own store.
-    #[error("is a database of whatsapp-rust's own SQLite store: import it into a new file with `wastore import`")]
-    Upstream,
-    /// The database of another program.
-    #[error("is the database of another program: choose another file")]
-    OtherProgram,
-}
-
-/// The reason why SQLite could not run a call of [`SqliteStore`](crate::SqliteStore).
-#[cfg(feature = "sqlite")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SqliteProblem {
-    /// Another process holds the database. Waiting may help, but only with this problem.
-    #[error("the database stayed locked by another process until the timeout: try again, or raise the busy timeout")]
-    Contended,
-    /// The disk is full. Nothing of the call was stored. The store works again as soon as there is space.
-    #[error("the disk is full, nothing of the call was stored: free some space and try again")]
-    DiskFull,
-    /// The content of the file is not a valid database.
-    #[error("the database is damaged: keep a copy of the file, then restore a backup")]
-    Damaged,
-    /// The file, its folder or its file system cannot be written.
-    #[error("the database cannot be written: check the permissions of the file and of its folder")]
-    ReadOnly,
-    /// The file is gone or may not be opened.
-    #[error("the database cannot be opened: check that the file is there and that it and its folder may be written")]
-    CannotOpen,
-    /// A read or a write failed.
-    #[error("the disk failed to read or write the database: check its health and the system's log")]
-    Disk,
-    /// A record is longer than SQLite's limit, 1 GB by default.
-    #[error("a record is too large for the database")]
-    TooLarge,
-    /// SQLite got no memory.
-    #[error("there is not enough memory for the database")]
-    OutOfMemory,
-    /// Another problem; the source has the code.
-    #[error("the database refused the call")]
-    Other,
 }

@@ -98,7 +98,7 @@ async fn each_key(
                 let Ok(Some(found)) = found else { continue };
                 let opened = match vault.open_row(&held, found).await {
                     Ok(opened) => opened,
-                    Err(error @ (Error::Store(_) | Error::Sqlite { .. })) => return Err(error),
+                    Err(error) if error.is_of_the_store() => return Err(error),
                     Err(_) => continue,
                 };
                 let key: Result<Vec<_>, _> = opened.key.iter().map(|part| std::str::from_utf8(part)).collect();

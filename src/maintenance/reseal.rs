@@ -91,7 +91,7 @@ impl Proof {
                 self.newest_generation = self.newest_generation.max(under.generation);
             }
             // The store failed, not the row.
-            Err(error @ (Error::Store(_) | Error::Sqlite { .. })) => return Err(error),
+            Err(error) if error.is_of_the_store() => return Err(error),
             Err(_) => self.damaged += 1,
         }
         Ok(self)
@@ -161,7 +161,7 @@ impl Page {
                 }
                 Ok(None | Some((Ok(Resealed::Unsealed), _))) => {}
                 // The store failed, not the row.
-                Err(error @ (Error::Store(_) | Error::Sqlite { .. })) => return Err(error),
+                Err(error) if error.is_of_the_store() => return Err(error),
                 // `Proof` counts it.
                 Err(_) | Ok(Some((Err(_), _))) => {}
             }

@@ -235,7 +235,7 @@ impl VerifyReport {
                 }
             }
             // The store failed, not the row.
-            Err(error @ (Error::Store(_) | Error::Sqlite { .. })) => return Err(error),
+            Err(error) if error.is_of_the_store() => return Err(error),
             Err(error) => self.damaged(table.name, row, error.to_string()),
         }
         Ok(())
