@@ -9,7 +9,7 @@ use crate::encrypt::Vault;
 use crate::encrypt::cipher::Resealed;
 use crate::encrypt::format::envelope::nonces;
 use crate::encrypt::vault::open_vault::VaultState;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::rows::SealedRow;
 use crate::rows::store::{Found, Replacement, RowReader, Rows};
 use crate::rows::table::{TABLES, Table};
