@@ -86,6 +86,8 @@ pub mod maintenance;
 mod method;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod metrics;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod printable;
 #[cfg(not(target_arch = "wasm32"))]
 mod private;
@@ -141,6 +143,8 @@ pub use layer::{Closer, IntoBackend, Layer, Stack};
 pub use method::{Access, Method, Record};
 #[cfg(not(target_arch = "wasm32"))]
 pub use metrics::Metrics;
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresOptions, PostgresStore};
 #[doc(hidden)]
 pub use printable::printable;
 #[cfg(not(target_arch = "wasm32"))]

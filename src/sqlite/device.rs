@@ -1,17 +1,9 @@
 //! The own device.
-//!
-//! The device is stored as JSON, which carries every field that upstream serializes now or adds
-//! later. Only the routing info has its own column, because an encrypting layer stores kilobytes in
-//! it.
-
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use rusqlite::Connection;
-use wacore::client_profile::ClientProfile;
 use wacore::stats::StorageResourceReport;
 use wacore::store::Device;
-use wacore::store::device::DEVICE_PROPS;
 use wacore::store::error::Result;
 use wacore::store::traits::DeviceStore;
 use zeroize::Zeroizing;
@@ -19,9 +11,7 @@ use zeroize::Zeroizing;
 use super::connection::Statements;
 use super::store::SqliteStore;
 use super::write_plan::WritePlan;
-use crate::error::{self, Error};
-use crate::json;
-use crate::method::Record;
+use crate::rows::device::StoredDevice;
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
@@ -29,7 +19,7 @@ impl DeviceStore for SqliteStore {
     async fn save(&self, device: &Device) -> Result<()> {
         const SQL: &str = "INSERT INTO devices (account, record, edge_routing_info) VALUES (?1, ?2, ?3)
             ON CONFLICT (account) DO UPDATE SET record = excluded.record, edge_routing_info = excluded.edge_routing_info";
-        let (account, row) = (self.account, Row::new(device)?);
+        let (account, row) = (self.account, StoredDevice::new(device)?);
         self.write(WritePlan::DURABLE, move |c| {
             c.run(SQL, (account, &row.record[..], &row.edge_routing_info)).map(drop)
         })
@@ -40,9 +30,9 @@ impl DeviceStore for SqliteStore {
         const SQL: &str = "SELECT record, edge_routing_info FROM devices WHERE account = ?1";
         self.read(|c| {
             let row = c.first(SQL, (self.account,), |row| {
-                Ok(Row { record: Zeroizing::new(row.get(0)?), edge_routing_info: row.get(1)? })
+                Ok(StoredDevice { record: Zeroizing::new(row.get(0)?), edge_routing_info: row.get(1)? })
             })?;
-            row.map(Row::into_device).transpose()
+            row.map(StoredDevice::into_device).transpose()
         })
         .await
     }
@@ -57,7 +47,7 @@ impl DeviceStore for SqliteStore {
         const SQL: &str = "INSERT INTO devices (account, record, edge_routing_info) VALUES (?1, ?2, ?3)
             ON CONFLICT (account) DO NOTHING";
         if !self.exists().await? {
-            let (account, row) = (self.account, Row::new(&Device::new())?);
+            let (account, row) = (self.account, StoredDevice::new(&Device::new())?);
             self.write(WritePlan::DURABLE, move |c| {
                 c.run(SQL, (account, &row.record[..], &row.edge_routing_info)).map(drop)
             })
@@ -89,32 +79,5 @@ impl DeviceStore for SqliteStore {
         let shared = cache.saturating_mul(self.database.open_connections() as u64);
         let memory_bytes = Some(if self.account == 1 { shared } else { 0 });
         StorageResourceReport { memory_bytes, pages: Some(pages), ..StorageResourceReport::default() }
-    }
-}
-
-/// A device in its stored form.
-struct Row {
-    record: Zeroizing<Vec<u8>>,
-    edge_routing_info: Option<Vec<u8>>,
-}
-
-impl Row {
-    fn new(device: &Device) -> error::Result<Self> {
-        let mut device = device.clone();
-        let edge_routing_info = device.edge_routing_info.take();
-        Ok(Self { record: json::encode(Record::Device, &device)?, edge_routing_info })
-    }
-
-    fn into_device(self) -> error::Result<Device> {
-        let device: Device =
-            serde_json::from_slice(&self.record).map_err(|_| Error::Malformed { record: Record::Device })?;
-        Ok(Device {
-            edge_routing_info: self.edge_routing_info,
-            // These fields are not serialized, and their serde defaults differ from the client's.
-            device_props: Arc::new(DEVICE_PROPS.clone()),
-            client_profile: ClientProfile::web(),
-            nct_salt_sync_seen: false,
-            ..device
-        })
     }
 }

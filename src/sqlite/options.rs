@@ -35,7 +35,7 @@ pub enum Durability {
 }
 
 impl Durability {
-    pub(super) fn full_sync(self, signal_state: bool) -> bool {
+    pub(crate) fn full_sync(self, signal_state: bool) -> bool {
         match self {
             Durability::Full => true,
             Durability::SignalState => signal_state,

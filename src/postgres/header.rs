@@ -1,0 +1,130 @@
+//! Copies of a vault's header: written by compare-and-swap.
+//!
+//! They are outside the lease, because `wastore keys add` must work while the bot runs. Instead, a copy replaces only
+//! the header that it was made from. Both copies are read and one is written in one `SERIALIZABLE` transaction: row
+//! locks would not do, because rows that are absent cannot be locked, and two creators would both succeed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
+use tokio_postgres::types::{ToSql, Type};
+
+use super::core::Core;
+use super::failure::Failure;
+use super::lane::Pauses;
+use super::lease::Lease;
+use super::link::Link;
+use super::problem;
+use super::signal::PUT_SENDER_KEY;
+use super::statement::{Fence, Row};
+use crate::encrypt::HeaderCopy;
+use crate::error::{Error, PostgresProblem, Result};
+use crate::method::Record;
+
+const READ: &str = "SELECT record FROM @.sender_keys WHERE account = $1 AND address = $2";
+const WRITE: &str = "INSERT INTO @.sender_keys (account, address, record) VALUES ($1, $2, $3)
+    ON CONFLICT (account, address) DO UPDATE SET record = excluded.record";
+const DELETE: &str = "DELETE FROM @.sender_keys WHERE account = $1 AND address = $2";
+
+/// Changes of header copies, and sender keys that belong to the same call.
+pub(super) struct Change {
+    pub(super) account: i32,
+    /// `None` deletes the copy.
+    pub(super) copies: Vec<(HeaderCopy, Option<Bytes>)>,
+    pub(super) lease: Option<Arc<Lease>>,
+    /// Other sender keys. They need the lease.
+    pub(super) others: Vec<Row>,
+}
+
+/// Why a change was not made.
+enum Refused {
+    Failure(Failure),
+    Conflict,
+    FenceOpen,
+}
+
+impl<F: Into<Failure>> From<F> for Refused {
+    fn from(failure: F) -> Self {
+        Self::Failure(failure.into())
+    }
+}
+
+/// Makes a change in a transaction on a connection of its own.
+///
+/// # Errors
+/// [`Error::HeaderConflict`] if another process wrote the header at the same time, and [`Error::Postgres`].
+pub(super) async fn change(core: &Arc<Core>, change: &Change) -> Result<()> {
+    let deadline = Instant::now() + core.options.deadline;
+    let mut pauses = Pauses::between_connections();
+    loop {
+        let attempt = timeout_at(deadline, attempt(core, change)).await;
+        let failure = match attempt {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Refused::Conflict)) => return Err(Error::HeaderConflict),
+            Ok(Err(Refused::FenceOpen)) => {
+                change.lease.as_ref().map_or(Ok(()), |lease| lease.check())?;
+                Failure::NoAnswer
+            }
+            Ok(Err(Refused::Failure(failure))) => failure,
+            Err(_) => return Err(problem::error_of(PostgresProblem::OutcomeUnknown)),
+        };
+        if !failure.is_passing() || Instant::now() >= deadline {
+            return Err(failure.into_error(Record::SenderKey));
+        }
+        pauses.pause().await;
+    }
+}
+
+async fn attempt(core: &Arc<Core>, change: &Change) -> Result<(), Refused> {
+    let link = Link::connect(core).await?;
+    core.check_server(&link.server)?;
+    let unsynced = link.unsynced();
+    link.command("BEGIN ISOLATION LEVEL SERIALIZABLE").await?;
+    for (copy, new) in &change.copies {
+        write(&link, change.account, *copy, new.as_ref()).await?;
+    }
+    if let Some(lease) = change.lease.as_ref().filter(|_| !change.others.is_empty()) {
+        let fence = Fence { epoch: lease.epoch(), durability: link.durable, holder: &core.holder };
+        let parameters = PUT_SENDER_KEY.parameters(change.account, Some(fence), &change.others);
+        let answer = link.run(&PUT_SENDER_KEY, parameters).await?;
+        if !PUT_SENDER_KEY.held(&answer) {
+            link.command("ROLLBACK").await?;
+            lease.look(&link, core).await?;
+            return Err(Refused::FenceOpen);
+        }
+    }
+    link.command("COMMIT").await?;
+    if link.unsynced() != unsynced {
+        return Err(Refused::Failure(Failure::NotSynced));
+    }
+    link.close().await;
+    Ok(())
+}
+
+async fn write(link: &Link, account: i32, copy: HeaderCopy, new: Option<&Bytes>) -> Result<(), Refused> {
+    let address = copy.address().as_bytes();
+    let Some(new) = new else {
+        link.ask(DELETE, &[(&account, Type::INT4), (&address, Type::BYTEA)]).await?;
+        return Ok(());
+    };
+    let (a, b) = (read(link, account, HeaderCopy::A).await?, read(link, account, HeaderCopy::B).await?);
+    let stored = if copy == HeaderCopy::A { &a } else { &b };
+    // An earlier attempt was carried out although its answer did not come.
+    if stored.as_deref() == Some(new) {
+        return Ok(());
+    }
+    if !copy.may_become(new, a.as_deref(), b.as_deref()) {
+        return Err(Refused::Conflict);
+    }
+    let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&account, Type::INT4), (&address, Type::BYTEA), (&&new[..], Type::BYTEA)];
+    link.ask(WRITE, &parameters).await?;
+    Ok(())
+}
+
+async fn read(link: &Link, account: i32, copy: HeaderCopy) -> Result<Option<Vec<u8>>, Failure> {
+    let address = copy.address().as_bytes();
+    let rows = link.ask(READ, &[(&account, Type::INT4), (&address, Type::BYTEA)]).await?;
+    Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+}

@@ -1,0 +1,143 @@
+//! The lease of an account: who may write it.
+//!
+//! A row per account has an epoch, which only grows, and the holder. Every write names both, and locks the row until it
+//! commits. So a takeover waits for writes that passed the fence, and turns away those that come later. Only this
+//! protects: the times in the row decide when another process may try, never whether a write is accepted.
+//!
+//! The epoch also grows at every reconnect. Otherwise a statement that the server still works on, and that the store has
+//! repeated over a new connection, could be carried out after a later write.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio_postgres::types::Type;
+
+use super::core::Core;
+use super::failure::Failure;
+use super::link::Link;
+use super::stats::{Counters, add};
+use crate::ended;
+use crate::error::{Error, Result};
+
+/// How long others wait after the last renewal before they take an account over.
+pub(super) const LEASE: Duration = Duration::from_secs(15);
+/// The time between renewals.
+pub(super) const RENEWAL: Duration = Duration::from_secs(5);
+
+/// A takeover must not be lost in a crash of the server, because the epoch would exist twice then. So these two wait for
+/// the disk whatever the role's default is.
+pub(super) const ACQUIRE: &str =
+    "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', $5, true) AS level)
+    INSERT INTO @.leases AS l (account, epoch, holder, name, renewed_at, expires_at)
+    SELECT $1, 1, $2, $3, now(), now() + $4 * interval '1 second' FROM durable
+    ON CONFLICT (account) DO UPDATE SET epoch = l.epoch + 1, holder = excluded.holder, name = excluded.name,
+        renewed_at = excluded.renewed_at, expires_at = excluded.expires_at
+    WHERE l.expires_at < now() OR l.holder = excluded.holder OR (l.name <> '' AND l.name = excluded.name)
+    RETURNING epoch";
+pub(super) const RAISE: &str =
+    "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', $4, true) AS level)
+    UPDATE @.leases SET epoch = epoch + 1, renewed_at = now(), expires_at = now() + $3 * interval '1 second'
+    FROM durable WHERE account = ANY($1) AND holder = $2 RETURNING account, epoch";
+pub(super) const RENEW: &str =
+    "WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true) AS level)
+    UPDATE @.leases l SET renewed_at = now(), expires_at = now() + $4 * interval '1 second'
+    FROM relaxed, unnest($1, $2) AS m(account, epoch)
+    WHERE l.account = m.account AND l.epoch = m.epoch AND l.holder = $3 RETURNING l.account";
+pub(super) const RELEASE: &str =
+    "UPDATE @.leases l SET expires_at = '-infinity' FROM unnest($1, $2) AS m(account, epoch)
+    WHERE l.account = m.account AND l.epoch = m.epoch AND l.holder = $3";
+pub(super) const LOOK: &str = "SELECT epoch, holder FROM @.leases WHERE account = $1";
+pub(super) const LOOK_AT_NAME: &str = "SELECT name FROM @.leases WHERE account = $1";
+
+/// The state of a lease in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Nothing was written yet, and no lease is held.
+    Idle,
+    Held,
+    /// Another process took the account over.
+    Lost,
+}
+
+/// The lease of one account, shared by all handles on it.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) account: i32,
+    /// Shared with the lane, which releases the lease when this value is gone.
+    pub(super) epoch: Arc<AtomicI64>,
+    state: watch::Sender<State>,
+    /// When base keys past their retention were deleted last, in seconds since 1970.
+    pub(super) swept_at: AtomicI64,
+    /// Tells the lane that this value is gone.
+    dropped: Arc<Notify>,
+}
+
+impl Lease {
+    pub(super) fn new(account: i32, dropped: Arc<Notify>) -> Self {
+        Self { account, epoch: Arc::default(), swept_at: AtomicI64::new(0), state: watch::Sender::new(State::Idle), dropped }
+    }
+
+    pub(super) fn state(&self) -> State {
+        *self.state.borrow()
+    }
+
+    pub(super) fn epoch(&self) -> i64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The lease is held with this epoch.
+    pub(super) fn hold(&self, epoch: i64) {
+        self.epoch.store(epoch, Ordering::Release);
+        self.state.send_if_modified(|state| {
+            let changes = *state == State::Idle;
+            *state = if changes { State::Held } else { *state };
+            changes
+        });
+    }
+
+    /// Another process has the account. This never changes again.
+    pub(super) fn lose(&self, counters: &Counters) {
+        if self.state.send_replace(State::Lost) != State::Lost {
+            add(&counters.leases_lost, 1);
+            log::error!("another process took account {} over: its client must disconnect", self.account);
+            ended::note();
+        }
+    }
+
+    /// Finds out why a fence did not hold: another process has the account, or this store has raised its epoch without
+    /// learning of it.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub(super) async fn look(&self, link: &Link, core: &Core) -> Result<(), Failure> {
+        let rows = link.ask(LOOK, &[(&self.account, Type::INT4)]).await?;
+        match rows.first() {
+            Some(row) if row.try_get::<_, &[u8]>(1)? == core.holder => self.hold(row.try_get(0)?),
+            _ => self.lose(&core.counters),
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`Error::LeaseLost`].
+    pub(super) fn check(&self) -> Result<()> {
+        match self.state() {
+            State::Lost => Err(Error::LeaseLost { account: self.account }),
+            State::Idle | State::Held => Ok(()),
+        }
+    }
+
+    /// Returns when the lease is lost, at once if it already is.
+    pub(super) async fn lost(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.state.subscribe().wait_for(|state| *state == State::Lost).await;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.dropped.notify_one();
+    }
+}

@@ -1,0 +1,54 @@
+//! `PostgresStore`, a backend that spans machines, with one writer per account.
+//!
+//! ```text
+//!   calls ──► queue ──► writing lane ──► one connection: one group at a time, in order
+//!   calls ──► queue ──► reading lane ──► one connection: many statements at once
+//!   sweeps, listings ─► lane for long work ─► one connection
+//! ```
+//!
+//! | file | |
+//! |--|--|
+//! | `store.rs` | the store and its accounts; how a method becomes a call |
+//! | `options.rs`, `url.rs` | its settings; URLs |
+//! | `lane.rs` | calls and queues |
+//! | `writer.rs`, `group.rs` | the writing lane; making one transaction of the calls that wait together |
+//! | `reader.rs` | the lanes for reads and for long work |
+//! | `lease.rs` | who may write an account |
+//! | `statement.rs`, `decode.rs` | the form of statements, the fence, parameters; reading rows |
+//! | `link.rs`, `connect.rs`, `tls.rs` | a live connection; making one |
+//! | `core.rs`, `stats.rs` | the parts that all lanes share; counts |
+//! | `failure.rs`, `problem.rs` | why an attempt failed; the errors of callers |
+//! | `header.rs` | the compare-and-swap of a vault's header |
+//! | `schema.rs`, `migrations/` | the schema, and telling it from others |
+//! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait; `protocol_statements.rs` has that of `protocol.rs` |
+
+mod app_sync;
+mod connect;
+mod core;
+mod decode;
+mod device;
+mod failure;
+mod group;
+mod header;
+mod lane;
+mod lease;
+mod link;
+mod msg_secret;
+mod options;
+mod problem;
+mod protocol;
+mod protocol_statements;
+mod reader;
+mod schema;
+mod signal;
+mod statement;
+mod stats;
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use crate::error::{ForeignSchema, PostgresProblem};
+pub use options::PostgresOptions;
+pub use stats::PostgresStats;
+pub use store::PostgresStore;
