@@ -47,6 +47,45 @@ async fn in_memory() -> Subject {
     Subject::from(Arc::new(store.account(1))).second_account(Arc::new(store.account(2)))
 }
 
+#[cfg(all(unix, feature = "postgres"))]
+#[allow(dead_code, clippy::expect_used, clippy::print_stderr, reason = "other tests use the rest of it")]
+#[path = "postgres/pgbouncer.rs"]
+mod pgbouncer;
+#[cfg(all(unix, feature = "postgres"))]
+#[allow(dead_code, clippy::expect_used, clippy::print_stderr, reason = "other tests use the rest of it")]
+#[path = "postgres/server.rs"]
+mod server;
+
+/// The PostgreSQL store on a server that all tests share. Each store has two accounts of its own.
+#[cfg(all(unix, feature = "postgres"))]
+mod postgres_server {
+    use std::sync::atomic::{AtomicI32, Ordering};
+
+    use wastore::{PostgresOptions, PostgresStore};
+
+    use super::*;
+
+    static ACCOUNTS: AtomicI32 = AtomicI32::new(1);
+
+    async fn subject(options: PostgresOptions) -> Subject {
+        let account = ACCOUNTS.fetch_add(2, Ordering::Relaxed);
+        let store: PostgresStore = options.clone().open(account).await.unwrap();
+        let second = Arc::new(store.account(account + 1).await.unwrap());
+        let reopen = move || {
+            let options = options.clone();
+            async move { Arc::new(options.open(account).await.unwrap()) as Arc<dyn Backend> }
+        };
+        Subject::from(Arc::new(store)).second_account(second).reopen_with(reopen)
+    }
+
+    pub(super) async fn postgres() -> Subject {
+        if !server::available() {
+            return memory().await;
+        }
+        subject(PostgresOptions::new(&server::shared().url()).unwrap()).await
+    }
+}
+
 /// Encrypts each account with its own vault. A reopened store opens the vault again.
 async fn encrypted(subject: Subject, options: VaultOptions) -> Subject {
     subject
@@ -169,6 +208,26 @@ stacks! {
         any_mac_length, any_sync_key_length, counts_repeated_secrets, atomic_batches, created_at_is_replaced, durable, large_prekey_ids,
         latest_sync_key_is_the_highest, lid_mappings_without_device, literal_users, moved_lid_falls_back,
         newest_lid_by_its_time, prekeys_as_asked_for, repeatable_create, reports_resources, unbounded_sent_messages,
+        wide_numbers,
+    ]
+}
+
+#[cfg(all(unix, feature = "postgres"))]
+use postgres_server::postgres;
+
+#[cfg(all(unix, feature = "postgres"))]
+stacks! {
+    postgres,
+    [
+        any_mac_length, any_sync_key_length, counts_repeated_secrets, atomic_batches, created_at_is_replaced, durable, large_prekey_ids,
+        latest_sync_key_is_the_highest, lid_mappings_without_device, literal_users, moved_lid_falls_back,
+        newest_lid_by_its_time, prekeys_as_asked_for, repeatable_create, unbounded_sent_messages,
+        wide_numbers,
+    ],
+    [
+        any_mac_length, any_sync_key_length, counts_repeated_secrets, atomic_batches, created_at_is_replaced, durable, large_prekey_ids,
+        latest_sync_key_is_the_highest, lid_mappings_without_device, literal_users, moved_lid_falls_back,
+        newest_lid_by_its_time, prekeys_as_asked_for, repeatable_create, unbounded_sent_messages,
         wide_numbers,
     ]
 }

@@ -37,10 +37,11 @@ pub(crate) fn available() -> bool {
     true
 }
 
-/// The server that all tests of this process share. It ends with the process, because a static is never dropped.
+/// The server that all tests of this process share. It ends with the process, although a static is never dropped. It does
+/// not wait for the disk, because no one cuts its power.
 pub(crate) fn shared() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
-    SHARED.get_or_init(Server::start)
+    SHARED.get_or_init(|| Server::with_settings(&[("fsync", "off")]))
 }
 
 /// The folder of the server's programs. A `postgres` in `PATH` may be a wrapper, so `initdb` counts.
