@@ -59,30 +59,89 @@ mod server;
 /// The PostgreSQL store on a server that all tests share. Each store has two accounts of its own.
 #[cfg(all(unix, feature = "postgres"))]
 mod postgres_server {
+    use std::sync::LazyLock;
     use std::sync::atomic::{AtomicI32, Ordering};
+    use std::time::Duration;
 
+    use tokio::runtime::{Builder, Runtime};
     use wastore::{PostgresOptions, PostgresStore};
 
+    use super::pgbouncer::PgBouncer;
     use super::*;
 
-    static ACCOUNTS: AtomicI32 = AtomicI32::new(1);
+    /// Runs the lanes of the stores that tests share.
+    static RUNTIME: LazyLock<Runtime> =
+        LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap());
 
-    async fn subject(options: PostgresOptions) -> Subject {
-        let account = ACCOUNTS.fetch_add(2, Ordering::Relaxed);
-        let store: PostgresStore = options.clone().open(account).await.unwrap();
-        let second = Arc::new(store.account(account + 1).await.unwrap());
-        let reopen = move || {
-            let options = options.clone();
-            async move { Arc::new(options.open(account).await.unwrap()) as Arc<dyn Backend> }
-        };
-        Subject::from(Arc::new(store)).second_account(second).reopen_with(reopen)
+    /// A database, and a store on it that all tests share: a test has two accounts of its own.
+    struct Database {
+        options: PostgresOptions,
+        store: PostgresStore,
     }
+
+    impl Database {
+        fn open(options: PostgresOptions) -> Self {
+            // These are tests of answers, not of the time they take on a machine with much to do.
+            let options = options.deadline(PATIENCE).answer_timeout(PATIENCE);
+            let opening = options.clone();
+            let store = RUNTIME.spawn(async move { opening.open(1).await.unwrap() });
+            // The caller is within a runtime, which forbids waiting.
+            let store = std::thread::spawn(|| RUNTIME.block_on(store).unwrap()).join().unwrap();
+            Self { options, store }
+        }
+
+        async fn subject(&self) -> Subject {
+            static ACCOUNTS: AtomicI32 = AtomicI32::new(2);
+            let account = ACCOUNTS.fetch_add(2, Ordering::Relaxed);
+            let store = self.store.account(account).await.unwrap();
+            let second = Arc::new(self.store.account(account + 1).await.unwrap());
+            let options = self.options.clone();
+            let reopen = move || {
+                let options = options.clone();
+                async move { Arc::new(options.open(account).await.unwrap()) as Arc<dyn Backend> }
+            };
+            Subject::from(Arc::new(store)).second_account(second).reopen_with(reopen)
+        }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(100);
 
     pub(super) async fn postgres() -> Subject {
         if !server::available() {
             return memory().await;
         }
-        subject(PostgresOptions::new(&server::shared().url()).unwrap()).await
+        static DATABASE: LazyLock<Database> =
+            LazyLock::new(|| Database::open(PostgresOptions::new(&server::shared().url()).unwrap()));
+        DATABASE.subject().await
+    }
+
+    /// A database whose transactions are `SERIALIZABLE`: the server refuses calls that meet, and the store repeats them.
+    pub(super) async fn serializable() -> Subject {
+        if !server::available() {
+            return memory().await;
+        }
+        static DATABASE: LazyLock<Database> = LazyLock::new(|| {
+            let server = server::shared();
+            server.psql("CREATE DATABASE serializable");
+            server.psql("ALTER DATABASE serializable SET default_transaction_isolation = serializable");
+            let url = server.url().replace("/postgres?", "/serializable?");
+            Database::open(PostgresOptions::new(&url).unwrap())
+        });
+        DATABASE.subject().await
+    }
+
+    /// Through PgBouncer, each transaction on a connection of its choice. This version knows no prepared statements.
+    pub(super) async fn through_pgbouncer() -> Subject {
+        if !server::available() {
+            return memory().await;
+        }
+        static PGBOUNCER: LazyLock<PgBouncer> = LazyLock::new(|| PgBouncer::start(server::shared(), 20));
+        static DATABASE: LazyLock<Database> = LazyLock::new(|| {
+            server::shared().psql("CREATE DATABASE pooled");
+            let url = PGBOUNCER.url().replace("/postgres?", "/pooled?");
+            Database::open(PostgresOptions::new(&url).unwrap().prepared(false))
+        });
+        DATABASE.subject().await
     }
 }
 
@@ -213,7 +272,7 @@ stacks! {
 }
 
 #[cfg(all(unix, feature = "postgres"))]
-use postgres_server::postgres;
+use postgres_server::{postgres, serializable, through_pgbouncer};
 
 #[cfg(all(unix, feature = "postgres"))]
 stacks! {
@@ -231,6 +290,20 @@ stacks! {
         wide_numbers,
     ]
 }
+
+#[cfg(all(unix, feature = "postgres"))]
+backend_tests!(postgres_serializable, serializable, optional: [
+    any_mac_length, any_sync_key_length, counts_repeated_secrets, atomic_batches, created_at_is_replaced, durable, large_prekey_ids,
+    latest_sync_key_is_the_highest, lid_mappings_without_device, literal_users, moved_lid_falls_back,
+    newest_lid_by_its_time, prekeys_as_asked_for, repeatable_create, unbounded_sent_messages, wide_numbers,
+]);
+
+#[cfg(all(unix, feature = "postgres"))]
+backend_tests!(postgres_through_pgbouncer, through_pgbouncer, optional: [
+    any_mac_length, any_sync_key_length, counts_repeated_secrets, atomic_batches, created_at_is_replaced, durable, large_prekey_ids,
+    latest_sync_key_is_the_highest, lid_mappings_without_device, literal_users, moved_lid_falls_back,
+    newest_lid_by_its_time, prekeys_as_asked_for, repeatable_create, unbounded_sent_messages, wide_numbers,
+]);
 
 backend_tests!(sqlite_in_memory, in_memory, optional: [
     any_mac_length, any_sync_key_length, counts_repeated_secrets, atomic_batches, created_at_is_replaced, large_prekey_ids, latest_sync_key_is_the_highest,

@@ -15,6 +15,9 @@ pub enum PostgresProblem {
     /// No server accepts writes: all are standbys or read-only.
     #[error("no PostgreSQL server of the URL accepts writes: promote a standby, or give the address of the primary")]
     ReadOnly,
+    /// The store was opened read-only. Nothing was changed.
+    #[error("the store was opened read-only: open it with `PostgresOptions::open` to change it")]
+    OpenedReadOnly,
     /// The server has no connection left.
     #[error("the PostgreSQL server has no connection left: raise `max_connections`, or use fewer lanes")]
     TooManyConnections,

@@ -102,6 +102,8 @@ impl Link {
         statement: &'static Statement,
         parameters: Vec<Parameter<'_>>,
     ) -> Result<Answer, Failure> {
+        #[cfg(all(test, unix))]
+        super::tests::record(statement);
         let rows = if self.core.options.prepared {
             let prepared = self.prepare(statement).await?;
             self.in_time(self.client.query_raw(&prepared, parameters)).await?

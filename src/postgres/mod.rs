@@ -44,8 +44,8 @@ mod signal;
 mod statement;
 mod stats;
 mod store;
-#[cfg(test)]
-mod tests;
+#[cfg(all(test, unix))]
+pub(crate) mod tests;
 mod writer;
 
 pub use crate::error::{ForeignSchema, PostgresProblem};

@@ -11,7 +11,7 @@ use super::store::PostgresStore;
 use crate::method::Record;
 
 // An `expires_at` of 0 means never.
-static PUT: Statement = Statement::upsert(
+pub(super) static PUT: Statement = Statement::upsert(
     Record::MessageSecret,
     3,
     &[Blob, Blob, Blob, Blob, Long, Long],

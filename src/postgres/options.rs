@@ -59,6 +59,16 @@ impl PostgresOptions {
         self
     }
     /// Stub.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+    /// Stub.
+    pub fn answer_timeout(mut self, timeout: Duration) -> Self {
+        self.answer_timeout = timeout;
+        self
+    }
+    /// Stub.
     pub fn prepared(mut self, prepared: bool) -> Self {
         self.prepared = prepared;
         self

@@ -39,7 +39,7 @@ static GET_SESSION: Statement =
     Statement::read(Record::Session, &[Blob], "SELECT record FROM @.sessions WHERE account = $1 AND address = $2");
 static HAS_SESSION: Statement =
     Statement::read(Record::Session, &[Blob], "SELECT 1 FROM @.sessions WHERE account = $1 AND address = $2");
-static PUT_SESSION: Statement = Statement::upsert(
+pub(super) static PUT_SESSION: Statement = Statement::upsert(
     Record::Session,
     1,
     &[Blob, Blob],
@@ -48,7 +48,7 @@ static PUT_SESSION: Statement = Statement::upsert(
         ON CONFLICT (account, address) DO UPDATE SET record = excluded.record"
     ),
 );
-static DELETE_SESSIONS: Statement = Statement::change(
+pub(super) static DELETE_SESSIONS: Statement = Statement::change(
     Record::Session,
     &[Blob],
     change!(

@@ -204,7 +204,7 @@ impl Statement {
             Kind::Read => true,
             Kind::Upsert(_) => answer.affected > 0,
             Kind::Change(_) | Kind::Single | Kind::Once => {
-                answer.rows.iter().all(|row| row.try_get(0).unwrap_or(false))
+                !answer.rows.is_empty() && answer.rows.iter().all(|row| row.try_get(0).unwrap_or(false))
             }
         }
     }

@@ -18,6 +18,7 @@ use super::lane::{Acquired, Call, Job, Pauses, QUEUE, send};
 use super::lease::{Lease, State};
 use super::link::Link;
 use super::options::PostgresOptions;
+use super::problem;
 use super::reader::Reader;
 use super::schema;
 use super::statement::{Answer, Row, Statement};
@@ -129,8 +130,8 @@ impl PostgresOptions {
         PostgresStore::start(self, account, Mode::LeaseWhenWriting).await
     }
 
-    /// Opens an account for reading, without a lease. Calls that would change a row fail with [`Error::ReadOnly`]. The
-    /// schema must be there.
+    /// Opens an account for reading, without a lease. Calls that would change a row fail with
+    /// [`PostgresProblem::OpenedReadOnly`]. The schema must be there.
     ///
     /// # Errors
     /// As [`open`](Self::open), without [`Error::AccountInUse`].
@@ -224,6 +225,7 @@ impl PostgresStore {
 
     /// Takes the lease, or waits for it.
     async fn acquire(&self) -> Result<()> {
+        self.lease.check()?;
         let options = &self.shared.core.options;
         let begun = Instant::now();
         let (until, deadline) = (begun + options.lease_wait, begun + options.deadline);
@@ -293,7 +295,7 @@ impl PostgresStore {
     /// Refuses to write with a read-only store, and takes the lease if that was not done.
     pub(super) async fn ready_to_write(&self) -> Result<()> {
         if self.shared.read_only {
-            return Err(Error::ReadOnly { method: "a write" });
+            return Err(problem::error_of(PostgresProblem::OpenedReadOnly));
         }
         if self.lease.state() == State::Idle {
             self.acquire().await?;
@@ -331,7 +333,7 @@ impl PostgresStore {
             self.ready_to_write().await?;
             change.lease = Some(self.lease.clone());
         } else if self.shared.read_only {
-            return Err(Error::ReadOnly { method: "put_sender_key" });
+            return Err(problem::error_of(PostgresProblem::OpenedReadOnly));
         }
         // The transaction goes on if the caller is dropped.
         let core = self.shared.core.clone();

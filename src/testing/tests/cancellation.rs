@@ -42,6 +42,18 @@ fn dropped_anywhere_over_the_own_store() {
     });
 }
 
+#[cfg(all(unix, feature = "postgres"))]
+#[test]
+fn dropped_anywhere_over_the_postgres_store() {
+    if crate::postgres::tests::scratch().is_none() {
+        return;
+    }
+    // Each stack has its own schema.
+    dropped_anywhere("the PostgreSQL store", || async {
+        Store::Postgres(crate::postgres::tests::scratch().unwrap().store().await)
+    });
+}
+
 #[test]
 fn dropped_anywhere_over_upstreams_store() {
     dropped_anywhere("upstream's store", || async { Store::Upstream(folder()) });
@@ -158,6 +170,8 @@ enum Store {
     Memory,
     #[cfg(feature = "sqlite")]
     Own(crate::SqliteStore, #[allow(dead_code, reason = "it is kept")] TempDir),
+    #[cfg(all(unix, feature = "postgres"))]
+    Postgres(crate::PostgresStore),
     Upstream(TempDir),
 }
 
@@ -168,6 +182,8 @@ impl Store {
             Store::Memory => Arc::new(InMemoryBackend::new()),
             #[cfg(feature = "sqlite")]
             Store::Own(store, _) => Arc::new(store.account(number)),
+            #[cfg(all(unix, feature = "postgres"))]
+            Store::Postgres(store) => Arc::new(store.account(number).await.unwrap()),
             Store::Upstream(folder) => {
                 let path = folder.path().join("upstream.db");
                 Arc::new(UpstreamSqliteStore::new_for_device(path.to_str().unwrap(), number).await.unwrap())
@@ -395,6 +411,8 @@ async fn load(store: &dyn Backend, at: &str) -> Value {
 /// have begun on another thread, before any later write.
 async fn settle(inner: &dyn Backend) {
     inner.save_base_key("settled", "settled", &[1; 32]).await.unwrap();
+    // The PostgreSQL store sweeps over another connection.
+    inner.delete_expired_sent_messages(i64::MIN).await.unwrap();
 }
 
 /// The numbers of rows that exist, and of rows that calls write.
