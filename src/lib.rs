@@ -74,6 +74,8 @@ mod background;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod cache;
 mod clock;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod durability;
 mod encrypt;
 mod ended;
 mod error;
@@ -134,6 +136,8 @@ pub mod import {
 pub use background::finish_background_work;
 #[cfg(not(target_arch = "wasm32"))]
 pub use cache::CacheLayer;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use durability::Durability;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use encrypt::fuzz;
@@ -155,4 +159,4 @@ pub use printable::printable_path;
 pub use private::write_new;
 pub use secret::{Key, Passphrase, RecoveryKey, Secret};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{Durability, SqliteOptions, SqliteStore};
+pub use sqlite::{SqliteOptions, SqliteStore};

@@ -50,7 +50,7 @@ impl Core {
     pub(super) fn check_server(&self, server: &Server) -> Result<(), Failure> {
         match &*self.server.lock().ignore_poison() {
             Some(before) if !server.follows(before) => {
-                Err(Failure::Connect(problem::error_of(PostgresProblem::WrongServer)))
+                Err(Failure::Connect(problem::of_store(PostgresProblem::WrongServer)))
             }
             _ => Ok(()),
         }

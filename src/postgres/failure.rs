@@ -28,7 +28,7 @@ impl From<tokio_postgres::Error> for Failure {
 
 impl Failure {
     pub(super) fn no_server() -> Self {
-        Self::Connect(problem::error_of(PostgresProblem::Unreachable))
+        Self::Connect(problem::of_store(PostgresProblem::Unreachable))
     }
 
     pub(super) fn problem(&self) -> PostgresProblem {
@@ -73,8 +73,8 @@ impl Failure {
             // `program_limit_exceeded`: the index cannot hold the key.
             failure if failure.code() == "54000" => Error::InputTooLong { record, what: "key", limit: KEY_BYTES },
             Self::Connect(error) => error,
-            Self::Driver(error) => problem::of_driver(&error),
-            Self::NoAnswer | Self::NotSynced => problem::error_of(self.problem()),
+            Self::Driver(error) => problem::error_of(&error),
+            Self::NoAnswer | Self::NotSynced => problem::of_store(self.problem()),
         }
     }
 }

@@ -67,7 +67,7 @@ pub(super) async fn change(core: &Arc<Core>, change: &Change) -> Result<()> {
                 Failure::NoAnswer
             }
             Ok(Err(Refused::Failure(failure))) => failure,
-            Err(_) => return Err(problem::error_of(PostgresProblem::OutcomeUnknown)),
+            Err(_) => return Err(problem::of_store(PostgresProblem::OutcomeUnknown)),
         };
         if !failure.is_passing() || Instant::now() >= deadline {
             return Err(failure.into_error(Record::SenderKey));

@@ -41,7 +41,7 @@ impl Call {
     /// Answers the call with the problem that stood in its way until its deadline.
     pub(super) fn expire(self, problem: PostgresProblem) {
         let problem = if self.unanswered { PostgresProblem::OutcomeUnknown } else { problem };
-        self.answer(Err(problem::error_of(problem)));
+        self.answer(Err(problem::of_store(problem)));
     }
 
     pub(super) fn answer(self, answer: Result<Answer>) {
@@ -76,7 +76,7 @@ pub(super) async fn send<T>(queue: &mpsc::Sender<T>, deadline: Instant, job: T) 
             Ok(())
         }
         Ok(Err(_)) => Err(Error::Closed { what: "store" }),
-        Err(_) => Err(problem::error_of(PostgresProblem::Overloaded)),
+        Err(_) => Err(problem::of_store(PostgresProblem::Overloaded)),
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Row};
 
-use super::connect::{self, Driver};
+use super::connect::{self, Connection};
 use super::core::Core;
 use super::failure::Failure;
 use super::problem;
@@ -57,7 +57,7 @@ impl Link {
     /// # Errors
     /// A failure to connect, or of the wrong server.
     pub(super) async fn connect(core: &Arc<Core>) -> Result<Self, Failure> {
-        let (client, driver) = connect::connect(&core.options).await?;
+        let (client, driver) = connect::connect(&core.options).await.map_err(Failure::Connect)?;
         let unsynced = Arc::new(AtomicU64::new(0));
         let driver = DriverTask(tokio::spawn(drive(driver, unsynced.clone())));
         let mut link = Self {
@@ -80,7 +80,7 @@ impl Link {
         let rows = self.ask(SQL, &[]).await?;
         let row = rows.first().ok_or_else(Failure::no_server)?;
         if row.try_get(0)? {
-            return Err(Failure::Connect(problem::error_of(PostgresProblem::ReadOnly)));
+            return Err(Failure::Connect(problem::of_store(PostgresProblem::ReadOnly)));
         }
         let timeline: &str = row.try_get(2)?;
         self.server = Server {
@@ -218,7 +218,7 @@ impl Drop for DriverTask {
 }
 
 /// Sends and receives until the connection ends.
-async fn drive(mut driver: Driver, unsynced: Arc<AtomicU64>) {
+async fn drive(mut driver: Connection, unsynced: Arc<AtomicU64>) {
     while let Some(message) = std::future::poll_fn(|context| driver.poll_message(context)).await {
         match message {
             Ok(AsyncMessage::Notice(notice)) if notice.routine() == Some(STANDBY_WAIT) => {

@@ -9,13 +9,13 @@
 //! | file | |
 //! |--|--|
 //! | `store.rs` | the store and its accounts; how a method becomes a call |
-//! | `options.rs`, `url.rs` | its settings; URLs |
+//! | `options.rs`, `url.rs`, `parameters.rs` | its settings; the URL of the servers; its parameters |
 //! | `lane.rs` | calls and queues |
 //! | `writer.rs`, `group.rs` | the writing lane; making one transaction of the calls that wait together |
 //! | `reader.rs` | the lanes for reads and for long work |
 //! | `lease.rs` | who may write an account |
 //! | `statement.rs`, `decode.rs` | the form of statements, the fence, parameters; reading rows |
-//! | `link.rs`, `connect.rs`, `tls.rs` | a live connection; making one |
+//! | `link.rs`, `connect.rs`, `tls.rs`, `password.rs` | a live connection; making one; its TLS; its password |
 //! | `core.rs`, `stats.rs` | the parts that all lanes share; counts |
 //! | `failure.rs`, `problem.rs` | why an attempt failed; the errors of callers |
 //! | `header.rs` | the compare-and-swap of a vault's header |
@@ -35,6 +35,8 @@ mod lease;
 mod link;
 mod msg_secret;
 mod options;
+mod parameters;
+mod password;
 mod problem;
 mod protocol;
 mod protocol_statements;
@@ -46,8 +48,11 @@ mod stats;
 mod store;
 #[cfg(all(test, unix))]
 pub(crate) mod tests;
+mod tls;
+mod url;
 mod writer;
 
+pub use crate::durability::Durability;
 pub use crate::error::{ForeignSchema, PostgresProblem};
 pub use options::PostgresOptions;
 pub use stats::PostgresStats;

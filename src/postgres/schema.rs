@@ -50,7 +50,7 @@ async fn bring_up_to_date(core: &Core, link: &Link) -> Result<Result<()>, Failur
         return Ok(Ok(()));
     }
     if !core.options.migrate {
-        return Ok(Err(problem::error_of(PostgresProblem::Schema)));
+        return Ok(Err(problem::of_store(PostgresProblem::Schema)));
     }
     link.command("BEGIN").await?;
     let migrated = migrate(core, link).await;

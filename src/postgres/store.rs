@@ -153,6 +153,7 @@ impl PostgresStore {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(Error::InvalidInput { what: "the runtime", problem: "must be tokio: the PostgreSQL driver needs it" });
         }
+        options.check()?;
         let core = Arc::new(Core::new(options)?);
         let deadline = Instant::now() + core.options.deadline;
         let link = first_link(&core, deadline).await?;
@@ -295,7 +296,7 @@ impl PostgresStore {
     /// Refuses to write with a read-only store, and takes the lease if that was not done.
     pub(super) async fn ready_to_write(&self) -> Result<()> {
         if self.shared.read_only {
-            return Err(problem::error_of(PostgresProblem::OpenedReadOnly));
+            return Err(problem::of_store(PostgresProblem::OpenedReadOnly));
         }
         if self.lease.state() == State::Idle {
             self.acquire().await?;
@@ -333,7 +334,7 @@ impl PostgresStore {
             self.ready_to_write().await?;
             change.lease = Some(self.lease.clone());
         } else if self.shared.read_only {
-            return Err(problem::error_of(PostgresProblem::OpenedReadOnly));
+            return Err(problem::of_store(PostgresProblem::OpenedReadOnly));
         }
         // The transaction goes on if the caller is dropped.
         let core = self.shared.core.clone();

@@ -3,11 +3,17 @@
 #[allow(dead_code, unreachable_pub, clippy::print_stderr, reason = "other tests use the rest of it")]
 #[path = "../../../tests/postgres/server.rs"]
 mod server;
+#[allow(dead_code, unreachable_pub, clippy::print_stderr, reason = "other tests use the rest of it")]
+#[path = "../../../tests/postgres/proxy.rs"]
+mod proxy;
 
+mod connections;
 mod fence;
 mod groups;
 mod header;
+mod options;
 mod plans;
+mod problems;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,7 +53,7 @@ pub(crate) struct Scratch {
 impl Scratch {
     fn options(&self) -> PostgresOptions {
         let url = format!("{}&application_name={}", server::shared().url(), self.application);
-        PostgresOptions::new(&url).unwrap().schema(&self.schema).unwrap()
+        PostgresOptions::new(&url).unwrap().schema(&self.schema)
     }
 
     pub(crate) async fn store(&self) -> PostgresStore {
