@@ -79,7 +79,7 @@ fn password_of(content: &[u8], wanted: [&str; 4]) -> Option<Bytes> {
         let fits = wanted.iter().all(|wanted| {
             let Some((field, behind)) = field(rest) else { return false };
             rest = behind;
-            *field == b"*" || *unescaped(field) == wanted.as_bytes()
+            *field == *b"*" || *unescaped(field) == wanted.as_bytes()
         });
         // A password may end at a `:` as well, and what stands behind it is ignored.
         let password = field(rest).map_or(rest, |(password, _)| password);

@@ -42,7 +42,7 @@ async fn of_many_changes_none_is_lost() {
         async move {
             let store = Arc::new(options.open_without_lease(1).await.unwrap());
             let vault = VaultOptions::new().open(store, Key::from_bytes(&mut [1; 32])).await?;
-            vault.add_slot(Key::from_bytes(&mut [number; 32])).await
+            vault.add_slot("another", Key::from_bytes(&mut [number; 32])).await
         }
     };
     let added = join_all((10..16).map(add)).await;

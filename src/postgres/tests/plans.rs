@@ -22,7 +22,7 @@ async fn fill(scratch: &Scratch, client: &Client) {
     for row in client.query(TABLES, &[&scratch.schema]).await.unwrap() {
         let (table, values): (String, String) = (row.get(0), row.get(1));
         scratch
-            .run(client, &format!("INSERT INTO @.{table} SELECT {values} FROM generate_series(1, {ROWS}) AS i"))
+            .run(client, &format!("INSERT INTO @.{table} SELECT {values} FROM generate_series(1000, {ROWS}) AS i"))
             .await;
     }
     scratch.run(client, "INSERT INTO @.devices SELECT i, int4send(i) FROM generate_series(10, 100000) AS i").await;
