@@ -61,7 +61,7 @@ impl Line {
         let row = |address: &str| (Arc::from(address), Bytes::from(session.clone()));
         let batch = BATCH.map(row);
         let key: [u8; 32] = value(number, 32).try_into().unwrap();
-        let (first, second, third, fourth) = futures::join!(
+        let (first, second, third, fourth) = tokio::join!(
             store.put_sessions_batch(&batch),
             store.put_identity(ADDRESS, key),
             store.put_sender_key(GROUP_SENDER, &session),
@@ -269,7 +269,8 @@ async fn stalled(schema: &str, with_key: bool) -> (u32, u32) {
             put(&store, 3).await.unwrap();
         }
     });
-    let waiting = format!("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {account} AND NOT granted");
+    let waiting =
+        format!("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {account} AND NOT granted");
     until("the request stalls", async || direct.ask(&waiting).await == "1").await;
     proxy.cut();
     let mut acknowledged = 0;

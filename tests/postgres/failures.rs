@@ -183,7 +183,8 @@ async fn calls_go_on_after_a_backend_of_the_server_crashed() {
     for _ in 0..3 {
         load.goes_on().await;
         // The server ends all its processes and recovers, with 57P02 and 57P03.
-        let backends = server.psql("SELECT pid FROM pg_stat_activity WHERE query LIKE '%sessions%' AND pid <> pg_backend_pid()");
+        let backends =
+            server.psql("SELECT pid FROM pg_stat_activity WHERE query LIKE '%sessions%' AND pid <> pg_backend_pid()");
         let backend = rustix::process::Pid::from_raw(backends.lines().next().unwrap().parse().unwrap()).unwrap();
         rustix::process::kill_process(backend, rustix::process::Signal::KILL).unwrap();
     }
@@ -203,7 +204,7 @@ async fn a_server_that_is_down_ends_calls_at_the_deadline() {
     put(&store, 1).await.unwrap();
     server.stop();
     let begun = Instant::now();
-    let (written, read, swept) = futures::join!(put(&store, 2), get(&store), store.delete_expired_sent_messages(1));
+    let (written, read, swept) = tokio::join!(put(&store, 2), get(&store), store.delete_expired_sent_messages(1));
     assert!(begun.elapsed() >= seconds(2) && begun.elapsed() < seconds(30), "{:?}", begun.elapsed());
     for problem in [problem(written), problem(read), problem(swept)] {
         assert!(matches!(problem, PostgresProblem::Unreachable | PostgresProblem::OutcomeUnknown), "{problem:?}");
@@ -222,12 +223,11 @@ async fn a_server_that_hangs_ends_calls_as_unknown() {
         return;
     }
     let server = Server::with_settings(&[("fsync", "off")]);
-    let store =
-        options(&server.url()).deadline(seconds(3)).answer_timeout(seconds(1)).open(1).await.unwrap();
+    let store = options(&server.url()).deadline(seconds(3)).answer_timeout(seconds(1)).open(1).await.unwrap();
     put(&store, 1).await.unwrap();
     server.pause();
     let begun = Instant::now();
-    let (written, read) = futures::join!(put(&store, 2), get(&store));
+    let (written, read) = tokio::join!(put(&store, 2), get(&store));
     let elapsed = begun.elapsed();
     server.resume();
     assert_eq!(problem(written), PostgresProblem::OutcomeUnknown);
@@ -262,8 +262,7 @@ async fn a_full_queue_ends_calls_as_overloaded() {
         return;
     }
     let server = Server::with_settings(&[("fsync", "off")]);
-    let store =
-        options(&server.url()).deadline(seconds(2)).answer_timeout(seconds(1)).open(1).await.unwrap();
+    let store = options(&server.url()).deadline(seconds(2)).answer_timeout(seconds(1)).open(1).await.unwrap();
     put(&store, 1).await.unwrap();
     server.pause();
     // More than the queue and a group hold.
@@ -302,9 +301,9 @@ async fn the_call_of_a_dropped_future_runs() {
     if !available() {
         return;
     }
-    let (_, store, direct, account) = behind_proxy().await;
+    let (_proxy, store, direct, account) = behind_proxy().await;
     let mut call = put(&store, 2).boxed();
-    assert!(futures::poll!(&mut call).is_pending());
+    assert!((&mut call).now_or_never().is_none());
     drop(call);
     until("the call has run", async || direct.number(account).await == Some(2)).await;
 }
@@ -322,7 +321,7 @@ async fn a_lease_of_another_is_in_use_after_the_wait() {
     assert!(matches!(&refused, Error::AccountInUse { name, .. } if name == "first"), "{refused:?}");
     assert!(begun.elapsed() >= millis(1200));
     // The waiting process has it as soon as the holder is gone.
-    let (waiting, closed) = futures::join!(open("second", seconds(60)), async {
+    let (waiting, closed) = tokio::join!(open("second", seconds(60)), async {
         tokio::time::sleep(millis(300)).await;
         first.close().await
     });

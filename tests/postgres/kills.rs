@@ -82,15 +82,8 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
-        Self::Sessions,
-        Self::Identity,
-        Self::SenderKey,
-        Self::SyncKey,
-        Self::Pending,
-        Self::Version,
-        Self::Secret,
-    ];
+    const ALL: [Self; 7] =
+        [Self::Sessions, Self::Identity, Self::SenderKey, Self::SyncKey, Self::Pending, Self::Version, Self::Secret];
 
     fn is_durable(self) -> bool {
         !matches!(self, Self::Version | Self::Secret)

@@ -68,8 +68,9 @@ async fn use_store(server: &Server) -> (String, Vec<Vec<u8>>) {
     let store = open().open(1).await.unwrap();
     let mut texts = format!("{store:?} {:?} {:?}\n", open(), store.stats());
     calls(&store).await;
-    let vault = Vault::create(Arc::new(store.clone()), Key::from_bytes(&mut VAULT_KEY.clone())).await.unwrap();
-    let stack = Stack::new(store.clone()).layer(vault.layer());
+    let sealed = store.account(2).await.unwrap();
+    let vault = Vault::create(Arc::new(sealed.clone()), Key::from_bytes(&mut { VAULT_KEY })).await.unwrap();
+    let stack = Stack::new(sealed).layer(vault.layer());
     texts += &format!("{stack:?}\n");
     calls(&*stack.into_backend()).await;
     // Connections that break, a server that is not there, a table that is not there, a lease that is lost.
@@ -78,7 +79,9 @@ async fn use_store(server: &Server) -> (String, Vec<Vec<u8>>) {
     proxy.cut();
     store.put_session(ADDRESS, SESSION).await.unwrap();
     let direct = Direct::connect(&server.url()).await;
-    let header = direct.ask("SELECT encode(record, 'hex') FROM wastore.sender_keys ORDER BY address LIMIT 1").await;
+    // Sealed records, and the two copies of the vault's header.
+    let sql = "SELECT string_agg(encode(record, 'hex'), ',') FROM wastore.sender_keys WHERE account = 2";
+    let sealed = direct.ask(sql).await;
     direct.run("ALTER TABLE wastore.sessions ADD CHECK (length(record) < 10) NOT VALID").await;
     texts += &format!("{:?}\n", store.put_session(ADDRESS, SESSION).await.unwrap_err());
     direct.run("DROP TABLE wastore.identities").await;
@@ -86,16 +89,17 @@ async fn use_store(server: &Server) -> (String, Vec<Vec<u8>>) {
     proxy.set(Mode::Refuse);
     proxy.cut();
     texts += &format!("{:?}\n", store.get_session(ADDRESS).await.unwrap_err());
-    texts += &format!("{:?}\n", open().open(2).await.unwrap_err());
+    texts += &format!("{:?}\n", open().open(3).await.unwrap_err());
     proxy.set(Mode::Pass);
     let _second = open().open(1).await.unwrap();
     let error = store.put_sender_key(ADDRESS, SESSION).await.unwrap_err();
     assert!(is_lost(&error));
     texts += &format!("{error:?} {error}\n");
-    let header = hex::decode(header).unwrap();
+    let sealed: Vec<Vec<u8>> = sealed.split(',').map(|record| hex::decode(record).unwrap()[40..80].to_vec()).collect();
+    assert!(sealed.len() > 2, "{sealed:?}");
     let secrets = [PASSWORD.as_bytes(), ADDRESS.as_bytes(), CHAT.as_bytes(), MESSAGE.as_bytes(), SESSION, PAYLOAD];
-    let secrets = secrets.into_iter().chain([&IDENTITY[..], &VAULT_KEY[..], &header[40..80]]);
-    (texts, secrets.map(<[u8]>::to_vec).collect())
+    let secrets = secrets.into_iter().chain([&IDENTITY[..], &VAULT_KEY[..]]);
+    (texts, secrets.map(<[u8]>::to_vec).chain(sealed).collect())
 }
 
 async fn calls(store: &dyn Backend) {

@@ -15,7 +15,9 @@ use wacore::store::error::StoreError;
 use wacore::store::traits::SignalStore;
 use wastore::{Error, PostgresStore};
 
-use super::common::{Direct, News, Other, PATIENCE, account, is_long, is_lost, is_unknown, millis, options, say, seconds};
+use super::common::{
+    Direct, News, Other, PATIENCE, account, is_long, is_lost, is_unknown, millis, options, say, seconds,
+};
 use super::server::{available, shared};
 
 const URL: &str = "WASTORE_TAKEOVER_URL";
