@@ -12,7 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::{Client, NoTls};
 use wacore::store::error::StoreError;
 use wacore::store::traits::SignalStore;
-use wastore::{Error, PostgresOptions, PostgresProblem, PostgresStore};
+use wastore::postgres::PostgresProblem;
+use wastore::{Error, PostgresOptions, PostgresStore};
 
 /// The session that most tests write.
 pub(crate) const ADDRESS: &str = "15550001111:2@s.whatsapp.net";

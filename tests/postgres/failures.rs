@@ -9,7 +9,8 @@ use futures::future::join_all;
 use tokio::task::JoinHandle;
 use wacore::store::error::StoreError;
 use wacore::store::traits::{ProtocolStore, SignalStore};
-use wastore::{Error, PostgresProblem, PostgresStore};
+use wastore::postgres::PostgresProblem;
+use wastore::{Error, PostgresStore};
 
 use super::common::{
     Direct, account, get, is_unknown, millis, number_in, options, own_problem, problem, put, seconds, until, value,

@@ -274,7 +274,8 @@ impl Acknowledged {
         let News::Said(said) = news else { return };
         let (what, number) = said.split_once(' ').unwrap();
         self.calls += 1;
-        let (highest, number) = (self.highest.entry(what.to_owned()).or_default(), number.parse().unwrap());
+        let number: u32 = number.parse().unwrap();
+        let highest = self.highest.entry(what.to_owned()).or_default();
         *highest = number.max(*highest);
     }
 

@@ -8,7 +8,8 @@ use std::time::Instant;
 use futures::future::{join_all, try_join_all};
 use rand::Rng;
 use wacore::store::traits::{ProtocolStore, SignalStore};
-use wastore::{Error, ForeignSchema, PostgresOptions, PostgresProblem, PostgresStore};
+use wastore::postgres::{ForeignSchema, PostgresProblem};
+use wastore::{Error, PostgresOptions, PostgresStore};
 
 use super::common::{ADDRESS, Direct, get, millis, options, own_problem, problem, put, seconds, until, value};
 use super::failures::Load;
@@ -369,6 +370,7 @@ async fn idle_accounts_cost_less_than_a_statement_a_second() {
     let store = options(&server.url_of("idle")).open(1).await.unwrap();
     let stores = join_all((2..=ACCOUNTS).map(|number| store.account(number))).await;
     let stores: Vec<PostgresStore> = stores.into_iter().collect::<Result<_, _>>().unwrap();
+    assert_eq!(stores.len(), ACCOUNTS as usize - 1);
     // Counts arrive within a second after a transaction.
     let count = || -> u64 {
         let sql = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'idle'";
@@ -384,5 +386,6 @@ async fn idle_accounts_cost_less_than_a_statement_a_second() {
     assert!(statements <= elapsed.as_secs(), "{statements} statements in {elapsed:?}");
     let sql = "SELECT count(*) FROM wastore.leases WHERE expires_at > now()";
     assert_eq!(server.psql_in("idle", sql), ACCOUNTS.to_string());
+    drop(stores);
     println!("{ACCOUNTS} idle accounts: {statements} statements in {elapsed:?}");
 }

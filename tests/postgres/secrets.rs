@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use log::{LevelFilter, Log, Metadata, Record};
-use wacore::store::traits::{Backend, ProtocolStore, SignalStore};
+use wacore::store::traits::{Backend, SignalStore};
 use wastore::{Key, Stack, Vault};
 
 use super::common::{Direct, is_lost, options, seconds};

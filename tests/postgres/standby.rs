@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use wacore::store::traits::{ProtocolStore, SignalStore};
-use wastore::{Key, PostgresOptions, PostgresProblem, Vault};
+use wastore::postgres::PostgresProblem;
+use wastore::{Key, PostgresOptions, Vault};
 
 use super::common::{PATIENCE, get, millis, number_in, options, own_problem, problem, put, seconds, until};
 use super::failures::Load;
