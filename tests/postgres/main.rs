@@ -5,8 +5,10 @@
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     clippy::print_stderr,
-    reason = "a failure is a failed test"
+    clippy::print_stdout,
+    reason = "a failure is a failed test, and campaigns print their figures"
 )]
 
 #[allow(dead_code, reason = "other tests include it as well, and each uses a part")]
@@ -16,4 +18,12 @@ mod proxy;
 #[allow(dead_code, reason = "other tests include it as well, and each uses a part")]
 mod server;
 
+mod common;
+mod cuts;
+mod failures;
 mod harness;
+mod kills;
+mod limits;
+mod secrets;
+mod standby;
+mod takeovers;

@@ -54,6 +54,16 @@ impl PgBouncer {
         started
     }
 
+    /// Kills it and starts it again, on the same port.
+    pub(crate) fn restart(&mut self) {
+        self.process.end("KILL");
+        let mut pgbouncer = command(PROGRAM);
+        pgbouncer.arg(self.folder.join("pgbouncer.ini"));
+        self.process = Guarded::start(pgbouncer, &self.folder);
+        let port = self.port;
+        wait_until("PgBouncer answers again", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    }
+
     /// Its port on 127.0.0.1.
     pub(crate) fn port(&self) -> u16 {
         self.port

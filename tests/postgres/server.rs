@@ -86,9 +86,18 @@ pub(crate) fn command(program: impl AsRef<Path>) -> Command {
     command
 }
 
-/// A folder that belongs to the user of the servers.
+/// Where Linux has memory as a file system. A disk that other programs keep busy stalls a server for seconds.
+const MEMORY: &str = "/dev/shm";
+/// More than the servers of all tests together need.
+const MEMORY_BYTES: u64 = 4 << 30;
+
+/// A folder that belongs to the user of the servers: in memory if there is room for many servers.
 pub(crate) fn folder() -> PathBuf {
-    let folder = tempfile::Builder::new().prefix("wastore-pg-").tempdir().unwrap().keep();
+    let room = rustix::fs::statvfs(MEMORY).map_or(0, |disk| disk.f_bavail * disk.f_frsize);
+    let mut builder = tempfile::Builder::new();
+    let builder = builder.prefix("wastore-pg-");
+    let made = if room >= MEMORY_BYTES { builder.tempdir_in(MEMORY) } else { builder.tempdir() };
+    let folder = made.unwrap().keep();
     hand_over(&folder);
     folder
 }

@@ -1,0 +1,272 @@
+//! Standbys: commits that wait for one, failover, and servers that are not the one before.
+
+use std::sync::Arc;
+
+use wacore::store::traits::{ProtocolStore, SignalStore};
+use wastore::postgres::PostgresProblem;
+use wastore::{Key, PostgresOptions, Vault};
+
+use super::common::{PATIENCE, get, millis, number_in, options, own_problem, problem, put, seconds, until};
+use super::failures::Load;
+use super::proxy::{Mode, Proxy};
+use super::server::{Server, available, shared};
+
+/// Two servers, of which the second is a standby that the first waits for.
+fn pair() -> (Server, Server) {
+    let server = Server::with_settings(&[("fsync", "off")]);
+    let standby = server.standby(true);
+    (server, standby)
+}
+
+fn url_of_both(first: &Server, second: &Server) -> String {
+    let (first, second) = (first.port(), second.port());
+    format!("postgres://postgres@127.0.0.1:{first},127.0.0.1:{second}/postgres?sslmode=disable")
+}
+
+/// How many commits wait for the standby.
+fn waiting(server: &Server) -> u32 {
+    server.psql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_acknowledged_without_the_standby() {
+    if !available() {
+        return;
+    }
+    let (server, standby) = pair();
+    let store = options(&server.url()).deadline(seconds(3)).answer_timeout(seconds(1)).open(1).await.unwrap();
+    put(&store, 1).await.unwrap();
+    standby.stop();
+    let before = std::time::Instant::now();
+    assert_eq!(problem(put(&store, 2).await), PostgresProblem::OutcomeUnknown);
+    assert!(before.elapsed() >= seconds(3) && before.elapsed() < seconds(40), "{:?}", before.elapsed());
+    // The connection was dropped, and the next one waits for the standby as well.
+    assert!(put(&store, 3).await.is_err());
+    assert!(store.store_sent_message("chat", "id", b"x").await.is_err());
+    assert!(get(&store).await.unwrap() >= Some(1), "reads need no standby");
+    // No other process gets in: its lease could be lost.
+    let other = options(&server.url()).deadline(seconds(2)).answer_timeout(seconds(1));
+    let refused = own_problem(other.clone().open(2).await);
+    assert!(matches!(refused, PostgresProblem::Unreachable | PostgresProblem::OutcomeUnknown), "{refused:?}");
+    standby.restart();
+    until("the store goes on", async || put(&store, 4).await.is_ok()).await;
+    assert_eq!(get(&store).await.unwrap(), Some(4));
+    other.open(2).await.unwrap();
+}
+
+/// Cancels the wait of commits until the standby is back. The standby then becomes the primary.
+async fn cancelled_wait(setup: &str) {
+    let (server, standby) = pair();
+    server.psql(setup);
+    let store = options(&server.url()).answer_timeout(PATIENCE).open(1).await.unwrap();
+    put(&store, 1).await.unwrap();
+    standby.stop();
+    let call = tokio::spawn({
+        let store = store.clone();
+        async move { put(&store, 2).await }
+    });
+    for _ in 0..4 {
+        until("a commit waits for the standby", async || waiting(&server) > 0).await;
+        server.psql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
+        tokio::time::sleep(millis(300)).await;
+        assert!(!call.is_finished(), "a call was acknowledged that no standby has");
+    }
+    standby.restart();
+    call.await.unwrap().unwrap();
+    server.kill();
+    standby.promote();
+    let sql = "SELECT encode(record, 'hex') FROM wastore.sessions";
+    assert_eq!(number_in(&hex::decode(standby.psql(sql)).unwrap()), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_wait_for_the_standby_is_not_ok() {
+    if !available() {
+        return;
+    }
+    cancelled_wait("SELECT 1").await;
+}
+
+/// The warning is the only sign of it, so the store asks for warnings.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_without_warnings_does_not_hide_the_cancelled_wait() {
+    if !available() {
+        return;
+    }
+    cancelled_wait("ALTER ROLE postgres SET client_min_messages = 'error'").await;
+}
+
+/// An open that is not on the standby could be undone by a failover, and its epoch would exist twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_wait_opens_no_account() {
+    if !available() {
+        return;
+    }
+    let (server, standby) = pair();
+    options(&server.url()).open(1).await.unwrap();
+    standby.stop();
+    let url = server.url();
+    let opening = tokio::spawn(async move { options(&url).answer_timeout(PATIENCE).open(2).await });
+    for _ in 0..3 {
+        until("a commit waits for the standby", async || waiting(&server) > 0).await;
+        server.psql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
+        tokio::time::sleep(millis(300)).await;
+        assert!(!opening.is_finished(), "an account was opened that no standby knows of");
+    }
+    standby.restart();
+    opening.await.unwrap().unwrap();
+}
+
+/// Without its header, nothing in a store can be read any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_header_of_a_vault_waits_for_the_standby() {
+    if !available() {
+        return;
+    }
+    let (server, standby) = pair();
+    server.psql("ALTER ROLE postgres SET synchronous_commit = 'off'");
+    let store = options(&server.url()).answer_timeout(PATIENCE).open(1).await.unwrap();
+    standby.stop();
+    let creating = tokio::spawn({
+        let store = Arc::new(store.clone());
+        async move { Vault::create(store, Key::from_bytes(&mut [7; 32])).await }
+    });
+    until("the header waits for the standby", async || {
+        assert!(!creating.is_finished(), "the vault was created without the standby");
+        waiting(&server) > 0
+    })
+    .await;
+    standby.restart();
+    creating.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_loses_nothing_that_was_acknowledged() {
+    if !available() {
+        return;
+    }
+    let (server, standby) = pair();
+    let store = options(&url_of_both(&server, &standby)).open(1).await.unwrap();
+    let load = Load::start(&store);
+    load.goes_on().await;
+    server.kill();
+    // Everything that was acknowledged by now must be on the standby.
+    let acknowledged = load.acknowledged();
+    for (task, number) in acknowledged.into_iter().enumerate() {
+        let sql = format!(
+            "SELECT encode(record, 'hex') FROM wastore.sessions WHERE address = '{}'::bytea",
+            Load::address(task)
+        );
+        let stored = number_in(&hex::decode(standby.psql(&sql)).unwrap());
+        assert!(stored >= number, "{number} was acknowledged, the standby has {stored}");
+    }
+    standby.promote();
+    load.goes_on().await;
+    load.end().await;
+    // The old primary comes back beside the new one. The store does not return to it.
+    server.restart();
+    let before = server.psql("SELECT md5(string_agg(record, '' ORDER BY address)) FROM wastore.sessions");
+    standby.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%wastore%' AND pid <> pg_backend_pid()");
+    let short = async { tokio::time::timeout(seconds(20), put(&store, 5)).await };
+    if let Ok(Err(error)) = short.await {
+        assert_eq!(problem::<()>(Err(error)), PostgresProblem::WrongServer);
+    }
+    let after = server.psql("SELECT md5(string_agg(record, '' ORDER BY address)) FROM wastore.sessions");
+    assert_eq!(before, after, "the old primary was written");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_server_or_an_older_one_is_refused() {
+    if !available() {
+        return;
+    }
+    let (server, standby) = pair();
+    let proxy = Proxy::start(server.port());
+    let store = options(&proxy.url()).deadline(seconds(2)).open(1).await.unwrap();
+    put(&store, 1).await.unwrap();
+    let lead_to = |port: u16| {
+        proxy.lead_to(port);
+        proxy.cut();
+    };
+    lead_to(shared().port());
+    assert_eq!(problem(put(&store, 2).await), PostgresProblem::WrongServer);
+    assert_eq!(problem(get(&store).await), PostgresProblem::WrongServer);
+    lead_to(server.port());
+    put(&store, 3).await.unwrap();
+    // The standby becomes the primary, and the address leads back to the old one later.
+    server.stop();
+    standby.promote();
+    lead_to(standby.port());
+    until("the store goes on", async || put(&store, 4).await.is_ok()).await;
+    assert_eq!(get(&store).await.unwrap(), Some(4));
+    server.setting("synchronous_standby_names", "");
+    server.restart();
+    lead_to(server.port());
+    assert_eq!(problem(put(&store, 5).await), PostgresProblem::WrongServer);
+    assert_eq!(problem(get(&store).await), PostgresProblem::WrongServer);
+    let stored = server.psql("SELECT encode(record, 'hex') FROM wastore.sessions");
+    assert_eq!(number_in(&hex::decode(stored).unwrap()), 3);
+    lead_to(standby.port());
+    put(&store, 6).await.unwrap();
+    assert_eq!(get(&store).await.unwrap(), Some(6));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_is_read_only() {
+    if !available() {
+        return;
+    }
+    let (server, standby) = pair();
+    let store = options(&server.url()).open(1).await.unwrap();
+    put(&store, 1).await.unwrap();
+    let short = |url: &str| -> PostgresOptions { options(url).deadline(seconds(1)) };
+    assert_eq!(own_problem(short(&standby.url()).open(2).await), PostgresProblem::ReadOnly);
+    // A store that is led to a standby stays where it is writable, or fails.
+    let proxy = Proxy::start(server.port());
+    let other = short(&proxy.url()).open(3).await.unwrap();
+    other.put_session("a", b"x").await.unwrap();
+    proxy.lead_to(standby.port());
+    proxy.cut();
+    assert_eq!(problem(other.put_session("a", b"y").await), PostgresProblem::ReadOnly);
+    assert_eq!(problem(other.get_session("a").await), PostgresProblem::ReadOnly);
+    proxy.lead_to(server.port());
+    other.put_session("a", b"z").await.unwrap();
+    // A primary that turns read-only.
+    server.setting("default_transaction_read_only", "on");
+    server.reload();
+    let error = other.put_session("a", b"w").await.unwrap_err();
+    assert!(problem::<()>(Err(error)) != PostgresProblem::Other);
+    server.setting("default_transaction_read_only", "off");
+    server.reload();
+    other.put_session("a", b"v").await.unwrap();
+    assert_eq!(other.get_session("a").await.unwrap().unwrap(), "v");
+}
+
+/// Relaxed calls do not wait for the standby, unless a durable one shares their transaction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_durable_calls_wait_for_the_standby() {
+    if !available() {
+        return;
+    }
+    let (server, standby) = pair();
+    let proxy = Proxy::start(server.port());
+    let store = options(&proxy.url()).answer_timeout(PATIENCE).open(1).await.unwrap();
+    put(&store, 1).await.unwrap();
+    standby.stop();
+    store.store_sent_message("chat", "id", b"x").await.unwrap();
+    assert_eq!(waiting(&server), 0);
+    let call = tokio::spawn({
+        let store = store.clone();
+        async move { store.put_session("a", b"y").await }
+    });
+    until("a commit waits for the standby", async || waiting(&server) > 0).await;
+    assert!(!call.is_finished());
+    // The client side is gone; the statement still waits, and the reconnect waits behind it.
+    proxy.set(Mode::Pass);
+    proxy.cut();
+    tokio::time::sleep(millis(300)).await;
+    assert!(!call.is_finished());
+    standby.restart();
+    call.await.unwrap().unwrap();
+    assert_eq!(store.get_session("a").await.unwrap().unwrap(), "y");
+}
