@@ -51,4 +51,9 @@ mod writer;
 pub use crate::error::{ForeignSchema, PostgresProblem};
 pub use options::PostgresOptions;
 pub use stats::PostgresStats;
+pub(crate) use stats::Counters;
+#[cfg(test)]
+pub(crate) use stats::Wait;
+#[cfg(feature = "metrics")]
+pub(crate) use stats::WaitObserver;
 pub use store::PostgresStore;
