@@ -28,7 +28,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = open().await?;
 
     // The account is a part of the context, so that the rows of one account do not pass for those of another.
-    let vault = VaultOptions::new().context("account 1").open_or_create(&store, Passphrase::from_file(passphrase)?).await?;
+    let vault =
+        VaultOptions::new().context("account 1").open_or_create(&store, Passphrase::from_file(passphrase)?).await?;
     let (metrics, cache) = (Metrics::new(), CacheLayer::new(16 << 20));
     metrics.track_postgres("postgres", &store);
     metrics.track_cache("cache", &cache);

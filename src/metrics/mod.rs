@@ -271,7 +271,14 @@ impl Metrics {
             layers: layers.iter().map(|layer| layer.snapshot()).collect(),
             caches: caches.iter().map(|(name, cache)| (*name, cache.stats())).collect(),
             #[cfg(feature = "postgres")]
-            postgres: self.shared.postgres.lock().ignore_poison().iter().map(|(name, store)| (*name, store.read())).collect(),
+            postgres: self
+                .shared
+                .postgres
+                .lock()
+                .ignore_poison()
+                .iter()
+                .map(|(name, store)| (*name, store.read()))
+                .collect(),
         }
     }
 

@@ -125,7 +125,8 @@ impl MetricsSnapshot {
 #[cfg(feature = "postgres")]
 impl MetricsSnapshot {
     fn postgres_since(&self, earlier: &MetricsSnapshot) -> Vec<(&'static str, PostgresStats)> {
-        let since = |name: &str, stats: &PostgresStats| earlier.postgres(name).map_or(*stats, |before| stats.since(before));
+        let since =
+            |name: &str, stats: &PostgresStats| earlier.postgres(name).map_or(*stats, |before| stats.since(before));
         self.postgres.iter().map(|(name, stats)| (*name, since(name, stats))).collect()
     }
 }

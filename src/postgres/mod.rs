@@ -50,8 +50,8 @@ mod writer;
 
 pub use crate::error::{ForeignSchema, PostgresProblem};
 pub use options::PostgresOptions;
-pub use stats::PostgresStats;
 pub(crate) use stats::Counters;
+pub use stats::PostgresStats;
 #[cfg(test)]
 pub(crate) use stats::Wait;
 #[cfg(feature = "metrics")]
