@@ -64,7 +64,7 @@ async fn open() -> Result<PostgresStore, Box<dyn std::error::Error>> {
         options = options.password_file(&file);
     }
     if let Ok(name) = env::var("LEASE_NAME") {
-        options = options.lease_name(name);
+        options = options.lease_name(&name);
     }
     Ok(options.open(1).await?)
 }
