@@ -4,7 +4,8 @@
 //! |--|--|
 //! | [`moving_in`] | importing an existing bot, and going back |
 //! | [`encryption`] | secrets, key slots, rollback anchors, new keys |
-//! | [`sqlite`] | the own store |
+//! | [`sqlite`] | the own store, in a file |
+//! | [`postgres`] | the own store over PostgreSQL: leases, roles, failover, Kubernetes |
 //! | [`cache`] | the cache over a slow store |
 //! | [`metrics`] | how long calls take, and why |
 //! | [`command`] | the command `wastore` |
@@ -35,6 +36,10 @@ pub mod moving_in {}
 
 #[doc = include_str!("../docs/guide/operations.md")]
 pub mod operations {}
+
+#[cfg(feature = "postgres")]
+#[doc = include_str!("../docs/guide/postgres.md")]
+pub mod postgres {}
 
 #[doc = include_str!("../docs/guide/sqlite.md")]
 pub mod sqlite {}

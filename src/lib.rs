@@ -2,7 +2,7 @@
 //!
 //! A bot keeps everything that a thief needs to take over its account in one database, in plaintext. This crate wraps any
 //! storage [`Backend`](wacore::store::traits::Backend) in layers: one encrypts every record under the keys of a [`Vault`], one
-//! caches, one counts and times. It also brings a backend of its own, `SqliteStore`.
+//! caches, one counts and times. It also brings two backends of its own, `SqliteStore` and `PostgresStore`.
 //!
 //! ```
 //! # use std::sync::Arc;
@@ -30,7 +30,8 @@
 //! |--|--|
 //! | the root | the names that most programs need: [`Vault`], [`Stack`], [`Passphrase`], [`Key`], [`Error`] |
 //! | [`vault`] | settings, key slots, headers, rollback anchors, key providers |
-//! | [`sqlite`] | the own store: [`SqliteStore`], its settings, its durability |
+//! | [`sqlite`] | the own store in a file: [`SqliteStore`], its settings, its durability |
+//! | [`mod@postgres`] | the own store over PostgreSQL, with one writer per account: [`PostgresStore`], its settings |
 //! | [`maintenance`] | the operator's work: rotation, checks, repair, backups, several accounts |
 //! | [`mod@import`] | moving in from upstream's SQLite store, and back |
 //! | [`cache`], [`metrics`](mod@metrics) | the other two layers |
@@ -43,6 +44,7 @@
 //! |--|--|--|
 //! | `sqlite` | yes | `SqliteStore`, `maintenance` |
 //! | `bundled-sqlite` | yes | SQLite, compiled in; without it the system's library is linked, 3.37 or later |
+//! | `postgres` | | `PostgresStore`; needs a tokio runtime |
 //! | `import` | | `import` |
 //! | `cli` | | the command `wastore` |
 //! | `metrics` | | everything that is counted goes to the recorder of the `metrics` facade as well |
@@ -64,7 +66,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // Without some features, the tables above name modules that are not there.
 #![cfg_attr(
-    not(all(feature = "import", feature = "testing")),
+    not(all(feature = "import", feature = "postgres", feature = "testing")),
     allow(rustdoc::broken_intra_doc_links, reason = "docs.rs builds all features")
 )]
 #![forbid(unsafe_code)]

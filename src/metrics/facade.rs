@@ -8,6 +8,8 @@ use super::operation::{Ended, LayerKind, Operation, TARGET};
 use super::outcome::Outcome;
 use crate::cache::{CacheLayer, Counters};
 use crate::method::Record;
+#[cfg(feature = "postgres")]
+use crate::postgres::{Counters as PostgresCounters, WaitObserver};
 
 /// A metric that is exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +52,7 @@ pub fn exported() -> impl Iterator<Item = ExportedMetric> {
         let always = [Some(*total), Some(*duration), Some(*in_flight), Some(*slow)];
         always.into_iter().chain([*rows, Some(*bytes), *lookups]).flatten()
     });
-    families.chain(CACHE)
+    families.chain(CACHE).chain(POSTGRES).chain([QUEUE])
 }
 
 /// Describes every metric and its unit to the current recorder.
@@ -87,6 +89,7 @@ const OP: &[&str] = &["layer", "op"];
 const OP_OUTCOME: &[&str] = &["layer", "op", "outcome"];
 const OP_DIRECTION: &[&str] = &["layer", "op", "direction"];
 const CACHE_RECORD: &[&str] = &["layer", "record"];
+const LAYER: &[&str] = &["layer"];
 
 const fn counter(
     name: &'static str,
@@ -155,6 +158,25 @@ const CACHE: [ExportedMetric; 5] = [
     counter("wa_store_cache_evictions_total", CACHE_RECORD, Unit::Count, "Values evicted to make room, or too large"),
     counter("wa_store_cache_invalidations_total", CACHE_RECORD, Unit::Count, "Values that a call made stale"),
 ];
+
+/// Those of a `PostgresStore`. They are exported with the feature `postgres`.
+const POSTGRES: [ExportedMetric; 8] = [
+    counter("wa_store_groups_total", LAYER, Unit::Count, "Transactions that wrote; calls that wait together share one"),
+    counter("wa_store_group_calls_total", LAYER, Unit::Count, "Writing calls in these transactions"),
+    counter("wa_store_group_statements_total", LAYER, Unit::Count, "Statements in these transactions"),
+    counter("wa_store_read_statements_total", LAYER, Unit::Count, "Statements that read"),
+    counter("wa_store_retries_total", LAYER, Unit::Count, "Calls repeated after a conflict or a lost connection"),
+    counter("wa_store_reconnects_total", LAYER, Unit::Count, "Connections made after the first ones"),
+    counter("wa_store_lease_renewals_total", LAYER, Unit::Count, "Renewals of leases, one statement each"),
+    counter("wa_store_lease_lost_total", LAYER, Unit::Count, "Accounts that another process took over"),
+];
+
+const QUEUE: ExportedMetric = ExportedMetric {
+    name: "wa_store_queue_length",
+    kind: MetricKind::Gauge(Unit::Count),
+    labels: LAYER,
+    help: "Calls that wait for a connection of the store",
+};
 
 const METADATA: Metadata<'static> = Metadata::new(TARGET, Level::INFO, Some(module_path!()));
 
@@ -289,6 +311,73 @@ impl CacheExport {
         };
         if let Some(handles) = resolved(&self.handles, register) {
             handles[position].increment(number);
+        }
+    }
+}
+
+/// Exports the counts of a store under this name from now on. A store has one name; later ones are ignored.
+#[cfg(feature = "postgres")]
+pub(super) fn export_postgres(layer: &'static str, store: &PostgresCounters) {
+    let export = Arc::new(PostgresExport { layer, handles: OnceLock::new() });
+    let PostgresCounters {
+        groups,
+        grouped_calls,
+        statements,
+        reads,
+        retries,
+        reconnects,
+        renewals,
+        leases_lost,
+        waiting,
+    } = store;
+    // In the order of `POSTGRES`.
+    let counters = [groups, grouped_calls, statements, reads, retries, reconnects, renewals, leases_lost];
+    for (position, counter) in counters.into_iter().enumerate() {
+        let export = export.clone();
+        counter.observe(move |number| export.add(position, number));
+    }
+    waiting.observe(QueueExport(export));
+}
+
+/// The recorder's handles for a store. They are registered on the first event that finds a recorder.
+#[cfg(feature = "postgres")]
+struct PostgresExport {
+    layer: &'static str,
+    handles: OnceLock<([Counter; POSTGRES.len()], Gauge)>,
+}
+
+#[cfg(feature = "postgres")]
+impl PostgresExport {
+    fn handles(&self) -> Option<&([Counter; POSTGRES.len()], Gauge)> {
+        resolved(&self.handles, |recorder| {
+            let counters = POSTGRES.map(|metric| recorder.register_counter(&key(&metric, &[self.layer]), &METADATA));
+            (counters, recorder.register_gauge(&key(&QUEUE, &[self.layer]), &METADATA))
+        })
+    }
+
+    fn add(&self, position: usize, number: u64) {
+        if let Some((counters, _)) = self.handles() {
+            counters[position].increment(number);
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+struct QueueExport(Arc<PostgresExport>);
+
+#[cfg(feature = "postgres")]
+impl WaitObserver for QueueExport {
+    fn begins(&self) -> bool {
+        let handles = self.0.handles();
+        if let Some((_, queue)) = handles {
+            queue.increment(1);
+        }
+        handles.is_some()
+    }
+
+    fn ends(&self) {
+        if let Some((_, queue)) = self.0.handles() {
+            queue.decrement(1);
         }
     }
 }

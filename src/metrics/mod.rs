@@ -54,6 +54,15 @@
 //! | `wa_store_cache_loads_total` | counter | `layer`, `record` |
 //! | `wa_store_cache_evictions_total` | counter | `layer`, `record` |
 //! | `wa_store_cache_invalidations_total` | counter | `layer`, `record` |
+//! | `wa_store_groups_total` | counter | `layer` |
+//! | `wa_store_group_calls_total` | counter | `layer` |
+//! | `wa_store_group_statements_total` | counter | `layer` |
+//! | `wa_store_read_statements_total` | counter | `layer` |
+//! | `wa_store_retries_total` | counter | `layer` |
+//! | `wa_store_reconnects_total` | counter | `layer` |
+//! | `wa_store_lease_renewals_total` | counter | `layer` |
+//! | `wa_store_lease_lost_total` | counter | `layer` |
+//! | `wa_store_queue_length` | gauge | `layer` |
 //! | `wa_transport_op_total` | counter | `layer`, `op`, `outcome` |
 //! | `wa_transport_op_duration_seconds` | histogram, seconds | `layer`, `op` |
 //! | `wa_transport_op_in_flight` | gauge | `layer`, `op` |
@@ -66,8 +75,11 @@
 //! | `wa_http_op_slow_total` | counter | `layer`, `op` |
 //! | `wa_http_bytes_total` | counter, bytes | `layer`, `op`, `direction` |
 //!
-//! * `layer`: the name given to [`Metrics::layer`], [`Metrics::transport_factory`], [`Metrics::http_client`] or
-//!   [`Metrics::track_cache`].
+//! The metrics from `wa_store_groups_total` to `wa_store_queue_length` are those of a `PostgresStore`, and need the
+//! feature `postgres`.
+//!
+//! * `layer`: the name given to [`Metrics::layer`], [`Metrics::transport_factory`], [`Metrics::http_client`],
+//!   [`Metrics::track_cache`] or `Metrics::track_postgres`.
 //! * `op`: the operation. For stores, one of the 82 method names, for example `get_session`. For connections,
 //!   `connect`, `connection` (from its beginning to its end), `send`, `receive` and `disconnect`. For HTTP,
 //!   `execute`, `execute_streaming`, `execute_upload` and `streamed_body`.
@@ -127,6 +139,8 @@ pub use snapshot::{LayerSnapshot, MetricsSnapshot, OpSnapshot};
 pub use store::MetricsLayer;
 
 use crate::cache::CacheLayer;
+#[cfg(feature = "postgres")]
+use crate::postgres::{Counters, PostgresStore};
 use crate::sync::IgnorePoison;
 use operation::Operation;
 use stats::{LayerStats, SlowCalls};
@@ -159,13 +173,22 @@ struct Observed {
     slow: Arc<SlowCalls>,
     layers: Mutex<Vec<Arc<LayerStats>>>,
     caches: Mutex<Vec<(&'static str, CacheLayer)>>,
+    #[cfg(feature = "postgres")]
+    postgres: Mutex<Vec<(&'static str, Arc<Counters>)>>,
 }
 
 impl Metrics {
     /// Makes a handle that has counted nothing yet.
     pub fn new() -> Self {
         let slow = SlowCalls { thresholds: [const { AtomicU64::new(u64::MAX) }; _], since: Instant::now() };
-        Self { shared: Arc::new(Observed { slow: Arc::new(slow), layers: Mutex::default(), caches: Mutex::default() }) }
+        let observed = Observed {
+            slow: Arc::new(slow),
+            layers: Mutex::default(),
+            caches: Mutex::default(),
+            #[cfg(feature = "postgres")]
+            postgres: Mutex::default(),
+        };
+        Self { shared: Arc::new(observed) }
     }
 
     /// A layer that counts under this name, which becomes the label `layer`. Layers of the same name, for example
@@ -207,6 +230,25 @@ impl Metrics {
         caches.push((name, cache.clone()));
     }
 
+    /// Shows the connections, groups and leases of a store in snapshots, and exports them: one name for all accounts of
+    /// the store. Only the counters are kept, so the store closes as if it were not tracked.
+    ///
+    /// In snapshots, a store replaces an earlier one of the same name. A store is exported under its first name; stores
+    /// with the same name are exported together.
+    #[cfg(feature = "postgres")]
+    pub fn track_postgres(&self, name: &'static str, store: &PostgresStore) {
+        self.track_counters(name, store.counters());
+    }
+
+    #[cfg(feature = "postgres")]
+    fn track_counters(&self, name: &'static str, counters: &Arc<Counters>) {
+        #[cfg(feature = "metrics")]
+        facade::export_postgres(name, counters);
+        let mut stores = self.shared.postgres.lock().ignore_poison();
+        stores.retain(|(other, _)| *other != name);
+        stores.push((name, counters.clone()));
+    }
+
     /// Counts and reports calls that take `threshold` or longer, in all layers of a kind. The report is a warning
     /// with the names of layer, operation and outcome, the time in milliseconds and the number of suppressed reports.
     /// With the feature `tracing` it is an event within the call's span, otherwise a line of the `log` crate. Each
@@ -228,6 +270,15 @@ impl Metrics {
             elapsed,
             layers: layers.iter().map(|layer| layer.snapshot()).collect(),
             caches: caches.iter().map(|(name, cache)| (*name, cache.stats())).collect(),
+            #[cfg(feature = "postgres")]
+            postgres: self
+                .shared
+                .postgres
+                .lock()
+                .ignore_poison()
+                .iter()
+                .map(|(name, store)| (*name, store.read()))
+                .collect(),
         }
     }
 

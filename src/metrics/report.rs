@@ -9,6 +9,8 @@ use serde::{Serialize, Serializer};
 use super::histogram::PERCENTILES;
 use super::outcome::Outcome;
 use super::snapshot::{LayerSnapshot, MetricsSnapshot, OpSnapshot};
+#[cfg(feature = "postgres")]
+use crate::postgres::PostgresStats;
 
 impl fmt::Display for MetricsSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,6 +22,10 @@ impl fmt::Display for MetricsSnapshot {
         }
         for (name, stats) in &self.caches {
             write!(f, "\ncache {name}\n{stats}")?;
+        }
+        #[cfg(feature = "postgres")]
+        for (name, stats) in &self.postgres {
+            write!(f, "\npostgres {name}\n{stats}")?;
         }
         Ok(())
     }
@@ -96,6 +102,8 @@ impl Serialize for MetricsSnapshot {
             seconds: f64,
             layers: &'a [LayerSnapshot],
             caches: Vec<Cache<'a>>,
+            #[cfg(feature = "postgres")]
+            postgres: Vec<Postgres<'a>>,
         }
         #[derive(Serialize)]
         struct Cache<'a> {
@@ -124,8 +132,48 @@ impl Serialize for MetricsSnapshot {
                 capacity: stats.capacity,
             })
         });
-        Snapshot { seconds: self.elapsed.as_secs_f64(), layers: &self.layers, caches: caches.collect() }
-            .serialize(serializer)
+        Snapshot {
+            seconds: self.elapsed.as_secs_f64(),
+            layers: &self.layers,
+            caches: caches.collect(),
+            #[cfg(feature = "postgres")]
+            postgres: self.postgres.iter().map(|(name, stats)| Postgres::new(name, stats)).collect(),
+        }
+        .serialize(serializer)
+    }
+}
+
+/// The counts of a store in JSON.
+#[cfg(feature = "postgres")]
+#[derive(Serialize)]
+struct Postgres<'a> {
+    name: &'a str,
+    groups: u64,
+    grouped_calls: u64,
+    statements: u64,
+    reads: u64,
+    retries: u64,
+    reconnects: u64,
+    renewals: u64,
+    leases_lost: u64,
+    queued: u64,
+}
+
+#[cfg(feature = "postgres")]
+impl<'a> Postgres<'a> {
+    fn new(name: &'a str, stats: &PostgresStats) -> Self {
+        Self {
+            name,
+            groups: stats.groups,
+            grouped_calls: stats.grouped_calls,
+            statements: stats.statements,
+            reads: stats.reads,
+            retries: stats.retries,
+            reconnects: stats.reconnects,
+            renewals: stats.renewals,
+            leases_lost: stats.leases_lost,
+            queued: stats.queued,
+        }
     }
 }
 

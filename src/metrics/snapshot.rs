@@ -8,6 +8,8 @@ use super::histogram::Histogram;
 use super::operation::LayerKind;
 use super::outcome::Outcome;
 use crate::cache::CacheStats;
+#[cfg(feature = "postgres")]
+use crate::postgres::PostgresStats;
 
 /// The counts of a [`Metrics`](super::Metrics) up to one moment, or between two moments ([`MetricsSnapshot::since`]).
 ///
@@ -17,6 +19,8 @@ pub struct MetricsSnapshot {
     pub(super) elapsed: Duration,
     pub(super) layers: Vec<LayerSnapshot>,
     pub(super) caches: Vec<(&'static str, CacheStats)>,
+    #[cfg(feature = "postgres")]
+    pub(super) postgres: Vec<(&'static str, PostgresStats)>,
 }
 
 /// The counts of one layer name.
@@ -79,8 +83,21 @@ impl MetricsSnapshot {
         self.caches.iter().map(|(name, stats)| (*name, stats))
     }
 
-    /// The counts since `earlier`, which must be a snapshot of the same [`Metrics`](super::Metrics). Calls in flight
-    /// and the contents of caches are those of this snapshot. The longest time is exact if it is longer than all
+    /// The counts of a store named with [`Metrics::track_postgres`](super::Metrics::track_postgres); `None` if no store
+    /// has this name.
+    #[cfg(feature = "postgres")]
+    pub fn postgres(&self, name: &str) -> Option<&PostgresStats> {
+        self.postgres_stores().find(|(found, _)| *found == name).map(|(_, stats)| stats)
+    }
+
+    /// The counts of every store named with [`Metrics::track_postgres`](super::Metrics::track_postgres).
+    #[cfg(feature = "postgres")]
+    pub fn postgres_stores(&self) -> impl Iterator<Item = (&'static str, &PostgresStats)> {
+        self.postgres.iter().map(|(name, stats)| (*name, stats))
+    }
+
+    /// The counts since `earlier`, which must be a snapshot of the same [`Metrics`](super::Metrics). Calls in flight,
+    /// calls that wait and the contents of caches are those of this snapshot. The longest time is exact if it is longer than all
     /// earlier ones; otherwise it is the end of a bucket.
     #[must_use]
     pub fn since(&self, earlier: &MetricsSnapshot) -> MetricsSnapshot {
@@ -99,7 +116,18 @@ impl MetricsSnapshot {
             elapsed: self.elapsed.saturating_sub(earlier.elapsed),
             layers: layers.collect(),
             caches: caches.collect(),
+            #[cfg(feature = "postgres")]
+            postgres: self.postgres_since(earlier),
         }
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl MetricsSnapshot {
+    fn postgres_since(&self, earlier: &MetricsSnapshot) -> Vec<(&'static str, PostgresStats)> {
+        let since =
+            |name: &str, stats: &PostgresStats| earlier.postgres(name).map_or(*stats, |before| stats.since(before));
+        self.postgres.iter().map(|(name, stats)| (*name, since(name, stats))).collect()
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Core {
     pub(super) options: PostgresOptions,
     /// Identifies this open store in the leases: 16 random bytes.
     pub(super) holder: [u8; 16],
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
     /// The server that the newest connection led to. All lanes move to it.
     server: Mutex<Option<Server>>,
     /// The texts of statements with the schema in its place.
@@ -33,7 +33,7 @@ impl Core {
         Ok(Self {
             options,
             holder,
-            counters: Counters::default(),
+            counters: Arc::default(),
             server: Mutex::default(),
             texts: Mutex::default(),
             schema,

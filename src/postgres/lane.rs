@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::lease::Lease;
 use super::problem;
 use super::statement::{Answer, Cell, Row, Statement};
+use super::stats::Wait;
 use crate::error::{Error, PostgresProblem, Result};
 
 /// How many calls a queue holds. Further callers wait until there is room.
@@ -30,6 +31,8 @@ pub(super) struct Call {
     pub(super) deadline: Instant,
     /// It was sent over a connection that broke before the answer came.
     pub(super) unanswered: bool,
+    /// Until a lane takes the call out of its queue.
+    pub(super) wait: Option<Wait>,
     pub(super) reply: oneshot::Sender<Result<Answer>>,
 }
 

@@ -55,5 +55,10 @@ mod writer;
 pub use crate::durability::Durability;
 pub use crate::error::{ForeignSchema, PostgresProblem};
 pub use options::PostgresOptions;
+pub(crate) use stats::Counters;
 pub use stats::PostgresStats;
+#[cfg(test)]
+pub(crate) use stats::Wait;
+#[cfg(feature = "metrics")]
+pub(crate) use stats::WaitObserver;
 pub use store::PostgresStore;

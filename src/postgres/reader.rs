@@ -85,6 +85,7 @@ impl Connection {
 
 /// Carries out a call, and answers it.
 async fn carry_out(core: &Core, connection: &Connection, mut call: Call) {
+    call.wait = None;
     let (mut pauses, mut connections) = (Pauses::between_attempts(), Pauses::between_connections());
     let mut problem = PostgresProblem::Overloaded;
     loop {

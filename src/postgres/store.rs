@@ -22,7 +22,7 @@ use super::problem;
 use super::reader::Reader;
 use super::schema;
 use super::statement::{Answer, Row, Statement};
-use super::stats::PostgresStats;
+use super::stats::{Counters, PostgresStats, Wait};
 use super::writer::Writer;
 use crate::clock;
 use crate::ended;
@@ -198,12 +198,12 @@ impl PostgresStore {
 
     /// Counts of connections, groups and leases, of all accounts together.
     pub fn stats(&self) -> PostgresStats {
-        let queued = self.shared.queue(|lanes| {
-            let waiting = |capacity: usize| QUEUE.saturating_sub(capacity) as u64;
-            let writes: u64 = lanes.writers.iter().map(|queue| waiting(queue.capacity())).sum();
-            writes + waiting(lanes.reader.capacity()) + waiting(lanes.long.capacity())
-        });
-        self.shared.core.counters.read(queued.unwrap_or(0))
+        self.shared.core.counters.read()
+    }
+
+    /// The counters behind [`stats`](Self::stats), for observers. They do not keep the store open.
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.shared.core.counters
     }
 
     /// Carries out the calls that wait, lets other processes have the accounts at once, and closes the connections. From
@@ -371,7 +371,8 @@ impl PostgresStore {
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + self.shared.core.options.deadline;
         let (account, lease) = (self.account, Some(self.lease.clone()));
-        Ok((Call { statement, account, lease, rows, durable, deadline, unanswered: false, reply }, answer))
+        let wait = Some(Wait::begin(self.shared.core.counters.clone()));
+        Ok((Call { statement, account, lease, rows, durable, deadline, unanswered: false, wait, reply }, answer))
     }
 }
 

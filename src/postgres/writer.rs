@@ -91,12 +91,14 @@ impl Writer {
     }
 
     /// The call and those that wait behind it.
-    fn group(&mut self, first: Call) -> VecDeque<Call> {
+    fn group(&mut self, mut first: Call) -> VecDeque<Call> {
+        first.wait = None;
         let mut bytes = first.size();
         let mut group = VecDeque::from([first]);
         while group.len() < GROUP_CALLS && bytes < GROUP_BYTES {
             match self.queue.try_recv() {
-                Ok(Job::Call(call)) => {
+                Ok(Job::Call(mut call)) => {
+                    call.wait = None;
                     bytes += call.size();
                     group.push_back(call);
                 }

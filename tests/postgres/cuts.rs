@@ -246,7 +246,7 @@ async fn without_a_raised_epoch_a_late_duplicate_wins() {
 async fn stalled(schema: &str, with_key: bool) -> (u32, u32) {
     let (url, proxy, account) = (shared().url(), Proxy::start(shared().port()), account());
     let direct = Direct::connect(&url).await;
-    let options = options(&proxy.url()).schema(schema).unwrap().answer_timeout(seconds(1));
+    let options = options(&proxy.url()).schema(schema).answer_timeout(seconds(1));
     let store = options.open(account).await.unwrap();
     put(&store, 1).await.unwrap();
     // The first insert after this waits for a lock that the test holds.

@@ -301,7 +301,7 @@ async fn schemas_of_others_are_refused_and_not_changed() {
         direct.run(&format!("CREATE SCHEMA {schema}; SET search_path = {schema}; {sql}; RESET search_path")).await;
         let has_mark = direct.ask(&format!("SELECT to_regclass('{schema}.store')")).await != "";
         let before = if has_mark { content(&direct, schema).await } else { String::new() };
-        let opened = options(&url).schema(schema).unwrap().open(1).await;
+        let opened = options(&url).schema(schema).open(1).await;
         match (opened, expected) {
             (Err(Error::ForeignSchema { schema: named, found, .. }), Some(expected)) => {
                 assert_eq!((&named[..], found), (schema, expected));

@@ -6,6 +6,8 @@ mod counts;
 #[cfg(feature = "metrics")]
 mod export;
 mod network;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "tracing")]
 mod privacy;
 mod slow;
