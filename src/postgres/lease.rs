@@ -76,7 +76,13 @@ pub(super) struct Lease {
 
 impl Lease {
     pub(super) fn new(account: i32, dropped: Arc<Notify>) -> Self {
-        Self { account, epoch: Arc::default(), swept_at: AtomicI64::new(0), state: watch::Sender::new(State::Idle), dropped }
+        Self {
+            account,
+            epoch: Arc::default(),
+            swept_at: AtomicI64::new(0),
+            state: watch::Sender::new(State::Idle),
+            dropped,
+        }
     }
 
     pub(super) fn state(&self) -> State {

@@ -121,10 +121,7 @@ impl Link {
         Ok(answer)
     }
 
-    async fn in_time<T>(
-        &self,
-        answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
-    ) -> Result<T, Failure> {
+    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failure> {
         match tokio::time::timeout(self.core.options.answer_timeout, answer).await {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(Failure::NoAnswer),

@@ -46,7 +46,7 @@ mod signal;
 mod statement;
 mod stats;
 mod store;
-#[cfg(all(test, unix))]
+#[cfg(test)]
 pub(crate) mod tests;
 mod tls;
 mod url;

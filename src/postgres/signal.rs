@@ -75,8 +75,11 @@ static STORE_PREKEY: Statement = Statement::upsert(
 );
 static LOAD_PREKEY: Statement =
     Statement::read(Record::Prekey, &[Long], "SELECT record FROM @.prekeys WHERE account = $1 AND id = $2");
-static LOAD_PREKEYS: Statement =
-    Statement::read(Record::Prekey, &[LongList], "SELECT id, record FROM @.prekeys WHERE account = $1 AND id = ANY($2)");
+static LOAD_PREKEYS: Statement = Statement::read(
+    Record::Prekey,
+    &[LongList],
+    "SELECT id, record FROM @.prekeys WHERE account = $1 AND id = ANY($2)",
+);
 static MARK_UPLOADED: Statement = Statement::change(
     Record::Prekey,
     &[Long],
@@ -127,11 +130,8 @@ pub(super) static PUT_SENDER_KEY: Statement = Statement::upsert(
         ON CONFLICT (account, address) DO UPDATE SET record = excluded.record"
     ),
 );
-static GET_SENDER_KEY: Statement = Statement::read(
-    Record::SenderKey,
-    &[Blob],
-    "SELECT record FROM @.sender_keys WHERE account = $1 AND address = $2",
-);
+static GET_SENDER_KEY: Statement =
+    Statement::read(Record::SenderKey, &[Blob], "SELECT record FROM @.sender_keys WHERE account = $1 AND address = $2");
 static DELETE_SENDER_KEYS: Statement = Statement::change(
     Record::SenderKey,
     &[Blob],

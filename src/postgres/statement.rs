@@ -164,8 +164,7 @@ impl Statement {
         const FENCE: [Type; 4] = [Type::INT4, Type::INT8, Type::TEXT, Type::BYTEA];
         let arrays = self.takes_arrays();
         let fence = if self.is_read() { &FENCE[..1] } else { &FENCE[..] };
-        let columns =
-            self.columns.iter().map(|column| if arrays { column.of_array() } else { column.of_one() });
+        let columns = self.columns.iter().map(|column| if arrays { column.of_array() } else { column.of_one() });
         fence.iter().cloned().chain(columns).collect()
     }
 
@@ -178,12 +177,7 @@ impl Statement {
     }
 
     /// The parameters of the statement. Those of a write begin with its fence.
-    pub(super) fn parameters<'a>(
-        &self,
-        account: i32,
-        fence: Option<Fence<'a>>,
-        rows: &'a [Row],
-    ) -> Vec<Parameter<'a>> {
+    pub(super) fn parameters<'a>(&self, account: i32, fence: Option<Fence<'a>>, rows: &'a [Row]) -> Vec<Parameter<'a>> {
         let mut parameters = Vec::with_capacity(4 + self.columns.len());
         parameters.push(Parameter::Account(account));
         if let Some(Fence { epoch, durability, holder }) = fence {
@@ -366,7 +360,11 @@ pub(super) enum Parameter<'a> {
     Bytes(&'a [u8]),
     One(&'a Cell),
     /// A column of the rows.
-    Array { rows: &'a [Row], column: usize, of: Column },
+    Array {
+        rows: &'a [Row],
+        column: usize,
+        of: Column,
+    },
 }
 
 impl fmt::Debug for Parameter<'_> {

@@ -151,7 +151,10 @@ enum Mode {
 impl PostgresStore {
     async fn start(options: PostgresOptions, account: i32, mode: Mode) -> Result<Self> {
         if tokio::runtime::Handle::try_current().is_err() {
-            return Err(Error::InvalidInput { what: "the runtime", problem: "must be tokio: the PostgreSQL driver needs it" });
+            return Err(Error::InvalidInput {
+                what: "the runtime",
+                problem: "must be tokio: the PostgreSQL driver needs it",
+            });
         }
         options.check()?;
         let core = Arc::new(Core::new(options)?);

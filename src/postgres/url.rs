@@ -25,12 +25,14 @@ const DEFAULT_PORT: u16 = 5432;
 /// The longest name that PostgreSQL keeps whole (`NAMEDATALEN` - 1).
 const LONGEST_NAME: usize = 63;
 
+type Password = Zeroizing<Vec<u8>>;
+
 /// What a URL says. Nothing prints it, because nearly all of it is private.
 pub(super) struct Target {
     pub(super) hosts: Vec<Host>,
     /// Without one, the driver takes the name of the operating system's user.
     pub(super) user: Option<String>,
-    pub(super) password: Option<Zeroizing<Vec<u8>>>,
+    pub(super) password: Option<Password>,
     pub(super) passfile: Option<PathBuf>,
     pub(super) database: String,
     /// The server's certificate is verified. It does not concern Unix sockets.
@@ -106,7 +108,7 @@ pub(super) fn parse(url: &str) -> Result<Target> {
 fn finish(
     hosts: Vec<Host>,
     user: Option<String>,
-    password: Option<Zeroizing<Vec<u8>>>,
+    password: Option<Password>,
     database: String,
     parameters: &mut Parameters,
 ) -> Result<Target> {
@@ -139,7 +141,7 @@ fn finish(
     Ok(target)
 }
 
-fn login_of(login: &str, parameters: &mut Parameters) -> Result<(Option<String>, Option<Zeroizing<Vec<u8>>>)> {
+fn login_of(login: &str, parameters: &mut Parameters) -> Result<(Option<String>, Option<Password>)> {
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
     let user = one_of(decoded(user, USER)?, parameters.take("user"))?;
     let password = one_of(decoded(password, PASSWORD)?, parameters.take("password"))?;

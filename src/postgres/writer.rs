@@ -318,11 +318,7 @@ impl Writer {
         if let Some(row) = rows.first() {
             lease.hold(row.try_get(0)?);
             self.kept.retain(|kept| kept.account != lease.account);
-            self.kept.push(Kept {
-                account: lease.account,
-                epoch: lease.epoch.clone(),
-                lease: Arc::downgrade(lease),
-            });
+            self.kept.push(Kept { account: lease.account, epoch: lease.epoch.clone(), lease: Arc::downgrade(lease) });
             return Ok(Acquired::Held);
         }
         let rows = link.ask(lease::LOOK_AT_NAME, &[(&lease.account, Type::INT4)]).await?;
@@ -353,8 +349,12 @@ impl Writer {
         let rows = link.ask(lease::RENEW, &parameters).await?;
         add(&self.core.counters.renewals, 1);
         let renewed = rows.iter().map(|row| row.try_get(0)).collect::<Result<HashSet<i32>, _>>()?;
-        let missing: Vec<_> =
-            self.kept.iter().filter(|kept| !renewed.contains(&kept.account)).filter_map(|kept| kept.lease.upgrade()).collect();
+        let missing: Vec<_> = self
+            .kept
+            .iter()
+            .filter(|kept| !renewed.contains(&kept.account))
+            .filter_map(|kept| kept.lease.upgrade())
+            .collect();
         for lease in missing {
             self.look(&lease).await;
         }

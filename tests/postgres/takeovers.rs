@@ -65,7 +65,7 @@ fn child_that_holds_the_account() {
     };
     runtime.block_on(async {
         let account: i32 = variable(ACCOUNT).parse().unwrap();
-        let store = options(&url).lease_name(variable(NAME)).open(account).await.unwrap();
+        let store = options(&url).lease_name(&variable(NAME)).open(account).await.unwrap();
         say("holds");
         let tasks: Vec<_> = (0..KEYS).map(|key| tokio::spawn(work(store.clone(), number, key))).collect();
         for task in tasks {

@@ -16,7 +16,17 @@ use crate::postgres::msg_secret::PUT as PUT_SECRET;
 fn call(lease: &Arc<Lease>, statement: &'static Statement, rows: Vec<Row>) -> Call {
     let (account, lease) = (lease.account, Some(lease.clone()));
     let (reply, _) = oneshot::channel();
-    Call { statement, account, lease, rows, durable: true, deadline: Instant::now(), unanswered: false, reply }
+    Call {
+        statement,
+        account,
+        lease,
+        rows,
+        durable: true,
+        deadline: Instant::now(),
+        unanswered: false,
+        wait: None,
+        reply,
+    }
 }
 
 fn lease(account: i32) -> Arc<Lease> {
@@ -47,13 +57,10 @@ fn neighbours_merge_and_the_last_value_of_a_key_stays() {
     ];
     let units = units(&calls);
     let found: Vec<_> = units.iter().map(|unit| (unit.account, unit.calls.clone(), rows(unit.pieces()))).collect();
-    let expected = [
-        (1, 0..3, vec!["b 1", "a 2"]),
-        (1, 3..4, vec!["a"]),
-        (1, 4..5, vec!["a 3"]),
-        (2, 5..6, vec!["a 4"]),
-    ];
-    let expected = expected.map(|(account, calls, rows)| (account, calls, rows.into_iter().map(str::to_owned).collect()));
+    let expected =
+        [(1, 0..3, vec!["b 1", "a 2"]), (1, 3..4, vec!["a"]), (1, 4..5, vec!["a 3"]), (2, 5..6, vec!["a 4"])];
+    let expected =
+        expected.map(|(account, calls, rows)| (account, calls, rows.into_iter().map(str::to_owned).collect()));
     assert_eq!(found, expected);
 }
 
@@ -71,7 +78,11 @@ fn large_batches_are_split() {
     let lease = lease(1);
     let many = (0..5001).map(|number: i64| row![number.to_string(), "session"]).collect();
     let large = (0..3).map(|number: i64| row![number.to_string(), vec![0; 3 << 20]]).collect();
-    let calls = [call(&lease, &PUT_SESSION, many), call(&lease, &DELETE_SESSIONS, vec![row!["a"]]), call(&lease, &PUT_SESSION, large)];
+    let calls = [
+        call(&lease, &PUT_SESSION, many),
+        call(&lease, &DELETE_SESSIONS, vec![row!["a"]]),
+        call(&lease, &PUT_SESSION, large),
+    ];
     let sizes: Vec<Vec<usize>> =
         units(&calls).iter().map(|unit| unit.pieces().into_iter().map(<[Row]>::len).collect()).collect();
     assert_eq!(sizes, [vec![2000, 2000, 1001], vec![1], vec![1, 1, 1]]);

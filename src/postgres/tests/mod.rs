@@ -1,11 +1,13 @@
 //! The promises of the store that only its inside can test, on a real server.
 
-#[allow(dead_code, unreachable_pub, clippy::print_stderr, reason = "other tests use the rest of it")]
-#[path = "../../../tests/postgres/server.rs"]
-mod server;
+#![cfg(unix)]
+
 #[allow(dead_code, unreachable_pub, clippy::print_stderr, reason = "other tests use the rest of it")]
 #[path = "../../../tests/postgres/proxy.rs"]
 mod proxy;
+#[allow(dead_code, unreachable_pub, clippy::print_stderr, reason = "other tests use the rest of it")]
+#[path = "../../../tests/postgres/server.rs"]
+mod server;
 
 mod connections;
 mod fence;

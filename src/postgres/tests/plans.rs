@@ -94,7 +94,8 @@ async fn a_missing_index_shows_in_the_plans() {
     let Some(scratch) = scratch() else { return };
     drop(scratch.store().await);
     let client = scratch.client().await;
-    let insert = "INSERT INTO @.sent_messages SELECT 1, int4send(i), int4send(i), '', i FROM generate_series(1, 9999) i";
+    let insert =
+        "INSERT INTO @.sent_messages SELECT 1, int4send(i), int4send(i), '', i FROM generate_series(1, 9999) i";
     scratch.run(&client, insert).await;
     client.batch_execute("ANALYZE; SET plan_cache_mode = force_generic_plan").await.unwrap();
     let sql = "DELETE FROM @.sent_messages WHERE account = $1 AND created_at < $2";
