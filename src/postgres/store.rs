@@ -224,6 +224,8 @@ impl PostgresStore {
 
     /// Takes the lease, or waits for it.
     async fn acquire(&self) -> Result<()> {
+        // A lost handle does not take the account back from its successor.
+        self.lease.check()?;
         let options = &self.shared.core.options;
         let begun = Instant::now();
         let (until, deadline) = (begun + options.lease_wait, begun + options.deadline);

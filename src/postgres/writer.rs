@@ -291,6 +291,8 @@ impl Writer {
     async fn acquire(&mut self, lease: &Arc<Lease>) -> Result<Acquired> {
         let failed = |failure: Failure| failure.into_error(Record::Device);
         self.connected().await.map_err(failed)?;
+        // The connection may just have shown it.
+        lease.check()?;
         let acquired = self.try_acquire(lease).await;
         if acquired.as_ref().is_err_and(Failure::breaks_connection) {
             self.link = None;
