@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryFutureExt};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_postgres::types::{ToSql, Type};
 
 use super::core::Core;
@@ -115,10 +115,19 @@ impl Writer {
         let (mut pauses, mut connections) = (Pauses::between_attempts(), Pauses::between_connections());
         let mut problem = PostgresProblem::Overloaded;
         while self.prune(&mut calls, problem) {
-            if let Err(failure) = self.connected().await {
-                problem = failure.problem();
-                connections.pause().await;
-                continue;
+            let last = calls.iter().map(|call| call.deadline).max().unwrap_or_else(Instant::now);
+            // What is left half-way is done again by the next connection.
+            match timeout_at(last, self.connected()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) => {
+                    problem = failure.problem();
+                    connections.pause().await;
+                    continue;
+                }
+                Err(_) => {
+                    problem = PostgresProblem::Unreachable;
+                    continue;
+                }
             }
             let failure = match self.attempt(calls.make_contiguous()).await {
                 Ok(carried) => {
