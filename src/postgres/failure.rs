@@ -1,5 +1,7 @@
 //! Why an attempt to run a call failed, and whether another attempt may succeed.
 
+use tokio_postgres::error::{DbError, Severity};
+
 use super::problem;
 use crate::error::{Error, PostgresProblem};
 use crate::method::Record;
@@ -53,7 +55,12 @@ impl Failure {
     pub(super) fn breaks_connection(&self) -> bool {
         match self {
             Self::NoAnswer | Self::NotSynced | Self::Connect(_) => true,
-            Self::Driver(_) => matches!(self.problem(), PostgresProblem::Unreachable | PostgresProblem::ReadOnly),
+            Self::Driver(error) => {
+                let severity = error.as_db_error().and_then(DbError::parsed_severity);
+                // The server ends the connection, whatever the code says. A panic may come after the commit was logged.
+                matches!(severity, Some(Severity::Fatal | Severity::Panic))
+                    || matches!(self.problem(), PostgresProblem::Unreachable | PostgresProblem::ReadOnly)
+            }
         }
     }
 

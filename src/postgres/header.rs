@@ -80,7 +80,12 @@ async fn attempt(core: &Arc<Core>, change: &Change) -> Result<(), Refused> {
     let link = Link::connect(core).await?;
     core.check_server(&link.server)?;
     let unsynced = link.unsynced();
-    link.command("BEGIN ISOLATION LEVEL SERIALIZABLE").await?;
+    // The role's defaults may be lower. A lost header makes the store unreadable.
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL SERIALIZABLE; SET LOCAL synchronous_commit = {}; SET LOCAL client_min_messages = warning",
+        link.durable
+    );
+    link.command(&begin).await?;
     for (copy, new) in &change.copies {
         write(&link, change.account, *copy, new.as_ref()).await?;
     }

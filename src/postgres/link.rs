@@ -21,7 +21,8 @@ use crate::error::PostgresProblem;
 use crate::sync::IgnorePoison;
 
 /// The routine of PostgreSQL that warns when a commit stops to wait for its standby. The text of the warning depends on
-/// the server's language; the routine does not.
+/// the server's language; the routine does not. The transactions that must hear of it ask for warnings, because a role
+/// may have switched them off.
 const STANDBY_WAIT: &str = "SyncRepWaitForLSN";
 
 /// The server behind a connection.

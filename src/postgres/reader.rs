@@ -3,6 +3,7 @@
 //! Sweeps and long listings have a lane of this kind for themselves, so that no short call waits behind them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -28,7 +29,8 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(core: Arc<Core>, queue: mpsc::Receiver<Call>, width: usize, link: Option<Link>) -> Self {
-        let connection = Connection { core: core.clone(), link: Mutex::new(link.map(Arc::new)) };
+        let connected_before = AtomicBool::new(link.is_some());
+        let connection = Connection { core: core.clone(), link: Mutex::new(link.map(Arc::new)), connected_before };
         Self { core, queue, connection, width }
     }
 
@@ -57,6 +59,7 @@ impl Reader {
 struct Connection {
     core: Arc<Core>,
     link: Mutex<Option<Arc<Link>>>,
+    connected_before: AtomicBool,
 }
 
 impl Connection {
@@ -69,6 +72,9 @@ impl Connection {
         *current = None;
         let link = Arc::new(Link::connect(&self.core).await?);
         self.core.check_server(&link.server)?;
+        if self.connected_before.swap(true, Ordering::Relaxed) {
+            add(&self.core.counters.reconnects, 1);
+        }
         // A newer server than that of the other lanes: they follow.
         self.core.set_server(&link.server);
         *current = Some(link.clone());

@@ -22,7 +22,8 @@ use crate::method::Record;
 macro_rules! upsert {
     ($rest:literal) => {
         concat!(
-            "WITH fence AS MATERIALIZED (SELECT account, set_config('synchronous_commit', $3, true)
+            "WITH fence AS MATERIALIZED (SELECT account, set_config('synchronous_commit', $3, true),
+            set_config('client_min_messages', 'warning', true)
             FROM @.leases WHERE account = $1 AND epoch = $2 AND holder = $4 FOR KEY SHARE) ",
             $rest
         )
@@ -37,7 +38,8 @@ macro_rules! change {
     };
     ($change:literal, $second:literal) => {
         concat!(
-            "WITH fence AS MATERIALIZED (SELECT account, set_config('synchronous_commit', $3, true)
+            "WITH fence AS MATERIALIZED (SELECT account, set_config('synchronous_commit', $3, true),
+            set_config('client_min_messages', 'warning', true)
             FROM @.leases WHERE account = $1 AND epoch = $2 AND holder = $4 FOR KEY SHARE), change AS (",
             $change,
             ") SELECT EXISTS (SELECT FROM fence), ",

@@ -159,9 +159,7 @@ impl PostgresStore {
         options.check()?;
         let core = Arc::new(Core::new(options)?);
         let deadline = Instant::now() + core.options.deadline;
-        let link = first_link(&core, deadline).await?;
-        core.set_server(&link.server);
-        schema::prepare(&core, &link, deadline).await?;
+        let link = prepared_link(&core, deadline).await?;
         let shared = Shared::start(core, link, mode);
         let lease = shared.lease(account);
         Ok(Self { shared: Arc::new(shared), account, lease })
@@ -229,6 +227,7 @@ impl PostgresStore {
 
     /// Takes the lease, or waits for it.
     async fn acquire(&self) -> Result<()> {
+        // A lost handle does not take the account back from its successor.
         self.lease.check()?;
         let options = &self.shared.core.options;
         let begun = Instant::now();
@@ -391,7 +390,23 @@ async fn answer_of<T>(
     answer.await.unwrap_or(Err(Error::Closed { what: "store" }))
 }
 
-/// The first connection of a store.
+/// The first connection of a store, to a schema that is up to date.
+///
+/// # Errors
+/// As [`first_link`] and [`schema::prepare`].
+async fn prepared_link(core: &Arc<Core>, deadline: Instant) -> Result<Link> {
+    loop {
+        let link = first_link(core, deadline).await?;
+        core.set_server(&link.server);
+        match schema::prepare(core, &link, deadline).await {
+            Ok(()) => return Ok(link),
+            Err(error) if !is_passing(&error) || Instant::now() >= deadline => return Err(error),
+            Err(_) => Pauses::between_connections().pause().await,
+        }
+    }
+}
+
+/// A connection for a store that has none yet.
 ///
 /// # Errors
 /// At once if the server refuses the store, and after the deadline if it does not answer.

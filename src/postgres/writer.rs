@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryFutureExt};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_postgres::types::{ToSql, Type};
 
 use super::core::Core;
@@ -117,10 +117,19 @@ impl Writer {
         let (mut pauses, mut connections) = (Pauses::between_attempts(), Pauses::between_connections());
         let mut problem = PostgresProblem::Overloaded;
         while self.prune(&mut calls, problem) {
-            if let Err(failure) = self.connected().await {
-                problem = failure.problem();
-                connections.pause().await;
-                continue;
+            let last = calls.iter().map(|call| call.deadline).max().unwrap_or_else(Instant::now);
+            // What is left half-way is done again by the next connection.
+            match timeout_at(last, self.connected()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) => {
+                    problem = failure.problem();
+                    connections.pause().await;
+                    continue;
+                }
+                Err(_) => {
+                    problem = PostgresProblem::Unreachable;
+                    continue;
+                }
             }
             let failure = match self.attempt(calls.make_contiguous()).await {
                 Ok(carried) => {
@@ -293,6 +302,8 @@ impl Writer {
     async fn acquire(&mut self, lease: &Arc<Lease>) -> Result<Acquired> {
         let failed = |failure: Failure| failure.into_error(Record::Device);
         self.connected().await.map_err(failed)?;
+        // The connection may just have shown it.
+        lease.check()?;
         let acquired = self.try_acquire(lease).await;
         if acquired.as_ref().is_err_and(Failure::breaks_connection) {
             self.link = None;

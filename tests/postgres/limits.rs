@@ -259,7 +259,7 @@ async fn a_store_goes_on_after_the_disk_of_the_log_was_full() {
 /// All objects of a schema, and the rows of its mark.
 async fn content(direct: &Direct, schema: &str) -> String {
     let sql = format!(
-        "SELECT string_agg(relname || relkind, ',' ORDER BY relname) ||
+        "SELECT string_agg(relname::text || relkind::text, ',' ORDER BY relname) ||
             coalesce((SELECT string_agg(s::text, ',') FROM {schema}.store s), '')
         FROM pg_class WHERE relnamespace = '{schema}'::regnamespace"
     );
