@@ -28,8 +28,7 @@ pub(super) const RENEWAL: Duration = Duration::from_secs(5);
 
 /// A takeover must not be lost in a crash of the server, because the epoch would exist twice then. So these two wait for
 /// the disk whatever the role's default is.
-pub(super) const ACQUIRE: &str =
-    "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', $5, true),
+pub(super) const ACQUIRE: &str = "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', $5, true),
         set_config('client_min_messages', 'warning', true))
     INSERT INTO @.leases AS l (account, epoch, holder, name, renewed_at, expires_at)
     SELECT $1, 1, $2, $3, now(), now() + $4 * interval '1 second' FROM durable

@@ -299,7 +299,7 @@ async fn schemas_of_others_are_refused_and_not_changed() {
     ];
     for (schema, sql, expected) in cases {
         direct.run(&format!("CREATE SCHEMA {schema}; SET search_path = {schema}; {sql}; RESET search_path")).await;
-        let has_mark = direct.ask(&format!("SELECT to_regclass('{schema}.store')")).await != "";
+        let has_mark = !direct.ask(&format!("SELECT to_regclass('{schema}.store')")).await.is_empty();
         let before = if has_mark { content(&direct, schema).await } else { String::new() };
         let opened = options(&url).schema(schema).open(1).await;
         match (opened, expected) {

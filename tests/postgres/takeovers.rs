@@ -123,7 +123,10 @@ struct Register {
 impl Register {
     fn note(&mut self, process: u32, news: &News) {
         let said = match news {
-            News::Ended(well) => return drop(self.ended.insert(process, *well)),
+            News::Ended(well) => {
+                self.ended.insert(process, *well);
+                return;
+            }
             News::Said(said) => said,
         };
         let words: Vec<&str> = said.split(' ').collect();
