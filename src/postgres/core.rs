@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use super::failure::Failure;
-use super::link::Server;
 use super::options::PostgresOptions;
 use super::problem;
+use super::server::Server;
 use super::stats::Counters;
 use crate::error::{PostgresProblem, Result};
 use crate::sync::IgnorePoison;

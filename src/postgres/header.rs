@@ -16,8 +16,7 @@ use super::lane::Pauses;
 use super::lease::Lease;
 use super::link::Link;
 use super::problem;
-use super::signal::PUT_SENDER_KEY;
-use super::statement::{Fence, Row};
+use super::statement::{Fence, Row, Statement};
 use crate::encrypt::HeaderCopy;
 use crate::error::{Error, PostgresProblem, Result};
 use crate::method::Record;
@@ -33,8 +32,8 @@ pub(super) struct Change {
     /// `None` deletes the copy.
     pub(super) copies: Vec<(HeaderCopy, Option<Bytes>)>,
     pub(super) lease: Option<Arc<Lease>>,
-    /// Other sender keys. They need the lease.
-    pub(super) others: Vec<Row>,
+    /// Other sender keys, and the statement that puts them. They need the lease.
+    pub(super) others: (&'static Statement, Vec<Row>),
 }
 
 /// Why a change was not made.
@@ -89,11 +88,11 @@ async fn attempt(core: &Arc<Core>, change: &Change) -> Result<(), Refused> {
     for (copy, new) in &change.copies {
         write(&link, change.account, *copy, new.as_ref()).await?;
     }
-    if let Some(lease) = change.lease.as_ref().filter(|_| !change.others.is_empty()) {
+    let (put, others) = (change.others.0, &change.others.1);
+    if let Some(lease) = change.lease.as_ref().filter(|_| !others.is_empty()) {
         let fence = Fence { epoch: lease.epoch(), durability: link.durable, holder: &core.holder };
-        let parameters = PUT_SENDER_KEY.parameters(change.account, Some(fence), &change.others);
-        let answer = link.run(&PUT_SENDER_KEY, parameters).await?;
-        if !PUT_SENDER_KEY.held(&answer) {
+        let answer = link.run(put, put.parameters(change.account, Some(fence), others)).await?;
+        if !put.held(&answer) {
             link.command("ROLLBACK").await?;
             lease.look(&link, core).await?;
             return Err(Refused::FenceOpen);

@@ -16,6 +16,7 @@ use super::connect::{self, Connection};
 use super::core::Core;
 use super::failure::Failure;
 use super::problem;
+use super::server::Server;
 use super::statement::{Answer, Parameter, Statement};
 use crate::error::PostgresProblem;
 use crate::sync::IgnorePoison;
@@ -24,22 +25,6 @@ use crate::sync::IgnorePoison;
 /// the server's language; the routine does not. The transactions that must hear of it ask for warnings, because a role
 /// may have switched them off.
 const STANDBY_WAIT: &str = "SyncRepWaitForLSN";
-
-/// The server behind a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Server {
-    system: i64,
-    /// Grows when a standby is promoted.
-    timeline: i64,
-    started: String,
-}
-
-impl Server {
-    /// `true` if this one is the same database as `before` and not an older state of it.
-    pub(super) fn follows(&self, before: &Self) -> bool {
-        self.system == before.system && self.timeline >= before.timeline
-    }
-}
 
 /// A connection and the task that drives it.
 pub(super) struct Link {
@@ -67,7 +52,7 @@ impl Link {
             core: core.clone(),
             prepared: Mutex::default(),
             unsynced,
-            server: Server { system: 0, timeline: 0, started: String::new() },
+            server: Server::default(),
             durable: "on",
         };
         link.look_at_server().await?;

@@ -16,7 +16,7 @@
 //! | `lease.rs` | who may write an account |
 //! | `statement.rs`, `decode.rs` | the form of statements, the fence, parameters; reading rows |
 //! | `link.rs`, `connect.rs`, `tls.rs`, `password.rs` | a live connection; making one; its TLS; its password |
-//! | `core.rs`, `stats.rs` | the parts that all lanes share; counts |
+//! | `core.rs`, `server.rs`, `stats.rs` | the parts that all lanes share; telling servers apart; counts |
 //! | `failure.rs`, `problem.rs` | why an attempt failed; the errors of callers |
 //! | `header.rs` | the compare-and-swap of a vault's header |
 //! | `schema.rs`, `migrations/` | the schema, and telling it from others |
@@ -42,6 +42,7 @@ mod protocol;
 mod protocol_statements;
 mod reader;
 mod schema;
+mod server;
 mod signal;
 mod statement;
 mod stats;

@@ -121,7 +121,7 @@ static REMOVE_SIGNED_PREKEYS: Statement = Statement::change(
         "DELETE FROM @.signed_prekeys WHERE account = $1 AND id = ANY($5) AND EXISTS (SELECT FROM fence) RETURNING 1"
     ),
 );
-pub(super) static PUT_SENDER_KEY: Statement = Statement::upsert(
+static PUT_SENDER_KEY: Statement = Statement::upsert(
     Record::SenderKey,
     1,
     &[Blob, Blob],
@@ -287,6 +287,7 @@ impl SignalStore for PostgresStore {
 
 impl PostgresStore {
     async fn put_sender_keys(&self, copies: Vec<(HeaderCopy, Option<Bytes>)>, others: Vec<Row>) -> Result<()> {
+        let others = (&PUT_SENDER_KEY, others);
         Ok(self.change_header(Change { account: self.account, copies, lease: None, others }).await?)
     }
 }

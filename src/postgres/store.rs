@@ -332,7 +332,7 @@ impl PostgresStore {
     pub(super) async fn change_header(&self, mut change: super::header::Change) -> Result<()> {
         self.shared.queue(|_| ())?;
         self.lease.check()?;
-        if !change.others.is_empty() {
+        if !change.others.1.is_empty() {
             self.ready_to_write().await?;
             change.lease = Some(self.lease.clone());
         } else if self.shared.read_only {

@@ -68,11 +68,15 @@ fn unprivileged() -> Option<(u32, u32)> {
         return None;
     }
     let users = fs::read_to_string("/etc/passwd").unwrap();
-    let find = |name: &str| {
-        let mut fields = users.lines().map(|line| line.split(':')).find(|line| line.clone().next() == Some(name))?;
-        Some((fields.nth(2)?.parse().ok()?, fields.next()?.parse().ok()?))
+    // The last one is the number of the user without rights.
+    let find = |place: usize, wanted: &str| {
+        let user: Vec<&str> = users
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find(|user| user.get(place) == Some(&wanted))?;
+        Some((user.get(2)?.parse().ok()?, user.get(3)?.parse().ok()?))
     };
-    Some(find("postgres").or_else(|| find("nobody")).expect("a user for the server, which refuses to run as root"))
+    Some(find(0, "postgres").or_else(|| find(2, "65534")).expect("a user for the server, which refuses to run as root"))
 }
 
 /// A program that runs as the user of the servers.
