@@ -120,6 +120,11 @@ impl Direct {
         self.client.batch_execute(sql).await.unwrap();
     }
 
+    /// Runs SQL that the server may refuse.
+    pub(crate) async fn try_run(&self, sql: &str) {
+        self.client.batch_execute(sql).await.ok();
+    }
+
     /// The first column of the first row.
     pub(crate) async fn ask(&self, sql: &str) -> String {
         let messages = self.client.simple_query(sql).await.unwrap();

@@ -242,6 +242,23 @@ async fn a_standby_is_read_only() {
     assert_eq!(other.get_session("a").await.unwrap().unwrap(), "v");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_in_front_of_the_primary_is_skipped() {
+    if !available() {
+        return;
+    }
+    let (server, standby) = pair();
+    let store = options(&url_of_both(&standby, &server)).open(1).await.unwrap();
+    put(&store, 1).await.unwrap();
+    assert_eq!(get(&store).await.unwrap(), Some(1));
+    store.delete_expired_sent_messages(1).await.unwrap();
+    // They change places.
+    server.stop();
+    standby.promote();
+    put(&store, 2).await.unwrap();
+    assert_eq!(get(&store).await.unwrap(), Some(2));
+}
+
 /// Relaxed calls do not wait for the standby, unless a durable one shares their transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_durable_calls_wait_for_the_standby() {

@@ -164,7 +164,8 @@ impl Register {
 
     fn check(&self) {
         for &(key, process, first) in &self.firsts {
-            assert!(first.0 < process, "process {process} found {first:?} before it wrote");
+            // One that lost the account before its first read may find what its successor wrote.
+            assert!(first.0 != process, "process {process} found {first:?} before it wrote");
             let newest = self.newest_before(key, process).unwrap_or_default();
             assert!(first >= newest, "process {process} found {first:?} in key {key}, {newest:?} was acknowledged");
         }
