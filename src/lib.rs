@@ -74,6 +74,8 @@ mod background;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod cache;
 mod clock;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod durability;
 mod encrypt;
 mod ended;
 mod error;
@@ -86,6 +88,8 @@ pub mod maintenance;
 mod method;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod metrics;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod printable;
 #[cfg(not(target_arch = "wasm32"))]
 mod private;
@@ -132,6 +136,8 @@ pub mod import {
 pub use background::finish_background_work;
 #[cfg(not(target_arch = "wasm32"))]
 pub use cache::CacheLayer;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use durability::Durability;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use encrypt::fuzz;
@@ -141,6 +147,8 @@ pub use layer::{Closer, IntoBackend, Layer, Stack};
 pub use method::{Access, Method, Record};
 #[cfg(not(target_arch = "wasm32"))]
 pub use metrics::Metrics;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresOptions;
 #[doc(hidden)]
 pub use printable::printable;
 #[cfg(not(target_arch = "wasm32"))]
@@ -151,4 +159,4 @@ pub use printable::printable_path;
 pub use private::write_new;
 pub use secret::{Key, Passphrase, RecoveryKey, Secret};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{Durability, SqliteOptions, SqliteStore};
+pub use sqlite::{SqliteOptions, SqliteStore};

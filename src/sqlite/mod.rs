@@ -50,6 +50,7 @@ mod walk;
 mod write_plan;
 mod writer;
 
+pub use crate::durability::Durability;
 pub use crate::error::{ForeignFile, SqliteProblem};
-pub use options::{Durability, SqliteOptions};
+pub use options::SqliteOptions;
 pub use store::SqliteStore;

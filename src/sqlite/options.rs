@@ -6,43 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// When a commit waits for the disk (`PRAGMA synchronous = FULL`) instead of only handing the data
-/// to the operating system (`NORMAL`). A power cut never damages the file; it can undo calls that
-/// have returned:
-///
-/// | | a killed process undoes | a power cut undoes |
-/// |--|--|--|
-/// | [`Full`](Self::Full) | nothing | nothing |
-/// | [`SignalState`](Self::SignalState), the default | nothing | the last seconds of records that do not wait, see below |
-/// | [`Process`](Self::Process) | nothing | the last seconds |
-///
-/// Waiting costs one `fsync` of the disk, 0.1 to 10 ms. All calls that wait at the same time share
-/// it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Durability {
-    /// Every call that has returned survives a power cut.
-    Full,
-    /// Signal state, the device, app-state keys and pending messages survive a power cut:
-    /// upstream's counter leases and acknowledgements rely on it. Everything else survives a killed
-    /// process. After a power cut the client fetches most of it again. Sent messages that were kept
-    /// for retries, message secrets and base keys of the last seconds are lost.
-    #[default]
-    SignalState,
-    /// Calls survive a killed process. A power cut may undo the last seconds, including Signal
-    /// state: messages may then fail to decrypt. This is the default of upstream's store.
-    Process,
-}
-
-impl Durability {
-    pub(super) fn full_sync(self, signal_state: bool) -> bool {
-        match self {
-            Durability::Full => true,
-            Durability::SignalState => signal_state,
-            Durability::Process => false,
-        }
-    }
-}
+use crate::durability::Durability;
 
 /// Settings of an [`SqliteStore`](crate::SqliteStore). The defaults suit a bot with one account.
 ///
