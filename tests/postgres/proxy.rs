@@ -178,9 +178,12 @@ impl Proxy {
     /// Closes all connections. The server's side stays open if requests are held, for [`deliver`](Self::deliver).
     pub(crate) fn cut(&self) {
         let mut state = self.shared.lock();
-        let all: Vec<u64> = state.connections.keys().copied().collect();
-        for number in all {
-            state.client_has_closed(number);
+        let all: Vec<_> = state.connections.iter().map(|(number, found)| (*number, found.held.is_empty())).collect();
+        for (number, holds_nothing) in all {
+            match holds_nothing {
+                true => state.close(number),
+                false => state.client_has_closed(number),
+            }
         }
         self.shared.changed.notify_all();
     }
@@ -327,7 +330,7 @@ impl Shared {
 impl State {
     fn client_has_closed(&mut self, number: u64) {
         match self.connections.get_mut(&number) {
-            Some(connection) if !connection.held.is_empty() => {
+            Some(connection) if connection.is_orphan || !connection.held.is_empty() => {
                 connection.is_orphan = true;
                 connection.client.shutdown(Shutdown::Both).ok();
             }
