@@ -44,7 +44,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// | opening, creating and restoring a vault | [`NoVault`](Self::NoVault), [`VaultExists`](Self::VaultExists), [`OtherAccounts`](Self::OtherAccounts), [`WrongSecret`](Self::WrongSecret), [`WrongContext`](Self::WrongContext), [`WrongStore`](Self::WrongStore), [`UnsupportedVersion`](Self::UnsupportedVersion), [`ImportIncomplete`](Self::ImportIncomplete), [`PlaintextDevice`](Self::PlaintextDevice), [`DeviceMissing`](Self::DeviceMissing), [`HeaderMissing`](Self::HeaderMissing), [`HeaderDamaged`](Self::HeaderDamaged), [`HeaderTampered`](Self::HeaderTampered), [`HeaderRolledBack`](Self::HeaderRolledBack), [`KdfOutOfBounds`](Self::KdfOutOfBounds), [`KdfFailed`](Self::KdfFailed), [`KeyProvider`](Self::KeyProvider), [`StoreVanished`](Self::StoreVanished), [`RollbackDetected`](Self::RollbackDetected), [`ForkDetected`](Self::ForkDetected), [`AnchorMissing`](Self::AnchorMissing), [`Anchor`](Self::Anchor) |
 /// | reading and writing records | [`Tampered`](Self::Tampered), [`Plaintext`](Self::Plaintext), [`UnknownEpoch`](Self::UnknownEpoch), [`Malformed`](Self::Malformed), [`Encode`](Self::Encode), [`InputTooLong`](Self::InputTooLong), [`ReadOnly`](Self::ReadOnly), [`Closed`](Self::Closed), [`AccountDeleted`](Self::AccountDeleted), [`Store`](Self::Store) |
 /// | changing keys | [`LastSlot`](Self::LastSlot), [`NoSuchSlot`](Self::NoSuchSlot), [`SlotsFull`](Self::SlotsFull), [`DataKeysFull`](Self::DataKeysFull), [`AmbiguousPassphrase`](Self::AmbiguousPassphrase), [`HeaderConflict`](Self::HeaderConflict) |
-/// | one writer per account | `AccountInUse`, `LeaseLost` |
+/// | one writer per account | [`AccountInUse`](Self::AccountInUse), [`LeaseLost`](Self::LeaseLost) |
 /// | PostgreSQL | `Postgres`, `ForeignSchema` |
 /// | SQLite and its files | [`ForeignFile`](Self::ForeignFile), [`FileMoved`](Self::FileMoved), [`SchemaAltered`](Self::SchemaAltered), [`Sqlite`](Self::Sqlite), [`WorkerGone`](Self::WorkerGone) |
 /// | maintenance | [`DamagedRecords`](Self::DamagedRecords), [`AccountsNotCovered`](Self::AccountsNotCovered), [`StoreInUse`](Self::StoreInUse), [`RowsMissed`](Self::RowsMissed), [`TargetExists`](Self::TargetExists) |
@@ -582,7 +582,9 @@ impl Error {
 /// The lease name of another process in a text.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 fn named(name: &str) -> String {
-    if name.is_empty() { String::new() } else { format!(" with the lease name `{}`", printable(name)) }
+    // Upstream looks for these words in errors, and would retry.
+    let is_misleading = ["locked", "busy"].iter().any(|word| name.to_lowercase().contains(word));
+    if name.is_empty() || is_misleading { String::new() } else { format!(" with the lease name `{}`", printable(name)) }
 }
 
 impl From<getrandom::Error> for Error {
