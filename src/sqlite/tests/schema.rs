@@ -219,7 +219,7 @@ async fn a_rewrite_by_others_disturbs_no_call() {
             store.put_session(&name, &[7; 600]).await.unwrap();
             assert!(first.has_session(&name).await.unwrap());
             other.store_sent_message("chat", &name, b"1").await.unwrap();
-            assert!(store.take_sent_message("chat", &name).await.unwrap().is_some());
+            assert!(other.take_sent_message("chat", &name).await.unwrap().is_some());
             assert!(store.get_all_tc_token_jids().await.unwrap().is_empty());
         }
         assert!(rewriting.wait().unwrap().success());
