@@ -131,7 +131,7 @@ fn write_in_two_processes() {
 
     let process = std::process::id().to_string();
     let lost = |error| match Error::downcast_ref(&error) {
-        Some(Error::LeaseLost { account: 1 }) => "LeaseLost",
+        Some(Error::LeaseLost { account: 1, .. }) => "LeaseLost",
         other => panic!("{other:?}"),
     };
     let said = match block_on(store.put_session("after", process.as_bytes())) {
