@@ -582,7 +582,9 @@ impl Error {
 /// The lease name of another process in a text.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 fn named(name: &str) -> String {
-    if name.is_empty() { String::new() } else { format!(" with the lease name `{}`", printable(name)) }
+    // Upstream looks for these words in errors, and would retry.
+    let is_misleading = ["locked", "busy"].iter().any(|word| name.to_lowercase().contains(word));
+    if name.is_empty() || is_misleading { String::new() } else { format!(" with the lease name `{}`", printable(name)) }
 }
 
 impl From<getrandom::Error> for Error {

@@ -1,4 +1,5 @@
-//! A bot that forks continues in two processes with the same memory. They must not choose the same nonces.
+//! A bot that forks continues in two processes with the same memory. They must not choose the same nonces, and only one
+//! of them may write.
 
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "a failure is a failed test")]
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use wacore::store::InMemoryBackend;
 use wacore::store::traits::SignalStore;
-use wastore::{Key, Layer, VaultOptions};
+use wastore::{Error, Key, Layer, SqliteStore, VaultOptions};
 
 const FOLDER: &str = "WASTORE_FORK_FOLDER";
 const ROUNDS: &str = "WASTORE_FORK_ROUNDS";
@@ -85,5 +86,62 @@ fn seal_in_two_processes() {
     std::fs::write(&path, &nonces).unwrap();
     std::fs::rename(&path, path.with_extension("done")).unwrap();
     // The other process has no test harness that waits for it.
+    std::process::exit(0);
+}
+
+const STORE: &str = "WASTORE_FORK_STORE";
+
+#[test]
+fn a_forked_bot_does_not_write_the_account_of_its_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = preload::compile("fork", folder.path());
+    let done = folder.path().join("done");
+    std::fs::create_dir(&done).unwrap();
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["write_in_two_processes", "--exact", "--test-threads=1"])
+        .env(STORE, folder.path())
+        .env("LD_PRELOAD", library)
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+    let read = || -> Vec<String> {
+        let files = std::fs::read_dir(&done).unwrap().map(|entry| entry.unwrap().path());
+        files.filter_map(|path| std::fs::read_to_string(path).ok()).filter(|said| said.ends_with('.')).collect()
+    };
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while read().len() < 2 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut said = read();
+    said.sort();
+    let [child, parent] = &said[..] else { panic!("{said:?}") };
+    assert_eq!(child, "LeaseLost, LeaseLost.");
+    let written = parent.strip_prefix("written by ").and_then(|rest| rest.strip_suffix('.')).unwrap();
+    let store = block_on(SqliteStore::open(folder.path().join("wa.db"))).unwrap();
+    assert_eq!(block_on(store.get_session("after")).unwrap().unwrap(), written.as_bytes());
+}
+
+/// Runs in its own process, which the test above starts.
+#[test]
+fn write_in_two_processes() {
+    let Some(folder) = std::env::var_os(STORE).map(std::path::PathBuf::from) else { return };
+    let store = block_on(SqliteStore::open(folder.join("wa.db"))).unwrap();
+    block_on(store.put_session("before", b"before")).unwrap();
+    let _ = std::os::unix::process::parent_id();
+
+    let process = std::process::id().to_string();
+    let lost = |error| match Error::downcast_ref(&error) {
+        Some(Error::LeaseLost { account: 1, .. }) => "LeaseLost",
+        other => panic!("{other:?}"),
+    };
+    let said = match block_on(store.put_session("after", process.as_bytes())) {
+        Ok(()) => format!("written by {process}."),
+        Err(error) => {
+            let read = block_on(store.get_session("before")).unwrap_err();
+            format!("{}, {}.", lost(error), lost(read))
+        }
+    };
+    std::fs::write(folder.join("done").join(&process), said).unwrap();
+    // The other process has no test harness that waits for it, and closing here is not its business.
     std::process::exit(0);
 }

@@ -21,7 +21,7 @@ use wastore::maintenance::{Phase, open_account};
 use wastore::testing::{Operation, Value};
 use wastore::vault::OpenMode;
 use wastore::vault::{Argon2Cost, HeaderInfo};
-use wastore::{Access, Error, Key, Layer, Method, Passphrase, Record, SqliteStore, Vault, VaultOptions};
+use wastore::{Access, Error, Key, Layer, Method, Passphrase, Record, SqliteOptions, SqliteStore, Vault, VaultOptions};
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
 
 /// How many records of most kinds there are besides the samples: more than a batch.
@@ -47,7 +47,7 @@ impl Bot {
     }
 
     async fn imported(&self, number: i32) -> Arc<dyn Backend> {
-        let store = Arc::new(SqliteStore::open(&self.target).await.unwrap().account(number));
+        let store = Arc::new(SqliteOptions::new().account(number).open(&self.target).await.unwrap());
         Vault::open(store.clone(), key()).await.unwrap().layer().layer(store)
     }
 

@@ -19,7 +19,7 @@ use wacore::libsignal::protocol::{
 };
 use wacore::store::traits::Backend;
 use wacore::types::jid::JidExt;
-use wastore::{Passphrase, SqliteStore, Vault};
+use wastore::{Passphrase, SqliteOptions, Vault};
 
 use crate::conversation::{Account, converse, deliver, group_message};
 use crate::search::{Report, Secrets};
@@ -110,7 +110,9 @@ async fn run(folder: &Path, encrypt: bool) -> Result<Report> {
     println!("closed and reopened; the conversations continued");
 
     if encrypt {
-        let store: Arc<dyn Backend> = Arc::new(SqliteStore::open(&alice_file).await?);
+        // Alice's process has the account. A store that only reads does not wait for it.
+        let options = SqliteOptions::new().lease_when_writing();
+        let store: Arc<dyn Backend> = Arc::new(options.open(&alice_file).await?);
         match Vault::open(store, Passphrase::new("incorrect horse")?).await {
             Err(wastore::Error::WrongSecret) => {
                 println!("a wrong passphrase is refused: {}", wastore::Error::WrongSecret)

@@ -27,7 +27,7 @@ pub async fn create_encrypted(path: impl AsRef<Path>, options: &VaultOptions, se
     files::refuse_taken(&target)?;
     let folder = private::unfinished_folder(&target, ".wastore-init-").map_err(files::cannot_write)?;
     let (file, folder) = (folder.path().join("store.db"), Arc::new(folder));
-    let store = SqliteOptions::new().unfinished_in(&folder).open(&file).await?;
+    let store = SqliteOptions::new().unfinished_in(&folder).lease_when_writing().open(&file).await?;
     let vault = options.create(&store, secret).await?;
     store.checkpoint().await?;
     files::publish((vault, store), folder, file, target).await

@@ -279,6 +279,15 @@ pub(super) trait Statements {
         map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>>;
 
+    /// Runs `then` while a query stands at its first row, if it has one, and ends the query. Until
+    /// then the connection sees the state of the database that the query has seen.
+    fn while_first<T>(
+        &self,
+        sql: &'static str,
+        params: impl Params,
+        then: impl FnOnce() -> Result<T>,
+    ) -> Result<Option<T>>;
+
     /// Every row that a query returns.
     fn all<T>(
         &self,
@@ -312,6 +321,24 @@ impl Statements for Connection {
         let mut statement = prepare(self, sql)?;
         let mut rows = statement.query(params)?;
         rows.next()?.map(map).transpose().map_err(|error| of_row(sql, error))
+    }
+
+    fn while_first<T>(
+        &self,
+        sql: &'static str,
+        params: impl Params,
+        then: impl FnOnce() -> Result<T>,
+    ) -> Result<Option<T>> {
+        let mut statement = prepare(self, sql)?;
+        let mut rows = statement.query(params)?;
+        if rows.next()?.is_none() {
+            return Ok(None);
+        }
+        let result = then()?;
+        // SQLite commits a statement that writes when it ends. Its documentation promises that only
+        // for the end of the last statement: this one, whose error would be that of the commit.
+        while rows.next()?.is_some() {}
+        Ok(Some(result))
     }
 
     fn all<T>(

@@ -20,12 +20,15 @@ use super::files::{
     Files, NO_LOCKS, cannot_open, existing, explained, is_absent, log_path, refuse_companions,
     warn_if_readable_by_others,
 };
+use super::keeper::Kept;
+use super::lease::{Lease, Leases};
 use super::location::Location;
 use super::open_files::{self, OpenFile};
 use super::options::SqliteOptions;
 use super::read_only::ReadOnlyFile;
 use super::readers::Readers;
-use super::schema::{self, run_checked};
+use super::schema;
+use super::transaction::{in_transaction, rollback};
 use super::wal::{CheckpointMode, Wal};
 use super::write_plan::WritePlan;
 use super::writer::Writer;
@@ -42,6 +45,8 @@ pub(super) struct Database {
     pub(super) readers: Arc<Readers>,
     pub(super) writer: Arc<Writer>,
     pub(super) wal: Arc<Wal>,
+    pub(super) leases: Arc<Leases>,
+    kept: Kept,
     /// How often each account was deleted, for the accounts that were opened.
     deletions: Mutex<HashMap<i32, Arc<AtomicU64>>>,
 }
@@ -62,7 +67,7 @@ impl Database {
         let prepared = prepare_with_retries(&path, &config, || prepare(&location, &path, &config));
         let connection = prepared.map_err(|error| explained(&path, error))?;
         let files = Files::look(&path).map_err(cannot_open)?;
-        Ok(Arc::new(Self::new(config, location, connection, Some((files, open)))))
+        Ok(Arc::new(Self::new(config, location, connection, Some((files, open)))?))
     }
 
     /// Opens a database without changing anything. Blocks its thread.
@@ -74,7 +79,7 @@ impl Database {
         let open = |location: &Location| {
             let connection = location.connect()?;
             let version = schema::identify(&connection, &path)?;
-            if version < schema::NEWEST {
+            if version < schema::OLDEST {
                 return Err(Error::ForeignFile { path: path.clone(), found: ForeignFile::Empty });
             }
             schema::check(&connection, version)?;
@@ -91,7 +96,7 @@ impl Database {
             opened => opened?,
         };
         let files = Files::look(&path).map_err(cannot_open)?;
-        Ok(Arc::new(Self::new(config, location, connection, Some((files, open_file)))))
+        Ok(Arc::new(Self::new(config, location, connection, Some((files, open_file)))?))
     }
 
     /// Creates a database in memory.
@@ -103,7 +108,7 @@ impl Database {
         configure(&connection, &config, Role::Writer)?;
         schema::migrate(&mut connection, Path::new(":memory:"))?;
         schema::check(&connection, schema::NEWEST)?;
-        Ok(Arc::new(Self::new(config, location, connection, None)))
+        Ok(Arc::new(Self::new(config, location, connection, None)?))
     }
 
     fn new(
@@ -111,10 +116,17 @@ impl Database {
         location: Location,
         connection: Connection,
         files: Option<(Files, OpenFile)>,
-    ) -> Self {
+    ) -> Result<Self> {
+        let leases = Arc::new(Leases::new(&config, &location)?);
         let wal = Arc::new(Wal::new(config, location, files));
         let writer = Arc::new(Writer::new(connection, wal.clone()));
-        Self { readers: Arc::new(Readers::new(writer.clone(), wal.clone())), writer, wal, deletions: Mutex::default() }
+        let readers = Arc::new(Readers::new(writer.clone(), wal.clone()));
+        Ok(Self { readers, writer, wal, leases, kept: Kept::default(), deletions: Mutex::default() })
+    }
+
+    /// Looks after the held leases from now on.
+    pub(super) fn keep(&self) {
+        self.kept.begin(&self.leases, &self.writer);
     }
 
     /// The life of an account that begins now.
@@ -157,10 +169,13 @@ impl Database {
         };
         let emptied = match self.writer.take_connection(&mut backoff)? {
             // Closing the connection would also empty the log, but not report a failure.
-            Some(writer) => match self.wal.checkpoint(&writer, CheckpointMode::Truncate) {
-                Err(error) if error.is_contention() => Ok(false),
-                emptied => emptied,
-            },
+            Some(writer) => {
+                self.release(&writer, &mut backoff);
+                match self.wal.checkpoint(&writer, CheckpointMode::Truncate) {
+                    Err(error) if error.is_contention() => Ok(false),
+                    emptied => emptied,
+                }
+            }
             None => Ok(true),
         };
         // Caches must not return what was read while the running calls ended either.
@@ -170,6 +185,18 @@ impl Database {
         // Another connection has the file open, and the log holds commits that the file lacks.
         let is_left = log_path(path).metadata().is_ok_and(|log| log.len() > 0);
         if is_left { Err(Error::StoreInUse) } else { Ok(()) }
+    }
+
+    /// Gives the leases back. Another store waits for the rest of their time if that fails.
+    fn release(&self, writer: &Connection, backoff: &mut BusyBackoff) {
+        self.kept.end();
+        if !self.leases.are_held() || self.check_files().is_err() {
+            return;
+        }
+        let release = || in_transaction(writer, None, &mut |connection| self.leases.release(connection));
+        if let Err(error) = retry_busy(backoff, release) {
+            log::debug!("the leases were not given back: {error}");
+        }
     }
 
     /// The path of the database file, or `None` in memory.
@@ -196,7 +223,9 @@ impl Database {
             let result = match self.writer.read(&mut query) {
                 Some(result) => result,
                 // Opening a reader can meet contention as well.
-                None => self.readers.reader().await.and_then(|reader| reader.run(|c| run_checked(c, || query(c)))),
+                None => {
+                    self.readers.reader().await.and_then(|reader| reader.run(|c| self.wal.run_checked(c, || query(c))))
+                }
             };
             match result {
                 Err(error) if error.is_contention() => {
@@ -221,7 +250,7 @@ impl Database {
         self.wal.check_files()?;
         connection.execute_batch("BEGIN")?;
         // The first query of the transaction fixes the moment.
-        schema::check(&connection, schema::NEWEST)?;
+        self.wal.check_schema(&connection)?;
         Ok(connection)
     }
 
@@ -240,7 +269,7 @@ impl Database {
         loop {
             let database = Arc::downgrade(self);
             let look = move |writer: &Connection| database.upgrade().map_or(Ok(true), |it| it.is_alone(writer));
-            if self.writer.write(WritePlan::MAINTENANCE, look).await? {
+            if self.write(WritePlan::MAINTENANCE, look).await? {
                 return Ok(());
             }
             match backoff.next() {
@@ -250,31 +279,67 @@ impl Database {
         }
     }
 
+    fn is_alone(&self, writer: &Connection) -> Result<bool> {
+        Ok(self.exclusively(writer, Duration::from_millis(100), |_| Ok(()))?.is_some())
+    }
+
+    /// Runs an operation in a transaction, during which no other connection can open the file.
+    /// `None` if another one has it open, also for the time that it is waited for.
+    ///
     /// Every open connection holds a shared lock on the file, so an exclusive lock succeeds only
     /// for the last one (<https://www.sqlite.org/wal.html>, section 8).
-    fn is_alone(&self, writer: &Connection) -> Result<bool> {
-        let Some(_no_checkpoint) = self.wal.begin_checkpoint() else { return Ok(false) };
-        let mut backoff = BusyBackoff::new(Duration::from_millis(100));
-        let Some(_closed) = self.readers.close(&mut backoff) else { return Ok(false) };
+    pub(super) fn exclusively<T>(
+        &self,
+        writer: &Connection,
+        patience: Duration,
+        run: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let Some(_no_checkpoint) = self.wal.begin_checkpoint() else { return Ok(None) };
+        let mut backoff = BusyBackoff::new(patience);
+        let Some(_closed) = self.readers.close(&mut backoff) else { return Ok(None) };
         let set = |mode| writer.pragma_update_and_check(None, "locking_mode", mode, |_| Ok(()));
         set("EXCLUSIVE")?;
         let begun = retry_busy(&mut backoff, || Ok(writer.execute_batch("BEGIN IMMEDIATE")?));
         // The lock ends with the transaction.
         set("NORMAL")?;
         match begun {
-            Ok(()) => Ok(writer.execute_batch("COMMIT").map(|()| true)?),
-            Err(error) if error.is_contention() => Ok(false),
+            Ok(()) => {
+                let done = run(writer).and_then(|done| Ok(writer.execute_batch("COMMIT").map(|()| done)?));
+                done.inspect_err(|_| rollback(writer)).map(Some)
+            }
+            Err(error) if error.is_contention() => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Runs a call that writes; see [`Writer::write`].
+    /// Runs a call that writes no records; see [`Writer::write`].
     pub(super) async fn write<T, F>(&self, plan: WritePlan, operation: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
-        self.writer.write(plan, operation).await
+        self.writer.write(plan, None, operation).await
+    }
+
+    /// Runs a call that writes records of an account, under its lease. Acquires the lease before,
+    /// if it is not held.
+    ///
+    /// # Errors
+    /// Those of [`Database::acquire`] and [`Writer::write`].
+    pub(super) async fn write_records<T, F>(
+        self: &Arc<Self>,
+        plan: WritePlan,
+        lease: &Arc<Lease>,
+        operation: F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        if !lease.is_ready()? {
+            self.acquire(lease).await?;
+        }
+        self.writer.write(plan, lease.needed(), operation).await
     }
 
     /// Runs a query that may return many rows; see [`Readers::run_long`].
@@ -290,6 +355,16 @@ impl Database {
     /// Those of [`Wal::check_files`].
     pub(super) fn check_files(&self) -> Result<()> {
         self.wal.check_files()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.kept.end();
+        if self.leases.are_held() && self.check_files().is_ok() {
+            let leases = self.leases.clone();
+            self.writer.run_soon(WritePlan::RELAXED.transaction(), move |connection| leases.release(connection));
+        }
     }
 }
 

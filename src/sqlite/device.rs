@@ -62,7 +62,7 @@ impl DeviceStore for SqliteStore {
     /// In `name`, every character other than an ASCII letter, a digit or `-` becomes `_`, and only
     /// the first 64 characters are kept.
     async fn snapshot_db(&self, name: &str, extra_content: Option<&[u8]>) -> Result<()> {
-        self.life.check()?;
+        self.check()?;
         Ok(self.snapshot(name, extra_content.map(<[u8]>::to_vec)).await?)
     }
 

@@ -8,6 +8,8 @@
 //! | `readers.rs` | the reading connections |
 //! | `files.rs` | the files of a database: their names, and which of them may be used |
 //! | `writer.rs`, `write_plan.rs` | the writing connection, how calls share it; the properties of a call before it runs |
+//! | `transaction.rs`, `commits.rs` | transactions; checkpoints after a commit |
+//! | `lease.rs`, `acquire.rs`, `keeper.rs` | one writer per account: checking its lease, taking it, looking after it |
 //! | `open_files.rs` | which files this process has open, and the checks before opening one |
 //! | `idle.rs` | work to do while a database is idle |
 //! | `read_only.rs` | opening a database without changing anything |
@@ -20,14 +22,18 @@
 //! | `tables.rs`, `pages.rs`, `walk.rs` | the statements of the tables; reading a page of rows; walking from page to page |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |
 
+mod acquire;
 mod app_sync;
 mod backoff;
+mod commits;
 pub(crate) mod connection;
 mod coop;
 mod database;
 mod device;
 pub(crate) mod files;
 mod idle;
+mod keeper;
+mod lease;
 mod location;
 mod msg_secret;
 mod open_files;
@@ -45,6 +51,7 @@ mod store;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod wal;
 mod walk;
 mod write_plan;

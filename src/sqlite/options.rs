@@ -8,6 +8,9 @@ use tempfile::TempDir;
 
 use crate::durability::Durability;
 
+/// After this long without a sign of life, a store loses its accounts to another one that waits.
+const LEASE_LENGTH: Duration = Duration::from_secs(15);
+
 /// Settings of an [`SqliteStore`](crate::SqliteStore). The defaults suit a bot with one account.
 ///
 /// For hundreds of accounts in one file, give all of them more cache and more readers:
@@ -35,6 +38,11 @@ pub struct SqliteOptions {
     pub(super) unfinished: Option<Arc<TempDir>>,
     pub(super) must_exist: bool,
     pub(super) snapshots_kept: Option<NonZeroUsize>,
+    pub(super) account: Option<i32>,
+    pub(super) lease_wait: Duration,
+    pub(super) lease_name: String,
+    pub(super) lease_when_writing: bool,
+    pub(super) lease_length: Duration,
 }
 
 impl SqliteOptions {
@@ -50,7 +58,52 @@ impl SqliteOptions {
             unfinished: None,
             must_exist: false,
             snapshots_kept: None,
+            account: None,
+            lease_wait: Duration::from_secs(20),
+            lease_name: String::new(),
+            lease_when_writing: false,
+            lease_length: LEASE_LENGTH,
         }
+    }
+
+    /// Opens this account. It counts as chosen, as one of
+    /// [`SqliteStore::account`](crate::SqliteStore::account) does. Default: account 1, which does
+    /// not count as chosen.
+    pub fn account(mut self, number: i32) -> Self {
+        self.account = Some(number);
+        self
+    }
+
+    /// Sets how long opening waits while another process writes the account, and how long the first
+    /// write of a further account waits. Default: 20 s, longer than the 15 s after which a process
+    /// that gives no sign of life loses its accounts.
+    pub fn lease_wait(mut self, wait: Duration) -> Self {
+        self.lease_wait = wait;
+        self
+    }
+
+    /// Names the bot. A store takes over at once what another one of the same name holds: the
+    /// successor of a bot that was restarted need not wait until its predecessor is gone. The name
+    /// is stored in the file in the clear. Give two bots that run at the same time two names, or
+    /// each ends the other. Default: empty, which is the same as no other name.
+    pub fn lease_name(mut self, name: impl Into<String>) -> Self {
+        self.lease_name = name.into();
+        self
+    }
+
+    /// Does not wait for the account when the store is opened, but at the first call that writes a
+    /// record. Reading, backups and changes of the vault's key slots need no account, so they work
+    /// beside a running bot. Default: opening acquires the account.
+    pub fn lease_when_writing(mut self) -> Self {
+        self.lease_when_writing = true;
+        self
+    }
+
+    /// Sets after how long without a sign of life a store loses its accounts.
+    #[cfg(test)]
+    pub(crate) fn lease_length(mut self, length: Duration) -> Self {
+        self.lease_length = length;
+        self
     }
 
     /// Keeps only this many snapshots beside the database. The rest are deleted when the client

@@ -12,7 +12,6 @@ use rusqlite::Connection;
 
 use super::backoff::{BusyBackoff, contended, retry_busy};
 use super::connection::{Role, configure};
-use super::schema::{self, run_checked};
 use super::wal::Wal;
 use super::writer::Writer;
 use crate::background;
@@ -242,7 +241,7 @@ impl Readers {
         }
         configure(&connection, &self.wal.config, Role::Reader)?;
         self.wal.check_files()?;
-        schema::check(&connection, schema::NEWEST)?;
+        self.wal.check_schema(&connection)?;
         Ok(connection)
     }
 
@@ -256,10 +255,10 @@ impl Readers {
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         let (reply, outcome) = oneshot::channel();
-        let mut backoff = self.wal.backoff_of_readers();
+        let (wal, mut backoff) = (self.wal.clone(), self.wal.backoff_of_readers());
         let run: LongQuery = Box::new(move |connection| {
             let result = connection
-                .and_then(|connection| retry_busy(&mut backoff, || run_checked(connection, || query(connection))));
+                .and_then(|connection| retry_busy(&mut backoff, || wal.run_checked(connection, || query(connection))));
             // If the call's future was dropped, no one receives the result.
             Box::new(move || drop(reply.send(result)))
         });

@@ -68,10 +68,12 @@ impl Rows for SqliteStore {
     }
 
     async fn snapshot(&self) -> Result<Box<dyn RowReader>> {
+        self.lease.check()?;
         Ok(Box::new(Snapshot::open(self).await?))
     }
 
     async fn count(&self, which: TableFilter) -> Result<u64> {
+        self.lease.check()?;
         let account = self.account;
         self.database.read_long(move |c| count(c, account, which)).await
     }
@@ -83,6 +85,7 @@ impl Rows for SqliteStore {
     }
 
     async fn sealed_prefixes(&self, mut each: Box<dyn FnMut(RowPrefix) + Send>) -> Result<Vec<CountedRows>> {
+        self.lease.check()?;
         let mut snapshot = Snapshot::open(self).await?;
         let account = self.account;
         let scan = move |c: &Connection| {
@@ -103,13 +106,14 @@ impl Rows for SqliteStore {
         let write = move |c: &Connection| {
             Ok(c.run_each(sql, &rows, |statement, row| statement.execute(params_from_iter(row)))? as u64)
         };
-        self.database.write(WritePlan::RELAXED.transaction().blocking(), write).await
+        self.database.write_records(WritePlan::RELAXED.transaction().blocking(), &self.lease, write).await
     }
 
     async fn delete(&self, rows: Vec<RowAsFound>) -> Result<Vec<bool>> {
         let account = self.account;
         let delete = move |c: &Connection| rows.iter().map(|row| delete_row(c, account, row)).collect();
-        let deleted = self.database.write(WritePlan::DURABLE.transaction().blocking(), delete).await?;
+        let deleted =
+            self.database.write_records(WritePlan::DURABLE.transaction().blocking(), &self.lease, delete).await?;
         ended::note();
         Ok(deleted)
     }
@@ -120,7 +124,8 @@ impl Rows for SqliteStore {
             let tables = TABLES.iter().filter(|table| records.contains(&table.table.record));
             tables.map(|table| Ok((table.table.record, c.run(&table.delete_all, (account,))? as u64))).collect()
         };
-        let deleted = self.database.write(WritePlan::DURABLE.transaction().blocking(), delete).await?;
+        let deleted =
+            self.database.write_records(WritePlan::DURABLE.transaction().blocking(), &self.lease, delete).await?;
         ended::note();
         Ok(deleted)
     }
@@ -141,7 +146,8 @@ impl Rows for SqliteStore {
             }
             Ok((sessions, deleted))
         };
-        let deleted = self.database.write(WritePlan::DURABLE.transaction().blocking(), delete).await?;
+        let deleted =
+            self.database.write_records(WritePlan::DURABLE.transaction().blocking(), &self.lease, delete).await?;
         ended::note();
         Ok(deleted)
     }

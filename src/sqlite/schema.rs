@@ -18,9 +18,11 @@ use crate::printable::printable;
 
 /// `WAST` in ASCII.
 pub(crate) const APPLICATION_ID: i64 = 0x5741_5354;
-const MIGRATIONS: &[&str] = &[include_str!("migrations/1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("migrations/1.sql"), include_str!("migrations/2.sql")];
 /// The newest schema version that this crate knows.
 pub(super) const NEWEST: u32 = MIGRATIONS.len() as u32;
+/// The oldest one that can be read without a migration.
+pub(super) const OLDEST: u32 = 1;
 
 /// Checks the length of a file, because SQLite takes any file shorter than a page for an empty
 /// database. Does not open the file: closing it would drop the locks of a store that this process
@@ -112,7 +114,17 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
 /// # Errors
 /// [`Error::SchemaAltered`] if anything is added, missing or different, and the errors of reading.
 pub(super) fn check(connection: &Connection, version: u32) -> Result<()> {
+    check_since(connection, version, version)
+}
+
+/// Does the same for a database of any version from `oldest` to `newest`.
+///
+/// # Errors
+/// Those of [`check`].
+pub(super) fn check_since(connection: &Connection, oldest: u32, newest: u32) -> Result<()> {
     let snapshot = connection.is_autocommit().then(|| connection.unchecked_transaction()).transpose()?;
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))?;
+    let version = u32::try_from(version).unwrap_or(0).clamp(oldest, newest);
     // No statement is prepared against the loaded schema until it is known to be ours.
     watch(connection, Loaded::Unknown)?;
     compare(connection, version)?;
@@ -191,20 +203,6 @@ fn altered(Object([kind, name, ..]): &Object) -> Error {
 
 fn foreign(path: &Path, found: ForeignFile) -> Error {
     Error::ForeignFile { path: path.to_owned(), found }
-}
-
-/// Runs `attempt`. If it finds the schema changed, checks the schema and runs `attempt` again.
-///
-/// # Errors
-/// [`Error::SchemaAltered`], and the errors of `attempt`.
-pub(super) fn run_checked<T>(connection: &Connection, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    for _ in 0..SCHEMA_CHANGES {
-        match attempt() {
-            Err(error) if error.is_changed_schema() => check(connection, NEWEST)?,
-            result => return result,
-        }
-    }
-    attempt()
 }
 
 /// How often the schema may change while one call runs.

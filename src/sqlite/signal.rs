@@ -184,18 +184,23 @@ impl SignalStore for SqliteStore {
     /// vaults, tasks or processes write it at the same time, exactly one succeeds.
     async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
         let (account, address, record) = (self.account, address.to_owned(), record.to_vec());
-        let plan =
-            if HeaderCopy::of(&address).is_some() { WritePlan::DURABLE.transaction() } else { WritePlan::DURABLE };
-        self.write(plan, move |c| write_sender_key(c, account, &address, &record)).await
+        if HeaderCopy::of(&address).is_some() {
+            let put = move |c: &Connection| write_sender_key(c, account, &address, &record);
+            return self.write_header(WritePlan::DURABLE.transaction(), put).await;
+        }
+        self.write(WritePlan::DURABLE, move |c| c.run(PUT_SENDER_KEY, (account, &address, &record)).map(drop)).await
     }
 
     async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
         let (account, rows) = (self.account, sender_keys.to_vec());
-        if rows.iter().any(|(address, _)| HeaderCopy::of(address).is_some()) {
+        let headers = rows.iter().filter(|(address, _)| HeaderCopy::of(address).is_some()).count();
+        if headers > 0 {
+            let is_all = headers == rows.len();
+            let plan = WritePlan::DURABLE.transaction().blocking();
             let put = move |c: &Connection| {
                 rows.iter().try_for_each(|(address, record)| write_sender_key(c, account, address, record))
             };
-            return self.write(WritePlan::DURABLE.transaction().blocking(), put).await;
+            return if is_all { self.write_header(plan, put).await } else { self.write(plan, put).await };
         }
         self.write_rows(
             WritePlan::DURABLE,

@@ -102,11 +102,12 @@ impl SqliteStore {
     /// Does the same. `quick` skips the comparison of indexes with their tables.
     pub(super) async fn check_database(&self, quick: bool) -> Result<Vec<String>> {
         let sql = if quick { "PRAGMA quick_check" } else { "PRAGMA integrity_check" };
+        let wal = self.database.wal.clone();
         let check = move |connection: &Connection| {
             // SQLite's words name objects of the schema, so the schema must be the one that we
             // know.
             let snapshot = connection.unchecked_transaction()?;
-            schema::check(&snapshot, schema::NEWEST)?;
+            wal.check_schema(&snapshot)?;
             permitted(|| snapshot.all(sql, (), |row| Ok(row.get_ref(0)?.as_str()?.to_owned())))
         };
         match self.database.read_long(check).await {
@@ -308,7 +309,7 @@ fn copy(
     connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || !waits()))?;
     database.check_files()?;
     let moment = connection.unchecked_transaction()?;
-    schema::check(&moment, schema::NEWEST)?;
+    database.wal.check_schema(&moment)?;
     // SQLite copies only the rows that it finds of a damaged table.
     TABLES.iter().try_for_each(|table| table.check_whole(&moment))?;
     drop(moment);
@@ -319,7 +320,7 @@ fn copy(
     })?;
     database.check_files()?;
     // The database may have changed after the check.
-    schema::check(&Location::File(file.path().to_owned()).connect()?, schema::NEWEST)?;
+    database.wal.check_schema(&Location::File(file.path().to_owned()).connect()?)?;
     if !caller_waits() {
         return Err(Error::WorkerGone);
     }

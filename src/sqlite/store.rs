@@ -11,6 +11,8 @@ use wacore::store::traits::Backend;
 
 use super::connection::Statements;
 use super::database::{Database, Life};
+use super::files::explained;
+use super::lease::Lease;
 use super::options::SqliteOptions;
 use super::tables::TABLES;
 use super::write_plan::WritePlan;
@@ -39,8 +41,11 @@ use crate::layer::sealed::Sealed;
 ///
 /// Clones and accounts are cheap: they share one writing connection, a few readers and one queue.
 /// Short calls run on the caller's thread. Calls that wait for the disk run on threads of the
-/// [`blocking`](https://docs.rs/blocking) crate, under any async runtime. Several processes may
-/// open the same file.
+/// [`blocking`](https://docs.rs/blocking) crate, under any async runtime.
+///
+/// Several processes may open the same file, and only one at a time writes an account: see
+/// [`acquire`](Self::acquire). Other stores that this process opens on the file count as other
+/// processes.
 ///
 /// Dropping the last clone closes the connections, which waits for the disk. Call
 /// [`checkpoint`](Self::checkpoint) before to make that short, or [`close`](Self::close) to be sure
@@ -62,7 +67,9 @@ use crate::layer::sealed::Sealed;
 ///   [`Error::downcast_ref`](crate::Error::downcast_ref) gets from them an
 ///   [`Error::Sqlite`](crate::Error::Sqlite) that says what is wrong, or an
 ///   [`Error::SchemaAltered`](crate::Error::SchemaAltered), also if the schema is altered while the
-///   store is open;
+///   store is open. A call that writes may fail with
+///   [`Error::AccountInUse`](crate::Error::AccountInUse), and every call with
+///   [`Error::LeaseLost`](crate::Error::LeaseLost);
 /// * [`StoreError::Serialization`], from an [`Error::Malformed`](crate::Error::Malformed), if a
 ///   stored value has a wrong type.
 ///
@@ -76,6 +83,7 @@ pub struct SqliteStore {
     pub(super) chosen: bool,
     /// Ends when the account is deleted.
     pub(super) life: Life,
+    pub(super) lease: Arc<Lease>,
 }
 
 impl SqliteStore {
@@ -112,7 +120,40 @@ impl SqliteStore {
     }
 
     pub(super) fn new(database: Arc<Database>, account: i32) -> Self {
-        Self { life: database.life(account), database, account, chosen: false }
+        Self { life: database.life(account), lease: database.leases.of(account), database, account, chosen: false }
+    }
+
+    /// The account that the settings name, or account 1.
+    fn opened(database: Arc<Database>) -> Self {
+        let account = database.wal.config.account;
+        Self { chosen: account.is_some(), ..Self::new(database, account.unwrap_or(1)) }
+    }
+
+    /// Acquires this account, so that no other process, and no other store of this process, writes
+    /// it. Opening has acquired the account that it opened. Of the others, the first call that
+    /// writes a record acquires them; call this to know earlier. Afterwards it returns at once. A
+    /// store in memory and one that is open read-only need no account.
+    ///
+    /// # Errors
+    /// [`Error::AccountInUse`](crate::Error::AccountInUse) if another process still writes the
+    /// account after [`SqliteOptions::lease_wait`].
+    /// [`Error::LeaseLost`](crate::Error::LeaseLost),
+    /// [`Error::AccountDeleted`](crate::Error::AccountDeleted) and
+    /// [`Error::Closed`](crate::Error::Closed). Those of writing to the file.
+    pub async fn acquire(&self) -> Result<()> {
+        self.life.check()?;
+        let acquired = self.database.acquire(&self.lease).await;
+        match self.path() {
+            Some(path) => acquired.map_err(|error| explained(path, error)),
+            None => acquired,
+        }
+    }
+
+    /// Returns when another process has taken this account over, and does not return otherwise.
+    /// From then on every call on the account fails with
+    /// [`Error::LeaseLost`](crate::Error::LeaseLost): disconnect the client.
+    pub async fn lost(&self) {
+        self.lease.lost().await;
     }
 
     /// The number of this account.
@@ -141,10 +182,12 @@ impl SqliteStore {
     /// [`SqliteStore::account`]; if there is a rollback anchor, begin with
     /// [`Vault::create`](crate::Vault::create).
     ///
-    /// Other processes, and other stores opened on the same file, are not told: stop them first.
+    /// Other processes that only read are not told. Of the account's lease, a row with its number
+    /// and the [lease name](SqliteOptions::lease_name) stays.
     ///
     /// # Errors
     /// [`Error::Sqlite`](crate::Error::Sqlite) and [`Error::FileMoved`](crate::Error::FileMoved).
+    /// [`Error::AccountInUse`](crate::Error::AccountInUse) if another process writes the account.
     /// Nothing is deleted then, unless the file was moved at that very moment.
     pub async fn delete_account(&self) -> Result<()> {
         let (account, life) = (self.account, self.life.clone());
@@ -154,8 +197,9 @@ impl SqliteStore {
             database.upgrade().map_or(Ok(()), |database| database.check_files())?;
             TABLES.iter().try_for_each(|table| connection.run(&table.delete_all, (account,)).map(drop))
         };
+        self.acquire().await?;
         let life = self.life.clone();
-        self.database.writer.write_and(WritePlan::DURABLE, delete, move || life.end()).await?;
+        self.database.writer.write_and(WritePlan::DURABLE, self.lease.needed(), delete, move || life.end()).await?;
         // The account is deleted in any case.
         if let Err(error) = self.empty_log(Duration::from_secs(1)).await {
             log::warn!("the write-ahead log still holds what was deleted: {error}");
@@ -186,12 +230,20 @@ impl SqliteStore {
         self.database.path()
     }
 
+    /// # Errors
+    /// [`Error::AccountDeleted`](crate::Error::AccountDeleted),
+    /// [`Error::LeaseLost`](crate::Error::LeaseLost).
+    pub(super) fn check(&self) -> Result<()> {
+        self.life.check()?;
+        self.lease.check()
+    }
+
     /// Runs a short query of a storage method.
     pub(super) async fn read<T: Send>(
         &self,
         query: impl FnMut(&Connection) -> Result<T> + Send,
     ) -> Result<T, StoreError> {
-        self.life.check()?;
+        self.check()?;
         Ok(self.database.read(query).await?)
     }
 
@@ -201,7 +253,7 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
-        self.life.check()?;
+        self.check()?;
         Ok(self.database.read_long(query).await?)
     }
 
@@ -213,6 +265,19 @@ impl SqliteStore {
     {
         let life = self.life.clone();
         // Checks in its turn: a deletion may precede it in the queue.
+        let operation = move |connection: &Connection| life.check().and_then(|()| operation(connection));
+        Ok(self.database.write_records(plan, &self.lease, operation).await?)
+    }
+
+    /// Runs a storage method that writes copies of the vault's header, which processes may write
+    /// beside the one that has the account.
+    pub(super) async fn write_header<T, F>(&self, plan: WritePlan, mut operation: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.check()?;
+        let life = self.life.clone();
         let operation = move |connection: &Connection| life.check().and_then(|()| operation(connection));
         Ok(self.database.write(plan, operation).await?)
     }
@@ -334,10 +399,11 @@ impl SqliteOptions {
     pub async fn open_read_only(self, path: impl AsRef<Path>) -> Result<SqliteStore> {
         let path: PathBuf = path.as_ref().to_owned();
         let database = background::unblock(move || Database::open_read_only(&path, self)).await?;
-        Ok(SqliteStore::new(database, 1))
+        Ok(SqliteStore::opened(database))
     }
 
-    /// Opens account 1 of the database at `path`. Migrates an older schema of this crate.
+    /// Opens account 1 of the database at `path`, or [another one](Self::account), and
+    /// [acquires](SqliteStore::acquire) it. Migrates an older schema of this crate.
     ///
     /// If the file does not exist, it is created with mode 0600, and appears when it has its
     /// tables. Its folder must exist. An existing empty file is refused as foreign.
@@ -350,15 +416,20 @@ impl SqliteOptions {
     ///   from those of this crate;
     /// * [`Error::InvalidInput`](crate::Error::InvalidInput) if the folder does not exist, or the
     ///   file system cannot share memory;
+    /// * [`Error::AccountInUse`](crate::Error::AccountInUse) if another process writes the account,
+    ///   and still does after [`lease_wait`](Self::lease_wait);
     /// * [`Error::File`](crate::Error::File) and [`Error::Sqlite`](crate::Error::Sqlite) if the
     ///   file cannot be read or written.
     ///
     /// The first three do not change the file, unless a killed process left something for SQLite to
     /// undo.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore> {
-        let path: PathBuf = path.as_ref().to_owned();
-        let database = background::unblock(move || Database::open_file(&path, self)).await?;
-        Ok(SqliteStore::new(database, 1))
+        let (path, when_writing) = (path.as_ref().to_owned(), self.lease_when_writing);
+        let store = SqliteStore::opened(background::unblock(move || Database::open_file(&path, self)).await?);
+        if !when_writing {
+            store.acquire().await?;
+        }
+        Ok(store)
     }
 
     /// Creates an empty store in memory. Dropping its last clone deletes it.
@@ -367,6 +438,6 @@ impl SqliteOptions {
     /// [`Error::Sqlite`](crate::Error::Sqlite) if there is not enough memory.
     pub async fn in_memory(self) -> Result<SqliteStore> {
         let database = background::unblock(move || Database::in_memory(self)).await?;
-        Ok(SqliteStore::new(database, 1))
+        Ok(SqliteStore::opened(database))
     }
 }

@@ -1,5 +1,6 @@
 //! The write-ahead log of one open database, and the state that its connections share.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -15,6 +16,7 @@ use super::idle::Activity;
 use super::location::Location;
 use super::open_files::OpenFile;
 use super::options::SqliteOptions;
+use super::schema::{self, SCHEMA_CHANGES};
 use crate::error::{Error, Result};
 use crate::sync::IgnorePoison;
 
@@ -34,6 +36,20 @@ pub(super) struct Wal {
     /// How many readers of a database in memory were turned away and try again.
     waiting_readers: Arc<AtomicUsize>,
     _folder: Option<Arc<TempDir>>,
+}
+
+thread_local! {
+    /// The length of the write-ahead log after this thread's last commit, in pages. A hook cannot
+    /// carry its own state.
+    static WAL_PAGES: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Notes the length of the log at each commit of a connection.
+pub(super) fn watch_pages(connection: &Connection) {
+    connection.wal_hook(Some(|_, pages| {
+        WAL_PAGES.set(pages.max(0) as u32);
+        Ok(())
+    }));
 }
 
 impl Wal {
@@ -114,6 +130,29 @@ impl Wal {
         self.files.as_ref().map_or(Ok(()), Files::check)
     }
 
+    /// Checks the schema of an open database. One that is only read may be older.
+    ///
+    /// # Errors
+    /// [`Error::SchemaAltered`], and those of reading.
+    pub(super) fn check_schema(&self, connection: &Connection) -> Result<()> {
+        let oldest = if matches!(self.location, Location::ReadOnly(_)) { schema::OLDEST } else { schema::NEWEST };
+        schema::check_since(connection, oldest, schema::NEWEST)
+    }
+
+    /// Runs `attempt`. If it finds the schema changed, checks the schema and runs `attempt` again.
+    ///
+    /// # Errors
+    /// [`Error::SchemaAltered`], and the errors of `attempt`.
+    pub(super) fn run_checked<T>(&self, connection: &Connection, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        for _ in 0..SCHEMA_CHANGES {
+            match attempt() {
+                Err(error) if error.is_changed_schema() => self.check_schema(connection)?,
+                result => return result,
+            }
+        }
+        attempt()
+    }
+
     /// `true` if the next commit waits for the disk because it starts the write-ahead log over.
     pub(super) fn log_starts_over(&self) -> bool {
         self.log_starts_over.load(Ordering::Relaxed)
@@ -123,12 +162,12 @@ impl Wal {
     ///
     /// # Errors
     /// [`Error::FileMoved`] if the commit went to a file that is no longer at its path.
-    pub(super) fn after_commit(&self, pages: u32) -> Result<bool> {
+    pub(super) fn after_commit(&self) -> Result<bool> {
         self.check_files()?;
         if self.log_starts_over() {
             self.log_starts_over.store(false, Ordering::Relaxed);
         }
-        Ok(pages >= self.checkpoint_at.load(Ordering::Relaxed))
+        Ok(WAL_PAGES.take() >= self.checkpoint_at.load(Ordering::Relaxed))
     }
 
     /// `true` if the log is to be emptied when the database is idle. A database that is on its way

@@ -66,6 +66,7 @@ impl RowReader for LiveReader {
     }
 
     async fn next(&mut self) -> Result<Option<Vec<Found>>> {
+        self.store.lease.check()?;
         let Some(pages) = &mut self.pages else { return Ok(None) };
         let Some(from) = pages.next.take() else { return Ok(None) };
         let (account, table, limit, seen) = (self.store.account, pages.table, pages.limit, pages.seen);

@@ -8,9 +8,8 @@
 //! If a call of a group fails, the group is undone and its calls run one by one. So each gets the
 //! outcome that it would have had alone. A call whose future is dropped still runs.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,9 +20,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::backoff::{BusyBackoff, contended, retry_busy};
 use super::connection::Statements;
 use super::coop;
-use super::idle::Idle;
-use super::schema::{self, SCHEMA_CHANGES, run_checked};
-use super::wal::Wal;
+use super::lease::Lease;
+use super::schema::SCHEMA_CHANGES;
+use super::transaction::{BEGIN, COMMIT, fence_all, fenced_statement, in_transaction, rollback};
+use super::wal::{self, Wal};
 use super::write_plan::WritePlan;
 use crate::background;
 use crate::error::{Error, Result};
@@ -43,7 +43,7 @@ const BATCH_HINT_CALLS: u8 = 8;
 pub(super) struct Writer {
     state: Mutex<State>,
     room: Arc<Semaphore>,
-    wal: Arc<Wal>,
+    pub(super) wal: Arc<Wal>,
 }
 
 struct State {
@@ -72,10 +72,7 @@ struct WriteConnection {
 
 impl Writer {
     pub(super) fn new(connection: Connection, wal: Arc<Wal>) -> Self {
-        connection.wal_hook(Some(|_, pages| {
-            WAL_PAGES.set(pages.max(0) as u32);
-            Ok(())
-        }));
+        wal::watch_pages(&connection);
         let connection = Some(Box::new(WriteConnection { connection, full_sync: None }));
         Self {
             state: Mutex::new(State { connection, waiting: VecDeque::new(), batch_hint: 0, closed: Closed::No }),
@@ -99,19 +96,19 @@ impl Writer {
     }
 }
 
-thread_local! {
-    /// The length of the write-ahead log after this thread's last commit, in pages. A hook cannot
-    /// carry its own state.
-    static WAL_PAGES: Cell<u32> = const { Cell::new(0) };
-}
-
 impl Writer {
-    /// Runs a call that writes, and returns once it is committed.
+    /// Runs a call that writes, and returns once it is committed. It writes only under the lease, if
+    /// there is one.
     ///
     /// # Errors
-    /// The errors of `operation` and of SQLite's commit. The operation may run more than once, but
+    /// [`Error::LeaseLost`]. The errors of `operation` and of SQLite's commit. The operation may run more than once, but
     /// only one run is committed.
-    pub(super) async fn write<T, F>(self: &Arc<Self>, plan: WritePlan, mut operation: F) -> Result<T>
+    pub(super) async fn write<T, F>(
+        self: &Arc<Self>,
+        plan: WritePlan,
+        lease: Option<Arc<Lease>>,
+        mut operation: F,
+    ) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
@@ -123,7 +120,7 @@ impl Writer {
             && let Some(mut leader) = self.try_lead()
         {
             coop::charge(plan.cost);
-            let result = leader.run_alone(plan, &mut operation);
+            let result = leader.run_alone(plan, lease.as_ref(), &mut operation);
             // Only the blocking thread below waits for another process.
             if !result.as_ref().is_err_and(Error::is_contention) {
                 leader.run_waiting_inline();
@@ -132,7 +129,7 @@ impl Writer {
         }
         let room = self.room.clone().acquire_owned().await.map_err(|_| Error::WorkerGone)?;
         let (reply, mut outcome) = oneshot::channel();
-        let mut call = self.pending(plan, operation);
+        let mut call = self.pending(plan, lease, operation);
         (call.reply, call._room) = (Some(reply), Some(room));
         let mut queued = self.enqueue(Box::new(call));
         if !blocking && queued.unattended {
@@ -163,6 +160,7 @@ impl Writer {
     pub(super) async fn write_and<T, F>(
         self: &Arc<Self>,
         plan: WritePlan,
+        lease: Option<Arc<Lease>>,
         mut operation: F,
         committed: impl Fn() + Send + 'static,
     ) -> Result<T>
@@ -170,8 +168,10 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
-        let whole = move |connection: &Connection| in_transaction(connection, &mut operation).inspect(|_| committed());
-        let done = self.write(WritePlan { blocking: true, outside_transactions: true, ..plan }, whole).await?;
+        let whole = move |connection: &Connection| {
+            in_transaction(connection, lease.as_ref(), &mut operation).inspect(|_| committed())
+        };
+        let done = self.write(WritePlan { blocking: true, outside_transactions: true, ..plan }, None, whole).await?;
         self.wal.check_files()?;
         Ok(done)
     }
@@ -209,13 +209,23 @@ impl Writer {
     /// Runs a short query on the writing connection if it is free. Unlike a reader's, its page
     /// cache survives commits.
     pub(super) fn read<T>(self: &Arc<Self>, query: &mut impl FnMut(&Connection) -> Result<T>) -> Option<Result<T>> {
+        let (leader, result) = self.lead_read(query)?;
+        leader.run_waiting_inline();
+        Some(result)
+    }
+
+    /// Does the same, and runs none of the waiting calls on this thread.
+    pub(super) fn glance<T>(self: &Arc<Self>, query: &mut impl FnMut(&Connection) -> Result<T>) -> Option<Result<T>> {
+        self.lead_read(query).map(|(_, result)| result)
+    }
+
+    fn lead_read<T>(self: &Arc<Self>, query: &mut impl FnMut(&Connection) -> Result<T>) -> Option<(Leader, Result<T>)> {
         if self.wal.is_closed() {
             return None;
         }
         let leader = Leader::take(self)?;
-        let result = leader.connection().and_then(|connection| run_checked(connection, || query(connection)));
-        leader.run_waiting_inline();
-        Some(result)
+        let result = leader.connection().and_then(|connection| self.wal.run_checked(connection, || query(connection)));
+        Some((leader, result))
     }
 
     /// Runs a call in its turn, with no caller waiting for it.
@@ -224,12 +234,12 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
-        drop(self.enqueue(Box::new(self.pending(plan, operation))));
+        drop(self.enqueue(Box::new(self.pending(plan, None, operation))));
     }
 
-    fn pending<T, F>(&self, plan: WritePlan, operation: F) -> Pending<T, F> {
+    fn pending<T, F>(&self, plan: WritePlan, lease: Option<Arc<Lease>>, operation: F) -> Pending<T, F> {
         let backoff = BusyBackoff::new(self.wal.config.busy_timeout);
-        Pending { plan, operation, backoff, result: None, reply: None, _room: None }
+        Pending { plan, lease, operation, backoff, result: None, reply: None, _room: None }
     }
 
     /// Queues a call. Once the guard is dropped, the call has run or will run.
@@ -245,47 +255,16 @@ impl Writer {
         Queued { writer: self, unattended: state.connection.is_some(), over: false }
     }
 
-    /// Notes a commit before its caller is told.
-    fn after_commit(self: &Arc<Self>) -> Result<()> {
-        let is_due = self.wal.after_commit(WAL_PAGES.take())?;
-        if self.wal.is_emptied_when_idle() {
-            self.wal.activity.note(|| self.idle());
+    /// Runs a call at once if the connection is free, and otherwise in its turn. Blocks its thread.
+    pub(super) fn run_soon<T, F>(self: &Arc<Self>, plan: WritePlan, mut operation: F)
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        let done = Leader::take(self).map(|mut leader| leader.run_alone(plan, None, &mut operation));
+        if done.is_none_or(|done| done.is_err_and(|error| error.is_contention())) {
+            self.enqueue_detached(plan, operation);
         }
-        if is_due {
-            self.checkpoint_in_background();
-        }
-        Ok(())
-    }
-
-    fn idle(self: &Arc<Self>) -> Weak<dyn Idle> {
-        let idle: Arc<dyn Idle> = self.clone();
-        Arc::downgrade(&idle)
-    }
-
-    /// Copies the log into the database, unless a checkpoint already runs. Most of it is copied
-    /// while readers and the writer run. The rest is copied in the writer's turn; otherwise the log
-    /// would never end under steady load.
-    fn checkpoint_in_background(self: &Arc<Self>) {
-        if self.wal.is_closed() {
-            return;
-        }
-        let Some(checkpointing) = self.wal.begin_checkpoint() else { return };
-        let writer = self.clone();
-        background::detached(move || {
-            if let Err(error) = checkpointing.copy_most() {
-                log::warn!("the write-ahead log could not be copied into the database: {error}");
-            }
-            let (queue, weak) = (writer.clone(), writer.idle());
-            let finish = move |connection: &Connection| {
-                let complete = checkpointing.copy_rest(connection)?;
-                if !complete {
-                    // A reader holds an older state. The copy is retried when the database is idle.
-                    writer.wal.activity.note(|| weak.clone());
-                }
-                Ok(complete)
-            };
-            queue.enqueue_detached(WritePlan::MAINTENANCE, finish);
-        });
     }
 
     fn needs_blocking_thread(&self, plan: WritePlan) -> bool {
@@ -297,15 +276,10 @@ impl Writer {
     }
 }
 
-impl Idle for Writer {
-    fn on_idle(self: Arc<Self>) {
-        self.checkpoint_in_background();
-    }
-}
-
 /// A call in the queue.
 trait Call: Send {
     fn plan(&self) -> WritePlan;
+    fn lease(&self) -> Option<&Arc<Lease>>;
     /// The remaining time that the call may wait for another process.
     fn backoff(&mut self) -> &mut BusyBackoff;
     /// Runs the operation and keeps its outcome. `false` if it failed.
@@ -320,6 +294,7 @@ trait Call: Send {
 
 struct Pending<T, F> {
     plan: WritePlan,
+    lease: Option<Arc<Lease>>,
     operation: F,
     backoff: BusyBackoff,
     result: Option<Result<T>>,
@@ -337,6 +312,10 @@ where
         self.plan
     }
 
+    fn lease(&self) -> Option<&Arc<Lease>> {
+        self.lease.as_ref()
+    }
+
     fn backoff(&mut self) -> &mut BusyBackoff {
         &mut self.backoff
     }
@@ -349,7 +328,9 @@ where
     }
 
     fn run_alone(&mut self, leader: &mut Leader) {
-        self.result = Some(retry_busy(&mut self.backoff, || leader.run_alone(self.plan, &mut self.operation)));
+        self.result = Some(retry_busy(&mut self.backoff, || {
+            leader.run_alone(self.plan, self.lease.as_ref(), &mut self.operation)
+        }));
     }
 
     fn fail(&mut self, error: Error) {
@@ -383,28 +364,37 @@ impl Leader {
     }
 
     /// Runs one call and commits it. Fails with contention at once.
-    fn run_alone<T>(&mut self, plan: WritePlan, operation: &mut impl FnMut(&Connection) -> Result<T>) -> Result<T> {
+    fn run_alone<T>(
+        &mut self,
+        plan: WritePlan,
+        lease: Option<&Arc<Lease>>,
+        operation: &mut impl FnMut(&Connection) -> Result<T>,
+    ) -> Result<T> {
         for _ in 0..SCHEMA_CHANGES {
-            match self.attempt(plan, operation) {
+            match self.attempt(plan, lease, operation) {
                 // The call has not run at all.
-                Err(error) if error.is_changed_schema() => schema::check(self.connection()?, schema::NEWEST)?,
+                Err(error) if error.is_changed_schema() => self.writer.wal.check_schema(self.connection()?)?,
                 result => return result,
             }
         }
-        self.attempt(plan, operation)
+        self.attempt(plan, lease, operation)
     }
 
-    fn attempt<T>(&mut self, plan: WritePlan, operation: &mut impl FnMut(&Connection) -> Result<T>) -> Result<T> {
+    fn attempt<T>(
+        &mut self,
+        plan: WritePlan,
+        lease: Option<&Arc<Lease>>,
+        operation: &mut impl FnMut(&Connection) -> Result<T>,
+    ) -> Result<T> {
         self.set_sync(self.writer.full_sync(plan))?;
         let connection = self.connection()?;
         if plan.outside_transactions {
             return operation(connection);
         }
         let result = if plan.multi_statement {
-            in_transaction(connection, operation)?
+            in_transaction(connection, lease, operation)?
         } else {
-            // A single statement is its own transaction.
-            operation(connection)?
+            fenced_statement(connection, lease, operation)?
         };
         self.writer.after_commit()?;
         Ok(result)
@@ -523,7 +513,10 @@ impl Leader {
         self.set_sync(calls.iter().any(|call| self.writer.full_sync(call.plan())))?;
         let connection = self.connection()?;
         connection.run(BEGIN, ())?;
-        if !calls.iter_mut().all(|call| call.run(connection)) || connection.run(COMMIT, ()).is_err() {
+        // If one does not hold, the calls run one by one, and only those of its account fail.
+        let fenced = fence_all(connection, calls.iter().filter_map(|call| call.lease()));
+        let run = fenced.is_ok() && calls.iter_mut().all(|call| call.run(connection));
+        if !run || connection.run(COMMIT, ()).is_err() {
             rollback(connection);
             return Ok(false);
         }
@@ -578,21 +571,5 @@ impl Drop for Queued<'_> {
             drop(state);
             Leader { writer: self.writer.clone(), connection: Some(connection) }.run_groups_on_blocking_thread();
         }
-    }
-}
-
-const BEGIN: &str = "BEGIN IMMEDIATE";
-const COMMIT: &str = "COMMIT";
-
-fn in_transaction<T>(connection: &Connection, operation: &mut impl FnMut(&Connection) -> Result<T>) -> Result<T> {
-    connection.run(BEGIN, ())?;
-    let result = operation(connection).and_then(|result| connection.run(COMMIT, ()).map(|_| result));
-    result.inspect_err(|_| rollback(connection))
-}
-
-/// Ends a failed transaction, unless SQLite already has. If this fails, the next `BEGIN` reports it.
-fn rollback(connection: &Connection) {
-    if !connection.is_autocommit() {
-        let _ = connection.run("ROLLBACK", ());
     }
 }

@@ -25,7 +25,7 @@ use crate::secret::Secret;
 use crate::sqlite::files::{cannot_write, publish, refuse_pipes, refuse_taken};
 use crate::sqlite::read_only::{Quiet, connect_immutable};
 use crate::sqlite::snapshot::STEPS_BETWEEN_LOOKS;
-use crate::sqlite::{Durability, SqliteOptions, SqliteStore};
+use crate::sqlite::{Durability, SqliteOptions};
 
 /// Copies a database of whatsapp-rust's own SQLite store into a new encrypted [`SqliteStore`](crate::SqliteStore).
 ///
@@ -233,7 +233,7 @@ impl Import {
         secret: Secret,
     ) -> Result<ImportReport> {
         // The secret proves that the store was made from this source.
-        let store = SqliteStore::open(target).await?;
+        let store = SqliteOptions::new().lease_when_writing().open(target).await?;
         let lowest = store.accounts().await?.into_iter().min().unwrap_or(1);
         let id = open_account(&store.account(lowest), &self.options.clone().mode(OpenMode::ReadOnly), secret)
             .await?
@@ -254,7 +254,9 @@ impl Import {
         let unfinished = private::unfinished_folder(target, ".wastore-import-").map_err(cannot_write)?;
         let (file, unfinished) = (unfinished.path().join("store.db"), Arc::new(unfinished));
         // Nothing syncs until `publish`, which syncs once at the end.
-        let first = SqliteOptions::new().durability(Durability::Process).unfinished_in(&unfinished).open(&file).await?;
+        let options =
+            SqliteOptions::new().durability(Durability::Process).unfinished_in(&unfinished).lease_when_writing();
+        let first = options.open(&file).await?;
 
         let mut vaults: Vec<Vault> = vec![];
         let mut secret = Some(secret);

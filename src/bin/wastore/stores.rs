@@ -42,10 +42,10 @@ pub(crate) async fn accounts(store: &SqliteStore) -> Result<Vec<i32>, Failure> {
     Ok(store.accounts_in_use().await?)
 }
 
-/// Opens an existing store.
+/// Opens an existing store. Only commands that write records need the bot to be stopped.
 pub(crate) async fn open(path: &Path) -> Result<SqliteStore, Failure> {
     fs::metadata(path).map_err(|error| Failure::file("the store cannot be opened", path, &error))?;
-    Ok(SqliteOptions::new().must_exist().open(path).await?)
+    Ok(SqliteOptions::new().must_exist().lease_when_writing().open(path).await?)
 }
 
 /// # Errors

@@ -427,7 +427,7 @@ async fn a_restored_backup_of_the_database_is_refused() {
     let options = anchored(&Arc::new(FileAnchor::new(anchors.path())));
     let (backend, vault) = open(&path, &options).await.unwrap();
     backend.put_session(SESSION_ADDRESS, b"before").await.unwrap();
-    SqliteStore::open(&path).await.unwrap().backup(&backup).await.unwrap();
+    SqliteStore::open_read_only(&path).await.unwrap().backup(&backup).await.unwrap();
     drop((backend, vault));
     let (backend, vault) = open(&path, &options).await.unwrap();
     backend.put_session(SESSION_ADDRESS, b"after").await.unwrap();

@@ -74,8 +74,8 @@ async fn later_versions_are_refused() {
     drop(store);
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = refused(&path).await;
-    assert!(matches!(error, Error::UnsupportedVersion { found: 99, newest: 1, .. }), "{error:?}");
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 1).unwrap();
+    assert!(matches!(error, Error::UnsupportedVersion { found: 99, newest: 2, .. }), "{error:?}");
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
     assert!(config().open(&path).await.unwrap().has_session("a").await.unwrap());
 }
 

@@ -298,8 +298,8 @@ async fn a_message_has_one_taker() {
 const PROCESSES: usize = 3;
 const MESSAGES: usize = 100;
 
-/// Processes write shared rows and their own: no row is lost, merges are merged, and each message
-/// is taken once.
+/// Processes write an account each: no row is lost, merges are merged, and each message is taken
+/// once.
 #[test]
 fn processes_share_a_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -308,7 +308,7 @@ fn processes_share_a_file() {
     // The file does not exist yet: the processes also race to create it.
     let companions = Companions::start(PROCESSES, "concurrency::work_beside_others", "share", &path);
     runtime.block_on(async {
-        let store = config().open(&path).await.unwrap();
+        let store = config().account(PROCESSES as i32).open(&path).await.unwrap();
         for number in 0..MESSAGES {
             store.store_sent_message("chat", &number.to_string(), b"x").await.unwrap();
         }
@@ -316,17 +316,21 @@ fn processes_share_a_file() {
             said.split("taken ").nth(1).and_then(|rest| rest.lines().next()).unwrap().parse().unwrap()
         };
         let taken: usize = companions.go().into_iter().map(taken).sum();
-        assert_eq!(taken, MESSAGES);
+        assert_eq!(taken, MESSAGES * PROCESSES);
         for process in 0..PROCESSES {
+            let account = store.account(process as i32);
             for number in 0..MESSAGES {
-                let found = store.get_session(&format!("{process} {number}")).await.unwrap();
+                let found = account.get_session(&number.to_string()).await.unwrap();
                 assert_eq!(found.as_deref(), Some(&[process as u8; 1500][..]), "{process} {number}");
             }
+            let token = account.get_tc_token("merged").await.unwrap().unwrap();
+            assert_eq!(token.sender_timestamp, Some(MESSAGES as i64 - 1));
+            let (_, ts) = account.get_msg_secret_with_ts("c", "s", "m").await.unwrap().unwrap();
+            assert_eq!(ts, MESSAGES as i64 - 1);
         }
-        let token = store.get_tc_token("shared").await.unwrap().unwrap();
-        assert_eq!(token.sender_timestamp, Some((MESSAGES * PROCESSES) as i64 - 1));
-        let (_, ts) = store.get_msg_secret_with_ts("c", "s", "m").await.unwrap().unwrap();
-        assert_eq!(ts, (MESSAGES * PROCESSES) as i64 - 1);
+        for number in 0..MESSAGES {
+            assert!(store.take_sent_message("chat", &number.to_string()).await.unwrap().is_some());
+        }
         assert_eq!(store.integrity_check().await.unwrap(), [] as [String; 0]);
     });
 }
@@ -335,14 +339,18 @@ fn processes_share_a_file() {
 fn work_beside_others() {
     let Some(path) = errand("share") else { return };
     multi_threaded().block_on(async {
-        let store = config().durability(Durability::Process).open(&path).await.unwrap();
+        let options = config().durability(Durability::Process).lease_when_writing();
+        let store = options.open(&path).await.unwrap();
         let process = ready();
+        let store = store.account(process as i32);
         let mut taken = 0;
         for number in 0..MESSAGES {
-            store.put_session(&format!("{process} {number}"), &[process as u8; 1500]).await.unwrap();
-            taken += usize::from(store.take_sent_message("chat", &number.to_string()).await.unwrap().is_some());
-            let time = (number * PROCESSES + process) as i64;
-            store.touch_tc_token_sender_timestamp("shared", time).await.unwrap();
+            let name = number.to_string();
+            store.put_session(&name, &[process as u8; 1500]).await.unwrap();
+            store.store_sent_message("chat", &name, b"x").await.unwrap();
+            taken += usize::from(store.take_sent_message("chat", &name).await.unwrap().is_some());
+            let time = number as i64;
+            store.touch_tc_token_sender_timestamp("merged", time).await.unwrap();
             let (chat, sender, msg_id) = ("c".into(), "s".into(), "m".into());
             let entry = MsgSecretEntry { chat, sender, msg_id, secret: [1; 32], expires_at: 0, message_ts: time };
             store.put_msg_secrets(vec![entry]).await.unwrap();

@@ -176,7 +176,7 @@ fn exactly_one_process_creates_the_vault() {
 fn create_beside_others() {
     let Some(path) = errand("create") else { return };
     single_threaded().block_on(async {
-        let store: Arc<dyn Backend> = Arc::new(config().open(&path).await.unwrap());
+        let store: Arc<dyn Backend> = Arc::new(config().lease_when_writing().open(&path).await.unwrap());
         let number = ready();
         match Vault::create(store.clone(), raw_key(number as u8)).await {
             Ok(vault) => {

@@ -136,15 +136,16 @@ async fn closing_a_moved_store_leaves_the_new_one_alone() {
 async fn opening_twice_keeps_the_locks() {
     let scratch = Scratch::new().await;
     scratch.store.put_session("a", b"1").await.unwrap();
-    let again = config().open(&scratch.path).await.unwrap();
+    let again = config().account(2).open(&scratch.path).await.unwrap();
     again.put_session("b", b"2").await.unwrap();
+    let second = scratch.store.account(2);
     // Uses another SQLite: the bundled one defends itself against lost locks since 3.51.
     let visit = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(c.execute('SELECT count(*) FROM sessions').fetchone()[0]); c.close()";
     for keep in [Some(again), None] {
         let output = Command::new("python3").args(["-c", visit]).arg(&scratch.path).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "2");
         scratch.store.put_session("a", b"3").await.unwrap();
-        assert_eq!(scratch.store.get_session("b").await.unwrap().unwrap(), &b"2"[..]);
+        assert_eq!(second.get_session("b").await.unwrap().unwrap(), &b"2"[..]);
         drop(keep);
     }
     assert_eq!(scratch.store.integrity_check().await.unwrap(), [] as [String; 0]);
@@ -234,7 +235,8 @@ fn contention_is_reported_as_such_and_waits_elsewhere() {
         assert!(!store.has_session("a").await.unwrap());
 
         // The task that ends the contention runs on the same thread as the tasks that wait for it.
-        let store = &SqliteOptions::new().open(&scratch.path).await.unwrap();
+        let options = SqliteOptions::new().account(2).lease_when_writing();
+        let store = &options.open(&scratch.path).await.unwrap();
         let release = async {
             tokio::time::sleep(Duration::from_millis(50)).await;
             other.execute_batch("COMMIT").unwrap();

@@ -10,14 +10,18 @@ use crate::testing::canaries;
 use crate::vault::Argon2Cost;
 use crate::{Layer, Passphrase, VaultOptions};
 
-fn golden(name: &str) -> PathBuf {
+pub(super) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-const PLAIN: &str = "sqlite-schema-1.db";
+/// The file of the version before leases.
+pub(super) const PLAIN_1: &str = "sqlite-schema-1.db";
+const PLAIN: &str = "sqlite-schema-2.db";
 /// Account 1 has a passphrase, account 2 the key that account 1 derives. Each is bound to its
 /// number.
-const ENCRYPTED: &str = "sqlite-schema-1-encrypted.db";
+const ENCRYPTED: &str = "sqlite-schema-2-encrypted.db";
+const ALL_PLAIN: [&str; 2] = [PLAIN_1, PLAIN];
+const ALL_ENCRYPTED: [&str; 2] = ["sqlite-schema-1-encrypted.db", ENCRYPTED];
 
 fn passphrase() -> Passphrase {
     Passphrase::new("golden passphrase").unwrap()
@@ -48,9 +52,15 @@ async fn write_missing_golden_file() {
 
 #[tokio::test]
 async fn golden_files_open() {
+    for name in ALL_PLAIN {
+        golden_file_opens(name).await;
+    }
+}
+
+async fn golden_file_opens(name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wa.db");
-    std::fs::copy(golden(PLAIN), &path).unwrap();
+    std::fs::copy(golden(name), &path).unwrap();
     let store = config().open(&path).await.unwrap();
     assert_filled(&store).await;
     // Fields that later versions of upstream add have their defaults; older fields have the written
@@ -62,9 +72,15 @@ async fn golden_files_open() {
 
 #[tokio::test]
 async fn golden_encrypted_files_open() {
+    for name in ALL_ENCRYPTED {
+        golden_encrypted_file_opens(name).await;
+    }
+}
+
+async fn golden_encrypted_file_opens(name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wa.db");
-    std::fs::copy(golden(ENCRYPTED), &path).unwrap();
+    std::fs::copy(golden(name), &path).unwrap();
     let store = config().open(&path).await.unwrap();
     for number in [1, 2] {
         let account = Arc::new(store.account(number));

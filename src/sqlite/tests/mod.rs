@@ -12,6 +12,7 @@ mod failures;
 mod golden;
 mod hostile_files;
 mod key_model;
+mod lease;
 mod plans;
 mod put_back;
 mod repair;
@@ -27,7 +28,7 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -51,6 +52,12 @@ pub(super) static DENIED: AtomicUsize = AtomicUsize::new(0);
 
 pub(super) fn record(sql: &'static str) {
     STATEMENTS.lock().unwrap().insert(sql);
+}
+
+/// `true` in a process that shows what happens if no lease is checked.
+pub(super) fn is_unfenced() -> bool {
+    static UNFENCED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("WASTORE_UNFENCED").is_some());
+    *UNFENCED
 }
 
 /// A store in a file of its own.

@@ -378,7 +378,7 @@ async fn what_was_read_before_is_opened_after() {
 #[tokio::test]
 async fn a_store_that_others_have_open_is_refused_unchanged() {
     let sealed = sealed().await;
-    let other = config().open(&sealed.scratch.path).await.unwrap();
+    let other = config().account(2).open(&sealed.scratch.path).await.unwrap();
     let before = sealed.vault.save_header();
     let refused = sealed.rotate().await;
     assert!(matches!(refused, Err(Error::StoreInUse)), "{refused:?}");
@@ -386,7 +386,7 @@ async fn a_store_that_others_have_open_is_refused_unchanged() {
     // Both continue to work, and so do new ones.
     other.put_session("a@b", b"c").await.unwrap();
     sealed.layered.put_session("d@e", b"f").await.unwrap();
-    drop(config().open(&sealed.scratch.path).await.unwrap());
+    drop(config().account(3).open(&sealed.scratch.path).await.unwrap());
     drop(other);
     sealed.layered.put_session("d@e", b"g").await.unwrap();
     let connection = Connection::open(&sealed.scratch.path).unwrap();

@@ -209,16 +209,17 @@ async fn new_statements_are_not_prepared_against_a_changed_schema() {
 async fn a_rewrite_by_others_disturbs_no_call() {
     let scratch = Scratch::new().await;
     let store = &scratch.store;
-    let other = config().open(&scratch.path).await.unwrap();
+    let other = config().account(2).open(&scratch.path).await.unwrap();
+    let first = other.account(1);
     let vacuum = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=30); c.execute('VACUUM'); c.close()";
     for round in 0..6 {
         let mut rewriting = Command::new("python3").args(["-c", vacuum]).arg(&scratch.path).spawn().unwrap();
         for number in 0..40 {
             let name = format!("{round} {number}");
             store.put_session(&name, &[7; 600]).await.unwrap();
-            assert!(other.has_session(&name).await.unwrap());
+            assert!(first.has_session(&name).await.unwrap());
             other.store_sent_message("chat", &name, b"1").await.unwrap();
-            assert!(store.take_sent_message("chat", &name).await.unwrap().is_some());
+            assert!(other.take_sent_message("chat", &name).await.unwrap().is_some());
             assert!(store.get_all_tc_token_jids().await.unwrap().is_empty());
         }
         assert!(rewriting.wait().unwrap().success());
