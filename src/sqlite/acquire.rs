@@ -72,16 +72,16 @@ impl Database {
         let take = |mut whose: Whose<'_>| {
             in_transaction(writer, None, &mut |connection| self.leases.take(connection, lease, &mut whose))
         };
-        let mut taken = take(Whose::OfTheWilling)?;
+        let mut taken = take(Whose::Willing)?;
         let is_due = self.readers.open() == 0
             || progress.looked_for_others.is_none_or(|looked| looked.elapsed() >= LOOK_FOR_OTHERS);
         if matches!(taken, Taken::InUse { .. }) && is_due {
             progress.looked_for_others = Some(Instant::now());
-            let alone = self.exclusively(writer, PATIENCE, |c| self.leases.take(c, lease, &mut Whose::OfTheDead))?;
+            let alone = self.exclusively(writer, PATIENCE, |c| self.leases.take(c, lease, &mut Whose::Dead))?;
             taken = alone.unwrap_or(taken);
         }
         if matches!(taken, Taken::InUse { .. }) {
-            taken = take(Whose::OfTheAsked(&mut progress.waiting))?;
+            taken = take(Whose::Asked(&mut progress.waiting))?;
         }
         if let Taken::Epoch(epoch) = taken {
             self.leases.hold(lease, epoch);

@@ -264,9 +264,9 @@ impl Leases {
         let found = connection.first(FIND, (lease.account, &holder.id, &self.name), Found::of)?;
         if let Some(found) = &found {
             let is_free = match whose {
-                Whose::OfTheDead => true,
-                Whose::OfTheWilling => found.is_free(),
-                Whose::OfTheAsked(waiting) => {
+                Whose::Dead => true,
+                Whose::Willing => found.is_free(),
+                Whose::Asked(waiting) => {
                     let is_free = found.is_free() || waiting.is_over(found, self.length);
                     if !is_free {
                         waiting.ask(connection, lease.account, found, self.length)?;
@@ -295,11 +295,11 @@ impl Leases {
 /// The leases that may be taken.
 pub(super) enum Whose<'a> {
     /// Of those that gave it back, did not answer in time, or have the same name.
-    OfTheWilling,
+    Willing,
     /// Of the same. The others are asked.
-    OfTheAsked(&'a mut Waiting),
+    Asked(&'a mut Waiting),
     /// Of all: no other connection has the file open.
-    OfTheDead,
+    Dead,
 }
 
 pub(super) enum Taken {
