@@ -341,7 +341,7 @@ async fn a_server_answers_through_the_proxy() {
     let up = proxy.bytes(Direction::Up);
     assert!(up > 0 && proxy.bytes(Direction::Down) > up);
     for after in 0..up {
-        // The goodbye of the connection before must not count.
+        // The goodbye of the connection before is not what is cut.
         wait_until("the proxy has closed", || proxy.open() == 0);
         proxy.set(Mode::Cut { direction: Direction::Up, after });
         // The last bytes say goodbye, behind the answer.

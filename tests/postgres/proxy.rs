@@ -266,6 +266,8 @@ impl Shared {
         }
         let mut state = self.lock();
         match direction {
+            // After a cut, this is the end that the proxy itself has made.
+            Direction::Up if state.connections.get(&number).is_some_and(|connection| connection.is_orphan) => {}
             Direction::Up => state.client_has_closed(number),
             Direction::Down => state.close(number),
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wacore::store::traits::{ProtocolStore, SignalStore};
 use wastore::postgres::PostgresProblem;
-use wastore::{Key, PostgresOptions, Vault};
+use wastore::{Key, PostgresOptions, PostgresStore, Vault};
 
 use super::common::{PATIENCE, get, millis, number_in, options, own_problem, problem, put, seconds, until};
 use super::failures::Load;
@@ -21,6 +21,15 @@ fn pair() -> (Server, Server) {
 fn url_of_both(first: &Server, second: &Server) -> String {
     let (first, second) = (first.port(), second.port());
     format!("postgres://postgres@127.0.0.1:{first},127.0.0.1:{second}/postgres?sslmode=disable")
+}
+
+/// The problem of a session that is written, after a cut that the store may not have noticed yet: the outcome of a call
+/// that was sent into the cut connection is unknown.
+async fn refusal(store: &PostgresStore) -> PostgresProblem {
+    match problem(store.put_session("refused", b"x").await) {
+        PostgresProblem::OutcomeUnknown => problem(store.put_session("refused", b"x").await),
+        other => other,
+    }
 }
 
 /// How many commits wait for the standby.
@@ -167,7 +176,7 @@ async fn a_failover_loses_nothing_that_was_acknowledged() {
     server.restart();
     let before = server.psql("SELECT md5(string_agg(record, '' ORDER BY address)) FROM wastore.sessions");
     standby.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%wastore%' AND pid <> pg_backend_pid()");
-    let short = async { tokio::time::timeout(seconds(20), put(&store, 5)).await };
+    let short = async { tokio::time::timeout(seconds(5), put(&store, 5)).await };
     if let Ok(Err(error)) = short.await {
         assert_eq!(problem::<()>(Err(error)), PostgresProblem::WrongServer);
     }
@@ -189,7 +198,7 @@ async fn another_server_or_an_older_one_is_refused() {
         proxy.cut();
     };
     lead_to(shared().port());
-    assert_eq!(problem(put(&store, 2).await), PostgresProblem::WrongServer);
+    assert_eq!(refusal(&store).await, PostgresProblem::WrongServer);
     assert_eq!(problem(get(&store).await), PostgresProblem::WrongServer);
     lead_to(server.port());
     put(&store, 3).await.unwrap();
@@ -202,10 +211,10 @@ async fn another_server_or_an_older_one_is_refused() {
     server.setting("synchronous_standby_names", "");
     server.restart();
     lead_to(server.port());
-    assert_eq!(problem(put(&store, 5).await), PostgresProblem::WrongServer);
+    assert_eq!(refusal(&store).await, PostgresProblem::WrongServer);
     assert_eq!(problem(get(&store).await), PostgresProblem::WrongServer);
     let stored = server.psql("SELECT encode(record, 'hex') FROM wastore.sessions");
-    assert_eq!(number_in(&hex::decode(stored).unwrap()), 3);
+    assert_eq!(number_in(&hex::decode(stored).unwrap()), 3, "one session, and it is the old one");
     lead_to(standby.port());
     put(&store, 6).await.unwrap();
     assert_eq!(get(&store).await.unwrap(), Some(6));
@@ -227,7 +236,7 @@ async fn a_standby_is_read_only() {
     other.put_session("a", b"x").await.unwrap();
     proxy.lead_to(standby.port());
     proxy.cut();
-    assert_eq!(problem(other.put_session("a", b"y").await), PostgresProblem::ReadOnly);
+    assert_eq!(refusal(&other).await, PostgresProblem::ReadOnly);
     assert_eq!(problem(other.get_session("a").await), PostgresProblem::ReadOnly);
     proxy.lead_to(server.port());
     other.put_session("a", b"z").await.unwrap();
