@@ -59,6 +59,11 @@ impl PostgresOptions {
         self
     }
     /// Stub.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+    /// Stub.
     pub fn prepared(mut self, prepared: bool) -> Self {
         self.prepared = prepared;
         self
