@@ -24,8 +24,12 @@ const TASKS: usize = 16;
 /// What a round measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Measure {
-    Get { tasks: usize },
-    Put { tasks: usize },
+    Get {
+        tasks: usize,
+    },
+    Put {
+        tasks: usize,
+    },
     /// A put that survives a killed process, and maybe no power cut.
     PutRelaxed,
     Batch,
@@ -201,8 +205,11 @@ where
             })
         })
         .collect();
-    let mut latencies: Vec<f64> =
-        runtime.block_on(async { futures::future::join_all(running).await }).into_iter().flat_map(Result::unwrap).collect();
+    let mut latencies: Vec<f64> = runtime
+        .block_on(async { futures::future::join_all(running).await })
+        .into_iter()
+        .flat_map(Result::unwrap)
+        .collect();
     let elapsed = micros(start.elapsed());
     if tasks > 1 {
         return (elapsed / numbers.len() as f64, latencies);

@@ -124,7 +124,13 @@ async fn near(server: &Server, folder: &Path, on_disk: bool) -> Vec<Subject> {
     let vault = encrypted(Arc::new(store.account(2).await.unwrap())).await;
     let sealed_relaxed = encrypted(Arc::new(relaxed.account(5).await.unwrap())).await;
     let all: Vec<Measure> = MEASURES.into_iter().filter(|measure| *measure != Measure::PutRelaxed).collect();
-    let single = vec![Measure::Get { tasks: 1 }, Measure::Get { tasks: 16 }, Measure::Put { tasks: 1 }, Measure::Put { tasks: 16 }, Measure::Batch];
+    let single = vec![
+        Measure::Get { tasks: 1 },
+        Measure::Get { tasks: 16 },
+        Measure::Put { tasks: 1 },
+        Measure::Put { tasks: 16 },
+        Measure::Batch,
+    ];
     let mut subjects = vec![
         subject("driver", Driver::new(&url, 91, true).await, single),
         subject("driver", Driver::new(&url, 92, false).await, vec![Measure::PutRelaxed]),

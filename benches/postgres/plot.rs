@@ -68,6 +68,7 @@ pub(crate) fn plot(data: &Data) -> String {
 
 /// The bars of a line: ratio and colour.
 fn shown(data: &Data, (group, line, _): &(&str, &str, &str)) -> Vec<(f64, &'static str)> {
-    let bar = |(column, colour): (&str, &'static str)| Some((data.ratio(group, (line, "naive"), (line, column))?, colour));
+    let bar =
+        |(column, colour): (&str, &'static str)| Some((data.ratio(group, (line, "naive"), (line, column))?, colour));
     SHOWN.into_iter().filter_map(bar).collect()
 }

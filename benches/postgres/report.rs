@@ -40,7 +40,10 @@ pub(crate) struct Data {
 }
 
 fn load() -> String {
-    std::fs::read_to_string("/proc/loadavg").ok().and_then(|load| Some(load.split(' ').next()?.to_owned())).unwrap_or_default()
+    std::fs::read_to_string("/proc/loadavg")
+        .ok()
+        .and_then(|load| Some(load.split(' ').next()?.to_owned()))
+        .unwrap_or_default()
 }
 
 impl Data {
@@ -133,7 +136,9 @@ pub(crate) fn write(data: &Data) {
 }
 
 fn conditions(data: &Data) -> String {
-    let line = |text: &str, start: &str| Some(text.lines().find(|line| line.starts_with(start))?.split(':').nth(1)?.trim().to_owned());
+    let line = |text: &str, start: &str| {
+        Some(text.lines().find(|line| line.starts_with(start))?.split(':').nth(1)?.trim().to_owned())
+    };
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let processor = line(&read("/proc/cpuinfo"), "model name").unwrap_or_default();
     let kernel = read("/proc/sys/kernel/osrelease");
@@ -185,10 +190,12 @@ fn whole_table(data: &Data) -> String {
     if figures().next().is_none() {
         return String::new();
     }
-    let mut table = String::from("µs a call, unless the line has another unit\n\n| | | median | worst round |\n|--|--|--|--|\n");
+    let mut table =
+        String::from("µs a call, unless the line has another unit\n\n| | | median | worst round |\n|--|--|--|--|\n");
     for ((_, line, column), figures) in figures() {
         let worst = figures.rounds.iter().copied().fold(0.0, f64::max);
-        writeln!(table, "| {line} | {column} | {} | {} |", short(median(figures.rounds.clone())), short(worst)).unwrap();
+        writeln!(table, "| {line} | {column} | {} | {} |", short(median(figures.rounds.clone())), short(worst))
+            .unwrap();
     }
     table.push('\n');
     table
@@ -238,15 +245,30 @@ fn all_goals(data: &Data) -> Vec<Goal> {
         naive("burst of 200 sends at 0.5 ms, against naive", 5.0, "burst of 200 sends by 16 tasks, per send"),
         at_most("encryption, get at 0.5 ms", 1.05, "×", over(AWAY, "get", "encrypted", OWN)),
         at_most("encryption, put at 0.5 ms", 1.05, "×", over(AWAY, "put", "encrypted", OWN)),
-        at_most("`has_signal_state_for_user`, hit, 500 000 against 50 000", 1.3, "×", state("has_signal_state_for_user, hit")),
-        at_most("`has_signal_state_for_user`, miss, 500 000 against 50 000", 1.3, "×", state("has_signal_state_for_user, miss")),
+        at_most(
+            "`has_signal_state_for_user`, hit, 500 000 against 50 000",
+            1.3,
+            "×",
+            state("has_signal_state_for_user, hit"),
+        ),
+        at_most(
+            "`has_signal_state_for_user`, miss, 500 000 against 50 000",
+            1.3,
+            "×",
+            state("has_signal_state_for_user, miss"),
+        ),
         at_most(
             "500 idle accounts, statements a second",
             1.0,
             "",
             data.median(WHOLE, "statements a second of 500 idle accounts", OWN),
         ),
-        at_most("writes stand still in a failover", 2.0, " s", data.median(WHOLE, "writes stand still in a failover, s", OWN)),
+        at_most(
+            "writes stand still in a failover",
+            2.0,
+            " s",
+            data.median(WHOLE, "writes stand still in a failover, s", OWN),
+        ),
     ]
 }
 

@@ -47,8 +47,9 @@ fn signal_state(runtime: &Runtime, data: &mut Data, rounds: u64) {
         for (line, present) in [("has_signal_state_for_user, hit", true), ("has_signal_state_for_user, miss", false)] {
             for (store, rows, name) in &stores {
                 let number = |call: usize| (call * 7919 + round as usize * 104_729) % rows;
-                let users: Vec<String> =
-                    (0..CALLS).map(|call| format!("{}{:07}", if present { 1555 } else { 1666 }, number(call))).collect();
+                let users: Vec<String> = (0..CALLS)
+                    .map(|call| format!("{}{:07}", if present { 1555 } else { 1666 }, number(call)))
+                    .collect();
                 let store = store.clone();
                 let calls = runtime.spawn(async move {
                     let mut latencies = vec![];
@@ -84,7 +85,8 @@ fn idle_accounts(runtime: &Runtime, data: &mut Data) {
         }
         stores
     });
-    let statements = || server.log().lines().filter(|line| line.contains("execute") || line.contains("statement:")).count();
+    let statements =
+        || server.log().lines().filter(|line| line.contains("execute") || line.contains("statement:")).count();
     std::thread::sleep(Duration::from_millis(500));
     let before = statements();
     std::thread::sleep(TIME);
