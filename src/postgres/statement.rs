@@ -9,7 +9,7 @@
 //! would be accepted after it. The holder stands beside the epoch because a failover to an asynchronous standby can
 //! take an epoch back, which then exists twice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -205,13 +205,19 @@ impl Statement {
         }
     }
 
+    fn keys_differ(&self, rows: &[Row]) -> bool {
+        let mut keys = HashSet::with_capacity(rows.len());
+        rows.iter().all(|row| keys.insert(&row[..self.key]))
+    }
+
     /// One row per key. Rows keep the order of their last mention.
     pub(super) fn fold(&self, rows: Vec<Row>) -> Vec<Row> {
         let fold = match self.kind {
             Kind::Upsert(fold) | Kind::Change(fold) => fold,
             _ => return rows,
         };
-        if rows.len() < 2 {
+        // Mostly no key is there twice, and nothing is copied.
+        if rows.len() < 2 || self.keys_differ(&rows) {
             return rows;
         }
         let mut places: HashMap<Vec<Cell>, usize> = HashMap::with_capacity(rows.len());

@@ -40,7 +40,12 @@ pub(super) struct Writer {
     dropped: Arc<Notify>,
     link: Option<Link>,
     connected_before: bool,
+    /// The last group had several calls.
+    crowded: bool,
 }
+
+/// How often a group lets callers run that may join it. Each time but the last one does.
+const WAITS: usize = 8;
 
 /// The calls that one statement carried out, by their places in the group, and its answer.
 type Carried = (Range<usize>, Answer);
@@ -48,7 +53,7 @@ type Carried = (Range<usize>, Answer);
 impl Writer {
     pub(super) fn new(core: Arc<Core>, queue: mpsc::Receiver<Job>, dropped: Arc<Notify>, link: Option<Link>) -> Self {
         let connected_before = link.is_some();
-        Self { core, queue, next: None, kept: vec![], dropped, link, connected_before }
+        Self { core, queue, next: None, kept: vec![], dropped, link, connected_before, crowded: false }
     }
 
     /// Works until the last handle of the store is gone and the queue is empty.
@@ -84,32 +89,46 @@ impl Writer {
                 let _ = reply.send(acquired);
             }
             Job::Call(call) => {
-                let group = self.group(call);
+                let group = self.group(call).await;
                 self.write(group).await;
             }
         }
     }
 
     /// The call and those that wait behind it.
-    fn group(&mut self, mut first: Call) -> VecDeque<Call> {
+    ///
+    /// The callers that the last group answered may be about to call again. They run first: otherwise the fastest of
+    /// them would be a group by itself, and the others would wait for its round trip.
+    async fn group(&mut self, mut first: Call) -> VecDeque<Call> {
         first.wait = None;
         let mut bytes = first.size();
         let mut group = VecDeque::from([first]);
-        while group.len() < GROUP_CALLS && bytes < GROUP_BYTES {
+        self.gather(&mut group, &mut bytes);
+        for _ in 0..if self.crowded { WAITS } else { 0 } {
+            let before = group.len();
+            tokio::task::yield_now().await;
+            self.gather(&mut group, &mut bytes);
+            if group.len() == before {
+                break;
+            }
+        }
+        self.crowded = group.len() > 1;
+        group
+    }
+
+    /// Adds the calls that wait in the queue, up to the limits of a group.
+    fn gather(&mut self, group: &mut VecDeque<Call>, bytes: &mut usize) {
+        while self.next.is_none() && group.len() < GROUP_CALLS && *bytes < GROUP_BYTES {
             match self.queue.try_recv() {
                 Ok(Job::Call(mut call)) => {
                     call.wait = None;
-                    bytes += call.size();
+                    *bytes += call.size();
                     group.push_back(call);
                 }
-                Ok(job) => {
-                    self.next = Some(job);
-                    break;
-                }
+                Ok(job) => self.next = Some(job),
                 Err(_) => break,
             }
         }
-        group
     }
 
     /// Carries out the calls, and answers each.
