@@ -257,7 +257,7 @@ fn secrets(round: u64, number: usize) -> Vec<MsgSecretEntry> {
     let secret = |number| {
         let chat: Arc<str> = chat(number % CONTACTS).into();
         let (sender, msg_id) = (chat.clone(), id(round, number).into());
-        MsgSecretEntry { chat, sender, msg_id, secret: [7; 32].into(), expires_at: i64::MAX / 2, message_ts: 1 }
+        MsgSecretEntry { chat, sender, msg_id, secret: [7; 32], expires_at: i64::MAX / 2, message_ts: 1 }
     };
     (number / BATCH * BATCH..=number).map(secret).collect()
 }
