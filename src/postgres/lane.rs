@@ -83,6 +83,14 @@ pub(super) async fn send<T>(queue: &mpsc::Sender<T>, deadline: Instant, job: T) 
     }
 }
 
+/// The problem of a call whose deadline passed while a connection was made: that of the attempts before, if there is one.
+pub(super) fn at_deadline(before: PostgresProblem) -> PostgresProblem {
+    match before {
+        PostgresProblem::Overloaded => PostgresProblem::Unreachable,
+        known => known,
+    }
+}
+
 /// Growing pauses between attempts, with jitter so that lanes and processes do not meet again.
 pub(super) struct Pauses {
     next: Duration,

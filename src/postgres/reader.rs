@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::core::Core;
 use super::failure::Failure;
-use super::lane::{Call, Pauses};
+use super::lane::{Call, Pauses, at_deadline};
 use super::link::Link;
 use super::statement::{Answer, Fence};
 use super::stats::add;
@@ -109,7 +109,7 @@ async fn carry_out(core: &Core, connection: &Connection, mut call: Call) {
                 continue;
             }
             Err(_) => {
-                problem = PostgresProblem::Unreachable;
+                problem = at_deadline(problem);
                 continue;
             }
         };

@@ -15,7 +15,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::core::Core;
 use super::failure::Failure;
 use super::group::{GROUP_BYTES, GROUP_CALLS, Unit, units};
-use super::lane::{Acquired, Call, Job, Pauses};
+use super::lane::{Acquired, Call, Job, Pauses, at_deadline};
 use super::lease::{self, LEASE, Lease, RENEWAL};
 use super::link::Link;
 use super::statement::{Answer, Fence, Kind, Row};
@@ -146,7 +146,7 @@ impl Writer {
                     continue;
                 }
                 Err(_) => {
-                    problem = PostgresProblem::Unreachable;
+                    problem = at_deadline(problem);
                     continue;
                 }
             }

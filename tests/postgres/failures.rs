@@ -226,6 +226,8 @@ async fn a_server_that_hangs_ends_calls_as_unknown() {
     let server = Server::with_settings(&[("fsync", "off")]);
     let store = options(&server.url()).deadline(seconds(3)).answer_timeout(seconds(1)).open(1).await.unwrap();
     put(&store, 1).await.unwrap();
+    // The next renewal, which the call would wait for without being sent, is seconds away.
+    until("the lease was renewed", async || store.stats().renewals > 0).await;
     server.pause();
     let begun = Instant::now();
     let (written, read) = tokio::join!(put(&store, 2), get(&store));
