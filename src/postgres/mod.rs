@@ -6,6 +6,8 @@
 //! | `connect.rs`, `tls.rs`, `password.rs` | making a connection; its TLS; its password |
 //! | `problem.rs` | errors of the driver, reduced to what no data can choose |
 
+#![allow(dead_code, reason = "the store uses it")]
+
 mod connect;
 mod options;
 mod parameters;

@@ -139,7 +139,10 @@ fn finish(
     Ok(target)
 }
 
-fn login_of(login: &str, parameters: &mut Parameters) -> Result<(Option<String>, Option<Zeroizing<Vec<u8>>>)> {
+/// A user and its password.
+type Login = (Option<String>, Option<Zeroizing<Vec<u8>>>);
+
+fn login_of(login: &str, parameters: &mut Parameters) -> Result<Login> {
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
     let user = one_of(decoded(user, USER)?, parameters.take("user"))?;
     let password = one_of(decoded(password, PASSWORD)?, parameters.take("password"))?;
@@ -267,7 +270,7 @@ fn client_certificate(parameters: &mut Parameters) -> Result<Option<(PathBuf, Pa
     match (parameters.take_path("sslcert")?, parameters.take_path("sslkey")?) {
         (None, None) => Ok(None),
         (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
-        _ => Err(invalid(URL, "has one of `sslcert` and `sslkey`: name both files, or none")),
+        _ => Err(invalid(URL, "has one of `sslcert` and `sslkey`: name the two files, or none")),
     }
 }
 
