@@ -25,7 +25,7 @@ const DEFAULT_PORT: u16 = 5432;
 /// The longest name that PostgreSQL keeps whole (`NAMEDATALEN` - 1).
 const LONGEST_NAME: usize = 63;
 
-/// What a URL says. Nothing prints it, because nearly all of it is private.
+/// The content of a URL. Nothing prints it, because nearly all of it is private.
 pub(super) struct Target {
     pub(super) hosts: Vec<Host>,
     /// Without one, the driver takes the name of the operating system's user.

