@@ -48,7 +48,7 @@ impl PgBouncer {
         hand_over(&users);
         let mut pgbouncer = command(PROGRAM);
         pgbouncer.arg(&settings);
-        let process = Guarded::start(pgbouncer, &folder);
+        let process = Guarded::start(pgbouncer, &folder, "KILL");
         let started = Self { folder, port, process };
         wait_until("PgBouncer answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         started
