@@ -17,7 +17,7 @@ use crate::error::{Error, PostgresProblem, Result};
 /// The task of a connection, which its owner polls. With and without TLS it is of the same type.
 pub(super) type Connection = tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
-/// What the files say now: certificates and passwords may have changed since the last connection.
+/// The content of the files now: certificates and passwords may have changed since the last connection.
 struct Files {
     verified: MakeRustlsConnect,
     plain: MakeRustlsConnect,

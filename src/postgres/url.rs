@@ -27,7 +27,7 @@ const LONGEST_NAME: usize = 63;
 
 type Password = Zeroizing<Vec<u8>>;
 
-/// What a URL says. Nothing prints it, because nearly all of it is private.
+/// The content of a URL. Nothing prints it, because nearly all of it is private.
 pub(super) struct Target {
     pub(super) hosts: Vec<Host>,
     /// Without one, the driver takes the name of the operating system's user.
@@ -269,7 +269,7 @@ fn client_certificate(parameters: &mut Parameters) -> Result<Option<(PathBuf, Pa
     match (parameters.take_path("sslcert")?, parameters.take_path("sslkey")?) {
         (None, None) => Ok(None),
         (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
-        _ => Err(invalid(URL, "has one of `sslcert` and `sslkey`: name both files, or none")),
+        _ => Err(invalid(URL, "has one of `sslcert` and `sslkey`: name the two files, or none")),
     }
 }
 

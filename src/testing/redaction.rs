@@ -31,6 +31,7 @@ const WITHOUT_CONTENT: &[&str] = &[
     "ExportedMetric",
     "FolderBackup",
     "ForeignFile",
+    "ForeignSchema",
     "HeaderCopy",
     "HeaderStore",
     "IntoBackend",
@@ -49,6 +50,9 @@ const WITHOUT_CONTENT: &[&str] = &[
     "OwnStore",
     "Padding",
     "Phase",
+    #[cfg(not(feature = "postgres"))]
+    "PostgresOptions",
+    "PostgresProblem",
     "Record",
     "Result",
     "RollbackAnchor",
@@ -198,6 +202,11 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         printed.debug("Secret", &secret);
     }
 
+    #[cfg(feature = "postgres")]
+    {
+        let url = format!("postgres://bot:%5A{}@{}/wa", "%5a".repeat(31), PASSPHRASE.replace(' ', "-"));
+        printed.debug("PostgresOptions", &PostgresOptions::new(&url).unwrap().password_file(PASSPHRASE));
+    }
     let config = SqliteOptions::new();
     printed.debug("SqliteOptions", &config);
     let sqlite = config.open(folder.join("wa.db")).await.unwrap();

@@ -179,7 +179,7 @@ fn is_silent(stream: &mut TcpStream) -> bool {
     result.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
-/// What arrives until the end.
+/// The bytes that arrive until the end.
 fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = vec![];
     stream.read_to_end(&mut bytes).unwrap();

@@ -48,7 +48,7 @@ impl PgBouncer {
         hand_over(&users);
         let mut pgbouncer = command(PROGRAM);
         pgbouncer.arg(&settings);
-        let process = Guarded::start(pgbouncer, &folder);
+        let process = Guarded::start(pgbouncer, &folder, "KILL");
         let started = Self { folder, port, process };
         wait_until("PgBouncer answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         started
@@ -74,7 +74,7 @@ impl PgBouncer {
         format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable", self.port)
     }
 
-    /// What it logged.
+    /// Its log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }

@@ -17,7 +17,7 @@ pub(crate) enum Direction {
     Down,
 }
 
-/// What the proxy does with bytes that arrive from now on.
+/// The treatment of bytes that arrive from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Passes them on.
@@ -284,7 +284,7 @@ impl Shared {
         if connection.is_cut {
             return;
         }
-        // What comes behind held requests stays behind them.
+        // Later requests stay behind those that are held.
         if direction == Direction::Up && (mode == Mode::Hold && is_old || !connection.held.is_empty()) {
             connection.held.extend(bytes);
             return;

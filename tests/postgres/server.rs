@@ -150,14 +150,20 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    /// Starts a program that logs to `folder/log`. The shell deletes the folder if this process ends first.
-    pub(crate) fn start(mut program: Command, folder: &Path) -> Self {
-        const SCRIPT: &str = r#"folder=$1; shift
+    /// Starts a program that logs to `folder/log`. If this process ends first, the shell sends the program a signal and
+    /// deletes the folder. A program under a shell ignores `INT` and `QUIT` unless it handles them itself.
+    pub(crate) fn start(mut program: Command, folder: &Path, at_the_end: &str) -> Self {
+        const SCRIPT: &str = r#"folder=$1; at_the_end=$2; shift 2
             "$@" >>"$folder/log" 2>&1 & pid=$!
             if read -r signal; then kill -s "$signal" $pid; wait $pid
-            else kill -s CONT $pid; kill -s QUIT $pid; wait $pid; rm -rf "$folder"; fi"#;
+            else kill -s CONT $pid; kill -s "$at_the_end" $pid; wait $pid; rm -rf "$folder"; fi"#;
         let mut shell = command("/bin/sh");
-        shell.args(["-c", SCRIPT, "sh"]).arg(folder).arg(program.get_program()).args(program.get_args());
+        shell
+            .args(["-c", SCRIPT, "sh"])
+            .arg(folder)
+            .arg(at_the_end)
+            .arg(program.get_program())
+            .args(program.get_args());
         program.stdin(Stdio::null());
         // A group of its own: the terminal's Ctrl-C is for the tests.
         let shell = shell.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -248,7 +254,7 @@ impl Server {
         format!("postgres://postgres@{host}:{}/postgres", self.port)
     }
 
-    /// What it logged.
+    /// Its log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
@@ -299,7 +305,7 @@ impl Server {
         postgres.arg("-D").arg(self.data()).args(["-c", "listen_addresses=127.0.0.1"]);
         postgres.arg("-c").arg(format!("port={}", self.port));
         postgres.arg("-c").arg(format!("unix_socket_directories={}", self.folder.display()));
-        let mut started = Guarded::start(postgres, &self.folder);
+        let mut started = Guarded::start(postgres, &self.folder, "QUIT");
         wait_until("the server is ready", || {
             assert!(!started.has_ended(), "the server did not start: {}", self.log());
             // The last line of the file is the state, with spaces behind it.
