@@ -145,16 +145,17 @@ fn conditions(data: &Data) -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let date = wacore::time::now_utc().format("%Y-%m-%d");
     let rounds = data.get(HERE, "get", "PostgresStore").map_or(0, |figures| figures.rounds.len());
-    let mut loads: Vec<&str> = data.load.iter().map(String::as_str).collect();
-    loads.sort_unstable();
-    let loads = format!("{} to {}", loads.first().unwrap_or(&""), loads.last().unwrap_or(&""));
+    let mut loads: Vec<f64> = data.load.iter().filter_map(|load| load.parse().ok()).collect();
+    loads.sort_by(f64::total_cmp);
+    let loads = format!("{} to {}", loads.first().unwrap_or(&0.0), loads.last().unwrap_or(&0.0));
     format!(
-        "{date}, a virtual machine with {cores} cores ({processor}), Linux {}. Client, server and proxy share the cores. \
-         Medians of {rounds} rounds. The load was {loads} before and after the parts.\n\n\
-         The columns: tokio-postgres with the statements of the store but no fence, over one connection; `PostgresStore`; \
-         the same under the encrypting layer; a store as published ones are, with a pool of ten connections, a transaction \
-         per batch, and a statement per row; and `SqliteStore`. All keep Signal state on the disk before they answer, \
-         except in the lines that say *relaxed*. 2 000 sessions of 1.5 KB.\n",
+        "{date}, a virtual machine with {cores} cores ({processor}), Linux {}.\n\
+         Client, server and proxy share the cores. Medians of {rounds} rounds. The load was {loads} before and after the \
+         parts.\n\n\
+         The columns: tokio-postgres with the statements of the store but no fence, over one connection; `PostgresStore`;\n\
+         the same under the encrypting layer; a store as published ones are, with a pool of ten connections, a transaction\n\
+         per batch and a statement per row; and `SqliteStore`. They keep Signal state on the disk before they answer, except\n\
+         in the lines that say *relaxed*. 2 000 sessions of 1.5 KB.\n",
         kernel.trim()
     )
 }

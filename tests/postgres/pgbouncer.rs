@@ -59,7 +59,7 @@ impl PgBouncer {
         self.process.end("KILL");
         let mut pgbouncer = command(PROGRAM);
         pgbouncer.arg(self.folder.join("pgbouncer.ini"));
-        self.process = Guarded::start(pgbouncer, &self.folder);
+        self.process = Guarded::start(pgbouncer, &self.folder, "KILL");
         let port = self.port;
         wait_until("PgBouncer answers again", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
