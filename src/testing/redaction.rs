@@ -53,6 +53,10 @@ const WITHOUT_CONTENT: &[&str] = &[
     #[cfg(not(feature = "postgres"))]
     "PostgresOptions",
     "PostgresProblem",
+    #[cfg(not(all(unix, feature = "postgres")))]
+    "PostgresStats",
+    #[cfg(not(all(unix, feature = "postgres")))]
+    "PostgresStore",
     "Record",
     "Result",
     "RollbackAnchor",
@@ -191,6 +195,18 @@ fn key() -> Key {
     Key::from_bytes(&mut [0x5a; 32])
 }
 
+/// The types of a store on a server. Without a server, the caller asked for no such tests.
+#[cfg(all(unix, feature = "postgres"))]
+async fn on_a_server(printed: &mut Printed) {
+    let Some(scratch) = crate::postgres::tests::scratch() else {
+        return printed.0.extend([("PostgresStats", String::new()), ("PostgresStore", String::new())]);
+    };
+    let store = scratch.store().await;
+    canaries::fill(&store).await;
+    printed.debug("PostgresStore", &store);
+    printed.both("PostgresStats", &store.stats());
+}
+
 /// A value of every type, from a store that is filled, used, damaged and repaired.
 async fn everything(folder: &Path, printed: &mut Printed) {
     let passphrase = || Passphrase::new(PASSPHRASE).unwrap();
@@ -207,6 +223,8 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         let url = format!("postgres://bot:%5A{}@{}/wa", "%5a".repeat(31), PASSPHRASE.replace(' ', "-"));
         printed.debug("PostgresOptions", &PostgresOptions::new(&url).unwrap().password_file(PASSPHRASE));
     }
+    #[cfg(all(unix, feature = "postgres"))]
+    on_a_server(printed).await;
     let config = SqliteOptions::new();
     printed.debug("SqliteOptions", &config);
     let sqlite = config.open(folder.join("wa.db")).await.unwrap();
