@@ -52,7 +52,8 @@ enum Below {
 async fn stack(path: &Path, below: Below) -> Arc<dyn Backend> {
     let store: Arc<dyn Backend> = match below {
         Below::Upstream => Arc::new(SqliteStore::new(path.to_str().unwrap()).await.unwrap()),
-        Below::Own => Arc::new(wastore::SqliteStore::open(path).await.unwrap()),
+        // Tasks of the client that has ended may still hold its store. One of the same name follows it.
+        Below::Own => Arc::new(wastore::SqliteOptions::new().lease_name("bot").open(path).await.unwrap()),
     };
     let options = VaultOptions::new().kdf_cost(Argon2Cost::MINIMUM);
     let vault = options.open_or_create(store.clone(), Passphrase::new("a passphrase").unwrap()).await.unwrap();
