@@ -11,7 +11,7 @@ pub(crate) fn now_secs() -> u64 {
 }
 
 /// Milliseconds since 1970; 0 before.
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn now_millis() -> i64 {
     i64::try_from(since_1970().as_millis()).unwrap_or(i64::MAX)
 }
