@@ -541,13 +541,12 @@ impl Error {
     }
 
     /// `true` if the store failed, and not the row or the vault.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[cfg(feature = "sqlite")]
     pub(crate) fn is_of_the_store(&self) -> bool {
         match self {
             Error::Store(_) | Error::LeaseLost { .. } => true,
             #[cfg(feature = "postgres")]
             Error::Postgres { .. } => true,
-            #[cfg(feature = "sqlite")]
             Error::Sqlite { .. } => true,
             _ => false,
         }
