@@ -94,8 +94,7 @@ struct Shared {
     dropped: Vec<Arc<Notify>>,
     /// The highest order that a LID mapping was put with.
     put_order: AtomicI64,
-    read_only: bool,
-    lease_when_writing: bool,
+    mode: Mode,
 }
 
 struct Lanes {
@@ -172,7 +171,7 @@ impl PostgresStore {
     /// [`Error::AccountInUse`], [`Error::Postgres`] and [`Error::Closed`].
     pub async fn account(&self, number: i32) -> Result<Self> {
         let store = Self { shared: self.shared.clone(), account: number, lease: self.shared.lease(number) };
-        if !self.shared.read_only && !self.shared.lease_when_writing {
+        if self.shared.mode == Mode::Write {
             store.acquire().await?;
         }
         Ok(store)
@@ -297,7 +296,7 @@ impl PostgresStore {
 
     /// Refuses to write with a read-only store, and takes the lease if that was not done.
     pub(super) async fn ready_to_write(&self) -> Result<()> {
-        if self.shared.read_only {
+        if self.shared.mode == Mode::ReadOnly {
             return Err(problem::of_store(PostgresProblem::OpenedReadOnly));
         }
         if self.lease.state() == State::Idle {
@@ -335,7 +334,7 @@ impl PostgresStore {
         if !change.others.1.is_empty() {
             self.ready_to_write().await?;
             change.lease = Some(self.lease.clone());
-        } else if self.shared.read_only {
+        } else if self.shared.mode == Mode::ReadOnly {
             return Err(problem::of_store(PostgresProblem::OpenedReadOnly));
         }
         // The transaction goes on if the caller is dropped.
@@ -443,10 +442,10 @@ impl Shared {
     fn start(core: Arc<Core>, link: Link, mode: Mode) -> Self {
         let mut tasks = vec![];
         let (mut writers, mut dropped) = (vec![], vec![]);
-        let (mut link, read_only) = (Some(link), mode == Mode::ReadOnly);
+        let mut link = Some(link);
         for _ in 0..core.options.lanes {
             let ((queue, jobs), notify) = (mpsc::channel(QUEUE), Arc::new(Notify::new()));
-            let link = if read_only { None } else { link.take() };
+            let link = if mode == Mode::ReadOnly { None } else { link.take() };
             tasks.push(tokio::spawn(Writer::new(core.clone(), jobs, notify.clone(), link).run()));
             writers.push(queue);
             dropped.push(notify);
@@ -462,8 +461,7 @@ impl Shared {
             leases: Mutex::default(),
             dropped,
             put_order: AtomicI64::new(0),
-            read_only,
-            lease_when_writing: mode == Mode::LeaseWhenWriting,
+            mode,
         }
     }
 
