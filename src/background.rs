@@ -9,7 +9,7 @@ use std::time::Duration;
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
 /// Starts `work` at once, on a thread that may block. The work goes on if the future is dropped.
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn unblock<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> impl Future<Output = T> + Send + 'static {

@@ -44,7 +44,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// | opening, creating and restoring a vault | [`NoVault`](Self::NoVault), [`VaultExists`](Self::VaultExists), [`OtherAccounts`](Self::OtherAccounts), [`WrongSecret`](Self::WrongSecret), [`WrongContext`](Self::WrongContext), [`WrongStore`](Self::WrongStore), [`UnsupportedVersion`](Self::UnsupportedVersion), [`ImportIncomplete`](Self::ImportIncomplete), [`PlaintextDevice`](Self::PlaintextDevice), [`DeviceMissing`](Self::DeviceMissing), [`HeaderMissing`](Self::HeaderMissing), [`HeaderDamaged`](Self::HeaderDamaged), [`HeaderTampered`](Self::HeaderTampered), [`HeaderRolledBack`](Self::HeaderRolledBack), [`KdfOutOfBounds`](Self::KdfOutOfBounds), [`KdfFailed`](Self::KdfFailed), [`KeyProvider`](Self::KeyProvider), [`StoreVanished`](Self::StoreVanished), [`RollbackDetected`](Self::RollbackDetected), [`ForkDetected`](Self::ForkDetected), [`AnchorMissing`](Self::AnchorMissing), [`Anchor`](Self::Anchor) |
 /// | reading and writing records | [`Tampered`](Self::Tampered), [`Plaintext`](Self::Plaintext), [`UnknownEpoch`](Self::UnknownEpoch), [`Malformed`](Self::Malformed), [`Encode`](Self::Encode), [`InputTooLong`](Self::InputTooLong), [`ReadOnly`](Self::ReadOnly), [`Closed`](Self::Closed), [`AccountDeleted`](Self::AccountDeleted), [`Store`](Self::Store) |
 /// | changing keys | [`LastSlot`](Self::LastSlot), [`NoSuchSlot`](Self::NoSuchSlot), [`SlotsFull`](Self::SlotsFull), [`DataKeysFull`](Self::DataKeysFull), [`AmbiguousPassphrase`](Self::AmbiguousPassphrase), [`HeaderConflict`](Self::HeaderConflict) |
-/// | one writer per account | [`AccountInUse`](Self::AccountInUse), [`LeaseLost`](Self::LeaseLost) |
+/// | one writer per account | [`AccountInUse`](Self::AccountInUse), [`LeaseLost`](Self::LeaseLost), [`AccountMoved`](Self::AccountMoved), [`CopyUnfinished`](Self::CopyUnfinished), [`CopyUnequal`](Self::CopyUnequal) |
 /// | PostgreSQL | [`Postgres`](Self::Postgres), [`ForeignSchema`](Self::ForeignSchema) |
 /// | SQLite and its files | [`ForeignFile`](Self::ForeignFile), [`FileMoved`](Self::FileMoved), [`SchemaAltered`](Self::SchemaAltered), [`Sqlite`](Self::Sqlite), [`WorkerGone`](Self::WorkerGone) |
 /// | maintenance | [`DamagedRecords`](Self::DamagedRecords), [`AccountsNotCovered`](Self::AccountsNotCovered), [`StoreInUse`](Self::StoreInUse), [`RowsMissed`](Self::RowsMissed), [`TargetExists`](Self::TargetExists) |
@@ -235,7 +235,7 @@ pub enum Error {
         what: &'static str,
     },
     /// The account was deleted while this handle was in use. Nothing was stored.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     #[error(
         "the account was deleted from the store: stop its client, and open the account again to begin from nothing"
     )]
@@ -284,6 +284,35 @@ pub enum Error {
     #[error("another process took account {account} over: disconnect the client, and open the account again")]
     #[non_exhaustive]
     LeaseLost {
+        /// The account.
+        account: i32,
+    },
+    /// The account was copied to another store, which is the one to use. Two live copies of one account use its message
+    /// keys twice.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[error(
+        "account {account} moved to another store: use that one; if it is gone and was never used, take this account back with `wastore accounts reclaim`"
+    )]
+    #[non_exhaustive]
+    AccountMoved {
+        /// The account.
+        account: i32,
+    },
+    /// A copy has other rows than its source. The source was not closed off.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[error("the copy of {record} differs from the source: end what writes the source, and run the copy again")]
+    #[non_exhaustive]
+    CopyUnequal {
+        /// The kind of the records.
+        record: Record,
+    },
+    /// The account is the beginning of a copy from another store, which still is the one to use.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    #[error(
+        "account {account} is an unfinished copy of another store: finish it with the same `wastore copy`, or delete it with `wastore accounts delete`"
+    )]
+    #[non_exhaustive]
+    CopyUnfinished {
         /// The account.
         account: i32,
     },
@@ -349,7 +378,7 @@ pub enum Error {
         source: Arc<dyn error::Error + Send + Sync>,
     },
     /// A thread of the store stopped in the middle of the call. It is unknown whether the call was stored.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     #[error("the store stopped in the middle of the call: open it again to see whether the call was stored")]
     WorkerGone,
 
@@ -364,7 +393,7 @@ pub enum Error {
         count: u64,
     },
     /// A revocation would leave accounts out. Nothing was changed.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     #[error(
         "a revocation covers all accounts, but the secret does not open all of them: accounts {accounts:?} have another secret, no vault, or a damaged one; look at them with `wastore inspect`, or leave them as they are with `Rotate::except` or `--except`"
     )]
@@ -379,7 +408,7 @@ pub enum Error {
     #[error("another process, or a backup, has the store open: end it and try again, or do this in the same process")]
     StoreInUse,
     /// A table has rows that a read in the order of its keys does not find, or its index has entries without a row.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     #[error(
         "{seen} rows of the table {table} could be read, but it has {counted}: it is damaged or was altered, restore a backup"
     )]
@@ -441,8 +470,8 @@ pub enum Error {
         /// The number of the migration.
         migration: String,
     },
-    /// The database to import from has no such account.
-    #[cfg(feature = "import")]
+    /// The source of an import or a copy has no such account.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     #[error("the source has no account {0}: choose one that it has")]
     NoSuchAccount(i32),
     /// The database to import from has several accounts, and the caller chose none.
@@ -541,12 +570,13 @@ impl Error {
     }
 
     /// `true` if the store failed, and not the row or the vault.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn is_of_the_store(&self) -> bool {
         match self {
             Error::Store(_) | Error::LeaseLost { .. } => true,
             #[cfg(feature = "postgres")]
             Error::Postgres { .. } => true,
+            #[cfg(feature = "sqlite")]
             Error::Sqlite { .. } => true,
             _ => false,
         }
@@ -567,7 +597,7 @@ impl Error {
     }
 
     /// `true` if the rollback anchor prevents opening the vault.
-    #[cfg(feature = "sqlite")]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn is_about_rollback(&self) -> bool {
         matches!(self, Error::RollbackDetected | Error::ForkDetected | Error::AnchorMissing | Error::Anchor(_))
     }

@@ -85,7 +85,7 @@ mod error;
 mod filesystem;
 mod json;
 mod layer;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod maintenance;
 mod method;
 #[cfg(not(target_arch = "wasm32"))]
@@ -95,7 +95,7 @@ pub mod postgres;
 mod printable;
 #[cfg(not(target_arch = "wasm32"))]
 mod private;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod progress;
 mod rows;
 mod secret;

@@ -48,11 +48,11 @@ impl fmt::Display for Phase {
 }
 
 /// Passes progress to the caller's function, if there is one.
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 #[derive(Clone, Default)]
 pub(crate) struct Observer(Option<Arc<dyn Fn(Progress) + Send + Sync>>);
 
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 impl Observer {
     pub(crate) fn new(observer: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(observer)))

@@ -1,7 +1,7 @@
 //! Measures `PostgresStore` beside its driver, `SqliteStore` and a store as published ones are.
 //!
 //! `cargo bench --bench postgres` starts servers of its own, prints a table and the goals that are met and missed, and
-//! writes `benches/results/postgres-2026-11-29.md` and its picture. It needs the programs of PostgreSQL, and some
+//! writes `benches/results/postgres.md` and its picture. It needs the programs of PostgreSQL, and some
 //! gigabytes in memory. All peers take turns in every round, so that a drifting machine affects all alike.
 //!
 //! It has three parts, each in a process of its own: `memory` with the server's files in memory, `disk` with them in the

@@ -129,9 +129,9 @@ pub(crate) fn write(data: &Data) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results");
     std::fs::create_dir_all(&folder).unwrap();
     let title = "# A run of `cargo bench --bench postgres`\n\n![How many times as fast as a naive store]\
-        (postgres-2026-11-29.svg)\n\n";
-    std::fs::write(folder.join("postgres-2026-11-29.md"), format!("{title}{}\n{text}", conditions(data))).unwrap();
-    std::fs::write(folder.join("postgres-2026-11-29.svg"), plot::plot(data)).unwrap();
+        (postgres.svg)\n\n";
+    std::fs::write(folder.join("postgres.md"), format!("{title}{}\n{text}", conditions(data))).unwrap();
+    std::fs::write(folder.join("postgres.svg"), plot::plot(data)).unwrap();
     println!("written to benches/results");
 }
 

@@ -19,21 +19,24 @@ impl From<Error> for StoreError {
                 StoreError::Serialization(Box::new(Error::Anchor("the reason is in the log".into())))
             }
             #[cfg(any(feature = "postgres", feature = "sqlite"))]
-            Error::AccountInUse { .. } | Error::LeaseLost { .. } => StoreError::Database(Box::new(error)),
+            Error::AccountInUse { .. }
+            | Error::LeaseLost { .. }
+            | Error::AccountMoved { .. }
+            | Error::CopyUnfinished { .. } => StoreError::Database(Box::new(error)),
             #[cfg(feature = "postgres")]
             Error::Postgres { problem: PostgresProblem::Unreachable | PostgresProblem::TooManyConnections, .. } => {
                 StoreError::Connection(Box::new(error))
             }
             #[cfg(feature = "postgres")]
             Error::Postgres { .. } | Error::ForeignSchema { .. } => StoreError::Database(Box::new(error)),
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
+            Error::WorkerGone => StoreError::Database(Box::new(error)),
             #[cfg(feature = "sqlite")]
             Error::Sqlite { problem: SqliteProblem::CannotOpen, .. } => StoreError::Connection(Box::new(error)),
             #[cfg(feature = "sqlite")]
-            Error::Sqlite { .. }
-            | Error::SchemaAltered { .. }
-            | Error::FileMoved
-            | Error::StoreInUse
-            | Error::WorkerGone => StoreError::Database(Box::new(error)),
+            Error::Sqlite { .. } | Error::SchemaAltered { .. } | Error::FileMoved | Error::StoreInUse => {
+                StoreError::Database(Box::new(error))
+            }
             own => StoreError::Serialization(Box::new(own)),
         }
     }

@@ -9,11 +9,15 @@
 //! | `accounts.rs`, `create.rs` | opening the vault of an account; creating an encrypted store |
 //! | `rotate.rs`, `revoke.rs`, `reseal.rs` | a new data key; new secrets after a leak; sealing every row again |
 //! | `verify.rs`, `inspect.rs` | checking every row; what can be seen without a key |
+//! | `copy.rs` | copying accounts from store to store |
 //! | `backups.rs` | backups in a folder |
 //! | `repair.rs`, `forget.rs` | dropping damaged records; dropping a contact's |
 
 mod accounts;
+#[cfg(feature = "sqlite")]
 mod backups;
+mod copy;
+#[cfg(feature = "sqlite")]
 mod create;
 mod forget;
 mod inspect;
@@ -26,7 +30,12 @@ mod tests;
 mod verify;
 
 pub use accounts::{open_account, restore_account_header};
+#[cfg(feature = "sqlite")]
 pub use backups::{FolderBackup, backup_to_folder};
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+pub(crate) use copy::back_up_account;
+pub use copy::{CopyReport, StoreCopy, reclaim_account};
+#[cfg(feature = "sqlite")]
 pub use create::create_encrypted;
 pub use forget::{ForgetReport, forget};
 pub use inspect::{InspectedAccount, Inspection, inspect};
@@ -36,5 +45,7 @@ pub use rotate::{Rotate, RotateReport};
 pub use verify::{DamagedRow, Verify, VerifyReport};
 
 pub use crate::progress::{Phase, Progress};
+#[doc(hidden)]
+pub use crate::rows::store::OwnRows;
 pub use crate::rows::store::OwnStore;
 pub use crate::rows::table::TableSize;

@@ -11,7 +11,7 @@ use crate::encrypt::{HeaderCopy, Vault};
 use crate::error::{Error, Result};
 use crate::layer::Layer;
 use crate::progress::{Observer, Phase, Progress};
-use crate::rows::store::{OwnRows, OwnStore, Rows};
+use crate::rows::store::{OwnRows, OwnStore, Remains, Rows};
 
 /// Gives a vault a new data key, seals every record of its account again under it, and forgets the
 /// old keys. This process can read and write the account while it runs.
@@ -56,6 +56,7 @@ pub struct RotateReport {
     left_behind: u64,
     old_key_in_wal: bool,
     is_rewritten: bool,
+    remains_on_server: bool,
 }
 
 impl Rotate {
@@ -107,7 +108,13 @@ impl Rotate {
 
     /// Puts a new data key in place and forgets the old ones.
     pub(super) async fn change(&self, store: &Arc<dyn Rows>, vault: &Vault) -> Result<RotateReport> {
-        let mut report = RotateReport { resealed: 0, left_behind: 0, old_key_in_wal: false, is_rewritten: true };
+        let mut report = RotateReport {
+            resealed: 0,
+            left_behind: 0,
+            old_key_in_wal: false,
+            is_rewritten: true,
+            remains_on_server: false,
+        };
         loop {
             // Before anything is changed, and again once every process that opens the vault finds
             // the new key.
@@ -220,6 +227,12 @@ impl RotateReport {
     pub fn old_key_in_wal(&self) -> bool {
         self.old_key_in_wal
     }
+
+    /// `true` if the store is on a server. Its log, its standbys and its archives then keep the old header and records
+    /// under the old key, until the server overwrites or removes them.
+    pub fn remains_on_server(&self) -> bool {
+        self.remains_on_server
+    }
 }
 
 impl fmt::Display for RotateReport {
@@ -236,6 +249,9 @@ impl fmt::Display for RotateReport {
                 "; the write-ahead log still holds records under the old key: close and open the store to empty it",
             )?;
         }
+        if self.remains_on_server {
+            f.write_str("; the server's log, standbys and archives keep records under the old key until they expire")?;
+        }
         Ok(())
     }
 }
@@ -244,6 +260,7 @@ impl fmt::Display for RotateReport {
 pub(super) struct Rewritten {
     is_rewritten: bool,
     old_key_in_wal: bool,
+    remains: Remains,
 }
 
 impl Rewritten {
@@ -251,15 +268,17 @@ impl Rewritten {
     /// and the old header opens them.
     pub(super) async fn of(store: &dyn Rows) -> Self {
         match store.rewrite().await {
-            Ok(()) => Self { is_rewritten: true, old_key_in_wal: false },
+            Ok(remains) => Self { is_rewritten: true, old_key_in_wal: false, remains },
             Err(error) => {
-                log::warn!("the file could not be rewritten after its data key was changed: {error}");
-                Self { is_rewritten: false, old_key_in_wal: store.checkpoint().await.is_err() }
+                log::warn!("the store could not be rewritten after its data key was changed: {error}");
+                let old_key_in_wal = store.checkpoint().await.is_err();
+                Self { is_rewritten: false, old_key_in_wal, remains: Remains::Nowhere }
             }
         }
     }
 
     pub(super) fn note_in(&self, report: &mut RotateReport) {
         (report.is_rewritten, report.old_key_in_wal) = (self.is_rewritten, self.old_key_in_wal);
+        report.remains_on_server = self.remains == Remains::OnTheServer;
     }
 }

@@ -9,7 +9,11 @@ use crate::encrypt::cipher::record_of;
 use crate::encrypt::sealed_row::RowCheck;
 use crate::encrypt::vault::open_vault::VaultState;
 use crate::encrypt::{HeaderCopy, HeaderInfo, Vault};
-use crate::error::{Error, Result, SqliteProblem};
+#[cfg(feature = "postgres")]
+use crate::error::PostgresProblem;
+#[cfg(feature = "sqlite")]
+use crate::error::SqliteProblem;
+use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::printable::printable;
 use crate::progress::{Observer, Phase, Progress};
@@ -284,7 +288,10 @@ fn label<S: serde::Serializer>(record: &Record, serializer: S) -> Result<S::Ok, 
 /// Turns damage of the database into a result, because a check reports it.
 fn if_damaged<T: Default>(error: Error) -> Result<T> {
     match error {
+        #[cfg(feature = "sqlite")]
         Error::Sqlite { problem: SqliteProblem::Damaged, .. } => Ok(T::default()),
+        #[cfg(feature = "postgres")]
+        Error::Postgres { problem: PostgresProblem::Damaged, .. } => Ok(T::default()),
         error => Err(error),
     }
 }

@@ -24,22 +24,29 @@ struct Files {
     passwords: Passwords,
 }
 
-/// Connects to the first host that lets the store in.
+/// Connects to the first host that lets the store in and that `accept` takes.
 ///
 /// # Errors
 /// [`Error::Postgres`] with the problem of the host that came furthest; [`Error::InvalidInput`] or [`Error::File`] if
 /// the settings or files cannot be used.
-pub(super) async fn connect(options: &PostgresOptions) -> Result<(Client, Connection)> {
+pub(super) async fn connect<T, F: Future<Output = Result<T>>>(
+    options: &PostgresOptions,
+    accept: impl Fn(Client, Connection) -> F,
+) -> Result<T> {
     options.check()?;
     let files = files_of(options).await?;
     let target = &options.target;
     let mut furthest = with_code(PostgresProblem::Unreachable, "there is no host");
     for host in &target.hosts {
         let attempt = time::timeout(target.connect_timeout, connect_to(options, host, &files));
-        let error = match attempt.await {
-            Ok(Ok(connected)) => return Ok(connected),
-            Ok(Err(error)) => error_of(&error),
-            Err(_) => with_code(PostgresProblem::Unreachable, "the connection took too long"),
+        let accepted = match attempt.await {
+            Ok(Ok((client, connection))) => accept(client, connection).await,
+            Ok(Err(error)) => Err(error_of(&error)),
+            Err(_) => Err(with_code(PostgresProblem::Unreachable, "the connection took too long")),
+        };
+        let error = match accepted {
+            Ok(accepted) => return Ok(accepted),
+            Err(error) => error,
         };
         if progress(&error) >= progress(&furthest) {
             furthest = error;

@@ -60,6 +60,11 @@ impl Core {
         *self.server.lock().ignore_poison() = Some(server.clone());
     }
 
+    /// Identifies the database cluster, which is the same on all its servers. `None` before the first connection.
+    pub(super) fn system(&self) -> Option<i64> {
+        self.server.lock().ignore_poison().as_ref().map(|server| server.system)
+    }
+
     /// The text of a statement. `@` stands for the schema.
     pub(super) fn text(&self, sql: &'static str) -> Arc<str> {
         let key = sql.as_ptr().addr();

@@ -36,6 +36,13 @@ static CREATE: Statement = Statement::single(
         ON CONFLICT (account) DO NOTHING RETURNING 1"
     ),
 );
+/// The accounts that hold records.
+pub(super) static ACCOUNTS: Statement = Statement::read(
+    Record::Store,
+    &[],
+    "SELECT account FROM @.devices WHERE $1 IS NOT NULL UNION SELECT account FROM @.sender_keys
+    UNION SELECT account FROM @.sessions ORDER BY account",
+);
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]

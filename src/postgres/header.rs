@@ -56,28 +56,34 @@ impl<F: Into<Failure>> From<F> for Refused {
 pub(super) async fn change(core: &Arc<Core>, change: &Change) -> Result<()> {
     let deadline = Instant::now() + core.options.deadline;
     let mut pauses = Pauses::between_connections();
+    let unknown = || problem::of_store(PostgresProblem::OutcomeUnknown);
+    // A commit was sent, and its answer never came.
+    let mut unanswered = false;
     loop {
-        let attempt = timeout_at(deadline, attempt(core, change)).await;
+        let mut committing = false;
+        let attempt = timeout_at(deadline, attempt(core, change, &mut committing)).await;
         let failure = match attempt {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(Refused::Conflict)) => return Err(Error::HeaderConflict),
+            Ok(Err(Refused::Conflict)) if !unanswered => return Err(Error::HeaderConflict),
+            // The other process may have begun with this very change.
+            Ok(Err(Refused::Conflict)) => return Err(unknown()),
             Ok(Err(Refused::FenceOpen)) => {
                 change.lease.as_ref().map_or(Ok(()), |lease| lease.check())?;
                 Failure::NoAnswer
             }
             Ok(Err(Refused::Failure(failure))) => failure,
-            Err(_) => return Err(problem::of_store(PostgresProblem::OutcomeUnknown)),
+            Err(_) => Failure::NoAnswer,
         };
+        unanswered |= committing && failure.breaks_connection();
         if !failure.is_passing() || Instant::now() >= deadline {
-            return Err(failure.into_error(Record::SenderKey));
+            return Err(if unanswered { unknown() } else { failure.into_error(Record::SenderKey) });
         }
         pauses.pause().await;
     }
 }
 
-async fn attempt(core: &Arc<Core>, change: &Change) -> Result<(), Refused> {
+async fn attempt(core: &Arc<Core>, change: &Change, committing: &mut bool) -> Result<(), Refused> {
     let link = Link::connect(core).await?;
-    core.check_server(&link.server)?;
     let unsynced = link.unsynced();
     // The role's defaults may be lower. A lost header makes the store unreadable.
     let begin = format!(
@@ -98,6 +104,7 @@ async fn attempt(core: &Arc<Core>, change: &Change) -> Result<(), Refused> {
             return Err(Refused::FenceOpen);
         }
     }
+    *committing = true;
     link.command("COMMIT").await?;
     if link.unsynced() != unsynced {
         return Err(Refused::Failure(Failure::NotSynced));

@@ -15,6 +15,7 @@ use super::problem;
 use super::statement::{Answer, Cell, Row, Statement};
 use super::stats::Wait;
 use crate::error::{Error, PostgresProblem, Result};
+use crate::rows::mark::Mark;
 
 /// How many calls a queue holds. Further callers wait until there is room.
 pub(super) const QUEUE: usize = 1024;
@@ -58,6 +59,8 @@ pub(super) enum Job {
     Call(Call),
     /// Takes the lease of an account once, and says which name has it otherwise.
     Acquire(Arc<Lease>, oneshot::Sender<Result<Acquired>>),
+    /// Answers when all jobs before it are done.
+    Barrier(oneshot::Sender<()>),
 }
 
 /// The outcome of one attempt to take a lease.
@@ -66,6 +69,8 @@ pub(super) enum Acquired {
     Held,
     /// The lease name of the other holder.
     InUse(String),
+    /// The account is not the one to use.
+    Marked(Mark),
 }
 
 /// Waits for room in a queue, at most until the deadline.

@@ -8,7 +8,7 @@
 //! repeated over a new connection, could be carried out after a later write.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -49,6 +49,8 @@ pub(super) const RELEASE: &str =
     "UPDATE @.leases l SET expires_at = '-infinity' FROM unnest($1, $2) AS m(account, epoch)
     WHERE l.account = m.account AND l.epoch = m.epoch AND l.holder = $3";
 pub(super) const LOOK: &str = "SELECT epoch, holder FROM @.leases WHERE account = $1";
+/// The mark of an account, see [`crate::rows::mark`].
+pub(super) const MARK: &str = "SELECT record FROM @.sender_keys WHERE account = $1 AND address = $2";
 pub(super) const LOOK_AT_NAME: &str = "SELECT name FROM @.leases WHERE account = $1";
 
 /// The state of a lease in this process.
@@ -59,6 +61,10 @@ pub(super) enum State {
     Held,
     /// Another process took the account over.
     Lost,
+    /// This process deleted the account.
+    Deleted,
+    /// This process closed the account off: it moved to another store.
+    Moved,
 }
 
 /// The lease of one account, shared by all handles on it.
@@ -68,9 +74,11 @@ pub(super) struct Lease {
     /// Shared with the lane, which releases the lease when this value is gone.
     pub(super) epoch: Arc<AtomicI64>,
     state: watch::Sender<State>,
+    /// The lease may be taken whatever the mark of the account says.
+    despite_mark: AtomicBool,
     /// When base keys past their retention were deleted last, in seconds since 1970.
     pub(super) swept_at: AtomicI64,
-    /// Tells the lane that this value is gone.
+    /// Tells the lane that this value is gone, or has ended.
     dropped: Arc<Notify>,
 }
 
@@ -79,6 +87,7 @@ impl Lease {
         Self {
             account,
             epoch: Arc::default(),
+            despite_mark: AtomicBool::new(false),
             swept_at: AtomicI64::new(0),
             state: watch::Sender::new(State::Idle),
             dropped,
@@ -105,11 +114,42 @@ impl Lease {
 
     /// Another process has the account. This never changes again.
     pub(super) fn lose(&self, counters: &Counters) {
-        if self.state.send_replace(State::Lost) != State::Lost {
+        let loses = |state: &mut State| {
+            let loses = matches!(state, State::Idle | State::Held);
+            *state = if loses { State::Lost } else { *state };
+            loses
+        };
+        if self.state.send_if_modified(loses) {
             add(&counters.leases_lost, 1);
             log::error!("another process took account {} over: its client must disconnect", self.account);
             ended::note();
         }
+    }
+
+    /// Allows this lease to be taken whatever the mark of the account says.
+    pub(super) fn take_despite_mark(&self) {
+        self.despite_mark.store(true, Ordering::Relaxed);
+        self.state.send_if_modified(|state| {
+            let moved = *state == State::Moved;
+            *state = if moved { State::Held } else { *state };
+            moved
+        });
+    }
+
+    pub(super) fn is_taken_despite_mark(&self) -> bool {
+        self.despite_mark.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.state(), State::Deleted | State::Moved)
+    }
+
+    /// The account is gone, or lives in another store: the handles of this store end.
+    pub(super) fn end(&self, state: State) {
+        self.state.send_replace(state);
+        // The lane gives the lease back.
+        self.dropped.notify_one();
+        ended::note();
     }
 
     /// Finds out why a fence did not hold: another process has the account, or this store has raised its epoch without
@@ -131,6 +171,8 @@ impl Lease {
     pub(super) fn check(&self) -> Result<()> {
         match self.state() {
             State::Lost => Err(Error::LeaseLost { account: self.account }),
+            State::Deleted => Err(Error::AccountDeleted),
+            State::Moved => Err(Error::AccountMoved { account: self.account }),
             State::Idle | State::Held => Ok(()),
         }
     }

@@ -19,6 +19,7 @@ use super::problem;
 use super::server::Server;
 use super::statement::{Answer, Parameter, Statement};
 use crate::error::PostgresProblem;
+use crate::method::Record;
 use crate::sync::IgnorePoison;
 
 /// The routine of PostgreSQL that warns when a commit stops to wait for its standby. The text of the warning depends on
@@ -40,10 +41,20 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// A connection to the first host of the URL that is the server of the store.
+    ///
     /// # Errors
-    /// A failure to connect, or of the wrong server.
+    /// The failure of the host that came furthest.
     pub(super) async fn connect(core: &Arc<Core>) -> Result<Self, Failure> {
-        let (client, driver) = connect::connect(&core.options).await.map_err(Failure::Connect)?;
+        let accept = |client, driver| async move {
+            Self::to(core, client, driver).await.map_err(|failure| failure.into_error(Record::Store))
+        };
+        connect::connect(&core.options, accept).await.map_err(Failure::Connect)
+    }
+
+    /// # Errors
+    /// The server is a standby, another database, or an older state of it.
+    async fn to(core: &Arc<Core>, client: Client, driver: Connection) -> Result<Self, Failure> {
         let unsynced = Arc::new(AtomicU64::new(0));
         let driver = DriverTask(tokio::spawn(drive(driver, unsynced.clone())));
         let mut link = Self {
@@ -56,6 +67,7 @@ impl Link {
             durable: "on",
         };
         link.look_at_server().await?;
+        core.check_server(&link.server)?;
         Ok(link)
     }
 
@@ -139,6 +151,20 @@ impl Link {
     ) -> Result<Vec<Row>, Failure> {
         let sql = self.core.text(sql);
         self.in_time(self.client.query_typed(&sql, parameters)).await
+    }
+
+    /// Does the same for a statement that may take as long as it needs.
+    pub(super) async fn ask_long(
+        &self,
+        sql: &'static str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, Failure> {
+        Ok(self.client.query_typed(&self.core.text(sql), parameters).await?)
+    }
+
+    /// Runs a command that may take as long as it needs.
+    pub(super) async fn long_command(&self, sql: &str) -> Result<(), Failure> {
+        Ok(self.client.batch_execute(sql).await?)
     }
 
     /// Runs a command without parameters and without rows, such as `BEGIN`.

@@ -20,6 +20,7 @@
 //! | `failure.rs`, `problem.rs` | why an attempt failed; the errors of callers |
 //! | `header.rs` | the compare-and-swap of a vault's header |
 //! | `schema.rs`, `migrations/` | the schema, and telling it from others |
+//! | `rows.rs`, `tables.rs`, `walk.rs`, `whole_rows.rs` | for maintenance: the rows of an account, their SQL, reading all of them, copying them |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait; `protocol_statements.rs` has that of `protocol.rs` |
 
 mod app_sync;
@@ -41,16 +42,20 @@ mod problem;
 mod protocol;
 mod protocol_statements;
 mod reader;
+mod rows;
 mod schema;
 mod server;
 mod signal;
 mod statement;
 mod stats;
 mod store;
+mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tls;
 mod url;
+mod walk;
+mod whole_rows;
 mod writer;
 
 pub use crate::durability::Durability;

@@ -71,7 +71,6 @@ impl Connection {
         }
         *current = None;
         let link = Arc::new(Link::connect(&self.core).await?);
-        self.core.check_server(&link.server)?;
         if self.connected_before.swap(true, Ordering::Relaxed) {
             add(&self.core.counters.reconnects, 1);
         }

@@ -10,12 +10,14 @@ use wacore::store::traits::SignalStore;
 
 use super::decode::{blob, first, get};
 use super::header::Change;
-use super::statement::Column::{Bytes as Blob, Flag, Long, LongList};
-use super::statement::{Row, Statement, change, row, upsert};
+use super::statement::Column::{Bytes as Blob, BytesList, Flag, Long, LongList};
+use super::statement::{Cell, Row, Statement, change, row, upsert};
 use super::store::PostgresStore;
 use crate::encrypt::HeaderCopy;
 use crate::error::{self, Error};
 use crate::method::Record;
+use crate::rows::below;
+use crate::rows::store::UserAddresses;
 
 static PUT_IDENTITY: Statement = Statement::upsert(
     Record::Identity,
@@ -207,7 +209,7 @@ impl SignalStore for PostgresStore {
 
     /// Returns the records in the order of `ids`. Returns an id twice if it is asked for twice.
     async fn load_prekeys_batch(&self, ids: &[u32]) -> Result<Vec<(u32, Bytes)>> {
-        let list = super::statement::Cell::LongList(ids.iter().map(|id| i64::from(*id)).collect());
+        let list = Cell::LongList(ids.iter().map(|id| i64::from(*id)).collect());
         let rows = self.read(&LOAD_PREKEYS, smallvec::smallvec![list]).await?;
         let mut found = HashMap::with_capacity(rows.len());
         for row in &rows {
@@ -273,6 +275,9 @@ impl SignalStore for PostgresStore {
     }
 
     async fn get_sender_key(&self, address: &str) -> Result<Option<Vec<u8>>> {
+        if address == below::ADDRESS {
+            return Ok(below::answer(self.shared(), self.account, true));
+        }
         let rows = self.read(&GET_SENDER_KEY, row![address]).await?;
         Ok(first(&rows, |row| blob(row, 0, Record::SenderKey))?)
     }
@@ -285,7 +290,29 @@ impl SignalStore for PostgresStore {
     }
 }
 
+/// Where the addresses of a user's sessions begin and end.
+static ADDRESSES: Statement = Statement::read(
+    Record::Session,
+    &[Blob, Blob, BytesList],
+    "SELECT address FROM @.sessions WHERE account = $1 AND address >= $2 AND address < $3
+    UNION SELECT address FROM @.sessions WHERE account = $1 AND address = ANY($4)",
+);
+
 impl PostgresStore {
+    /// The addresses of users under which there are sessions.
+    pub(super) async fn addresses_of(&self, users: Vec<UserAddresses>) -> error::Result<Vec<Vec<u8>>> {
+        let mut addresses = vec![];
+        for UserAddresses { prefix, bare } in users {
+            let [at, after_at] = ["@", "A"].map(|end| [prefix.as_str(), end].concat());
+            let bare = Cell::BytesList(bare.into_iter().map(Bytes::from).collect());
+            let rows = self.read(&ADDRESSES, row![at, after_at, bare]).await?;
+            for row in &rows {
+                addresses.push(blob(row, 0, Record::Session)?);
+            }
+        }
+        Ok(addresses)
+    }
+
     async fn put_sender_keys(&self, copies: Vec<(HeaderCopy, Option<Bytes>)>, others: Vec<Row>) -> Result<()> {
         let others = (&PUT_SENDER_KEY, others);
         Ok(self.change_header(Change { account: self.account, copies, lease: None, others }).await?)

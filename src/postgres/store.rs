@@ -85,7 +85,7 @@ pub struct PostgresStore {
 }
 
 /// The lanes of an open store.
-struct Shared {
+pub(super) struct Shared {
     core: Arc<Core>,
     /// `None` after `close`.
     lanes: RwLock<Option<Lanes>>,
@@ -160,8 +160,13 @@ impl PostgresStore {
         let deadline = Instant::now() + core.options.deadline;
         let link = prepared_link(&core, deadline).await?;
         let shared = Shared::start(core, link, mode);
+        Ok(Self::of(Arc::new(shared), account))
+    }
+
+    /// A handle on an account of an open store. It has no lease yet, unless another handle of the store has it.
+    pub(super) fn of(shared: Arc<Shared>, account: i32) -> Self {
         let lease = shared.lease(account);
-        Ok(Self { shared: Arc::new(shared), account, lease })
+        Self { shared, account, lease }
     }
 
     /// Another account of the same database over the same connections. Takes its lease as [`PostgresOptions::open`]
@@ -170,7 +175,7 @@ impl PostgresStore {
     /// # Errors
     /// [`Error::AccountInUse`], [`Error::Postgres`] and [`Error::Closed`].
     pub async fn account(&self, number: i32) -> Result<Self> {
-        let store = Self { shared: self.shared.clone(), account: number, lease: self.shared.lease(number) };
+        let store = Self::of(self.shared.clone(), number);
         if self.shared.mode == Mode::Write {
             store.acquire().await?;
         }
@@ -224,6 +229,28 @@ impl PostgresStore {
         Ok(())
     }
 
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(super) fn lease(&self) -> &Arc<Lease> {
+        &self.lease
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.shared.mode == Mode::ReadOnly
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.shared.core
+    }
+
+    /// # Errors
+    /// [`Error::LeaseLost`].
+    pub(super) fn check(&self) -> Result<()> {
+        self.lease.check()
+    }
+
     /// Takes the lease, or waits for it.
     async fn acquire(&self) -> Result<()> {
         // A lost handle does not take the account back from its successor.
@@ -239,6 +266,7 @@ impl PostgresStore {
             drop(queue);
             match answer.await.unwrap_or(Err(Error::Closed { what: "store" })) {
                 Ok(Acquired::Held) => return Ok(()),
+                Ok(Acquired::Marked(mark)) => return mark.refuse(self.account),
                 Ok(Acquired::InUse(name)) if Instant::now() >= until => {
                     return Err(Error::AccountInUse { account: self.account, name });
                 }
@@ -284,7 +312,7 @@ impl PostgresStore {
         self.write(statement, vec![row], durable).await.map(|answer| answer.rows)
     }
 
-    async fn write(&self, statement: &'static Statement, rows: Vec<Row>, durable: bool) -> Result<Answer> {
+    pub(super) async fn write(&self, statement: &'static Statement, rows: Vec<Row>, durable: bool) -> Result<Answer> {
         self.ready_to_write().await?;
         if rows.is_empty() {
             return Ok(Answer::default());
@@ -296,7 +324,7 @@ impl PostgresStore {
 
     /// Refuses to write with a read-only store, and takes the lease if that was not done.
     pub(super) async fn ready_to_write(&self) -> Result<()> {
-        if self.shared.mode == Mode::ReadOnly {
+        if self.is_read_only() {
             return Err(problem::of_store(PostgresProblem::OpenedReadOnly));
         }
         if self.lease.state() == State::Idle {
@@ -334,7 +362,7 @@ impl PostgresStore {
         if !change.others.1.is_empty() {
             self.ready_to_write().await?;
             change.lease = Some(self.lease.clone());
-        } else if self.shared.mode == Mode::ReadOnly {
+        } else if self.is_read_only() {
             return Err(problem::of_store(PostgresProblem::OpenedReadOnly));
         }
         // The transaction goes on if the caller is dropped.
@@ -475,7 +503,7 @@ impl Shared {
     ///
     /// # Errors
     /// [`Error::Closed`].
-    fn writer(&self, account: i32) -> Result<mpsc::Sender<Job>> {
+    pub(super) fn writer(&self, account: i32) -> Result<mpsc::Sender<Job>> {
         self.queue(|lanes| lanes.writers[lane_of(account, lanes.writers.len())].clone())
     }
 

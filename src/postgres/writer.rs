@@ -22,6 +22,8 @@ use super::statement::{Answer, Fence, Kind, Row};
 use super::stats::add;
 use crate::error::{PostgresProblem, Result};
 use crate::method::Record;
+use crate::rows::mark::Mark;
+use crate::rows::table::MARK_ADDRESS;
 
 /// A lease that this lane keeps.
 struct Kept {
@@ -36,7 +38,7 @@ pub(super) struct Writer {
     /// A job that did not fit the last group.
     next: Option<Job>,
     kept: Vec<Kept>,
-    /// Tells of leases whose last handle is gone.
+    /// Tells of leases whose last handle is gone, or whose account is.
     dropped: Arc<Notify>,
     link: Option<Link>,
     connected_before: bool,
@@ -72,7 +74,7 @@ impl Writer {
                     None => break,
                 },
                 _ = renewal.tick(), if !self.kept.is_empty() => self.renew().await,
-                () = dropped.notified() => self.release(|kept| kept.lease.strong_count() == 0).await,
+                () = dropped.notified() => self.release(|kept| kept.lease.upgrade().is_none_or(|it| it.has_ended())).await,
             }
         }
         self.release(|_| true).await;
@@ -87,6 +89,9 @@ impl Writer {
                 let acquired = self.acquire(&lease).await;
                 // The caller may be gone.
                 let _ = reply.send(acquired);
+            }
+            Job::Barrier(reply) => {
+                let _ = reply.send(());
             }
             Job::Call(call) => {
                 let group = self.group(call).await;
@@ -269,7 +274,6 @@ impl Writer {
         }
         self.link = None;
         let link = Link::connect(&self.core).await?;
-        self.core.check_server(&link.server)?;
         if self.connected_before {
             add(&self.core.counters.reconnects, 1);
         }
@@ -346,7 +350,17 @@ impl Writer {
             return Err(Failure::NotSynced);
         }
         if let Some(row) = rows.first() {
-            lease.hold(row.try_get(0)?);
+            let epoch = row.try_get(0)?;
+            if let Some(mark) = mark(link, lease).await? {
+                let parameters: [(&(dyn ToSql + Sync), Type); 3] = [
+                    (&vec![lease.account], Type::INT4_ARRAY),
+                    (&vec![epoch], Type::INT8_ARRAY),
+                    (&&self.core.holder[..], Type::BYTEA),
+                ];
+                link.ask(lease::RELEASE, &parameters).await?;
+                return Ok(Acquired::Marked(mark));
+            }
+            lease.hold(epoch);
             self.kept.retain(|kept| kept.account != lease.account);
             self.kept.push(Kept { account: lease.account, epoch: lease.epoch.clone(), lease: Arc::downgrade(lease) });
             return Ok(Acquired::Held);
@@ -411,6 +425,17 @@ impl Writer {
             log::debug!("the leases were not released: {}", failure.problem());
         }
     }
+}
+
+/// The mark of the account, unless the lease may be taken in spite of it.
+async fn mark(link: &Link, lease: &Lease) -> Result<Option<Mark>, Failure> {
+    if lease.is_taken_despite_mark() {
+        return Ok(None);
+    }
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&lease.account, Type::INT4), (&MARK_ADDRESS.as_bytes(), Type::BYTEA)];
+    let rows = link.ask(lease::MARK, &parameters).await?;
+    rows.first().map(|row| Ok(Mark::of(row.try_get(0)?))).transpose()
 }
 
 /// A piece of a unit: the rows of one statement.

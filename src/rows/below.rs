@@ -54,7 +54,7 @@ pub(crate) fn answer<D: OwnDatabase + 'static>(database: &Arc<D>, account: i32, 
 /// Those of the backend.
 pub(crate) async fn own_store_below(backend: &dyn Backend) -> Result<Option<Arc<dyn Rows>>> {
     // Without an own store, no one would answer.
-    if cfg!(not(any(feature = "sqlite", test))) {
+    if cfg!(not(any(feature = "postgres", feature = "sqlite", test))) {
         return Ok(None);
     }
     let Some(answer) = backend.get_sender_key(ADDRESS).await? else { return Ok(None) };

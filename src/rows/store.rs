@@ -7,11 +7,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use wacore::store::traits::Backend;
 
-use super::table::{SealedRow, Table, TableSize};
+use super::mark::Mark;
+use super::table::{SealedRow, Table, TableSize, WholeRow};
 use crate::error::{Error, Result};
 use crate::method::Record;
 
-/// A store of this crate: [`SqliteStore`](crate::SqliteStore), a reference to one, or an `Arc` of one.
+/// A store of this crate: a `SqliteStore`, a `PostgresStore`, a reference to one, or an `Arc` of one.
 ///
 /// Other types cannot implement it.
 pub trait OwnStore {
@@ -23,6 +24,12 @@ pub trait OwnStore {
 #[doc(hidden)]
 #[derive(Debug, Clone)]
 pub struct OwnRows(pub(crate) Arc<dyn Rows>);
+
+impl OwnStore for OwnRows {
+    fn own_rows(&self) -> OwnRows {
+        self.clone()
+    }
+}
 
 impl<S: OwnStore + ?Sized> OwnStore for &S {
     fn own_rows(&self) -> OwnRows {
@@ -97,6 +104,15 @@ impl RowAsFound {
 pub(crate) struct UserAddresses {
     pub(crate) prefix: String,
     pub(crate) bare: Vec<String>,
+}
+
+/// The places where replaced data may remain after a rewrite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remains {
+    /// In none that the store knows.
+    Nowhere,
+    /// In the log of a server, its standbys and its archives.
+    OnTheServer,
 }
 
 /// Reads the rows of one account, one table after the other and one page at a time.
@@ -194,8 +210,8 @@ pub(crate) trait Rows: Backend + fmt::Debug {
     /// Brings all written data to its final place, so that no log holds replaced data.
     async fn checkpoint(&self) -> Result<()>;
 
-    /// Rewrites the store, so that no unused part of it holds replaced data.
-    async fn rewrite(&self) -> Result<()>;
+    /// Rewrites the store, so that no unused part of it holds replaced data. Returns where such data remains.
+    async fn rewrite(&self) -> Result<Remains>;
 
     /// Checks the database itself. Returns its problems in the engine's words.
     async fn check_database(&self, quick: bool) -> Result<Vec<String>>;
@@ -207,6 +223,30 @@ pub(crate) trait Rows: Backend + fmt::Debug {
     /// # Errors
     /// [`Error::FileMoved`] if the database is no longer at its place.
     fn check_place(&self) -> Result<()>;
+
+    /// Takes the account for a copy, whatever its mark says. A store that was opened read-only needs no account.
+    ///
+    /// # Errors
+    /// [`Error::AccountInUse`], [`Error::LeaseLost`], and those of the engine.
+    async fn acquire_for_copy(&self) -> Result<()>;
+
+    /// `true` if the store was opened read-only.
+    fn is_read_only(&self) -> bool;
+
+    /// The mark of the account.
+    async fn mark(&self) -> Result<Option<Mark>>;
+
+    /// Sets or deletes the mark. It is on the disk then, and everything that was written before.
+    async fn set_mark(&self, mark: Option<Mark>) -> Result<()>;
+
+    /// Up to `limit` whole rows behind another one, in the order of copies ([`Table::copy_order`]).
+    async fn whole_rows(&self, table: &'static Table, behind: Option<WholeRow>, limit: usize) -> Result<Vec<WholeRow>>;
+
+    /// Stores whole rows over those of their keys. New ones come behind the old ones, in the order given.
+    async fn put_whole_rows(&self, table: &'static Table, rows: Vec<WholeRow>) -> Result<()>;
+
+    /// Deletes the rows with the keys of these.
+    async fn delete_whole_rows(&self, table: &'static Table, rows: Vec<WholeRow>) -> Result<()>;
 
     /// Copies the database into a new file.
     async fn back_up(&self, target: &Path) -> Result<()>;

@@ -49,6 +49,8 @@ pub(crate) struct Table {
     pub(crate) carrier: Carrier,
     /// Columns in the clear with which the store computes.
     pub(crate) numbers: &'static [&'static str],
+    /// The columns that a vault leaves empty, or fills with the same for every row.
+    pub(crate) others: &'static [(&'static str, StoredKind)],
     /// `true` if a data key seals the values. Such values are sealed again under a new data key.
     pub(crate) is_sealed: bool,
 }
@@ -68,6 +70,31 @@ pub(crate) enum ColumnKind {
     Number,
 }
 
+/// The type of a column in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoredKind {
+    Text,
+    Bytes,
+    Integer,
+    Flag,
+}
+
+/// A value as the store holds it. Texts are bytes, and flags are 0 or 1.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum StoredValue {
+    Null,
+    Integer(i64),
+    Bytes(Vec<u8>),
+}
+
+/// A whole row, without its account: the values of [`Table::stored_columns`].
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct WholeRow {
+    pub(crate) values: Vec<StoredValue>,
+    /// Which of several LID mappings of the same time was put last. Its size means nothing to another store.
+    pub(crate) put_order: i64,
+}
+
 /// The column that holds the value, and its form.
 #[derive(Debug)]
 pub(crate) enum Carrier {
@@ -81,6 +108,16 @@ pub(crate) enum Carrier {
     Split(&'static str, &'static str),
     /// No value: the row is only its key.
     None,
+}
+
+impl Carrier {
+    pub(crate) fn columns(&self) -> Vec<&'static str> {
+        match *self {
+            Self::Bytes(column) | Self::Text(column) | Self::Map(column) => vec![column],
+            Self::Split(one, two) => vec![one, two],
+            Self::None => vec![],
+        }
+    }
 }
 
 /// A part of a key as an engine reads it.
@@ -124,7 +161,7 @@ const fn number(name: &'static str) -> Column {
 impl Table {
     /// A table whose values a data key seals.
     const fn sealed(name: &'static str, record: Record, carrier: Carrier, key: &'static [Column]) -> Self {
-        Self { name, position: 0, record, key, carrier, numbers: &[], is_sealed: true }
+        Self { name, position: 0, record, key, carrier, numbers: &[], others: &[], is_sealed: true }
     }
 
     /// A table whose values, if it has any, are under the lookup key.
@@ -135,6 +172,10 @@ impl Table {
     const fn with_numbers(self, numbers: &'static [&'static str]) -> Self {
         Self { numbers, ..self }
     }
+
+    const fn with_others(self, others: &'static [(&'static str, StoredKind)]) -> Self {
+        Self { others, ..self }
+    }
 }
 
 pub(crate) static TABLES: [Table; 18] = in_order([
@@ -143,8 +184,14 @@ pub(crate) static TABLES: [Table; 18] = in_order([
     Table::sealed("prekeys", Record::Prekey, Carrier::Bytes("record"), &[number("id")]).with_numbers(&["uploaded"]),
     Table::sealed("signed_prekeys", Record::SignedPrekey, Carrier::Bytes("record"), &[number("id")]),
     Table::sealed("sender_keys", Record::SenderKey, Carrier::Bytes("record"), &[text("address")]),
-    Table::sealed("sync_keys", Record::SyncKey, Carrier::Split("key_data", "fingerprint"), &[bytes("key_id")]),
-    Table::sealed("collection_versions", Record::CollectionVersion, Carrier::Map("index_value_map"), &[text("name")]),
+    Table::sealed("sync_keys", Record::SyncKey, Carrier::Split("key_data", "fingerprint"), &[bytes("key_id")])
+        .with_others(&[("timestamp", StoredKind::Integer)]),
+    Table::sealed("collection_versions", Record::CollectionVersion, Carrier::Map("index_value_map"), &[text("name")])
+        .with_others(&[
+            ("version", StoredKind::Integer),
+            ("hash", StoredKind::Bytes),
+            ("mac_mismatch_fatal", StoredKind::Flag),
+        ]),
     Table::sealed(
         "mutation_macs",
         Record::MutationMac,
@@ -157,7 +204,8 @@ pub(crate) static TABLES: [Table; 18] = in_order([
         Record::SenderKeyDevice,
         Carrier::None,
         &[text("group_jid"), text("device_jid")],
-    ),
+    )
+    .with_others(&[("has_key", StoredKind::Flag)]),
     Table::sealed(
         "lid_mappings",
         Record::LidMapping,
@@ -165,8 +213,13 @@ pub(crate) static TABLES: [Table; 18] = in_order([
         &[text("lid"), text("phone_number")],
     )
     .with_numbers(&["created_at", "updated_at"]),
-    Table::blinded("base_keys", Record::BaseKey, Carrier::Bytes("base_key"), &[text("address"), text("message_id")]),
-    Table::sealed("device_lists", Record::DeviceList, Carrier::Text("phash"), &[text("user")]),
+    Table::blinded("base_keys", Record::BaseKey, Carrier::Bytes("base_key"), &[text("address"), text("message_id")])
+        .with_others(&[("created_at", StoredKind::Integer)]),
+    Table::sealed("device_lists", Record::DeviceList, Carrier::Text("phash"), &[text("user")]).with_others(&[
+        ("devices", StoredKind::Text),
+        ("timestamp", StoredKind::Integer),
+        ("raw_id", StoredKind::Integer),
+    ]),
     Table::sealed("group_metadata", Record::GroupMetadata, Carrier::Bytes("info"), &[text("group_jid")]),
     Table::sealed("tc_tokens", Record::TcToken, Carrier::Bytes("token"), &[text("jid")])
         .with_numbers(&["token_timestamp", "sender_timestamp"]),
@@ -189,8 +242,10 @@ pub(crate) static TABLES: [Table; 18] = in_order([
         Record::MessageSecret,
         Carrier::Bytes("secret"),
         &[text("chat"), text("sender"), text("msg_id")],
-    ),
-    Table::sealed("devices", Record::Device, Carrier::Bytes("edge_routing_info"), &[]),
+    )
+    .with_others(&[("expires_at", StoredKind::Integer), ("message_ts", StoredKind::Integer)]),
+    Table::sealed("devices", Record::Device, Carrier::Bytes("edge_routing_info"), &[])
+        .with_others(&[("record", StoredKind::Bytes)]),
 ]);
 
 /// Tells each table its position.
@@ -207,8 +262,46 @@ const fn in_order(mut tables: [Table; 18]) -> [Table; 18] {
 /// that every backend keeps opaque, unlisted and unpruned. Blinded addresses have 24 characters, so none can be equal.
 pub(crate) const HEADER_ADDRESSES: [&str; 2] = ["wastorevaultheaderv1a", "wastorevaultheaderv1b"];
 
+/// Among the sender keys as well: says that an account moved to another store, or is not complete yet.
+pub(crate) const MARK_ADDRESS: &str = "wastoreaccountmark";
+/// The addresses among the sender keys under which a store keeps what no client stored.
+pub(crate) const OWN_ADDRESSES: [&str; 3] = [HEADER_ADDRESSES[0], HEADER_ADDRESSES[1], MARK_ADDRESS];
+
 impl Table {
-    /// The row that an engine has read. `None` if it is a copy of the header, or a device that was never sealed.
+    /// All columns but the account: the key, the carrier, the numbers, the others.
+    pub(crate) fn stored_columns(&self) -> Vec<(&'static str, StoredKind)> {
+        let key = self.key.iter().map(|column| match column.kind {
+            ColumnKind::Text => (column.name, StoredKind::Text),
+            ColumnKind::Bytes => (column.name, StoredKind::Bytes),
+            ColumnKind::Number => (column.name, StoredKind::Integer),
+        });
+        let carrier_kind = if matches!(self.carrier, Carrier::Text(_)) { StoredKind::Text } else { StoredKind::Bytes };
+        let carrier = self.carrier.columns().into_iter().map(|column| (column, carrier_kind));
+        let numbers = self.numbers.iter().map(|column| match *column {
+            "uploaded" => ("uploaded", StoredKind::Flag),
+            column => (column, StoredKind::Integer),
+        });
+        key.chain(carrier).chain(numbers).chain(self.others.iter().copied()).collect()
+    }
+
+    /// How many columns of the key are unique within an account: all, but a LID has one phone number.
+    pub(crate) fn unique_columns(&self) -> usize {
+        if self.record == Record::LidMapping { 1 } else { self.key.len() }
+    }
+
+    /// The places in [`Table::stored_columns`] of the columns in whose order rows are copied. The order of LID mappings
+    /// says which of several was put last.
+    pub(crate) fn copy_order(&self) -> Vec<usize> {
+        if self.record != Record::LidMapping {
+            return (0..self.key.len()).collect();
+        }
+        let columns = self.stored_columns();
+        let place = |name| columns.iter().position(|(column, _)| *column == name);
+        ["phone_number", "updated_at"].into_iter().filter_map(place).collect()
+    }
+
+    /// The row that an engine has read. `None` if it is a copy of the header, the account's mark, or a device that was
+    /// never sealed.
     ///
     /// # Errors
     /// [`Error::Plaintext`], [`Error::Tampered`] and [`Error::Malformed`] about the row.
@@ -222,11 +315,11 @@ impl Table {
             }
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
-        let is_header = || columns.iter().any(|column| HEADER_ADDRESSES.iter().any(|at| at.as_bytes() == column));
+        let is_own = |column: &Vec<u8>| OWN_ADDRESSES.iter().any(|address| address.as_bytes() == column);
         match record {
             // Under a vault, identities are stored among the sessions.
             Record::Identity => return Err(Error::Plaintext { record }),
-            Record::SenderKey if is_header() => return Ok(None),
+            Record::SenderKey if columns.iter().any(is_own) => return Ok(None),
             _ => {}
         }
         let value = self.value(raw.carrier)?;

@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::process;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ use super::options::SqliteOptions;
 use crate::clock;
 use crate::ended;
 use crate::error::{Error, Result};
+use crate::rows::mark::Mark;
+use crate::rows::table::MARK_ADDRESS;
 use crate::sync::IgnorePoison;
 
 /// A holder looks this many times while another store waits for its sign of life.
@@ -51,15 +53,25 @@ pub(super) struct Lease {
     holder: Option<Holder>,
     /// 0 while the lease is not held.
     epoch: AtomicI64,
+    /// The lease may be taken whatever the mark of the account says.
+    despite_mark: AtomicBool,
+    /// This store has closed the account off.
+    moved: AtomicBool,
     /// Closed once the lease is lost.
     lost: Semaphore,
 }
 
 impl Lease {
     /// # Errors
-    /// [`Error::LeaseLost`].
+    /// [`Error::LeaseLost`] and [`Error::AccountMoved`].
     pub(super) fn check(&self) -> Result<()> {
-        if self.lost.is_closed() { Err(Error::LeaseLost { account: self.account }) } else { Ok(()) }
+        if self.lost.is_closed() {
+            return Err(Error::LeaseLost { account: self.account });
+        }
+        if self.moved.load(Ordering::Relaxed) {
+            return Err(Error::AccountMoved { account: self.account });
+        }
+        Ok(())
     }
 
     /// `true` if calls may write: they hold the lease, or need none.
@@ -74,6 +86,18 @@ impl Lease {
         }
         self.check()?;
         Ok(self.epoch() != 0)
+    }
+
+    /// Allows this lease to be taken whatever the mark of the account says.
+    pub(super) fn take_despite_mark(&self) {
+        self.despite_mark.store(true, Ordering::Relaxed);
+        self.moved.store(false, Ordering::Relaxed);
+    }
+
+    /// This store has closed the account off: its handles end.
+    pub(super) fn close_off(&self) {
+        self.moved.store(true, Ordering::Relaxed);
+        ended::note();
     }
 
     /// The lease, if calls that write have to hold it.
@@ -187,7 +211,14 @@ impl Leases {
 
     /// The lease of an account, held or not.
     pub(super) fn of(&self, account: i32) -> Arc<Lease> {
-        let new = || Lease { account, holder: self.holder, epoch: AtomicI64::new(0), lost: Semaphore::new(0) };
+        let new = || Lease {
+            account,
+            holder: self.holder,
+            epoch: AtomicI64::new(0),
+            despite_mark: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
+            lost: Semaphore::new(0),
+        };
         self.all.lock().ignore_poison().entry(account).or_insert_with(|| Arc::new(new())).clone()
     }
 
@@ -258,9 +289,14 @@ impl Leases {
     /// epoch, which counts once the transaction has committed.
     ///
     /// # Errors
-    /// Those of reading and writing.
+    /// [`Error::AccountMoved`], [`Error::CopyUnfinished`], and those of reading and writing.
     pub(super) fn take(&self, connection: &Connection, lease: &Lease, whose: &mut Whose<'_>) -> Result<Taken> {
         let Some(holder) = &self.holder else { return Ok(Taken::Epoch(0)) };
+        if !lease.despite_mark.load(Ordering::Relaxed)
+            && let Some(mark) = mark(connection, lease.account)?
+        {
+            mark.refuse(lease.account)?;
+        }
         let found = connection.first(FIND, (lease.account, &holder.id, &self.name), Found::of)?;
         if let Some(found) = &found {
             let is_free = match whose {
@@ -290,6 +326,12 @@ impl Leases {
         lease.epoch.store(epoch, Ordering::SeqCst);
         self.looked_at.store(-1, Ordering::SeqCst);
     }
+}
+
+/// The mark of an account.
+pub(super) fn mark(connection: &Connection, account: i32) -> Result<Option<Mark>> {
+    let mark = |row: &Row<'_>| Ok(Mark::of(row.get_ref(0)?.as_bytes().unwrap_or_default()));
+    connection.first(MARK, (account, MARK_ADDRESS), mark)
 }
 
 /// The leases that may be taken.
@@ -388,6 +430,7 @@ fn is_unfenced() -> bool {
     false
 }
 
+const MARK: &str = "SELECT record FROM sender_keys WHERE account = ?1 AND address = ?2";
 const HELD: &str = "SELECT expires_at FROM leases WHERE account = ?1 AND epoch = ?2 AND holder = ?3";
 const ANSWER: &str = "UPDATE leases SET expires_at = NULL
     WHERE account = ?1 AND epoch = ?2 AND holder = ?3 AND expires_at IS NOT NULL";

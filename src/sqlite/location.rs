@@ -37,6 +37,10 @@ impl Location {
         Ok(connection)
     }
 
+    pub(super) fn is_read_only(&self) -> bool {
+        matches!(self, Location::ReadOnly(_))
+    }
+
     /// The path of the file, or `None` in memory.
     pub(super) fn path(&self) -> Option<&Path> {
         match self {

@@ -20,6 +20,7 @@
 //! | `restore.rs` | putting a backup in the place of a store |
 //! | `rows.rs` | the row operations of maintenance |
 //! | `tables.rs`, `pages.rs`, `walk.rs` | the statements of the tables; reading a page of rows; walking from page to page |
+//! | `whole_rows.rs` | copying rows as they are |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | the SQL, one file per upstream trait |
 
 mod acquire;
@@ -54,6 +55,7 @@ mod tests;
 mod transaction;
 mod wal;
 mod walk;
+mod whole_rows;
 mod write_plan;
 mod writer;
 

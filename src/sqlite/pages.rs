@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::rows::SealedRow;
 use crate::rows::store::{CountedRows, Found, RowPrefix};
-use crate::rows::table::{HEADER_ADDRESSES, Table};
+use crate::rows::table::{OWN_ADDRESSES, Table};
 
 /// The largest number of rows that one page holds.
 pub(super) const PAGE_ROWS: i64 = 500;
@@ -323,8 +323,7 @@ impl SqlTable {
         // the placeholder of a token.
         let absent = match self.table.record {
             Record::SenderKey => {
-                let [a, b] = HEADER_ADDRESSES;
-                format!("address IN ('{a}', '{b}')")
+                format!("address IN ({})", OWN_ADDRESSES.map(|address| format!("'{address}'")).join(", "))
             }
             Record::Device | Record::TcToken => format!("coalesce(length({column}), 0) = 0"),
             _ => "0".to_owned(),

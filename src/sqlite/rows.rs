@@ -9,19 +9,23 @@ use rusqlite::{Connection, Row, params_from_iter};
 
 use super::connection::{Statements, permitted};
 use super::database::Database;
+use super::lease::mark;
 use super::pages::count;
 use super::store::{SqliteStore, numbers};
 use super::tables::{SqlTable, TABLES};
 use super::walk::{LiveReader, Snapshot};
+use super::whole_rows::WholeTable;
 use super::write_plan::WritePlan;
 use crate::ended;
 use crate::error::Result;
 use crate::method::Record;
 use crate::rows::below::OwnDatabase;
+use crate::rows::mark::Mark;
 use crate::rows::store::{
-    CountedRows, OwnRows, OwnStore, Replacement, RowAsFound, RowPrefix, RowReader, Rows, TableFilter, UserAddresses,
+    CountedRows, OwnRows, OwnStore, Remains, Replacement, RowAsFound, RowPrefix, RowReader, Rows, TableFilter,
+    UserAddresses,
 };
-use crate::rows::table::{Table, TableSize};
+use crate::rows::table::{MARK_ADDRESS, Table, TableSize, WholeRow};
 
 impl OwnStore for SqliteStore {
     fn own_rows(&self) -> OwnRows {
@@ -168,8 +172,8 @@ impl Rows for SqliteStore {
         SqliteStore::checkpoint(self).await
     }
 
-    async fn rewrite(&self) -> Result<()> {
-        SqliteStore::rewrite(self).await
+    async fn rewrite(&self) -> Result<Remains> {
+        SqliteStore::rewrite(self).await.map(|()| Remains::Nowhere)
     }
 
     async fn check_database(&self, quick: bool) -> Result<Vec<String>> {
@@ -182,6 +186,54 @@ impl Rows for SqliteStore {
 
     fn check_place(&self) -> Result<()> {
         self.database.check_files()
+    }
+
+    async fn acquire_for_copy(&self) -> Result<()> {
+        self.lease.take_despite_mark();
+        self.acquire().await
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.database.wal.location.is_read_only()
+    }
+
+    async fn mark(&self) -> Result<Option<Mark>> {
+        let account = self.account;
+        self.database.read(move |c| mark(c, account)).await
+    }
+
+    async fn set_mark(&self, mark: Option<Mark>) -> Result<()> {
+        const SET: &str = "INSERT INTO sender_keys (account, address, record) VALUES (?1, ?2, ?3)
+            ON CONFLICT (account, address) DO UPDATE SET record = excluded.record";
+        const DELETE: &str = "DELETE FROM sender_keys WHERE account = ?1 AND address = ?2";
+        let account = self.account;
+        let set = move |c: &Connection| match mark {
+            Some(mark) => c.run(SET, (account, MARK_ADDRESS, mark.encode())).map(drop),
+            None => c.run(DELETE, (account, MARK_ADDRESS)).map(drop),
+        };
+        self.database.write_records(WritePlan::DURABLE, &self.lease, set).await?;
+        if matches!(mark, Some(Mark::Moved(_))) {
+            self.lease.close_off();
+        }
+        Ok(())
+    }
+
+    async fn whole_rows(&self, table: &'static Table, behind: Option<WholeRow>, limit: usize) -> Result<Vec<WholeRow>> {
+        self.lease.check()?;
+        let (account, limit) = (self.account, i64::try_from(limit).unwrap_or(i64::MAX));
+        self.database.read_long(move |c| WholeTable::of(table).rows(c, account, behind.as_ref(), limit)).await
+    }
+
+    async fn put_whole_rows(&self, table: &'static Table, rows: Vec<WholeRow>) -> Result<()> {
+        let account = self.account;
+        let put = move |c: &Connection| WholeTable::of(table).put(c, account, &rows);
+        self.database.write_records(WritePlan::RELAXED.transaction().blocking(), &self.lease, put).await
+    }
+
+    async fn delete_whole_rows(&self, table: &'static Table, rows: Vec<WholeRow>) -> Result<()> {
+        let account = self.account;
+        let delete = move |c: &Connection| WholeTable::of(table).delete(c, account, &rows);
+        self.database.write_records(WritePlan::RELAXED.transaction().blocking(), &self.lease, delete).await
     }
 
     async fn back_up(&self, target: &Path) -> Result<()> {

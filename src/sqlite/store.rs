@@ -197,6 +197,7 @@ impl SqliteStore {
             database.upgrade().map_or(Ok(()), |database| database.check_files())?;
             TABLES.iter().try_for_each(|table| connection.run(&table.delete_all, (account,)).map(drop))
         };
+        self.lease.take_despite_mark();
         self.acquire().await?;
         let life = self.life.clone();
         self.database.writer.write_and(WritePlan::DURABLE, self.lease.needed(), delete, move || life.end()).await?;

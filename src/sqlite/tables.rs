@@ -110,7 +110,7 @@ impl SqlTable {
 
     /// Reads the row that follows the id.
     pub(super) fn read(&self, row: &Row<'_>) -> Result<Option<SealedRow>> {
-        let carrier = carrier_columns(&self.table.carrier).len().max(1);
+        let carrier = self.table.carrier.columns().len().max(1);
         let keys = self.table.key.len();
         let key = self.table.key.iter().zip(1 + carrier..).map(|(column, at)| match column.kind {
             ColumnKind::Number => Ok(KeyPart::Number(row.get(at)?)),
@@ -155,17 +155,9 @@ pub(super) fn prefix_of(table: &Table, front: &[u8]) -> Option<[u8; PREFIX_BYTES
     }
 }
 
-fn carrier_columns(carrier: &Carrier) -> Vec<&'static str> {
-    match *carrier {
-        Carrier::Bytes(column) | Carrier::Text(column) | Carrier::Map(column) => vec![column],
-        Carrier::Split(one, two) => vec![one, two],
-        Carrier::None => vec![],
-    }
-}
-
 /// The columns that are read of a row.
 fn columns(table: &Table) -> String {
-    let mut columns = carrier_columns(&table.carrier).into_iter().map(|column| match (table.record, column) {
+    let mut columns = table.carrier.columns().into_iter().map(|column| match (table.record, column) {
         // These two may be NULL.
         (Record::DeviceList, column) => format!("coalesce({column}, '')"),
         (Record::Device, column) => format!("coalesce({column}, x'')"),
@@ -185,14 +177,14 @@ fn bytes_of(table: &Table) -> String {
         Record::DeviceList => "coalesce(length(phash), 0)".to_owned(),
         Record::SenderKeyDevice => "length(device_jid)".to_owned(),
         _ => {
-            let lengths = carrier_columns(&table.carrier).into_iter().map(|column| format!("length({column})"));
+            let lengths = table.carrier.columns().into_iter().map(|column| format!("length({column})"));
             lengths.collect::<Vec<_>>().join(" + ")
         }
     }
 }
 
 fn replace(table: &Table, has_row_ids: bool) -> String {
-    let columns = carrier_columns(&table.carrier);
+    let columns = table.carrier.columns();
     let numbered = |from: usize, with: &str| {
         let terms = columns.iter().zip(from..).map(|(column, at)| format!("{column} = ?{at}"));
         terms.collect::<Vec<_>>().join(with)

@@ -20,7 +20,7 @@ use crate::maintenance::open_account;
 use crate::method::Record;
 use crate::private;
 use crate::progress::{Observer, Phase, Progress};
-use crate::rows::store::Rows;
+use crate::rows::store::{OwnRows, OwnStore, Rows};
 use crate::secret::Secret;
 use crate::sqlite::files::{cannot_write, publish, refuse_pipes, refuse_taken};
 use crate::sqlite::read_only::{Quiet, connect_immutable};
@@ -62,6 +62,22 @@ pub struct Import {
     options: VaultOptions,
     remove_source: bool,
     progress: Observer,
+}
+
+/// Where an import goes.
+enum Target {
+    /// A new file.
+    File(PathBuf),
+    Store(Arc<dyn Rows>),
+}
+
+impl Target {
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Store(_) => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -161,12 +177,46 @@ impl Import {
             && target.symlink_metadata().is_ok()
             && let Some(file) = remove::interrupted(&source)
         {
-            return self.finish_removal(source, file, &target, secret.into()).await;
+            let store = SqliteOptions::new().lease_when_writing().open(&target).await?;
+            return self.finish_removal(source, file, &store, secret.into()).await;
         }
         refuse_taken(&target)?;
+        if self.remove_source && remove::uses(&source, &target) {
+            return Err(Error::InvalidInput {
+                what: "the target",
+                problem: "has a name that SQLite or the removal uses for the source",
+            });
+        }
+        self.read_and_write(source, Target::File(target), secret.into()).await
+    }
+
+    /// Imports the database at `source` into an open store, such as a `PostgresStore`. Each account keeps its number. The
+    /// accounts of the store must hold nothing.
+    ///
+    /// If this is interrupted, the accounts do not open. Delete them, and import again.
+    ///
+    /// # Errors
+    /// As [`Import::run`]. [`Error::InvalidInput`] if an account of the target holds something. [`Error::AccountInUse`],
+    /// and those of the target's engine.
+    pub async fn run_into(
+        &self,
+        source: impl AsRef<Path>,
+        target: &impl OwnStore,
+        secret: impl Into<Secret>,
+    ) -> Result<ImportReport> {
+        let (source, OwnRows(target)) = (source.as_ref().to_owned(), target.own_rows());
+        if self.remove_source
+            && let Some(file) = remove::interrupted(&source)
+        {
+            return self.finish_removal(source, file, &*target, secret.into()).await;
+        }
+        self.read_and_write(source, Target::Store(target), secret.into()).await
+    }
+
+    async fn read_and_write(&self, source: PathBuf, target: Target, secret: Secret) -> Result<ImportReport> {
         let quiet = Quiet::look(&source);
         if self.remove_source {
-            self.check_removal(quiet.as_ref(), &source, &target)?;
+            self.check_removal(quiet.as_ref())?;
         }
         let still = quiet.clone();
         let changed = {
@@ -182,20 +232,20 @@ impl Import {
                 to_writer.send_blocking(Message::Failed(error)).ok();
             }
         });
-        let written = self.write(&messages, &target, secret.into()).await;
+        let copy = target.path().map(Path::to_owned);
+        let written = self.write(&messages, target, secret).await;
         messages.close();
         reader.await;
         // Rows that were read while another process wrote make no sense.
         let written = written.map_err(|error| if changed() { Error::SourceChanged } else { error });
         let (mut report, store_id) = written?;
         if self.remove_source {
-            let copy = target.clone();
             let remove = move || {
                 let is_still = |file: &Path| still.is_some_and(|still| still.has_content_of(file));
                 remove::remove(&imported_from, &store_id, is_still).inspect_err(|error| {
                     if matches!(error, Error::SourceChanged) {
                         // The new store misses the latest changes of the source.
-                        std::fs::remove_file(copy).ok();
+                        copy.map(std::fs::remove_file);
                     }
                 })
             };
@@ -205,18 +255,12 @@ impl Import {
     }
 
     /// # Errors
-    /// [`Error::InvalidInput`] if the source, or the target's name, does not allow the removal.
-    fn check_removal(&self, quiet: Option<&Quiet>, source: &Path, target: &Path) -> Result<()> {
+    /// [`Error::InvalidInput`] if the source does not allow the removal.
+    fn check_removal(&self, quiet: Option<&Quiet>) -> Result<()> {
         if quiet.is_none() {
             return Err(cannot_remove(
                 "is in use, or was not closed properly: start and stop the bot, or remove it yourself",
             ));
-        }
-        if remove::uses(source, target) {
-            return Err(Error::InvalidInput {
-                what: "the target",
-                problem: "has a name that SQLite or the removal uses for the source",
-            });
         }
         if matches!(self.accounts, Accounts::One(_)) {
             return Err(cannot_remove("cannot be removed if only one of its accounts is imported: import all"));
@@ -229,15 +273,13 @@ impl Import {
         &self,
         path: PathBuf,
         file: PathBuf,
-        target: &Path,
+        store: &dyn Rows,
         secret: Secret,
     ) -> Result<ImportReport> {
         // The secret proves that the store was made from this source.
-        let store = SqliteOptions::new().lease_when_writing().open(target).await?;
-        let lowest = store.accounts().await?.into_iter().min().unwrap_or(1);
-        let id = open_account(&store.account(lowest), &self.options.clone().mode(OpenMode::ReadOnly), secret)
-            .await?
-            .store_id();
+        let lowest = store.accounts_in_use().await?.into_iter().min().unwrap_or(1);
+        let (lowest, options) = (OwnRows(store.account(lowest)), self.options.clone().mode(OpenMode::ReadOnly));
+        let id = open_account(&lowest, &options, secret).await?.store_id();
         let removed = background::unblock(move || remove::finish(&path, &file, &id)).await?;
         Ok(ImportReport { accounts: vec![], records: vec![], not_read: vec![], removed: Some(removed) })
     }
@@ -246,18 +288,47 @@ impl Import {
     async fn write(
         &self,
         messages: &Receiver<Message>,
-        target: &Path,
+        target: Target,
         secret: Secret,
     ) -> Result<(ImportReport, [u8; 16])> {
         let Message::Accounts(accounts, not_read) = next(messages).await? else { return Err(Error::WorkerGone) };
-        let total = accounts.iter().map(|(_, records)| records).sum::<u64>();
-        let unfinished = private::unfinished_folder(target, ".wastore-import-").map_err(cannot_write)?;
+        let target = match target {
+            Target::Store(store) => {
+                for (account, _) in &accounts {
+                    let account = store.account(*account);
+                    account.refuse_others().await?;
+                    if account.count(|_| true).await? > 0 {
+                        return Err(Error::InvalidInput {
+                            what: "the target account",
+                            problem: "holds something: delete it with `wastore accounts delete`, then import again",
+                        });
+                    }
+                }
+                return Ok(self.fill(messages, (accounts, not_read), &store, secret).await?.0);
+            }
+            Target::File(target) => target,
+        };
+        let unfinished = private::unfinished_folder(&target, ".wastore-import-").map_err(cannot_write)?;
         let (file, unfinished) = (unfinished.path().join("store.db"), Arc::new(unfinished));
         // Nothing syncs until `publish`, which syncs once at the end.
         let options =
             SqliteOptions::new().durability(Durability::Process).unfinished_in(&unfinished).lease_when_writing();
-        let first = options.open(&file).await?;
+        let first: Arc<dyn Rows> = Arc::new(options.open(&file).await?);
+        let (result, vaults) = self.fill(messages, (accounts, not_read), &first, secret).await?;
+        first.checkpoint().await?;
+        publish((vaults, first), unfinished, file, target).await?;
+        Ok(result)
+    }
 
+    /// Copies and compares all accounts. Returns the vaults as well.
+    async fn fill(
+        &self,
+        messages: &Receiver<Message>,
+        (accounts, not_read): (Vec<(i32, u64)>, Vec<NotRead>),
+        first: &Arc<dyn Rows>,
+        secret: Secret,
+    ) -> Result<((ImportReport, [u8; 16]), Vec<Vault>)> {
+        let total = accounts.iter().map(|(_, records)| records).sum::<u64>();
         let mut vaults: Vec<Vault> = vec![];
         let mut secret = Some(secret);
         for (account, _) in &accounts {
@@ -271,12 +342,12 @@ impl Import {
                 Some(first) => self.options.importing().derived_from(first),
                 None => self.options.importing(),
             };
-            vaults.push(options.create(Arc::new(store), secret).await?);
+            vaults.push(options.create_in_backend(store, secret).await?);
         }
         let numbers = accounts.iter().map(|(account, _)| *account);
         let stores: Vec<(i32, Arc<dyn Backend>)> = numbers
             .zip(&vaults)
-            .map(|(account, vault)| (account, vault.layer().layer(Arc::new(first.account(account)))))
+            .map(|(account, vault)| (account, vault.layer().layer(first.account(account))))
             .collect();
         let mut report = ImportReport {
             accounts: accounts.iter().map(|(account, _)| *account).collect(),
@@ -290,10 +361,8 @@ impl Import {
         for vault in &vaults {
             vault.finish_import().await?;
         }
-        first.checkpoint().await?;
         let store_id = vaults.first().ok_or(Error::WorkerGone)?.store_id();
-        publish((vaults, stores, first), unfinished, file, target.to_owned()).await?;
-        Ok((report, store_id))
+        Ok(((report, store_id), vaults))
     }
 
     /// Reads the source once.

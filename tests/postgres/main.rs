@@ -19,6 +19,7 @@ mod proxy;
 mod server;
 
 mod common;
+mod copies;
 mod cuts;
 mod failures;
 mod harness;

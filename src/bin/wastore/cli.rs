@@ -10,6 +10,7 @@ use wastore::vault::{Argon2Cost, FileAnchor};
 use wastore::{Result, VaultOptions};
 
 use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret};
+use crate::stores::Place;
 
 /// Encrypted storage for whatsapp-rust: import an existing bot, change the secrets of its store,
 /// check it, back it up.
@@ -83,7 +84,10 @@ pub(crate) enum Command {
     /// Create an empty encrypted store
     Init {
         /// The new store
-        store: PathBuf,
+        store: Place,
+        /// The account, 1 if it is left out
+        #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+        account: Option<i32>,
         #[command(flatten)]
         new: NewSecret,
     },
@@ -109,6 +113,12 @@ pub(crate) enum Command {
         #[arg(long, required = true)]
         plaintext: bool,
     },
+    /// Copy accounts to another store: between files and PostgreSQL servers, in any direction
+    ///
+    /// Everything is copied as it is, so no secret is needed. Stop the bot first. When the copy is
+    /// complete and was compared with the source, the source is closed off, because two live copies
+    /// of an account use its message keys twice. If this is interrupted, run it again: it continues.
+    Copy(CopyArgs),
     /// Change the passphrase; records do not change
     ///
     /// An older copy of the store still opens with the old passphrase.
@@ -153,7 +163,7 @@ pub(crate) enum Command {
     /// The end of the output says what an attacker with an old secret can still do.
     Revoke {
         /// The store
-        store: PathBuf,
+        store: Place,
         #[command(flatten)]
         secret: CurrentSecret,
         #[command(flatten)]
@@ -174,7 +184,7 @@ pub(crate) enum Command {
     /// their end.
     Vacuum {
         /// The store
-        store: PathBuf,
+        store: Place,
     },
     /// Open every record, and check its seal, place and name, and the database around it
     Verify {
@@ -223,7 +233,7 @@ pub(crate) enum Command {
     /// Delete the oldest snapshots that the client made beside the store
     PruneSnapshots {
         /// The store
-        store: PathBuf,
+        store: Place,
         /// How many to keep
         #[arg(long, value_name = "NUMBER")]
         keep: NonZeroUsize,
@@ -242,7 +252,7 @@ pub(crate) enum Command {
     /// Show what is visible without a key: accounts, key slots and their cost, rows and bytes
     Inspect {
         /// The store
-        store: PathBuf,
+        store: Place,
         /// Print it as JSON
         #[arg(long)]
         json: bool,
@@ -250,7 +260,7 @@ pub(crate) enum Command {
     /// Copy the store to a new file while it is in use; the copy is encrypted like the store
     Backup {
         /// The store
-        store: PathBuf,
+        store: Place,
         /// The new file
         #[arg(required_unless_present = "to_folder", conflicts_with = "to_folder")]
         file: Option<PathBuf>,
@@ -269,7 +279,7 @@ pub(crate) enum Command {
         /// The backup, which is only read
         backup: PathBuf,
         /// The store
-        store: PathBuf,
+        store: Place,
     },
     /// Make a key file of 64 random hexadecimal digits that only its owner can read
     Keygen {
@@ -284,7 +294,7 @@ pub(crate) enum Command {
     /// Return free pages at the end of the file to the file system
     Shrink {
         /// The store
-        store: PathBuf,
+        store: Place,
     },
     /// Save the vault's header, or restore a saved one
     Header {
@@ -304,13 +314,37 @@ pub(crate) enum Command {
     },
 }
 
+/// The source and the target of a copy.
+#[derive(Args)]
+pub(crate) struct CopyArgs {
+    /// The store to copy from
+    pub(crate) from: Place,
+    /// The store to copy to; a file or a schema that is not there is made
+    pub(crate) to: Place,
+    /// Copy only this account
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub(crate) account: Option<i32>,
+    /// Give the account this number in the target
+    #[arg(long = "as", value_name = "NUMBER", requires = "account", allow_negative_numbers = true)]
+    pub(crate) new_number: Option<i32>,
+    /// Leave the source as it is: then delete one of the two before a client runs on the other
+    #[arg(long)]
+    pub(crate) keep_source: bool,
+    /// Also copy accounts without a vault, in plaintext
+    #[arg(long)]
+    pub(crate) plaintext: bool,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// The source and the target of an import.
 #[derive(Args)]
 pub(crate) struct ImportArgs {
     /// The database that the bot uses now
     pub(crate) source: PathBuf,
     /// The new store; it appears when it is complete
-    pub(crate) store: PathBuf,
+    pub(crate) store: Place,
     /// Import this account of several
     #[arg(long, value_name = "NUMBER", conflicts_with = "all_accounts", allow_negative_numbers = true)]
     pub(crate) account: Option<i32>,
@@ -363,20 +397,34 @@ pub(crate) enum Accounts {
     /// Print the number of each account, and whether it has a vault
     List {
         /// The store
-        store: PathBuf,
+        store: Place,
     },
     /// Delete every record of an account, and its vault; older copies of the store still have them
     ///
     /// Stop its bot first. Pieces of records may stay in unused parts of the file until `vacuum`.
     Delete {
         /// The store
-        store: PathBuf,
+        store: Place,
         /// The account
         #[arg(allow_negative_numbers = true)]
         number: i32,
         /// Confirm that the account is deleted for good
         #[arg(long, required = true)]
         for_good: bool,
+    },
+    /// Open an account again that `copy` closed off
+    ///
+    /// Only if the other store is gone and no client ran on it: two copies of an account use its
+    /// message keys twice.
+    Reclaim {
+        /// The store
+        store: Place,
+        /// The account
+        #[arg(allow_negative_numbers = true)]
+        number: i32,
+        /// Confirm that the other copy is gone
+        #[arg(long, required = true)]
+        other_is_gone: bool,
     },
 }
 
@@ -407,7 +455,7 @@ pub(crate) enum Header {
 #[derive(Args)]
 pub(crate) struct Store {
     /// The store
-    pub(crate) store: PathBuf,
+    pub(crate) store: Place,
     /// The account, if the store has several
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub(crate) account: Option<i32>,

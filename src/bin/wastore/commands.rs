@@ -8,17 +8,20 @@ use std::process::ExitCode;
 use indicatif::ProgressBar;
 use wastore::import::{AccountToExport, Export, Import};
 use wastore::maintenance::{
-    self, Repair, Rotate, Verify, VerifyReport, create_encrypted, open_account, restore_account_header,
+    self, Repair, Rotate, StoreCopy, Verify, VerifyReport, create_encrypted, open_account, restore_account_header,
 };
 use wastore::vault::{HeaderInfo, OpenMode, SlotInfo};
 use wastore::{Error, Key, RecoveryKey, SqliteStore, VaultOptions, printable, printable_path};
 use zeroize::Zeroizing;
 
-use crate::cli::{Accounts, Command, Header, ImportArgs, Keys, Store};
+use crate::cli::{Accounts, Command, CopyArgs, Header, ImportArgs, Keys, Store};
 use crate::failure::{DAMAGED, Failure, REFUSED};
 use crate::manual;
 use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret, saved_header};
-use crate::stores::{accounts, each_account, in_use, open, open_read_only};
+use crate::stores::{
+    AnyStore, Place, each_account, file_in_use, in_use, open, open_file, open_file_read_only, open_or_make,
+    open_read_only,
+};
 use crate::terminal::{progress_bar, say, show_secret, write_private};
 
 type Done = Result<ExitCode, Failure>;
@@ -26,13 +29,14 @@ const DONE: Done = Ok(ExitCode::SUCCESS);
 
 pub(crate) async fn run(command: Command, options: &VaultOptions) -> Done {
     match command {
-        Command::Init { store, new } => init(&store, new, options).await,
+        Command::Init { store, account, new } => init(&store, account, new, options).await,
         Command::Import(arguments) => import(arguments, options).await,
         Command::Export { store, secret, target, all_accounts, plaintext: _ } => {
             export(&store, secret, &target, all_accounts, options).await
         }
         Command::Passwd { store, secret, new } => passwd(&store, secret, new, options).await,
         Command::Keys { command } => keys(command, options).await,
+        Command::Copy(arguments) => copy(arguments).await,
         Command::Rotate { store, secret, leave_damaged } => rotate(&store, secret, leave_damaged, options).await,
         Command::Revoke { store, secret, new, leave_damaged, except } => {
             let rotate = |bar: &ProgressBar| except.into_iter().fold(rotation(leave_damaged, bar), Rotate::except);
@@ -54,6 +58,9 @@ pub(crate) async fn run(command: Command, options: &VaultOptions) -> Done {
         Command::Accounts { command: Accounts::Delete { store, number, for_good: _ } } => {
             delete_account(&store, number).await
         }
+        Command::Accounts { command: Accounts::Reclaim { store, number, other_is_gone: _ } } => {
+            reclaim_account(&store, number).await
+        }
         Command::Shrink { store } => shrink(&store).await,
         Command::Header { command: Header::Save { store, secret, file } } => {
             save_header(&store, secret, &file, options).await
@@ -74,9 +81,20 @@ fn refuse_taken(target: &Path) -> Result<(), Failure> {
     }
 }
 
-async fn init(store: &Path, new: NewSecret, options: &VaultOptions) -> Done {
-    refuse_taken(store)?;
-    create_encrypted(store, options, new.read().await?).await?;
+async fn init(store: &Place, account: Option<i32>, new: NewSecret, options: &VaultOptions) -> Done {
+    match store {
+        Place::File(path) if account.is_none_or(|account| account == 1) => {
+            refuse_taken(path)?;
+            create_encrypted(path, options, new.read().await?).await?;
+        }
+        place => {
+            let store = open_or_make(place).await?.account(account.unwrap_or(1)).await?;
+            if store.header().await?.is_some() {
+                return Err(Error::VaultExists.into());
+            }
+            store.create_vault(options, new.read().await?).await?;
+        }
+    }
     say("an empty encrypted store was created\n")?;
     DONE
 }
@@ -90,8 +108,8 @@ Other names of the same file are empty.";
 async fn import(arguments: ImportArgs, options: &VaultOptions) -> Done {
     let ImportArgs { source, store, account, all_accounts, remove_source, new } = arguments;
     let resumes = remove_source && source.metadata().is_err();
-    if !resumes {
-        refuse_taken(&store)?;
+    if let (false, Some(path)) = (resumes, store.path()) {
+        refuse_taken(path)?;
     }
     let bar = progress_bar();
     let shown = bar.clone();
@@ -107,15 +125,25 @@ async fn import(arguments: ImportArgs, options: &VaultOptions) -> Done {
     if remove_source {
         import = import.remove_source();
     }
-    let report = import.run(&source, &store, new.read().await?).await;
+    let report = match &store {
+        Place::File(path) => import.run(&source, path, new.read().await?).await,
+        server => {
+            let target = open_or_make(server).await?;
+            import.run_into(&source, &target, new.read().await?).await
+        }
+    };
     bar.finish_and_clear();
     let report = report?;
-    say(format_args!(
-        "{report}\n{} is complete, and was compared with the source record by record.\n",
-        printable_path(&store)
-    ))?;
+    say(format_args!("{report}\n{} is complete, and was compared with the source record by record.\n", store))?;
     for number in report.accounts() {
-        say(format_args!("account {number} opens with SqliteStore::open(..).await?.account({number})\n"))?;
+        match &store {
+            Place::File(_) => {
+                say(format_args!("account {number} opens with SqliteStore::open(..).await?.account({number})\n"))?;
+            }
+            Place::Server(_) => {
+                say(format_args!("account {number} opens with PostgresOptions::new(..)?.open({number}).await?\n"))?;
+            }
+        }
     }
     let Some(removed) = report.removed_source() else {
         say(format_args!(
@@ -140,10 +168,14 @@ async fn export(
 ) -> Done {
     refuse_taken(target)?;
     let opened = in_use(open_read_only(&store.store).await?).await?;
-    let stores: Vec<_> = match all_accounts {
-        true => accounts(&opened).await?.into_iter().map(|number| opened.account(number)).collect(),
-        false => vec![store.choose(opened).await?],
-    };
+    let mut stores = vec![];
+    if all_accounts {
+        for number in opened.accounts_in_use().await? {
+            stores.push(opened.account(number).await?);
+        }
+    } else {
+        stores.push(store.choose(opened).await?);
+    }
     let (secret, mut vaults) = (secret.read().await?, vec![]);
     for account in &stores {
         vaults.push(open_account(account, &options.clone().mode(OpenMode::ReadOnly), secret.duplicate()).await?);
@@ -177,7 +209,7 @@ async fn keys(command: Keys, options: &VaultOptions) -> Done {
     match command {
         Keys::List { store } => {
             let store = store.open_read_only().await?;
-            let header = HeaderInfo::read(&store).await?.ok_or(Error::NoVault)?;
+            let header = store.header().await?.ok_or(Error::NoVault)?;
             say(format_args!("{:<5} {:<32} opens with\n", "slot", "label"))?;
             say_slots(header.slots)?;
         }
@@ -217,6 +249,42 @@ fn rotation(leave_damaged: bool, bar: &ProgressBar) -> Rotate {
     if leave_damaged { rotate.leave_damaged() } else { rotate }
 }
 
+/// Copies one account, or all of them.
+async fn copy(arguments: CopyArgs) -> Done {
+    let CopyArgs { from, to, account, new_number, keep_source, plaintext, json } = arguments;
+    let opened = in_use(if keep_source { open_read_only(&from).await? } else { open(&from).await? }).await?;
+    let target = open_or_make(&to).await?;
+    let bar = progress_bar();
+    let shown = bar.clone();
+    let mut copy = StoreCopy::new()
+        .on_progress(move |progress| show(&shown, progress.phase.name(), progress.done, progress.total));
+    if keep_source {
+        copy = copy.keep_source();
+    }
+    if plaintext {
+        copy = copy.plaintext();
+    }
+    let numbers = match account {
+        Some(number) => vec![(number, new_number.unwrap_or(number))],
+        None => opened.accounts_in_use().await?.into_iter().map(|number| (number, number)).collect(),
+    };
+    let mut reports = vec![];
+    for (number, new) in numbers {
+        let report = copy.run(&opened.account(number).await?, &target.account(new).await?).await;
+        bar.finish_and_clear();
+        let report = report?;
+        if !json {
+            say(format_args!("{report}\n"))?;
+        }
+        reports.push(report);
+    }
+    if json {
+        let reports = serde_json::to_value(&reports).map_err(Failure::other)?;
+        say(format_args!("{reports:#}\n"))?;
+    }
+    DONE
+}
+
 fn show(bar: &ProgressBar, what: &'static str, done: u64, total: u64) {
     bar.set_message(what);
     bar.set_length(total);
@@ -227,7 +295,7 @@ fn show(bar: &ProgressBar, what: &'static str, done: u64, total: u64) {
 async fn rotate(store: &Store, secret: CurrentSecret, leave_damaged: bool, options: &VaultOptions) -> Done {
     let opened = open(&store.store).await?;
     let (bar, secret) = (progress_bar(), secret.read().await?);
-    let change = async |account: SqliteStore| {
+    let change = async |account: AnyStore| {
         let report = async {
             let vault = open_account(&account, options, secret.duplicate()).await?;
             rotation(leave_damaged, &bar).run(&account, &vault).await
@@ -263,7 +331,7 @@ They cannot read anything else in a newer copy. To end all of this, export the a
 Replace the backups and every saved header. Add other secrets again: only the new one opens the store.";
 
 async fn revoke(
-    store: &Path,
+    store: &Place,
     secret: CurrentSecret,
     new: NewSecret,
     rotate: impl FnOnce(&ProgressBar) -> Rotate,
@@ -278,8 +346,9 @@ async fn revoke(
     DONE
 }
 
-async fn vacuum(store: &Path) -> Done {
-    in_use(open(store).await?).await?.vacuum().await?;
+async fn vacuum(store: &Place) -> Done {
+    let path = store.file("run VACUUM FULL there, which locks all accounts out meanwhile")?;
+    file_in_use(open_file(path).await?).await?.vacuum().await?;
     say("the file was rewritten\n")?;
     DONE
 }
@@ -288,7 +357,7 @@ async fn vacuum(store: &Path) -> Done {
 async fn verify(store: &Store, secret: CurrentSecret, quick: bool, json: bool, options: &VaultOptions) -> Done {
     let opened = open_read_only(&store.store).await?;
     let (bar, secret) = (progress_bar(), secret.read().await?);
-    let check = async |account: SqliteStore| {
+    let check = async |account: AnyStore| {
         let shown = bar.clone();
         let verify = Verify::new();
         let verify = verify.on_progress(move |progress| show(&shown, "checking", progress.done, progress.total));
@@ -353,8 +422,9 @@ async fn forget(store: &Store, secret: CurrentSecret, jid: &str, options: &Vault
     DONE
 }
 
-async fn prune_snapshots(store: &Path, keep: NonZeroUsize) -> Done {
-    for old in in_use(open_read_only(store).await?).await?.prune_snapshots(keep).await? {
+async fn prune_snapshots(store: &Place, keep: NonZeroUsize) -> Done {
+    let path = store.file("the client makes no snapshots there")?;
+    for old in file_in_use(open_file_read_only(path).await?).await?.prune_snapshots(keep).await? {
         say(format_args!("{} was deleted\n", printable_path(&old)))?;
     }
     DONE
@@ -363,14 +433,14 @@ async fn prune_snapshots(store: &Path, keep: NonZeroUsize) -> Done {
 async fn accept_rollback(store: &Store, secret: CurrentSecret, options: &VaultOptions) -> Done {
     let (opened, secret) = (in_use(open(&store.store).await?).await?, secret.read().await?);
     for number in store.accounts(&opened).await? {
-        open_account(&opened.account(number), &options.clone().mode(OpenMode::AcceptRollback), secret.duplicate())
-            .await?;
+        let account = opened.account(number).await?;
+        open_account(&account, &options.clone().mode(OpenMode::AcceptRollback), secret.duplicate()).await?;
         say(format_args!("account {number} is accepted as it is: link it again, and save its header again\n"))?;
     }
     DONE
 }
 
-async fn inspect(store: &Path, json: bool) -> Done {
+async fn inspect(store: &Place, json: bool) -> Done {
     let inspection = maintenance::inspect(&open_read_only(store).await?).await?;
     if json {
         let inspection = serde_json::to_value(&inspection).map_err(Failure::other)?;
@@ -381,8 +451,9 @@ async fn inspect(store: &Path, json: bool) -> Done {
     if inspection.accounts.is_empty() { Err(Error::NoVault.into()) } else { DONE }
 }
 
-async fn backup(store: &Path, file: Option<PathBuf>, to_folder: Option<(PathBuf, NonZeroUsize)>) -> Done {
-    let store = in_use(open_read_only(store).await?).await?;
+async fn backup(store: &Place, file: Option<PathBuf>, to_folder: Option<(PathBuf, NonZeroUsize)>) -> Done {
+    let path = store.file("use the backups of the server, or make a file with `wastore copy --keep-source`")?;
+    let store = file_in_use(open_file_read_only(path).await?).await?;
     if let Some(file) = file {
         store.backup(&file).await?;
         say(format_args!("{} is a copy of the store\n", printable_path(&file)))?;
@@ -400,7 +471,8 @@ async fn backup(store: &Path, file: Option<PathBuf>, to_folder: Option<(PathBuf,
     DONE
 }
 
-async fn restore(backup: &Path, store: &Path) -> Done {
+async fn restore(backup: &Path, store: &Place) -> Done {
+    let store = store.file("use the backups of the server, or `wastore copy`")?;
     fs::metadata(backup).map_err(|error| Failure::file("the backup cannot be opened", backup, &error))?;
     let aside = SqliteStore::restore(backup, store).await?;
     say(format_args!("{} was restored from the backup\n", printable_path(store)))?;
@@ -418,7 +490,7 @@ fn keygen(file: &Path) -> Done {
     DONE
 }
 
-async fn list_accounts(store: &Path) -> Done {
+async fn list_accounts(store: &Place) -> Done {
     for account in maintenance::inspect(&in_use(open_read_only(store).await?).await?).await?.accounts {
         let vault = match (account.header, account.problem) {
             (Some(_), _) => "has a vault".to_owned(),
@@ -429,7 +501,7 @@ async fn list_accounts(store: &Path) -> Done {
     DONE
 }
 
-async fn delete_account(store: &Path, number: i32) -> Done {
+async fn delete_account(store: &Place, number: i32) -> Done {
     let store = open(store).await?;
     let accounts = maintenance::inspect(&store).await?.accounts;
     let Some(deleted) = accounts.iter().find(|account| account.number == number) else {
@@ -446,13 +518,20 @@ async fn delete_account(store: &Path, number: i32) -> Done {
             return Err(Failure { text, code: REFUSED });
         }
     }
-    store.account(number).delete_account().await?;
+    store.account(number).await?.delete_account().await?;
     say(format_args!("account {number} was deleted; older copies of the store still have it\n"))?;
     DONE
 }
 
-async fn shrink(store: &Path) -> Done {
-    let left = in_use(open(store).await?).await?.shrink(None).await?;
+async fn reclaim_account(store: &Place, number: i32) -> Done {
+    maintenance::reclaim_account(&open(store).await?.account(number).await?).await?;
+    say(format_args!("account {number} opens again\n"))?;
+    DONE
+}
+
+async fn shrink(store: &Place) -> Done {
+    let path = store.file("the server does this by itself")?;
+    let left = file_in_use(open_file(path).await?).await?.shrink(None).await?;
     say(format_args!("{left} free pages are left\n"))?;
     DONE
 }

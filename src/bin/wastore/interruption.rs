@@ -44,9 +44,9 @@ pub(crate) struct Makes {
 impl Makes {
     pub(crate) fn of(command: &Command) -> Self {
         let (target, source) = match command {
-            Command::Init { store, .. } => (Some(store), None),
+            Command::Init { store, .. } => (store.path(), None),
             Command::Import(ImportArgs { store, source, remove_source, .. }) => {
-                (Some(store), remove_source.then_some(source))
+                (store.path(), remove_source.then_some(source))
             }
             Command::Export { target, .. } => (Some(target), None),
             Command::Backup { file, .. } => (file.as_ref(), None),
@@ -55,7 +55,7 @@ impl Makes {
             _ => (None, None),
         };
         let replaced = match command {
-            Command::Restore { store, .. } => Some((store.clone(), file_number(store))),
+            Command::Restore { store, .. } => store.path().map(|store| (store.clone(), file_number(store))),
             _ => None,
         };
         Self {

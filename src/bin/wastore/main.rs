@@ -57,10 +57,12 @@ fn main() -> ExitCode {
         runtime.block_on(async {
             // Listen before anything is made that a signal must not leave behind.
             let interrupted = interrupted();
-            tokio::select! {
+            let done = tokio::select! {
                 done = commands::run(cli.command, &options) => done,
                 () = interrupted => Err(Failure { text: "interrupted".to_owned(), code: INTERRUPTED }),
-            }
+            };
+            stores::leave_servers().await;
+            done
         })
     };
     match run() {

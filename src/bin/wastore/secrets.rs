@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
-use wastore::{Key, Passphrase, RecoveryKey, Secret, SqliteStore, Vault, VaultOptions};
+use wastore::{Key, Passphrase, RecoveryKey, Secret, Vault, VaultOptions};
 
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 use wastore::maintenance::open_account;
+
+use crate::stores::AnyStore;
 use wastore::vault::OpenMode;
 
 /// The secret that opens the store. Prompts for a passphrase if no option is given.
@@ -105,12 +107,12 @@ impl CurrentSecret {
         Ok(())
     }
 
-    pub(crate) async fn open(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
-        Ok(open_account(&store, options, self.read().await?).await?)
+    pub(crate) async fn open(&self, store: &AnyStore, options: &VaultOptions) -> Result<Vault, Failure> {
+        Ok(open_account(store, options, self.read().await?).await?)
     }
 
-    pub(crate) async fn open_read_only(&self, store: &SqliteStore, options: &VaultOptions) -> Result<Vault, Failure> {
-        Ok(open_account(&store, &options.clone().mode(OpenMode::ReadOnly), self.read().await?).await?)
+    pub(crate) async fn open_read_only(&self, store: &AnyStore, options: &VaultOptions) -> Result<Vault, Failure> {
+        Ok(open_account(store, &options.clone().mode(OpenMode::ReadOnly), self.read().await?).await?)
     }
 
     pub(crate) async fn read(&self) -> Result<Secret, Failure> {

@@ -93,7 +93,7 @@ impl VaultOptions {
         Ok(Some(copies))
     }
 
-    async fn create_in_backend(&self, store: Arc<dyn Backend>, secret: Secret) -> Result<Vault> {
+    pub(crate) async fn create_in_backend(&self, store: Arc<dyn Backend>, secret: Secret) -> Result<Vault> {
         if self.mode != OpenMode::ReadWrite {
             return Err(Error::InvalidInput {
                 what: "the mode",

@@ -16,11 +16,12 @@ use crate::error::{Error, Result};
 use crate::method::{BoxFuture, Record};
 use crate::rows::SealedRow;
 use crate::rows::below::OwnDatabase;
+use crate::rows::mark::Mark;
 use crate::rows::store::{
-    CountedRows, Found, OwnRows, OwnStore, Replacement, RowAsFound, RowPrefix, RowReader, Rows, TableFilter,
+    CountedRows, Found, OwnRows, OwnStore, Remains, Replacement, RowAsFound, RowPrefix, RowReader, Rows, TableFilter,
     UserAddresses,
 };
-use crate::rows::table::{ColumnKind, KeyPart, RawRow, TABLES, Table, TableSize};
+use crate::rows::table::{ColumnKind, KeyPart, RawRow, TABLES, Table, TableSize, WholeRow};
 
 /// How many rows a page has: few, so that every table of a test has several pages.
 pub(super) const PAGE_ROWS: usize = 3;
@@ -221,6 +222,9 @@ impl RowReader for Reader {
     }
 }
 
+/// Copies are tested over the engines that have files and servers.
+const NOT_COPIED: Error = Error::InvalidInput { what: "the engine", problem: "is not copied" };
+
 fn count(map: &Map, account: i32, which: TableFilter) -> u64 {
     TABLES.iter().filter(|table| which(table)).map(|table| rows_of(map, account, table).count() as u64).sum()
 }
@@ -374,9 +378,9 @@ impl Rows for Memory {
         Ok(())
     }
 
-    async fn rewrite(&self) -> Result<()> {
+    async fn rewrite(&self) -> Result<Remains> {
         self.note("rewrite");
-        Ok(())
+        Ok(Remains::Nowhere)
     }
 
     async fn check_database(&self, _quick: bool) -> Result<Vec<String>> {
@@ -391,6 +395,39 @@ impl Rows for Memory {
 
     fn check_place(&self) -> Result<()> {
         Ok(())
+    }
+
+    async fn acquire_for_copy(&self) -> Result<()> {
+        Err(NOT_COPIED)
+    }
+
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
+    async fn mark(&self) -> Result<Option<Mark>> {
+        Err(NOT_COPIED)
+    }
+
+    async fn set_mark(&self, _mark: Option<Mark>) -> Result<()> {
+        Err(NOT_COPIED)
+    }
+
+    async fn whole_rows(
+        &self,
+        _table: &'static Table,
+        _behind: Option<WholeRow>,
+        _limit: usize,
+    ) -> Result<Vec<WholeRow>> {
+        Err(NOT_COPIED)
+    }
+
+    async fn put_whole_rows(&self, _table: &'static Table, _rows: Vec<WholeRow>) -> Result<()> {
+        Err(NOT_COPIED)
+    }
+
+    async fn delete_whole_rows(&self, _table: &'static Table, _rows: Vec<WholeRow>) -> Result<()> {
+        Err(NOT_COPIED)
     }
 
     async fn back_up(&self, target: &Path) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::fs;
+use std::future::ready;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -10,13 +11,13 @@ use std::sync::{Mutex, Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::proxy::{Direction, Proxy};
 use super::server::{self, Server, available, hand_over, run, shared};
 use crate::error::{Error, PostgresProblem, Result};
 use crate::postgres::PostgresOptions;
-use crate::postgres::connect::connect;
+use crate::postgres::connect::{self, Connection};
 
 const PASSWORD: &str = "correct:horse\\battery";
 const ENCODED: &str = "correct%3Ahorse%5Cbattery";
@@ -110,6 +111,10 @@ fn certificate(folder: &Path, name: &str, subject: &str, extension: &str) {
 
 fn options(url: &str) -> PostgresOptions {
     PostgresOptions::new(url).unwrap()
+}
+
+async fn connect(options: &PostgresOptions) -> Result<(Client, Connection)> {
+    connect::connect(options, |client, connection| ready(Ok((client, connection)))).await
 }
 
 /// The first value of a statement on a new connection.

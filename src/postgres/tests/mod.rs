@@ -13,6 +13,8 @@ mod connections;
 mod fence;
 mod groups;
 mod header;
+#[cfg(feature = "sqlite")]
+mod maintenance;
 mod options;
 mod plans;
 mod problems;

@@ -1,0 +1,469 @@
+//! Copies accounts from store to store, whichever engines they are, without any key.
+
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::fmt;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::future::join;
+use sha2::{Digest, Sha256};
+
+use crate::encrypt::{HeaderCopy, HeaderInfo};
+use crate::error::{Error, Result};
+use crate::method::Record;
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+use crate::private;
+use crate::progress::{Observer, Phase, Progress};
+use crate::rows::mark::{CopyId, Mark};
+use crate::rows::store::{OwnRows, OwnStore, Rows};
+use crate::rows::table::{MARK_ADDRESS, StoredValue, TABLES, Table, WholeRow};
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+use crate::sqlite::{SqliteOptions, files};
+
+/// Copies accounts from one store of this crate to another: between SQLite files, between PostgreSQL databases, or from
+/// one engine to the other. Everything is copied as it is, so no key is needed, and the copy opens with the same
+/// secrets.
+///
+/// ```
+/// # futures::executor::block_on(async {
+/// # let folder = tempfile::tempdir().unwrap();
+/// use wastore::maintenance::StoreCopy;
+/// use wastore::{Key, SqliteOptions, SqliteStore, Vault};
+///
+/// let old = SqliteStore::open(folder.path().join("old.db")).await?;
+/// let key = Key::generate()?;
+/// let secret = key.expose().to_vec();
+/// # let mut secret: [u8; 32] = secret.try_into().unwrap();
+/// Vault::create(&old, key).await?;
+///
+/// let new = SqliteOptions::new().lease_when_writing().open(folder.path().join("new.db")).await?;
+/// StoreCopy::new().run(&old, &new).await?;
+/// # new.close().await?;
+///
+/// let new = SqliteStore::open(folder.path().join("new.db")).await?;
+/// Vault::open(&new, Key::from_bytes(&mut secret)).await?;
+/// # Ok::<(), wastore::Error>(())
+/// # }).unwrap();
+/// ```
+///
+/// # One live account
+/// Two live copies of an account use its message keys twice. So both accounts are held while the copy runs: stop the bot
+/// first. The target cannot be opened until the copy is complete and was compared with the source row by row. Before
+/// that, the source is closed off: opening it fails with [`Error::AccountMoved`]. [`StoreCopy::keep_source`] leaves it
+/// open.
+///
+/// A copy that was killed at any point continues if it is run again, also if the source changed in between.
+#[must_use = "nothing is copied before it is run"]
+pub struct StoreCopy {
+    keep_source: bool,
+    plaintext: bool,
+    progress: Observer,
+}
+
+impl StoreCopy {
+    /// A copy of encrypted accounts that closes their source off.
+    pub fn new() -> Self {
+        Self { keep_source: false, plaintext: false, progress: Observer::default() }
+    }
+
+    /// Does not close the source off. Delete one of the two before a client runs on the other.
+    pub fn keep_source(mut self) -> Self {
+        self.keep_source = true;
+        self
+    }
+
+    /// Also copies accounts without a vault, whose keys are in plaintext. Otherwise they are refused.
+    pub fn plaintext(mut self) -> Self {
+        self.plaintext = true;
+        self
+    }
+
+    /// Calls `progress` every few hundred rows.
+    pub fn on_progress(mut self, progress: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Observer::new(progress);
+        self
+    }
+
+    /// Copies the account of `from` to that of `to`, which must hold nothing.
+    ///
+    /// If the two have different numbers, the vault stays bound to the old one: open the copy with
+    /// [`VaultOptions::context`](crate::VaultOptions::context) `account N`.
+    ///
+    /// Open the target so that it takes no account by itself: with
+    /// [`SqliteOptions::lease_when_writing`](crate::SqliteOptions::lease_when_writing) or
+    /// `PostgresOptions::open_without_lease`.
+    ///
+    /// # Errors
+    /// Until the source is closed off, an error leaves it as it was. Run the copy again to continue.
+    ///
+    /// * [`Error::NoSuchAccount`] if the source account holds nothing;
+    /// * [`Error::InvalidInput`] if both are the same account, if the source has no vault and
+    ///   [`plaintext`](Self::plaintext) was not called, if the target holds something else, or if the source was opened
+    ///   read-only and [`keep_source`](Self::keep_source) was not called;
+    /// * [`Error::AccountInUse`] if another process writes one of the two;
+    /// * [`Error::AccountMoved`] and [`Error::CopyUnfinished`] if one of them is not the account to use;
+    /// * [`Error::ImportIncomplete`] if the source is an unfinished import;
+    /// * [`Error::CopyUnequal`] if the rows differ in the end: a bot wrote the source, or the target is faulty;
+    /// * those of the two engines.
+    pub async fn run(&self, from: &impl OwnStore, to: &impl OwnStore) -> Result<CopyReport> {
+        let (OwnRows(from), OwnRows(to)) = (from.own_rows(), to.own_rows());
+        self.copy(&from, &to).await
+    }
+
+    /// Copies every account of `from`, each to the same number in `to`. Returns a report for each.
+    ///
+    /// # Errors
+    /// Those of [`StoreCopy::run`]. The accounts before the one that failed are complete.
+    pub async fn run_all(&self, from: &impl OwnStore, to: &impl OwnStore) -> Result<Vec<CopyReport>> {
+        let (OwnRows(from), OwnRows(to)) = (from.own_rows(), to.own_rows());
+        let mut reports = vec![];
+        for number in from.accounts_in_use().await? {
+            reports.push(self.copy(&from.account(number), &to.account(number)).await?);
+        }
+        Ok(reports)
+    }
+
+    async fn copy(&self, from: &Arc<dyn Rows>, to: &Arc<dyn Rows>) -> Result<CopyReport> {
+        let account = from.account_number();
+        if from.identity() == to.identity() || (from.place().is_some() && from.place() == to.place()) {
+            return Err(Error::InvalidInput { what: "the target", problem: "is the source: name another store" });
+        }
+        if from.is_read_only() && !self.keep_source {
+            return Err(Error::InvalidInput {
+                what: "the source",
+                problem: "was opened read-only, so it cannot be closed off: keep it, or open it for writing",
+            });
+        }
+        from.acquire_for_copy().await?;
+        let id = self.look_at_source(&**from).await?;
+        to.acquire_for_copy().await?;
+        let report =
+            CopyReport { account, target_account: to.account_number(), rows: 0, is_source_kept: self.keep_source };
+        match (from.mark().await?, to.mark().await?) {
+            // The copy was interrupted at the very end.
+            (Some(Mark::Moved(moved)), Some(Mark::Unfinished(copied))) if moved == id && copied == id => {
+                to.set_mark(None).await?;
+                return Ok(CopyReport { rows: to.count(|_| true).await?, ..report });
+            }
+            (Some(mark), _) => mark.refuse(account)?,
+            (None, Some(mark)) if mark != Mark::Unfinished(id) => mark.refuse(to.account_number())?,
+            (None, Some(_)) => {}
+            (None, None) if to.count(|_| true).await? > 0 => {
+                return Err(Error::InvalidInput {
+                    what: "the target account",
+                    problem: "holds something: delete it with `wastore accounts delete`, or choose another number",
+                });
+            }
+            (None, None) => to.set_mark(Some(Mark::Unfinished(id))).await?,
+        }
+        let rows = from.count(|_| true).await?;
+        let mut done = 0;
+        for table in &TABLES {
+            let tell = |page| self.tell(Phase::Copying, &mut done, page, rows);
+            Pair { from: &**from, to: &**to, table }.make_equal(tell).await?;
+        }
+        done = 0;
+        for table in &TABLES {
+            let tell = |page| self.tell(Phase::Comparing, &mut done, page, rows);
+            if !(Pair { from: &**from, to: &**to, table }).is_equal(tell).await? {
+                return Err(Error::CopyUnequal { record: table.record });
+            }
+        }
+        // In this order, so that at no moment both accounts can be opened.
+        if !self.keep_source {
+            from.set_mark(Some(Mark::Moved(id))).await?;
+        }
+        to.set_mark(None).await?;
+        Ok(CopyReport { rows: done, ..report })
+    }
+
+    fn tell(&self, phase: Phase, done: &mut u64, page: u64, rows: u64) {
+        *done += page;
+        self.progress.tell(phase, (*done).min(rows), rows);
+    }
+
+    /// Identifies the source, if it may be copied.
+    async fn look_at_source(&self, from: &dyn Rows) -> Result<CopyId> {
+        let mut hash = Sha256::new();
+        let mut is_empty = true;
+        for copy in HeaderCopy::BOTH {
+            let header = from.get_sender_key(copy.address()).await?;
+            is_empty &= header.is_none();
+            hash.update(header.as_ref().map_or(0, |header| 1 + header.len() as u64).to_le_bytes());
+            hash.update(header.unwrap_or_default());
+        }
+        for device in from.whole_rows(device_table(), None, 1).await? {
+            is_empty = false;
+            for value in device.values {
+                match value {
+                    StoredValue::Null => hash.update([0]),
+                    StoredValue::Integer(number) => hash.update(number.to_le_bytes()),
+                    StoredValue::Bytes(bytes) => {
+                        hash.update((bytes.len() as u64).to_le_bytes());
+                        hash.update(bytes);
+                    }
+                }
+            }
+        }
+        if is_empty && from.count(|_| true).await? == 0 {
+            return Err(Error::NoSuchAccount(from.account_number()));
+        }
+        match HeaderInfo::read(from).await {
+            Ok(Some(header)) if header.importing => return Err(Error::ImportIncomplete),
+            Ok(None) if !self.plaintext => {
+                return Err(Error::InvalidInput {
+                    what: "the source account",
+                    problem: "has no vault, so its keys would be copied in plaintext: allow it, or make a vault first",
+                });
+            }
+            // A damaged header is copied as it is: a saved one can be restored over it.
+            Ok(_) | Err(Error::HeaderDamaged(_)) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(hash.finalize().into())
+    }
+}
+
+fn device_table() -> &'static Table {
+    TABLES.iter().find(|table| table.record == Record::Device).unwrap_or(&TABLES[0])
+}
+
+impl Default for StoreCopy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for StoreCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { keep_source, plaintext, .. } = self;
+        f.debug_struct("StoreCopy")
+            .field("keep_source", keep_source)
+            .field("plaintext", plaintext)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The largest number of rows on a page, and about how many bytes it has.
+const PAGE_ROWS: usize = 500;
+const PAGE_BYTES: usize = 1 << 20;
+
+/// Reads the rows of a table, page by page. `read` counts the rows of the pages.
+struct Walk<'a> {
+    rows: &'a dyn Rows,
+    table: &'static Table,
+    page: VecDeque<WholeRow>,
+    last: Option<WholeRow>,
+    limit: usize,
+    read: u64,
+    ended: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn new(rows: &'a dyn Rows, table: &'static Table) -> Self {
+        Self { rows, table, page: VecDeque::new(), last: None, limit: PAGE_ROWS / 10, read: 0, ended: false }
+    }
+
+    /// Reads the next page if none is at hand.
+    async fn fill(&mut self) -> Result<()> {
+        while self.page.is_empty() && !self.ended {
+            let page = self.rows.whole_rows(self.table, self.last.clone(), self.limit).await?;
+            self.ended = page.len() < self.limit;
+            if let Some(last) = page.last() {
+                self.last = Some(last.clone());
+                let each = page.iter().map(size_of).sum::<usize>() / page.len();
+                self.limit = (PAGE_BYTES / each.max(1)).clamp(1, PAGE_ROWS);
+            }
+            // The mark belongs to the store, not to the account.
+            self.page.extend(page.into_iter().filter(|row| !is_mark(self.table, row)));
+            self.read += self.page.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// How many rows were read since the last call.
+    fn take_read(&mut self) -> u64 {
+        std::mem::take(&mut self.read)
+    }
+}
+
+fn is_mark(table: &Table, row: &WholeRow) -> bool {
+    let is_address = |value: &StoredValue| matches!(value, StoredValue::Bytes(at) if at == MARK_ADDRESS.as_bytes());
+    table.record == Record::SenderKey && row.values.first().is_some_and(is_address)
+}
+
+fn size_of(row: &WholeRow) -> usize {
+    let sizes = row.values.iter().map(|value| match value {
+        StoredValue::Bytes(bytes) => 24 + bytes.len(),
+        _ => 24,
+    });
+    sizes.sum()
+}
+
+/// A table in both stores.
+struct Pair<'a> {
+    from: &'a dyn Rows,
+    to: &'a dyn Rows,
+    table: &'static Table,
+}
+
+impl Pair<'_> {
+    /// Makes the target's rows those of the source. Most copies begin with an empty table; one that was interrupted goes
+    /// on where it ended.
+    async fn make_equal(&self, mut tell: impl FnMut(u64)) -> Result<()> {
+        if self.table.record == Record::LidMapping && !self.is_equal(|_| ()).await? {
+            // The order in which they were put matters, so they are all put again.
+            self.to.delete_all(vec![Record::LidMapping]).await?;
+        }
+        let (mut source, mut target) = (Walk::new(self.from, self.table), Walk::new(self.to, self.table));
+        let (mut puts, mut bytes, mut deletes) = (vec![], 0, vec![]);
+        loop {
+            source.fill().await?;
+            target.fill().await?;
+            match source.take_read() {
+                0 => {}
+                read => tell(read),
+            }
+            let order = match (source.page.front(), target.page.front()) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(source), Some(target)) => self.order(source, target),
+            };
+            let (row, old) = match order {
+                Ordering::Less => (source.page.pop_front(), None),
+                Ordering::Equal => (source.page.pop_front(), target.page.pop_front()),
+                Ordering::Greater => (None, target.page.pop_front()),
+            };
+            match (row, old) {
+                (Some(row), old) => {
+                    if old.is_none_or(|old| old.values != row.values) {
+                        bytes += size_of(&row);
+                        puts.push(row);
+                    }
+                }
+                (None, Some(old)) => deletes.push(old),
+                (None, None) => {}
+            }
+            if puts.len() >= PAGE_ROWS || bytes >= PAGE_BYTES {
+                // The next page is read meanwhile.
+                let put = self.to.put_whole_rows(self.table, std::mem::take(&mut puts));
+                let (put, filled) = join(put, source.fill()).await;
+                put.and(filled)?;
+                bytes = 0;
+            }
+            if deletes.len() >= PAGE_ROWS {
+                self.to.delete_whole_rows(self.table, std::mem::take(&mut deletes)).await?;
+            }
+        }
+        if !puts.is_empty() {
+            self.to.put_whole_rows(self.table, puts).await?;
+        }
+        if !deletes.is_empty() {
+            self.to.delete_whole_rows(self.table, deletes).await?;
+        }
+        Ok(())
+    }
+
+    /// The order of two rows in a walk.
+    fn order(&self, source: &WholeRow, target: &WholeRow) -> Ordering {
+        let places = self.table.copy_order();
+        let key = |row: &WholeRow| places.iter().map(|place| row.values.get(*place).cloned()).collect::<Vec<_>>();
+        key(source).cmp(&key(target))
+    }
+
+    /// `true` if both have the same rows, in the same order.
+    async fn is_equal(&self, mut tell: impl FnMut(u64)) -> Result<bool> {
+        let (mut source, mut target) = (Walk::new(self.from, self.table), Walk::new(self.to, self.table));
+        loop {
+            let (filled, other) = join(source.fill(), target.fill()).await;
+            filled.and(other)?;
+            match source.take_read() {
+                0 => {}
+                read => tell(read),
+            }
+            match (source.page.pop_front(), target.page.pop_front()) {
+                (None, None) => return Ok(true),
+                (Some(row), Some(other)) if row.values == other.values => {}
+                _ => return Ok(false),
+            }
+        }
+    }
+}
+
+/// Copies an account into a new file, which appears when it is complete. The source goes on as it is.
+#[cfg(all(feature = "postgres", feature = "sqlite"))]
+pub(crate) async fn back_up_account(account: Arc<dyn Rows>, target: &Path) -> Result<()> {
+    let target = target.to_owned();
+    files::refuse_taken(&target)?;
+    let folder = private::unfinished_folder(&target, ".wastore-backup-").map_err(files::cannot_write)?;
+    let (file, folder) = (folder.path().join("store.db"), Arc::new(folder));
+    let store = SqliteOptions::new().unfinished_in(&folder).lease_when_writing().open(&file).await?;
+    let copy: Arc<dyn Rows> = Arc::new(store.account(account.account_number()));
+    StoreCopy::new().keep_source().plaintext().copy(&account, &copy).await?;
+    store.checkpoint().await?;
+    files::publish((copy, store), folder, file, target).await
+}
+
+/// Opens an account again that a copy closed off. Only do this if the copy is gone and no client ran on it: two copies of
+/// an account use its message keys twice.
+///
+/// # Errors
+/// [`Error::InvalidInput`] if the account was not closed off. [`Error::CopyUnfinished`] if it is the beginning of a copy.
+/// [`Error::AccountInUse`], and those of the engine.
+pub async fn reclaim_account(store: &impl OwnStore) -> Result<()> {
+    let OwnRows(store) = store.own_rows();
+    store.acquire_for_copy().await?;
+    match store.mark().await? {
+        Some(Mark::Moved(_)) => store.set_mark(None).await,
+        Some(mark) => mark.refuse(store.account_number()),
+        None => Err(Error::InvalidInput { what: "the account", problem: "did not move: it opens as it is" }),
+    }
+}
+
+/// The result of a copy of an account. `Display` says it in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct CopyReport {
+    account: i32,
+    target_account: i32,
+    rows: u64,
+    is_source_kept: bool,
+}
+
+impl CopyReport {
+    /// The number of the account in the source.
+    pub fn account(&self) -> i32 {
+        self.account
+    }
+
+    /// The number of the account in the target.
+    pub fn target_account(&self) -> i32 {
+        self.target_account
+    }
+
+    /// How many rows were copied and compared.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// `true` if the source was not closed off.
+    pub fn is_source_kept(&self) -> bool {
+        self.is_source_kept
+    }
+}
+
+impl fmt::Display for CopyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { account, target_account, rows, is_source_kept } = self;
+        write!(f, "account {account}: {rows} rows were copied and compared")?;
+        if account != target_account {
+            write!(f, "; it is account {target_account} now, and opens with the context `account {account}`")?;
+        }
+        match is_source_kept {
+            true => f.write_str("; the source still opens: use only one of the two, and delete the other"),
+            false => f.write_str("; the source does not open any more"),
+        }
+    }
+}
