@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures_util::future::join;
 use sha2::{Digest, Sha256};
 
-use crate::encrypt::{HeaderCopy, HeaderInfo};
+use crate::encrypt::HeaderInfo;
 use crate::error::{Error, Result};
 use crate::method::Record;
 #[cfg(all(feature = "postgres", feature = "sqlite"))]
@@ -184,50 +184,31 @@ impl StoreCopy {
         self.progress.tell(phase, (*done).min(rows), rows);
     }
 
-    /// Identifies the source, if it may be copied.
+    /// Identifies the source, if it may be copied: by its vault, or else by the key of its device. Both stay the same
+    /// while a bot runs.
     async fn look_at_source(&self, from: &dyn Rows) -> Result<CopyId> {
         let mut hash = Sha256::new();
-        let mut is_empty = true;
-        for copy in HeaderCopy::BOTH {
-            let header = from.get_sender_key(copy.address()).await?;
-            is_empty &= header.is_none();
-            hash.update(header.as_ref().map_or(0, |header| 1 + header.len() as u64).to_le_bytes());
-            hash.update(header.unwrap_or_default());
-        }
-        for device in from.whole_rows(device_table(), None, 1).await? {
-            is_empty = false;
-            for value in device.values {
-                match value {
-                    StoredValue::Null => hash.update([0]),
-                    StoredValue::Integer(number) => hash.update(number.to_le_bytes()),
-                    StoredValue::Bytes(bytes) => {
-                        hash.update((bytes.len() as u64).to_le_bytes());
-                        hash.update(bytes);
-                    }
-                }
-            }
-        }
-        if is_empty && from.count(|_| true).await? == 0 {
-            return Err(Error::NoSuchAccount(from.account_number()));
-        }
         match HeaderInfo::read(from).await {
             Ok(Some(header)) if header.importing => return Err(Error::ImportIncomplete),
+            Ok(Some(header)) => hash.update(header.store_id),
+            // A damaged header is copied as it is: a saved one can be restored over it.
+            Err(Error::HeaderDamaged(_)) => hash.update(b"damaged"),
+            Ok(None) if from.count(|_| true).await? == 0 => return Err(Error::NoSuchAccount(from.account_number())),
             Ok(None) if !self.plaintext => {
                 return Err(Error::InvalidInput {
                     what: "the source account",
                     problem: "has no vault, so its keys would be copied in plaintext: allow it, or make a vault first",
                 });
             }
-            // A damaged header is copied as it is: a saved one can be restored over it.
-            Ok(_) | Err(Error::HeaderDamaged(_)) => {}
+            Ok(None) => {
+                if let Some(device) = from.load().await? {
+                    hash.update(device.noise_key.public_key.serialize());
+                }
+            }
             Err(error) => return Err(error),
         }
         Ok(hash.finalize().into())
     }
-}
-
-fn device_table() -> &'static Table {
-    TABLES.iter().find(|table| table.record == Record::Device).unwrap_or(&TABLES[0])
 }
 
 impl Default for StoreCopy {

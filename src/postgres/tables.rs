@@ -152,6 +152,15 @@ impl SqlTable {
         &TABLES[table.position]
     }
 
+    #[cfg(test)]
+    pub(super) fn statements(&self) -> Vec<&Statement> {
+        let Self { first, next, first_keys, next_keys, one, at, count, .. } = self;
+        let Self { first_prefixes, next_prefixes, replace, delete, delete_all, .. } = self;
+        let all =
+            [first, next, first_keys, next_keys, one, at, count, first_prefixes, next_prefixes, delete, delete_all];
+        all.into_iter().chain(replace).collect()
+    }
+
     /// The row that [`SqlTable::first`], `next`, `one` and `at` select.
     ///
     /// # Errors

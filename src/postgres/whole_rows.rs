@@ -98,6 +98,11 @@ impl WholeTable {
         &TABLES[table.position]
     }
 
+    #[cfg(test)]
+    pub(super) fn statements(&self) -> [&Statement; 4] {
+        [&self.first, &self.next, &self.put, &self.delete]
+    }
+
     /// The statement of a page behind a row, and its parameters.
     pub(super) fn page(&'static self, behind: Option<&WholeRow>, limit: i64) -> Result<(&'static Statement, Row)> {
         let mut parameters = Row::from_iter([Cell::from(limit)]);

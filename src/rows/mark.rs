@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 
-/// The account whose copy a mark is about: a hash of its header and its device.
+/// The account whose copy a mark is about: a hash of the id of its vault, or of the key of its device.
 pub(crate) type CopyId = [u8; 32];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
