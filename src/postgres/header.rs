@@ -20,6 +20,8 @@ use super::statement::{Fence, Row, Statement};
 use crate::encrypt::HeaderCopy;
 use crate::error::{Error, PostgresProblem, Result};
 use crate::method::Record;
+use crate::rows::mark::Mark;
+use crate::rows::table::MARK_ADDRESS;
 
 const READ: &str = "SELECT record FROM @.sender_keys WHERE account = $1 AND address = $2";
 const WRITE: &str = "INSERT INTO @.sender_keys (account, address, record) VALUES ($1, $2, $3)
@@ -41,6 +43,8 @@ enum Refused {
     Failure(Failure),
     Conflict,
     FenceOpen,
+    /// The account is not the one to use.
+    Marked(Mark),
 }
 
 impl<F: Into<Failure>> From<F> for Refused {
@@ -67,6 +71,7 @@ pub(super) async fn change(core: &Arc<Core>, change: &Change) -> Result<()> {
             Ok(Err(Refused::Conflict)) if !unanswered => return Err(Error::HeaderConflict),
             // The other process may have begun with this very change.
             Ok(Err(Refused::Conflict)) => return Err(unknown()),
+            Ok(Err(Refused::Marked(mark))) => return mark.refuse(change.account),
             Ok(Err(Refused::FenceOpen)) => {
                 change.lease.as_ref().map_or(Ok(()), |lease| lease.check())?;
                 Failure::NoAnswer
@@ -91,6 +96,9 @@ async fn attempt(core: &Arc<Core>, change: &Change, committing: &mut bool) -> Re
         link.durable
     );
     link.command(&begin).await?;
+    if let Some(mark) = read(&link, change.account, MARK_ADDRESS).await? {
+        return Err(Refused::Marked(Mark::of(&mark)));
+    }
     for (copy, new) in &change.copies {
         write(&link, change.account, *copy, new.as_ref()).await?;
     }
@@ -119,7 +127,8 @@ async fn write(link: &Link, account: i32, copy: HeaderCopy, new: Option<&Bytes>)
         link.ask(DELETE, &[(&account, Type::INT4), (&address, Type::BYTEA)]).await?;
         return Ok(());
     };
-    let (a, b) = (read(link, account, HeaderCopy::A).await?, read(link, account, HeaderCopy::B).await?);
+    let [a, b] = HeaderCopy::BOTH.map(HeaderCopy::address);
+    let (a, b) = (read(link, account, a).await?, read(link, account, b).await?);
     if !copy.may_become(new, a.as_deref(), b.as_deref()) {
         return Err(Refused::Conflict);
     }
@@ -129,8 +138,8 @@ async fn write(link: &Link, account: i32, copy: HeaderCopy, new: Option<&Bytes>)
     Ok(())
 }
 
-async fn read(link: &Link, account: i32, copy: HeaderCopy) -> Result<Option<Vec<u8>>, Failure> {
-    let address = copy.address().as_bytes();
+async fn read(link: &Link, account: i32, address: &str) -> Result<Option<Vec<u8>>, Failure> {
+    let address = address.as_bytes();
     let rows = link.ask(READ, &[(&account, Type::INT4), (&address, Type::BYTEA)]).await?;
     Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
 }

@@ -100,6 +100,15 @@ impl Lease {
         ended::note();
     }
 
+    /// # Errors
+    /// [`Error::AccountMoved`] and [`Error::CopyUnfinished`] if the account is not the one to use.
+    pub(super) fn refuse_mark(&self, connection: &Connection) -> Result<()> {
+        match mark(connection, self.account)? {
+            Some(mark) if !self.despite_mark.load(Ordering::Relaxed) => mark.refuse(self.account),
+            _ => Ok(()),
+        }
+    }
+
     /// The lease, if calls that write have to hold it.
     pub(super) fn needed(self: &Arc<Self>) -> Option<Arc<Self>> {
         self.holder.is_some().then(|| self.clone())
@@ -292,11 +301,7 @@ impl Leases {
     /// [`Error::AccountMoved`], [`Error::CopyUnfinished`], and those of reading and writing.
     pub(super) fn take(&self, connection: &Connection, lease: &Lease, whose: &mut Whose<'_>) -> Result<Taken> {
         let Some(holder) = &self.holder else { return Ok(Taken::Epoch(0)) };
-        if !lease.despite_mark.load(Ordering::Relaxed)
-            && let Some(mark) = mark(connection, lease.account)?
-        {
-            mark.refuse(lease.account)?;
-        }
+        lease.refuse_mark(connection)?;
         let found = connection.first(FIND, (lease.account, &holder.id, &self.name), Found::of)?;
         if let Some(found) = &found {
             let is_free = match whose {

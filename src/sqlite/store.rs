@@ -278,9 +278,13 @@ impl SqliteStore {
         F: FnMut(&Connection) -> Result<T> + Send + 'static,
     {
         self.check()?;
-        let life = self.life.clone();
-        let operation = move |connection: &Connection| life.check().and_then(|()| operation(connection));
-        Ok(self.database.write(plan, operation).await?)
+        let (life, lease) = (self.life.clone(), self.lease.clone());
+        let operation = move |connection: &Connection| {
+            life.check()?;
+            lease.refuse_mark(connection)?;
+            operation(connection)
+        };
+        Ok(self.database.write(plan.transaction(), operation).await?)
     }
 
     /// Runs a statement once per row, in one transaction; none if there are no rows. `size` is the

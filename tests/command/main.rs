@@ -15,6 +15,12 @@ mod preload;
 #[cfg(target_os = "linux")]
 mod reading;
 mod secrets;
+#[cfg(unix)]
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../postgres/server.rs"]
+mod server;
+#[cfg(unix)]
+mod servers;
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use wastore::postgres::PostgresProblem;
 use wastore::sqlite::SqliteProblem;
 use wastore::{Error, printable_path};
 
@@ -56,7 +57,8 @@ impl From<Error> for Failure {
             | Error::SchemaAltered { .. }
             | Error::RowsMissed { .. }
             | Error::Malformed { .. }
-            | Error::Sqlite { problem: SqliteProblem::Damaged, .. } => DAMAGED,
+            | Error::Sqlite { problem: SqliteProblem::Damaged, .. }
+            | Error::Postgres { problem: PostgresProblem::Damaged, .. } => DAMAGED,
             Error::NotUpstream { .. }
             | Error::UpstreamTooOld { .. }
             | Error::UpstreamTooNew { .. }
@@ -66,6 +68,9 @@ impl From<Error> for Failure {
             | Error::SourceHoldsMore { .. }
             | Error::TargetExists { .. }
             | Error::ForeignFile { .. }
+            | Error::ForeignSchema { .. }
+            | Error::AccountMoved { .. }
+            | Error::CopyUnfinished { .. }
             | Error::UnsupportedVersion { .. }
             | Error::VaultExists
             | Error::NoVault
