@@ -42,6 +42,17 @@ pub enum PostgresProblem {
         "this is not the PostgreSQL server that the store was opened on: check that the address does not lead to two servers that accept writes"
     )]
     WrongServer,
+    /// A failover took back what was acknowledged: the server that was promoted lacks it. The store does not go on, because
+    /// the client would use message keys twice.
+    #[error(
+        "the PostgreSQL server lacks writes that were acknowledged, after a failover or a restore: put the right server back, or link the account again"
+    )]
+    AcknowledgedWriteLost,
+    /// No standby has to confirm commits, so a failover could take them back.
+    #[error(
+        "the PostgreSQL server waits for no standby: set `synchronous_standby_names` on it, or open the store without `require_synchronous_standby`"
+    )]
+    NotReplicated,
     /// The queue of calls was full until the deadline.
     #[error("too many calls waited for the PostgreSQL server until the deadline: it is too slow or too far away")]
     Overloaded,

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::fmt;
-#[cfg(all(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "sqlite")]
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use sha2::{Digest, Sha256};
 use crate::encrypt::HeaderInfo;
 use crate::error::{Error, Result};
 use crate::method::Record;
-#[cfg(all(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "sqlite")]
 use crate::private;
 use crate::progress::{Observer, Phase, Progress};
 use crate::rows::mark::{CopyId, Mark};
 use crate::rows::store::{OwnRows, OwnStore, Rows};
 use crate::rows::table::{MARK_ADDRESS, StoredValue, TABLES, Table, WholeRow};
-#[cfg(all(feature = "postgres", feature = "sqlite"))]
+#[cfg(feature = "sqlite")]
 use crate::sqlite::{SqliteOptions, files};
 
 /// Copies accounts from one store of this crate to another: between SQLite files, between PostgreSQL databases, or from
@@ -375,17 +375,22 @@ impl Pair<'_> {
 }
 
 /// Copies an account into a new file, which appears when it is complete. The source goes on as it is.
-#[cfg(all(feature = "postgres", feature = "sqlite"))]
-pub(crate) async fn back_up_account(account: Arc<dyn Rows>, target: &Path) -> Result<()> {
+#[cfg(feature = "sqlite")]
+pub(super) async fn back_up_account(account: &Arc<dyn Rows>, target: &Path) -> Result<()> {
     let target = target.to_owned();
     files::refuse_taken(&target)?;
     let folder = private::unfinished_folder(&target, ".wastore-backup-").map_err(files::cannot_write)?;
     let (file, folder) = (folder.path().join("store.db"), Arc::new(folder));
     let store = SqliteOptions::new().unfinished_in(&folder).lease_when_writing().open(&file).await?;
     let copy: Arc<dyn Rows> = Arc::new(store.account(account.account_number()));
-    StoreCopy::new().keep_source().plaintext().copy(&account, &copy).await?;
+    StoreCopy::new().keep_source().plaintext().copy(account, &copy).await?;
     store.checkpoint().await?;
     files::publish((copy, store), folder, file, target).await
+}
+
+#[cfg(not(feature = "sqlite"))]
+pub(super) async fn back_up_account(_: &Arc<dyn Rows>, _: &std::path::Path) -> Result<()> {
+    Err(Error::InvalidInput { what: "the backup", problem: "is a file of SQLite: compile with the feature `sqlite`" })
 }
 
 /// Opens an account again that a copy closed off. Only do this if the copy is gone and no client ran on it: two copies of

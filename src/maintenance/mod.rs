@@ -32,8 +32,6 @@ mod verify;
 pub use accounts::{open_account, restore_account_header};
 #[cfg(feature = "sqlite")]
 pub use backups::{FolderBackup, backup_to_folder};
-#[cfg(all(feature = "postgres", feature = "sqlite"))]
-pub(crate) use copy::back_up_account;
 pub use copy::{CopyReport, StoreCopy, reclaim_account};
 #[cfg(feature = "sqlite")]
 pub use create::create_encrypted;

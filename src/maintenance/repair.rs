@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::copy::back_up_account;
 use super::rotate::keeps_header;
 use crate::encrypt::Vault;
 use crate::encrypt::cipher::record_of;
@@ -87,7 +88,9 @@ impl Repair {
         if damaged.is_empty() {
             return Ok(RepairReport::default());
         }
-        store.back_up(backup.as_ref()).await?;
+        if !store.back_up(backup.as_ref()).await? {
+            back_up_account(&store, backup.as_ref()).await?;
+        }
         let dropped = drop_rows(&*store, damaged).await?;
         Ok(RepairReport { dropped, backup: Some(backup.as_ref().to_owned()) })
     }

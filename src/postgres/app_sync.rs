@@ -30,7 +30,7 @@ static SET_SYNC_KEY: Statement = Statement::upsert(
         SELECT $1, r.* FROM fence, unnest($5, $6, $7, $8) AS r ON CONFLICT (account, key_id) DO UPDATE
         SET key_data = excluded.key_data, fingerprint = excluded.fingerprint, timestamp = excluded.timestamp"
     ),
-);
+).proof("SELECT EXISTS (SELECT FROM @.sync_keys WHERE account = $1 AND key_id = $2 AND key_data = $3 AND fingerprint = $4 AND timestamp = $5)");
 static LATEST_SYNC_KEY: Statement = Statement::read(
     Record::SyncKey,
     &[],

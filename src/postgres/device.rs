@@ -24,7 +24,7 @@ static SAVE: Statement = Statement::upsert(
         ON CONFLICT (account) DO UPDATE
         SET record = excluded.record, edge_routing_info = excluded.edge_routing_info"
     ),
-);
+).proof("SELECT EXISTS (SELECT FROM @.devices WHERE account = $1 AND record = $2 AND edge_routing_info IS NOT DISTINCT FROM $3)");
 static LOAD: Statement =
     Statement::read(Record::Device, &[], "SELECT record, edge_routing_info FROM @.devices WHERE account = $1");
 static EXISTS: Statement = Statement::read(Record::Device, &[], "SELECT 1 FROM @.devices WHERE account = $1");
@@ -35,7 +35,8 @@ static CREATE: Statement = Statement::single(
         "INSERT INTO @.devices (account, record, edge_routing_info) SELECT $1, $5, $6 FROM fence
         ON CONFLICT (account) DO NOTHING RETURNING 1"
     ),
-);
+)
+.proof("SELECT EXISTS (SELECT FROM @.devices WHERE account = $1 AND ($2 IS NULL OR true) AND ($3 IS NULL OR true))");
 /// The accounts that hold records.
 pub(super) static ACCOUNTS: Statement = Statement::read(
     Record::Store,

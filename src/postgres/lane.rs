@@ -16,6 +16,7 @@ use super::statement::{Answer, Cell, Row, Statement};
 use super::stats::Wait;
 use crate::error::{Error, PostgresProblem, Result};
 use crate::rows::mark::Mark;
+use crate::sync::IgnorePoison;
 
 /// How many calls a queue holds. Further callers wait until there is room.
 pub(super) const QUEUE: usize = 1024;
@@ -40,6 +41,21 @@ pub(super) struct Call {
 impl Call {
     pub(super) fn size(&self) -> usize {
         self.rows.iter().flatten().map(Cell::size).sum()
+    }
+
+    /// The call is acknowledged. A failover must not take it back unnoticed.
+    pub(super) fn note_acknowledged(&self) {
+        if let Some(lease) = &self.lease {
+            lease.written.lock().ignore_poison().acknowledge(self.statement, &self.rows, self.durable);
+        }
+    }
+
+    /// The call was sent, and its connection broke.
+    pub(super) fn note_unanswered(&mut self) {
+        self.unanswered = true;
+        if let Some(lease) = &self.lease {
+            lease.written.lock().ignore_poison().leave_unanswered(self.statement, &self.rows);
+        }
     }
 
     /// Answers the call with the problem that stood in its way until its deadline.

@@ -7,8 +7,8 @@
 //! The epoch also grows at every reconnect. Otherwise a statement that the server still works on, and that the store has
 //! repeated over a new connection, could be carried out after a later write.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -17,9 +17,11 @@ use tokio_postgres::types::Type;
 use super::core::Core;
 use super::failure::Failure;
 use super::link::Link;
+use super::problem;
 use super::stats::{Counters, add};
+use super::written::Written;
 use crate::ended;
-use crate::error::{Error, Result};
+use crate::error::{Error, PostgresProblem, Result};
 
 /// How long others wait after the last renewal before they take an account over.
 pub(super) const LEASE: Duration = Duration::from_secs(15);
@@ -44,7 +46,8 @@ pub(super) const RENEW: &str =
     "WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true) AS level)
     UPDATE @.leases l SET renewed_at = now(), expires_at = now() + $4 * interval '1 second'
     FROM relaxed, unnest($1, $2) AS m(account, epoch)
-    WHERE l.account = m.account AND l.epoch = m.epoch AND l.holder = $3 RETURNING l.account";
+    WHERE l.account = m.account AND l.epoch = m.epoch AND l.holder = $3
+    RETURNING l.account, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
 pub(super) const RELEASE: &str =
     "UPDATE @.leases l SET expires_at = '-infinity' FROM unnest($1, $2) AS m(account, epoch)
     WHERE l.account = m.account AND l.epoch = m.epoch AND l.holder = $3";
@@ -61,6 +64,8 @@ pub(super) enum State {
     Held,
     /// Another process took the account over.
     Lost,
+    /// A failover took back what was acknowledged.
+    Undone,
     /// This process deleted the account.
     Deleted,
     /// This process closed the account off: it moved to another store.
@@ -76,6 +81,8 @@ pub(super) struct Lease {
     state: watch::Sender<State>,
     /// The lease may be taken whatever the mark of the account says.
     despite_mark: AtomicBool,
+    /// The newest durable writes.
+    pub(super) written: Mutex<Written>,
     /// When base keys past their retention were deleted last, in seconds since 1970.
     pub(super) swept_at: AtomicI64,
     /// Tells the lane that this value is gone, or has ended.
@@ -88,6 +95,7 @@ impl Lease {
             account,
             epoch: Arc::default(),
             despite_mark: AtomicBool::new(false),
+            written: Mutex::default(),
             swept_at: AtomicI64::new(0),
             state: watch::Sender::new(State::Idle),
             dropped,
@@ -110,6 +118,13 @@ impl Lease {
             *state = if changes { State::Held } else { *state };
             changes
         });
+    }
+
+    /// The server lacks what it had acknowledged. This never changes again.
+    pub(super) fn undo(&self, counters: &Counters) {
+        add(&counters.leases_lost, 1);
+        log::error!("a failover took acknowledged writes of account {} back: its client must disconnect", self.account);
+        self.end(State::Undone);
     }
 
     /// Another process has the account. This never changes again.
@@ -141,7 +156,7 @@ impl Lease {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        matches!(self.state(), State::Deleted | State::Moved)
+        matches!(self.state(), State::Undone | State::Deleted | State::Moved)
     }
 
     /// The account is gone, or lives in another store: the handles of this store end.
@@ -171,16 +186,17 @@ impl Lease {
     pub(super) fn check(&self) -> Result<()> {
         match self.state() {
             State::Lost => Err(Error::LeaseLost { account: self.account }),
+            State::Undone => Err(problem::of_store(PostgresProblem::AcknowledgedWriteLost)),
             State::Deleted => Err(Error::AccountDeleted),
             State::Moved => Err(Error::AccountMoved { account: self.account }),
             State::Idle | State::Held => Ok(()),
         }
     }
 
-    /// Returns when the lease is lost, at once if it already is.
+    /// Returns when the lease is lost, or what was written under it; at once if it already is.
     pub(super) async fn lost(&self) {
         // The sender lives as long as `self`.
-        let _ = self.state.subscribe().wait_for(|state| *state == State::Lost).await;
+        let _ = self.state.subscribe().wait_for(|state| matches!(state, State::Lost | State::Undone)).await;
     }
 }
 

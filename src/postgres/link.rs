@@ -83,7 +83,7 @@ impl Link {
         let timeline: &str = row.try_get(2)?;
         self.server = Server {
             system: row.try_get(1)?,
-            timeline: i64::from_str_radix(timeline, 16).map_err(|_| Failure::no_server())?,
+            timeline: Server::timeline_in(timeline).ok_or_else(Failure::no_server)?,
             started: row.try_get(3)?,
         };
         self.durable = if row.try_get::<_, &str>(4)? == "remote_apply" { "remote_apply" } else { "on" };

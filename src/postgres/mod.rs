@@ -13,7 +13,7 @@
 //! | `lane.rs` | calls and queues |
 //! | `writer.rs`, `group.rs` | the writing lane; making one transaction of the calls that wait together |
 //! | `reader.rs` | the lanes for reads and for long work |
-//! | `lease.rs` | who may write an account |
+//! | `lease.rs`, `leases.rs`, `written.rs` | who may write an account; whether a failover took writes back |
 //! | `statement.rs`, `decode.rs` | the form of statements, the fence, parameters; reading rows |
 //! | `link.rs`, `connect.rs`, `tls.rs`, `password.rs` | a live connection; making one; its TLS; its password |
 //! | `core.rs`, `server.rs`, `stats.rs` | the parts that all lanes share; telling servers apart; counts |
@@ -33,6 +33,7 @@ mod group;
 mod header;
 mod lane;
 mod lease;
+mod leases;
 mod link;
 mod msg_secret;
 mod options;
@@ -57,6 +58,7 @@ mod url;
 mod walk;
 mod whole_rows;
 mod writer;
+mod written;
 
 pub use crate::durability::Durability;
 pub use crate::error::{ForeignSchema, PostgresProblem};

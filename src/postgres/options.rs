@@ -69,6 +69,7 @@ pub struct PostgresOptions {
     pub(super) prepared: bool,
     pub(super) migrate: bool,
     pub(super) base_key_retention: Option<Duration>,
+    pub(super) require_synchronous_standby: bool,
 }
 
 impl PostgresOptions {
@@ -103,6 +104,7 @@ impl PostgresOptions {
             prepared: true,
             migrate: true,
             base_key_retention: Some(Duration::from_secs(30 * 24 * 3600)),
+            require_synchronous_standby: false,
         })
     }
 
@@ -186,6 +188,14 @@ impl PostgresOptions {
     /// right to create tables. Default: `true`.
     pub fn migrate(mut self, migrate: bool) -> Self {
         self.migrate = migrate;
+        self
+    }
+
+    /// Refuses to open on a server that waits for no standby (`synchronous_standby_names` is empty): a failover could take
+    /// acknowledged writes back. Without this, such a server that has standbys is only warned of in the log. Default:
+    /// `false`.
+    pub fn require_synchronous_standby(mut self, required: bool) -> Self {
+        self.require_synchronous_standby = required;
         self
     }
 

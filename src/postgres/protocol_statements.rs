@@ -257,6 +257,9 @@ pub(super) static DELETE_PENDING_INBOUND: Statement = Statement::change(
         WHERE t.account = $1 AND t.chat = r.chat AND t.sender = r.sender AND t.id = r.id
         AND EXISTS (SELECT FROM fence) RETURNING 1"
     ),
+)
+.proof(
+    "SELECT NOT EXISTS (SELECT FROM @.pending_inbound WHERE account = $1 AND chat = $2 AND sender = $3 AND id = $4)",
 );
 pub(super) static DELETE_EXPIRED_PENDING_INBOUND: Statement = Statement::single(
     Record::PendingInbound,

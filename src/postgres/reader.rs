@@ -13,10 +13,13 @@ use tokio::time::{Instant, timeout_at};
 use super::core::Core;
 use super::failure::Failure;
 use super::lane::{Call, Pauses, at_deadline};
+use super::leases::Leases;
 use super::link::Link;
+use super::server::Server;
 use super::statement::{Answer, Fence};
 use super::stats::add;
 use crate::error::{PostgresProblem, Result};
+use crate::sync::IgnorePoison;
 
 /// A lane for statements that may overtake each other.
 pub(super) struct Reader {
@@ -28,9 +31,17 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(core: Arc<Core>, queue: mpsc::Receiver<Call>, width: usize, link: Option<Link>) -> Self {
+    pub(super) fn new(
+        core: Arc<Core>,
+        leases: Arc<Leases>,
+        queue: mpsc::Receiver<Call>,
+        width: usize,
+        link: Option<Link>,
+    ) -> Self {
         let connected_before = AtomicBool::new(link.is_some());
-        let connection = Connection { core: core.clone(), link: Mutex::new(link.map(Arc::new)), connected_before };
+        let server = std::sync::Mutex::new(link.as_ref().map(|link| link.server.clone()));
+        let link = Mutex::new(link.map(Arc::new));
+        let connection = Connection { core: core.clone(), leases, link, server, connected_before };
         Self { core, queue, connection, width }
     }
 
@@ -58,7 +69,10 @@ impl Reader {
 /// The connection of the lane; one call at a time makes it.
 struct Connection {
     core: Arc<Core>,
+    leases: Arc<Leases>,
     link: Mutex<Option<Arc<Link>>>,
+    /// The server of the last connection.
+    server: std::sync::Mutex<Option<Server>>,
     connected_before: AtomicBool,
 }
 
@@ -74,6 +88,9 @@ impl Connection {
         if self.connected_before.swap(true, Ordering::Relaxed) {
             add(&self.core.counters.reconnects, 1);
         }
+        let before = self.server.lock().ignore_poison().clone();
+        self.leases.check_written(before.as_ref(), &link, &self.core.counters).await?;
+        *self.server.lock().ignore_poison() = Some(link.server.clone());
         // A newer server than that of the other lanes: they follow.
         self.core.set_server(&link.server);
         *current = Some(link.clone());

@@ -273,18 +273,8 @@ impl Rows for PostgresStore {
         Ok(())
     }
 
-    /// Copies this account into a new file.
-    #[cfg(feature = "sqlite")]
-    async fn back_up(&self, target: &Path) -> Result<()> {
-        crate::maintenance::back_up_account(Arc::new(self.clone()), target).await
-    }
-
-    #[cfg(not(feature = "sqlite"))]
-    async fn back_up(&self, _: &Path) -> Result<()> {
-        Err(Error::InvalidInput {
-            what: "the backup",
-            problem: "is a file of SQLite: compile with the feature `sqlite`",
-        })
+    async fn back_up(&self, _: &Path) -> Result<bool> {
+        Ok(false)
     }
 
     async fn close_database(&self) -> Result<()> {

@@ -27,7 +27,8 @@ static PUT_IDENTITY: Statement = Statement::upsert(
         "INSERT INTO @.identities (account, address, key) SELECT $1, r.* FROM fence, unnest($5, $6) AS r
         ON CONFLICT (account, address) DO UPDATE SET key = excluded.key"
     ),
-);
+)
+.proof("SELECT EXISTS (SELECT FROM @.identities WHERE account = $1 AND address = $2 AND key = $3)");
 static LOAD_IDENTITY: Statement =
     Statement::read(Record::Identity, &[Blob], "SELECT key FROM @.identities WHERE account = $1 AND address = $2");
 static DELETE_IDENTITIES: Statement = Statement::change(
@@ -36,7 +37,8 @@ static DELETE_IDENTITIES: Statement = Statement::change(
     change!(
         "DELETE FROM @.identities WHERE account = $1 AND address = ANY($5) AND EXISTS (SELECT FROM fence) RETURNING 1"
     ),
-);
+)
+.proof("SELECT NOT EXISTS (SELECT FROM @.identities WHERE account = $1 AND address = $2)");
 static GET_SESSION: Statement =
     Statement::read(Record::Session, &[Blob], "SELECT record FROM @.sessions WHERE account = $1 AND address = $2");
 static HAS_SESSION: Statement =
@@ -49,14 +51,16 @@ pub(super) static PUT_SESSION: Statement = Statement::upsert(
         "INSERT INTO @.sessions (account, address, record) SELECT $1, r.* FROM fence, unnest($5, $6) AS r
         ON CONFLICT (account, address) DO UPDATE SET record = excluded.record"
     ),
-);
+)
+.proof("SELECT EXISTS (SELECT FROM @.sessions WHERE account = $1 AND address = $2 AND record = $3)");
 pub(super) static DELETE_SESSIONS: Statement = Statement::change(
     Record::Session,
     &[Blob],
     change!(
         "DELETE FROM @.sessions WHERE account = $1 AND address = ANY($5) AND EXISTS (SELECT FROM fence) RETURNING 1"
     ),
-);
+)
+.proof("SELECT NOT EXISTS (SELECT FROM @.sessions WHERE account = $1 AND address = $2)");
 // In an address, `@` or `:` follows the user. The range ends before the next character.
 static HAS_SIGNAL_STATE: Statement = Statement::read(
     Record::Session,
@@ -74,7 +78,8 @@ static STORE_PREKEY: Statement = Statement::upsert(
         "INSERT INTO @.prekeys (account, id, record, uploaded) SELECT $1, r.* FROM fence, unnest($5, $6, $7) AS r
         ON CONFLICT (account, id) DO UPDATE SET record = excluded.record, uploaded = excluded.uploaded"
     ),
-);
+)
+.proof("SELECT EXISTS (SELECT FROM @.prekeys WHERE account = $1 AND id = $2 AND record = $3 AND uploaded = $4)");
 static LOAD_PREKEY: Statement =
     Statement::read(Record::Prekey, &[Long], "SELECT record FROM @.prekeys WHERE account = $1 AND id = $2");
 static LOAD_PREKEYS: Statement = Statement::read(
@@ -89,12 +94,14 @@ static MARK_UPLOADED: Statement = Statement::change(
         "UPDATE @.prekeys SET uploaded = true WHERE account = $1 AND id = ANY($5) AND EXISTS (SELECT FROM fence)
         RETURNING 1"
     ),
-);
+)
+.proof("SELECT NOT EXISTS (SELECT FROM @.prekeys WHERE account = $1 AND id = $2 AND NOT uploaded)");
 static REMOVE_PREKEYS: Statement = Statement::change(
     Record::Prekey,
     &[Long],
     change!("DELETE FROM @.prekeys WHERE account = $1 AND id = ANY($5) AND EXISTS (SELECT FROM fence) RETURNING 1"),
-);
+)
+.proof("SELECT NOT EXISTS (SELECT FROM @.prekeys WHERE account = $1 AND id = $2)");
 static MAX_PREKEY: Statement =
     Statement::read(Record::Prekey, &[], "SELECT id FROM @.prekeys WHERE account = $1 ORDER BY id DESC LIMIT 1");
 static STORE_SIGNED_PREKEY: Statement = Statement::upsert(
@@ -105,7 +112,8 @@ static STORE_SIGNED_PREKEY: Statement = Statement::upsert(
         "INSERT INTO @.signed_prekeys (account, id, record) SELECT $1, r.* FROM fence, unnest($5, $6) AS r
         ON CONFLICT (account, id) DO UPDATE SET record = excluded.record"
     ),
-);
+)
+.proof("SELECT EXISTS (SELECT FROM @.signed_prekeys WHERE account = $1 AND id = $2 AND record = $3)");
 static LOAD_SIGNED_PREKEY: Statement = Statement::read(
     Record::SignedPrekey,
     &[Long],
@@ -122,7 +130,8 @@ static REMOVE_SIGNED_PREKEYS: Statement = Statement::change(
     change!(
         "DELETE FROM @.signed_prekeys WHERE account = $1 AND id = ANY($5) AND EXISTS (SELECT FROM fence) RETURNING 1"
     ),
-);
+)
+.proof("SELECT NOT EXISTS (SELECT FROM @.signed_prekeys WHERE account = $1 AND id = $2)");
 static PUT_SENDER_KEY: Statement = Statement::upsert(
     Record::SenderKey,
     1,
@@ -131,7 +140,8 @@ static PUT_SENDER_KEY: Statement = Statement::upsert(
         "INSERT INTO @.sender_keys (account, address, record) SELECT $1, r.* FROM fence, unnest($5, $6) AS r
         ON CONFLICT (account, address) DO UPDATE SET record = excluded.record"
     ),
-);
+)
+.proof("SELECT EXISTS (SELECT FROM @.sender_keys WHERE account = $1 AND address = $2 AND record = $3)");
 static GET_SENDER_KEY: Statement =
     Statement::read(Record::SenderKey, &[Blob], "SELECT record FROM @.sender_keys WHERE account = $1 AND address = $2");
 static DELETE_SENDER_KEYS: Statement = Statement::change(
@@ -140,7 +150,8 @@ static DELETE_SENDER_KEYS: Statement = Statement::change(
     change!(
         "DELETE FROM @.sender_keys WHERE account = $1 AND address = ANY($5) AND EXISTS (SELECT FROM fence) RETURNING 1"
     ),
-);
+)
+.proof("SELECT NOT EXISTS (SELECT FROM @.sender_keys WHERE account = $1 AND address = $2)");
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]

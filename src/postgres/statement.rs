@@ -63,7 +63,7 @@ pub(super) enum Column {
 }
 
 impl Column {
-    fn of_one(self) -> Type {
+    pub(super) fn of_one(self) -> Type {
         match self {
             Self::Bytes => Type::BYTEA,
             Self::Long => Type::INT8,
@@ -133,27 +133,34 @@ pub(super) struct Statement {
     pub(super) columns: &'static [Column],
     /// How many of the first columns are the key.
     pub(super) key: usize,
+    /// Selects whether a row is as this statement leaves it. Its parameters are the account and the columns of one row.
+    /// Statements whose rows other calls change later have none.
+    pub(super) proof: Option<&'static str>,
 }
 
 impl Statement {
     pub(super) const fn read(record: Record, columns: &'static [Column], sql: &'static str) -> Self {
-        Self { sql, record, kind: Kind::Read, columns, key: 0 }
+        Self { sql, record, kind: Kind::Read, columns, key: 0, proof: None }
     }
 
     pub(super) const fn upsert(record: Record, key: usize, columns: &'static [Column], sql: &'static str) -> Self {
-        Self { sql, record, kind: Kind::Upsert(Fold::Last), columns, key }
+        Self { sql, record, kind: Kind::Upsert(Fold::Last), columns, key, proof: None }
     }
 
     pub(super) const fn change(record: Record, columns: &'static [Column], sql: &'static str) -> Self {
-        Self { sql, record, kind: Kind::Change(Fold::Last), columns, key: columns.len() }
+        Self { sql, record, kind: Kind::Change(Fold::Last), columns, key: columns.len(), proof: None }
     }
 
     pub(super) const fn single(record: Record, columns: &'static [Column], sql: &'static str) -> Self {
-        Self { sql, record, kind: Kind::Single, columns, key: columns.len() }
+        Self { sql, record, kind: Kind::Single, columns, key: columns.len(), proof: None }
     }
 
     pub(super) const fn kind(self, kind: Kind) -> Self {
         Self { kind, ..self }
+    }
+
+    pub(super) const fn proof(self, sql: &'static str) -> Self {
+        Self { proof: Some(sql), ..self }
     }
 
     /// Waiting calls of this statement become one.

@@ -1,9 +1,8 @@
 //! The store, its accounts, and how the methods of the traits run their statements.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -16,6 +15,7 @@ use super::core::Core;
 use super::failure::Failure;
 use super::lane::{Acquired, Call, Job, Pauses, QUEUE, send};
 use super::lease::{Lease, State};
+use super::leases::Leases;
 use super::link::Link;
 use super::options::PostgresOptions;
 use super::problem;
@@ -90,7 +90,7 @@ pub(super) struct Shared {
     /// `None` after `close`.
     lanes: RwLock<Option<Lanes>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
-    leases: Mutex<HashMap<i32, Weak<Lease>>>,
+    leases: Arc<Leases>,
     dropped: Vec<Arc<Notify>>,
     /// The highest order that a LID mapping was put with.
     put_order: AtomicI64,
@@ -420,17 +420,42 @@ async fn answer_of<T>(
 /// The first connection of a store, to a schema that is up to date.
 ///
 /// # Errors
-/// As [`first_link`] and [`schema::prepare`].
+/// As [`first_link`], [`check_standbys`] and [`schema::prepare`].
 async fn prepared_link(core: &Arc<Core>, deadline: Instant) -> Result<Link> {
     loop {
         let link = first_link(core, deadline).await?;
         core.set_server(&link.server);
-        match schema::prepare(core, &link, deadline).await {
+        let prepared = async {
+            check_standbys(core, &link).await?;
+            schema::prepare(core, &link, deadline).await
+        };
+        match prepared.await {
             Ok(()) => return Ok(link),
             Err(error) if !is_passing(&error) || Instant::now() >= deadline => return Err(error),
             Err(_) => Pauses::between_connections().pause().await,
         }
     }
+}
+
+/// # Errors
+/// [`PostgresProblem::NotReplicated`].
+async fn check_standbys(core: &Core, link: &Link) -> Result<()> {
+    const SQL: &str =
+        "SELECT current_setting('synchronous_standby_names') <> '', EXISTS (SELECT FROM pg_stat_replication)";
+    let failed = |failure: Failure| failure.into_error(Record::Store);
+    let rows = link.ask(SQL, &[]).await.map_err(failed)?;
+    let Some(row) = rows.first() else { return Ok(()) };
+    let read = |column| row.try_get::<_, bool>(column).map_err(|error| failed(error.into()));
+    let (waits, has_standbys) = (read(0)?, read(1)?);
+    if !waits && core.options.require_synchronous_standby {
+        return Err(problem::of_store(PostgresProblem::NotReplicated));
+    }
+    if !waits && has_standbys {
+        log::warn!(
+            "the PostgreSQL server has standbys, but waits for none: a failover may take acknowledged writes back"
+        );
+    }
+    Ok(())
 }
 
 /// A connection for a store that has none yet.
@@ -470,23 +495,24 @@ impl Shared {
     fn start(core: Arc<Core>, link: Link, mode: Mode) -> Self {
         let mut tasks = vec![];
         let (mut writers, mut dropped) = (vec![], vec![]);
+        let leases = Arc::new(Leases::default());
         let mut link = Some(link);
         for _ in 0..core.options.lanes {
             let ((queue, jobs), notify) = (mpsc::channel(QUEUE), Arc::new(Notify::new()));
             let link = if mode == Mode::ReadOnly { None } else { link.take() };
-            tasks.push(tokio::spawn(Writer::new(core.clone(), jobs, notify.clone(), link).run()));
+            tasks.push(tokio::spawn(Writer::new(core.clone(), leases.clone(), jobs, notify.clone(), link).run()));
             writers.push(queue);
             dropped.push(notify);
         }
         let (reader, calls) = mpsc::channel(QUEUE);
-        tasks.push(tokio::spawn(Reader::new(core.clone(), calls, READS, link).run()));
+        tasks.push(tokio::spawn(Reader::new(core.clone(), leases.clone(), calls, READS, link).run()));
         let (long, calls) = mpsc::channel(QUEUE);
-        tasks.push(tokio::spawn(Reader::new(core.clone(), calls, LONG_WORK, None).run()));
+        tasks.push(tokio::spawn(Reader::new(core.clone(), leases.clone(), calls, LONG_WORK, None).run()));
         Self {
             core,
             lanes: RwLock::new(Some(Lanes { writers, reader, long })),
             tasks: Mutex::new(tasks),
-            leases: Mutex::default(),
+            leases,
             dropped,
             put_order: AtomicI64::new(0),
             mode,
@@ -509,16 +535,8 @@ impl Shared {
 
     /// The lease that all handles on an account share.
     fn lease(&self, account: i32) -> Arc<Lease> {
-        let mut leases = self.leases.lock().ignore_poison();
-        if let Some(lease) = leases.get(&account).and_then(Weak::upgrade) {
-            return lease;
-        }
-        leases.retain(|_, lease| lease.strong_count() > 0);
         let lane = lane_of(account, self.dropped.len());
-        let dropped = self.dropped.get(lane).cloned().unwrap_or_default();
-        let lease = Arc::new(Lease::new(account, dropped));
-        leases.insert(account, Arc::downgrade(&lease));
-        lease
+        self.leases.of(account, || Lease::new(account, self.dropped.get(lane).cloned().unwrap_or_default()))
     }
 }
 

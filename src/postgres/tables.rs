@@ -71,79 +71,104 @@ pub(super) fn leak_text(made: String) -> &'static str {
     made.leak()
 }
 
-impl SqlTable {
-    fn new(table: &'static Table) -> Self {
-        let (name, record) = (table.name, table.record);
-        let key: Vec<&str> = table.key.iter().map(|column| column_name(column.name)).collect();
-        let keys = table.unique_columns();
-        let types: Vec<Column> = table.key.iter().take(keys).map(|column| type_of(column.kind)).collect();
-        let order = key[..keys].join(", ");
-        let carriers = table.carrier.columns();
-        let all_columns = columns(table, &key);
-        let only_keys = if key.is_empty() { "account".to_owned() } else { key.join(", ") };
+/// The parts of the statements of a table.
+struct Parts {
+    table: &'static Table,
+    /// The columns of the primary key behind the account, and their types.
+    key: Vec<&'static str>,
+    types: Vec<Column>,
+}
 
-        let read = |types: &[Column], sql: String| Statement::read(record, leak(types), leak_text(sql));
-        let ordered = if order.is_empty() { String::new() } else { format!(" ORDER BY {order}") };
-        let with_limit = |more: &[Column]| [more, &[Column::Long]].concat();
-        let first = |columns: &str| {
-            read(&with_limit(&[]), format!("SELECT {columns} FROM @.{name} WHERE account = $1{ordered} LIMIT $2"))
-        };
-        let next = |columns: &str| {
-            // Without a key, nothing follows the only row.
-            let behind = match numbered(2, keys) {
-                places if keys > 0 => format!("({order}) > ({places})"),
-                _ => "false".to_owned(),
-            };
-            let limit = 2 + keys;
-            read(
-                &with_limit(&types),
-                format!("SELECT {columns} FROM @.{name} WHERE account = $1 AND {behind}{ordered} LIMIT ${limit}"),
-            )
-        };
-        let is_key = |from: usize| {
-            let terms = key[..keys].iter().zip(from..).map(|(column, at)| format!(" AND {column} = ${at}"));
-            terms.collect::<String>()
-        };
-        let (prefix, absent) = prefix_columns(table, carriers.first().copied());
-        let prefixes =
-            format!("{prefix}, {absent}{}", key[..keys].iter().map(|k| format!(", {k}")).collect::<String>());
-        let unchanged = carriers
-            .iter()
-            .zip(5 + keys..)
-            .map(|(column, at)| format!(" AND (${at} IS NULL OR {column} IS NOT DISTINCT FROM ${at})"));
-        let delete = format!(
-            "DELETE FROM @.{name} WHERE account = $1{}{} AND EXISTS (SELECT FROM fence) RETURNING 1",
-            is_key(5),
-            unchanged.collect::<String>()
-        );
-        let delete_types = [&types[..], &vec![Column::Bytes; carriers.len()]].concat();
-        let delete_all = format!("DELETE FROM @.{name} WHERE account = $1 AND EXISTS (SELECT FROM fence) RETURNING 1");
+impl Parts {
+    fn of(table: &'static Table) -> Self {
+        let key = || table.key.iter().take(table.unique_columns());
         Self {
             table,
-            keys,
-            first: first(&all_columns),
-            next: next(&all_columns),
-            first_keys: first(&only_keys),
-            next_keys: next(&only_keys),
-            one: read(&types, format!("SELECT {all_columns} FROM @.{name} WHERE account = $1{}", is_key(2))),
-            at: read(
-                &[Column::Long],
-                format!("SELECT {all_columns} FROM @.{name} WHERE account = $1{ordered} OFFSET $2 LIMIT 1"),
-            ),
-            count: read(&[], format!("SELECT count(*) FROM @.{name} WHERE account = $1")),
-            size: read(
-                &[],
-                // The account is a parameter of every statement.
-                format!(
-                    "SELECT count(*), coalesce(sum({}), 0)::bigint FROM @.{name} WHERE $1 IS NOT NULL",
-                    bytes_of(table)
-                ),
-            ),
-            first_prefixes: first(&prefixes),
-            next_prefixes: next(&prefixes),
-            replace: table.is_sealed.then(|| replace(table, &key[..keys], &types)),
-            delete: Statement::single(record, leak(delete_types), fenced(&delete)),
-            delete_all: Statement::single(record, &[], fenced(&delete_all)),
+            key: key().map(|column| column_name(column.name)).collect(),
+            types: key().map(|column| type_of(column.kind)).collect(),
+        }
+    }
+
+    fn read(&self, types: &[Column], rest: &str, columns: &str) -> Statement {
+        let sql = format!("SELECT {columns} FROM @.{} WHERE account = $1{rest}", self.table.name);
+        Statement::read(self.table.record, leak(types), leak_text(sql))
+    }
+
+    fn order(&self) -> String {
+        if self.key.is_empty() { String::new() } else { format!(" ORDER BY {}", self.key.join(", ")) }
+    }
+
+    /// The first page of an account, and the page behind a key.
+    fn pages(&self, columns: &str) -> [Statement; 2] {
+        let (order, keys) = (self.order(), self.key.len());
+        // Without a key, nothing follows the only row.
+        let behind = match self.key.join(", ") {
+            key if keys > 0 => format!("({key}) > ({})", numbered(2, keys)),
+            _ => "false".to_owned(),
+        };
+        let next = format!(" AND {behind}{order} LIMIT ${}", 2 + keys);
+        let types = [&self.types[..], &[Column::Long]].concat();
+        [self.read(&[Column::Long], &format!("{order} LIMIT $2"), columns), self.read(&types, &next, columns)]
+    }
+
+    /// The condition that a row has a key, whose parameters begin at `from`.
+    fn is_key(&self, from: usize) -> String {
+        let terms = self.key.iter().zip(from..).map(|(column, at)| format!(" AND {column} = ${at}"));
+        terms.collect()
+    }
+
+    /// Deletes the row with a key. If carriers are given, only if it has them.
+    fn delete(&self) -> Statement {
+        let carriers = self.table.carrier.columns();
+        let unchanged = carriers
+            .iter()
+            .zip(5 + self.key.len()..)
+            .map(|(column, at)| format!(" AND (${at} IS NULL OR {column} IS NOT DISTINCT FROM ${at})"));
+        let types = [&self.types[..], &vec![Column::Bytes; carriers.len()]].concat();
+        self.delete_where(&types, &(self.is_key(5) + &unchanged.collect::<String>()))
+    }
+
+    fn delete_where(&self, types: &[Column], condition: &str) -> Statement {
+        let name = self.table.name;
+        let fence = " AND EXISTS (SELECT FROM fence) RETURNING 1";
+        let sql = fenced(&format!("DELETE FROM @.{name} WHERE account = $1{condition}{fence}"));
+        Statement::single(self.table.record, leak(types), sql)
+    }
+
+    /// Counts the rows of all accounts and their bytes. The account is a parameter of every statement.
+    fn size(&self) -> Statement {
+        let (name, bytes) = (self.table.name, bytes_of(self.table));
+        let sql = format!("SELECT count(*), coalesce(sum({bytes}), 0)::bigint FROM @.{name} WHERE $1 IS NOT NULL");
+        Statement::read(self.table.record, &[], leak_text(sql))
+    }
+}
+
+impl SqlTable {
+    fn new(table: &'static Table) -> Self {
+        let parts = Parts::of(table);
+        let columns = columns(table);
+        let key = table.key.iter().map(|column| column_name(column.name)).collect::<Vec<_>>().join(", ");
+        let (prefix, absent) = prefix_columns(table);
+        let prefixes = std::iter::once(format!("{prefix}, {absent}")).chain(parts.key.iter().map(|k| (*k).to_owned()));
+        let [first, next] = parts.pages(&columns);
+        let [first_keys, next_keys] = parts.pages(if key.is_empty() { "account" } else { &key });
+        let [first_prefixes, next_prefixes] = parts.pages(&prefixes.collect::<Vec<_>>().join(", "));
+        Self {
+            table,
+            keys: parts.key.len(),
+            first,
+            next,
+            first_keys,
+            next_keys,
+            one: parts.read(&parts.types, &parts.is_key(2), &columns),
+            at: parts.read(&[Column::Long], &format!("{} OFFSET $2 LIMIT 1", parts.order()), &columns),
+            count: parts.read(&[], "", "count(*)"),
+            size: parts.size(),
+            first_prefixes,
+            next_prefixes,
+            replace: table.is_sealed.then(|| replace(table, &parts.key, &parts.types)),
+            delete: parts.delete(),
+            delete_all: parts.delete_where(&[], ""),
         }
     }
 
@@ -251,13 +276,13 @@ fn numbered(from: usize, count: usize) -> String {
 }
 
 /// The columns that are read of a row.
-fn columns(table: &Table, key: &[&str]) -> String {
+fn columns(table: &Table) -> String {
     let carriers = table.carrier.columns().into_iter().map(|column| match table.record {
         // These may be NULL.
         Record::DeviceList | Record::Device => format!("coalesce({column}, '')"),
         _ => column.to_owned(),
     });
-    let key = key.iter().map(|column| (*column).to_owned());
+    let key = table.key.iter().map(|column| column_name(column.name).to_owned());
     let numbers = table.numbers.iter().map(|column| match *column {
         "uploaded" => "uploaded::int::bigint".to_owned(),
         column => column.to_owned(),
@@ -267,8 +292,10 @@ fn columns(table: &Table, key: &[&str]) -> String {
 
 /// The first bytes of the sealed value, and whether the row holds nothing sealed: the copies of a header, a device before
 /// its first sealing, and the placeholder of a token.
-fn prefix_columns(table: &Table, carrier: Option<&str>) -> (String, String) {
-    let Some(column) = carrier else { return ("''::bytea".to_owned(), "false".to_owned()) };
+fn prefix_columns(table: &Table) -> (String, String) {
+    let Some(column) = table.carrier.columns().first().copied() else {
+        return ("''::bytea".to_owned(), "false".to_owned());
+    };
     let prefix = match table.carrier {
         // 20 characters of base64 are 15 bytes, a few more than needed.
         Carrier::Text(_) => format!("substr(coalesce({column}, ''), 1, 20)"),

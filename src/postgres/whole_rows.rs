@@ -30,67 +30,53 @@ static TABLES: LazyLock<Vec<WholeTable>> = LazyLock::new(|| table::TABLES.iter()
 impl WholeTable {
     fn new(table: &'static Table) -> Self {
         let (columns, name, record) = (table.stored_columns(), table.name, table.record);
-        let names: Vec<&str> = columns.iter().map(|(name, _)| column_name(name)).collect();
-        let kinds: Vec<StoredKind> = columns.iter().map(|(_, kind)| *kind).collect();
-        let types: Vec<Column> = kinds.iter().map(|kind| type_of(*kind)).collect();
         let (order, unique) = (table.copy_order(), table.unique_columns());
+        let kinds: Vec<StoredKind> = columns.iter().map(|(_, kind)| *kind).collect();
+        let mut names: Vec<&str> = columns.iter().map(|(name, _)| column_name(name)).collect();
+        let mut types: Vec<Column> = kinds.iter().map(|kind| type_of(*kind)).collect();
+        let mut places = order.clone();
         let has_put_order = record == Record::LidMapping;
-        let mut all_names = names.clone();
-        let mut all_types = types.clone();
-        let mut order_names: Vec<&str> = order.iter().map(|place| names[*place]).collect();
-        let mut order_types: Vec<Column> = order.iter().map(|place| types[*place]).collect();
         if has_put_order {
-            all_names.push("put_order");
-            all_types.push(Column::Long);
-            order_names.push("put_order");
-            order_types.push(Column::Long);
+            places.push(names.len());
+            names.push("put_order");
+            types.push(Column::Long);
         }
-        let read_columns = names.iter().zip(&kinds).map(|(name, kind)| match kind {
-            StoredKind::Flag => format!("{name}::int::bigint"),
+        let order_names: Vec<&str> = places.iter().map(|place| names[*place]).collect();
+        let order_types: Vec<Column> = places.iter().map(|place| types[*place]).collect();
+        let read = names.iter().zip(&types).map(|(name, of)| match of {
+            Column::Flag => format!("{name}::int::bigint"),
             _ => (*name).to_owned(),
         });
-        let read_columns = read_columns.chain(has_put_order.then(|| "put_order".to_owned()));
-        let select = format!("SELECT {} FROM @.{name} WHERE account = $1", read_columns.collect::<Vec<_>>().join(", "));
-        let ordered =
-            if order_names.is_empty() { String::new() } else { format!(" ORDER BY {}", order_names.join(", ")) };
-        let behind = match numbered(3, order_names.len()) {
+        let select = format!("SELECT {} FROM @.{name} WHERE account = $1", read.collect::<Vec<_>>().join(", "));
+        let (behind, ordered) = match order_names.join(", ") {
             // Without a key, nothing follows the only row.
-            places if places.is_empty() => "false".to_owned(),
-            places => format!("({}) > ({places})", order_names.join(", ")),
+            key if key.is_empty() => ("false".to_owned(), String::new()),
+            key => (format!("({key}) > ({})", numbered(3, order_names.len())), format!(" ORDER BY {key}")),
         };
-        let conflict = std::iter::once("account").chain(names[..unique].iter().copied()).collect::<Vec<_>>().join(", ");
-        let set = all_names[unique..].iter().map(|name| format!("{name} = excluded.{name}")).collect::<Vec<_>>();
-        let put = format!(
-            "INSERT INTO @.{name} (account, {}) SELECT $1, r.* FROM fence, unnest({}) AS r
-            ON CONFLICT ({conflict}) DO UPDATE SET {}",
-            all_names.join(", "),
-            numbered(5, all_names.len()),
-            // An upsert that changes nothing would count as one whose fence did not hold.
-            if set.is_empty() { "account = excluded.account".to_owned() } else { set.join(", ") }
-        );
         let is_key = names[..unique].iter().zip(5..).map(|(name, at)| format!(" AND {name} = ${at}"));
         let delete = format!(
             "DELETE FROM @.{name} WHERE account = $1{} AND EXISTS (SELECT FROM fence) RETURNING 1",
             is_key.collect::<String>()
         );
+        let next_types = [&[Column::Long], &order_types[..]].concat();
         Self {
             record,
+            kinds,
+            order,
             unique,
             has_put_order,
             first: Statement::read(record, &[Column::Long], leak_text(format!("{select}{ordered} LIMIT $2"))),
             next: Statement::read(
                 record,
-                leak([&[Column::Long], &order_types[..]].concat()),
+                leak(next_types),
                 leak_text(format!("{select} AND {behind}{ordered} LIMIT $2")),
             ),
-            put: Statement::upsert(record, unique, leak(all_types), leak_text(upsert!("?").replacen('?', &put, 1))),
             delete: Statement::single(
                 record,
                 leak(&types[..unique]),
                 leak_text(change!("?").replacen('?', &delete, 1)),
             ),
-            kinds,
-            order,
+            put: Statement::upsert(record, unique, leak(types), put(name, &names, unique)),
         }
     }
 
@@ -158,6 +144,20 @@ impl WholeTable {
         let put_order = if self.has_put_order { get(row, self.kinds.len(), self.record)? } else { 0 };
         Ok(WholeRow { values: values.collect::<Result<_>>()?, put_order })
     }
+}
+
+/// The text of the statement that puts rows over those of the same keys.
+fn put(table: &str, names: &[&str], unique: usize) -> &'static str {
+    let key = std::iter::once("account").chain(names[..unique].iter().copied()).collect::<Vec<_>>().join(", ");
+    let set = names[unique..].iter().map(|name| format!("{name} = excluded.{name}")).collect::<Vec<_>>();
+    let put = format!(
+        "INSERT INTO @.{table} (account, {}) SELECT $1, r.* FROM fence, unnest({}) AS r
+        ON CONFLICT ({key}) DO UPDATE SET {}",
+        names.join(", "),
+        numbered(5, names.len()),
+        set.join(", ")
+    );
+    leak_text(upsert!("?").replacen('?', &put, 1))
 }
 
 fn type_of(kind: StoredKind) -> Column {

@@ -17,7 +17,9 @@ use super::failure::Failure;
 use super::group::{GROUP_BYTES, GROUP_CALLS, Unit, units};
 use super::lane::{Acquired, Call, Job, Pauses, at_deadline};
 use super::lease::{self, LEASE, Lease, RENEWAL};
+use super::leases::Leases;
 use super::link::Link;
+use super::server::Server;
 use super::statement::{Answer, Fence, Kind, Row};
 use super::stats::add;
 use crate::error::{PostgresProblem, Result};
@@ -34,6 +36,7 @@ struct Kept {
 
 pub(super) struct Writer {
     core: Arc<Core>,
+    leases: Arc<Leases>,
     queue: mpsc::Receiver<Job>,
     /// A job that did not fit the last group.
     next: Option<Job>,
@@ -41,6 +44,8 @@ pub(super) struct Writer {
     /// Tells of leases whose last handle is gone, or whose account is.
     dropped: Arc<Notify>,
     link: Option<Link>,
+    /// The server of the last connection.
+    server: Option<Server>,
     connected_before: bool,
     /// The last group had several calls.
     crowded: bool,
@@ -53,9 +58,15 @@ const WAITS: usize = 8;
 type Carried = (Range<usize>, Answer);
 
 impl Writer {
-    pub(super) fn new(core: Arc<Core>, queue: mpsc::Receiver<Job>, dropped: Arc<Notify>, link: Option<Link>) -> Self {
-        let connected_before = link.is_some();
-        Self { core, queue, next: None, kept: vec![], dropped, link, connected_before, crowded: false }
+    pub(super) fn new(
+        core: Arc<Core>,
+        leases: Arc<Leases>,
+        queue: mpsc::Receiver<Job>,
+        dropped: Arc<Notify>,
+        link: Option<Link>,
+    ) -> Self {
+        let (connected_before, server) = (link.is_some(), link.as_ref().map(|link| link.server.clone()));
+        Self { core, leases, queue, next: None, kept: vec![], dropped, link, server, connected_before, crowded: false }
     }
 
     /// Works until the last handle of the store is gone and the queue is empty.
@@ -253,8 +264,12 @@ impl Writer {
             let mut members = calls.by_ref().take(range.len());
             let Some(first) = members.next() else { continue };
             if first.statement.held(&answer) {
+                first.note_acknowledged();
                 first.answer(Ok(answer));
-                members.for_each(|call| call.answer(Ok(Answer::default())));
+                for call in members {
+                    call.note_acknowledged();
+                    call.answer(Ok(Answer::default()));
+                }
                 continue;
             }
             let lease = first.lease.clone();
@@ -279,6 +294,8 @@ impl Writer {
         }
         self.connected_before = true;
         self.raise(&link).await?;
+        self.leases.check_written(self.server.as_ref(), &link, &self.core.counters).await?;
+        self.server = Some(link.server.clone());
         self.core.set_server(&link.server);
         self.link = Some(link);
         Ok(())
@@ -392,6 +409,12 @@ impl Writer {
         ];
         let rows = link.ask(lease::RENEW, &parameters).await?;
         add(&self.core.counters.renewals, 1);
+        // A pooler may lead to another server now, over the same connection.
+        let timeline = rows.first().map(|row| row.try_get::<_, &str>(1)).transpose()?;
+        if timeline.is_some_and(|timeline| Server::timeline_in(timeline) != Some(link.server.timeline)) {
+            self.link = None;
+            return Ok(());
+        }
         let renewed = rows.iter().map(|row| row.try_get(0)).collect::<Result<HashSet<i32>, _>>()?;
         let missing: Vec<_> = self
             .kept
@@ -480,7 +503,7 @@ impl<'a> Sender<'a> {
 fn unanswered(calls: VecDeque<Call>) -> VecDeque<Call> {
     let mut again = VecDeque::new();
     for mut call in calls {
-        call.unanswered = true;
+        call.note_unanswered();
         if call.statement.kind == Kind::Once {
             call.expire(PostgresProblem::OutcomeUnknown);
         } else {

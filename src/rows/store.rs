@@ -248,8 +248,8 @@ pub(crate) trait Rows: Backend + fmt::Debug {
     /// Deletes the rows with the keys of these.
     async fn delete_whole_rows(&self, table: &'static Table, rows: Vec<WholeRow>) -> Result<()>;
 
-    /// Copies the database into a new file.
-    async fn back_up(&self, target: &Path) -> Result<()>;
+    /// Copies the database into a new file. `false` if the engine keeps no files.
+    async fn back_up(&self, target: &Path) -> Result<bool>;
 
     /// Ends every handle on the database.
     async fn close_database(&self) -> Result<()>;

@@ -236,8 +236,8 @@ impl Rows for SqliteStore {
         self.database.write_records(WritePlan::RELAXED.transaction().blocking(), &self.lease, delete).await
     }
 
-    async fn back_up(&self, target: &Path) -> Result<()> {
-        self.backup(target).await
+    async fn back_up(&self, target: &Path) -> Result<bool> {
+        self.backup(target).await.map(|()| true)
     }
 
     async fn close_database(&self) -> Result<()> {

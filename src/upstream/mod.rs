@@ -3,6 +3,7 @@
 //! | file | |
 //! |--|--|
 //! | `import.rs` | [`Import`]: an existing database into a new encrypted store |
+//! | `source.rs` | reading that database |
 //! | `remove.rs` | removing the database that was imported |
 //! | `export.rs`, `schema.sql` | [`Export`]: the way back |
 //! | `records.rs` | the copied records, in batches: reading, storing and comparing them |
@@ -17,6 +18,7 @@ mod import;
 mod records;
 mod remove;
 pub(crate) mod schema;
+mod source;
 mod wire;
 
 pub use crate::error::NotRead;

@@ -16,7 +16,7 @@ mod preload;
 mod reading;
 mod secrets;
 #[cfg(unix)]
-#[allow(dead_code, reason = "other tests use the rest")]
+#[allow(dead_code, clippy::print_stderr, reason = "other tests use the rest")]
 #[path = "../postgres/server.rs"]
 mod server;
 #[cfg(unix)]

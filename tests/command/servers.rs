@@ -2,7 +2,6 @@
 
 use std::process::{Child, Stdio};
 
-use wacore::store::traits::SignalStore;
 use wastore::maintenance::open_account;
 use wastore::{Layer, PostgresOptions, SqliteStore, VaultOptions};
 
@@ -96,7 +95,9 @@ fn accounts_are_copied_there_and_back() {
     assert!(code == 5 && error.contains("account 2 moved to another store"), "{code} {error}");
     let printed = desk.ok(&format!("copy {url} kept.db --account 1 --as 7 --keep-source"));
     assert!(printed.contains("opens with the context `account 1`"), "{printed}");
-    desk.ok("verify back.db --account 2 --key-file key");
+    // Its key is that of account 1, which is not there.
+    assert_eq!(desk.fails("verify back.db --account 2 --key-file key").0, 3);
+    assert_eq!(desk.ok("accounts list back.db"), "account 2: has a vault\n");
     let session = wait(async {
         let store = SqliteStore::open(desk.path("kept.db")).await.unwrap().account(7);
         let options = VaultOptions::new().context(b"account 1");

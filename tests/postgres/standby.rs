@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use wacore::store::error::StoreError;
 use wacore::store::traits::{ProtocolStore, SignalStore};
 use wastore::postgres::PostgresProblem;
-use wastore::{Key, PostgresOptions, PostgresStore, Vault};
+use wastore::{Error, Key, PostgresOptions, PostgresStore, Vault};
 
-use super::common::{PATIENCE, get, millis, number_in, options, own_problem, problem, put, seconds, until};
+use super::common::{ADDRESS, PATIENCE, get, millis, number_in, options, own_problem, problem, put, seconds, until};
 use super::failures::Load;
 use super::proxy::{Mode, Proxy};
 use super::server::{Server, available, shared};
@@ -201,6 +202,115 @@ async fn a_failover_loses_nothing_that_was_acknowledged() {
     assert_eq!(get(&store).await.unwrap(), Some(u32::MAX));
     let after = server.psql("SELECT md5(string_agg(record, '' ORDER BY address)) FROM wastore.sessions");
     assert_eq!(before, after, "the old primary was written");
+}
+
+/// Makes a failover to a standby that lacks what `lost` wrote.
+async fn asynchronous_failover(lost: impl AsyncFnOnce(&PostgresStore)) -> (PostgresStore, Server, Server) {
+    let server = Server::with_settings(&[("fsync", "off")]);
+    let standby = server.standby(false);
+    let store = options(&url_of_both(&server, &standby)).open(1).await.unwrap();
+    put(&store, 1).await.unwrap();
+    let caught_up = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= pg_current_wal_lsn()";
+    until("the standby has everything", async || server.psql(caught_up) == "1").await;
+    standby.stop();
+    lost(&store).await;
+    server.kill();
+    standby.restart();
+    standby.promote();
+    (store, server, standby)
+}
+
+fn is_undone(error: &StoreError) -> bool {
+    let problem = Error::downcast_ref(error);
+    matches!(problem, Some(Error::Postgres { problem: PostgresProblem::AcknowledgedWriteLost, .. }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_that_lost_acknowledged_writes_is_never_silent() {
+    if !available() {
+        return;
+    }
+    // Of a put, of a deletion, and of a call for which the disk need not wait behind a put.
+    let cases: [&str; 3] = ["put", "delete", "mixed"];
+    for case in cases {
+        let (store, _server, standby) = asynchronous_failover(async |store: &PostgresStore| match case {
+            "put" => put(store, 2).await.unwrap(),
+            "delete" => store.delete_session(ADDRESS).await.unwrap(),
+            _ => {
+                put(store, 2).await.unwrap();
+                store.store_sent_message("chat", "id", b"relaxed").await.unwrap();
+            }
+        })
+        .await;
+        // Reading must not show the older session either.
+        let error = get(&store).await.unwrap_err();
+        assert!(is_undone(&error), "{case}: {error:?}");
+        let error = put(&store, 3).await.unwrap_err();
+        assert!(is_undone(&error), "{case}: {error:?}");
+        tokio::time::timeout(seconds(1), store.lost()).await.unwrap();
+        assert_eq!(store.stats().leases_lost, 1);
+        // A client that links the account again may use the server.
+        drop(store);
+        let again = options(&standby.url()).open(1).await.unwrap();
+        assert_eq!(get(&again).await.unwrap(), Some(1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_that_lost_nothing_acknowledged_goes_on() {
+    if !available() {
+        return;
+    }
+    let (store, _server, _standby) = asynchronous_failover(async |store: &PostgresStore| {
+        // The client fetches it again, so its loss is allowed.
+        store.store_sent_message("chat", "id", b"relaxed").await.unwrap();
+    })
+    .await;
+    assert_eq!(get(&store).await.unwrap(), Some(1));
+    put(&store, 2).await.unwrap();
+    assert_eq!(get(&store).await.unwrap(), Some(2));
+}
+
+/// A later value that got no answer may stand in the place of the last acknowledged one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unanswered_write_is_no_lost_one() {
+    if !available() {
+        return;
+    }
+    let server = Server::with_settings(&[("fsync", "off")]);
+    let proxy = Proxy::start(server.port());
+    let store = options(&proxy.url()).deadline(seconds(2)).open(1).await.unwrap();
+    put(&store, 1).await.unwrap();
+    proxy.set(Mode::Swallow { then_cut: false });
+    let error = tokio::spawn({
+        let store = store.clone();
+        async move { put(&store, 2).await }
+    });
+    let stored = "SELECT left(encode(record, 'hex'), 8) FROM wastore.sessions";
+    until("the server has it", async || server.psql(stored) == "02000000").await;
+    // The server starts anew, so its content is looked at.
+    server.stop();
+    server.restart();
+    proxy.set(Mode::Pass);
+    proxy.cut();
+    drop(error.await);
+    until("the store goes on", async || put(&store, 3).await.is_ok()).await;
+    assert_eq!(get(&store).await.unwrap(), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_waits_for_no_standby_is_refused_on_request() {
+    if !available() {
+        return;
+    }
+    let (server, _standby) = pair();
+    let careful = options(&server.url()).require_synchronous_standby(true);
+    careful.clone().open(1).await.unwrap().close().await.unwrap();
+    server.setting("synchronous_standby_names", "");
+    server.reload();
+    until("the setting is in force", async || server.psql("SHOW synchronous_standby_names").is_empty()).await;
+    assert_eq!(own_problem(careful.open(1).await), PostgresProblem::NotReplicated);
+    options(&server.url()).open(1).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

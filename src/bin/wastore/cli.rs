@@ -9,8 +9,8 @@ use clap_complete::Shell;
 use wastore::vault::{Argon2Cost, FileAnchor};
 use wastore::{Result, VaultOptions};
 
+use crate::place::Place;
 use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret};
-use crate::stores::Place;
 
 /// Encrypted storage for whatsapp-rust: import an existing bot, change the secrets of its store,
 /// check it, back it up.

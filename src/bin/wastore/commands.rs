@@ -17,10 +17,10 @@ use zeroize::Zeroizing;
 use crate::cli::{Accounts, Command, CopyArgs, Header, ImportArgs, Keys, Store};
 use crate::failure::{DAMAGED, Failure, REFUSED};
 use crate::manual;
+use crate::place::Place;
 use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret, saved_header};
 use crate::stores::{
-    AnyStore, Place, each_account, file_in_use, in_use, open, open_file, open_file_read_only, open_or_make,
-    open_read_only,
+    AnyStore, each_account, file_in_use, in_use, open, open_file, open_file_read_only, open_or_make, open_read_only,
 };
 use crate::terminal::{progress_bar, say, show_secret, write_private};
 

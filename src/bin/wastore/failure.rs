@@ -40,50 +40,7 @@ impl From<Error> for Failure {
             Error::Store(inner) => Error::downcast_ref(inner).unwrap_or(&error),
             error => error,
         };
-        let code = match own {
-            Error::WrongSecret => WRONG_SECRET,
-            Error::HeaderDamaged(_)
-            | Error::HeaderMissing
-            | Error::HeaderTampered
-            | Error::HeaderRolledBack
-            | Error::RollbackDetected
-            | Error::ForkDetected
-            | Error::DeviceMissing
-            | Error::Tampered { .. }
-            | Error::Plaintext { .. }
-            | Error::PlaintextDevice
-            | Error::UnknownEpoch { .. }
-            | Error::DamagedRecords { .. }
-            | Error::SchemaAltered { .. }
-            | Error::RowsMissed { .. }
-            | Error::Malformed { .. }
-            | Error::Sqlite { problem: SqliteProblem::Damaged, .. }
-            | Error::Postgres { problem: PostgresProblem::Damaged, .. } => DAMAGED,
-            Error::NotUpstream { .. }
-            | Error::UpstreamTooOld { .. }
-            | Error::UpstreamTooNew { .. }
-            | Error::NoSuchAccount(_)
-            | Error::SeveralAccounts(_)
-            | Error::SourceDamaged
-            | Error::SourceHoldsMore { .. }
-            | Error::TargetExists { .. }
-            | Error::ForeignFile { .. }
-            | Error::ForeignSchema { .. }
-            | Error::AccountMoved { .. }
-            | Error::CopyUnfinished { .. }
-            | Error::UnsupportedVersion { .. }
-            | Error::VaultExists
-            | Error::NoVault
-            | Error::OtherAccounts { .. }
-            | Error::StoreVanished
-            | Error::AnchorMissing
-            | Error::WrongContext
-            | Error::WrongStore
-            | Error::AccountsNotCovered { .. }
-            | Error::ImportIncomplete
-            | Error::File { .. } => REFUSED,
-            _ => OTHER,
-        };
+        let code = code_of(own);
         // The sources hold the words of the operating system or SQLite.
         let mut text = error.to_string();
         let mut source = std::error::Error::source(&error);
@@ -96,5 +53,53 @@ impl From<Error> for Failure {
             source = inner.source();
         }
         Self { text, code }
+    }
+}
+
+/// The exit code of an error.
+fn code_of(error: &Error) -> u8 {
+    match error {
+        Error::WrongSecret => WRONG_SECRET,
+        Error::HeaderDamaged(_)
+        | Error::HeaderMissing
+        | Error::HeaderTampered
+        | Error::HeaderRolledBack
+        | Error::RollbackDetected
+        | Error::ForkDetected
+        | Error::DeviceMissing
+        | Error::Tampered { .. }
+        | Error::Plaintext { .. }
+        | Error::PlaintextDevice
+        | Error::UnknownEpoch { .. }
+        | Error::DamagedRecords { .. }
+        | Error::SchemaAltered { .. }
+        | Error::RowsMissed { .. }
+        | Error::Malformed { .. }
+        | Error::Sqlite { problem: SqliteProblem::Damaged, .. }
+        | Error::Postgres { problem: PostgresProblem::Damaged, .. } => DAMAGED,
+        Error::NotUpstream { .. }
+        | Error::UpstreamTooOld { .. }
+        | Error::UpstreamTooNew { .. }
+        | Error::NoSuchAccount(_)
+        | Error::SeveralAccounts(_)
+        | Error::SourceDamaged
+        | Error::SourceHoldsMore { .. }
+        | Error::TargetExists { .. }
+        | Error::ForeignFile { .. }
+        | Error::ForeignSchema { .. }
+        | Error::AccountMoved { .. }
+        | Error::CopyUnfinished { .. }
+        | Error::UnsupportedVersion { .. }
+        | Error::VaultExists
+        | Error::NoVault
+        | Error::OtherAccounts { .. }
+        | Error::StoreVanished
+        | Error::AnchorMissing
+        | Error::WrongContext
+        | Error::WrongStore
+        | Error::AccountsNotCovered { .. }
+        | Error::ImportIncomplete
+        | Error::File { .. } => REFUSED,
+        _ => OTHER,
     }
 }

@@ -5,6 +5,7 @@
 //! | `cli.rs` | the command line |
 //! | `commands.rs` | one function for each command |
 //! | `manual.rs` | shell completions and manual pages |
+//! | `place.rs` | where a store is: a path or a URL |
 //! | `stores.rs` | opening the store and choosing its accounts |
 //! | `secrets.rs` | reading secrets: from files, descriptors, variables and the terminal |
 //! | `terminal.rs` | prompts and output |
@@ -31,6 +32,7 @@ mod commands;
 mod failure;
 mod interruption;
 mod manual;
+mod place;
 mod secrets;
 mod stores;
 mod terminal;

@@ -13,9 +13,7 @@ use wastore::{Key, Passphrase, RecoveryKey, Secret, Vault, VaultOptions};
 
 use crate::failure::Failure;
 use crate::terminal::Terminal;
-use wastore::maintenance::open_account;
-
-use crate::stores::AnyStore;
+use wastore::maintenance::{OwnStore, open_account};
 use wastore::vault::OpenMode;
 
 /// The secret that opens the store. Prompts for a passphrase if no option is given.
@@ -107,11 +105,11 @@ impl CurrentSecret {
         Ok(())
     }
 
-    pub(crate) async fn open(&self, store: &AnyStore, options: &VaultOptions) -> Result<Vault, Failure> {
+    pub(crate) async fn open(&self, store: &impl OwnStore, options: &VaultOptions) -> Result<Vault, Failure> {
         Ok(open_account(store, options, self.read().await?).await?)
     }
 
-    pub(crate) async fn open_read_only(&self, store: &AnyStore, options: &VaultOptions) -> Result<Vault, Failure> {
+    pub(crate) async fn open_read_only(&self, store: &impl OwnStore, options: &VaultOptions) -> Result<Vault, Failure> {
         Ok(open_account(store, &options.clone().mode(OpenMode::ReadOnly), self.read().await?).await?)
     }
 

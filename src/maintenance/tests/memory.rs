@@ -430,9 +430,10 @@ impl Rows for Memory {
         Err(NOT_COPIED)
     }
 
-    async fn back_up(&self, target: &Path) -> Result<()> {
+    async fn back_up(&self, target: &Path) -> Result<bool> {
         self.note("back_up");
-        std::fs::write(target, format!("{:?}", self.map())).map_err(|source| Error::File { what: "backup", source })
+        let content = format!("{:?}", self.map());
+        std::fs::write(target, content).map(|()| true).map_err(|source| Error::File { what: "backup", source })
     }
 
     async fn close_database(&self) -> Result<()> {
