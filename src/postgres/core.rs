@@ -60,9 +60,14 @@ impl Core {
         *self.server.lock().ignore_poison() = Some(server.clone());
     }
 
+    /// The server that the newest connection led to.
+    pub(super) fn server(&self) -> Option<Server> {
+        self.server.lock().ignore_poison().clone()
+    }
+
     /// Identifies the database cluster, which is the same on all its servers. `None` before the first connection.
     pub(super) fn system(&self) -> Option<i64> {
-        self.server.lock().ignore_poison().as_ref().map(|server| server.system)
+        self.server().map(|server| server.system)
     }
 
     /// The text of a statement. `@` stands for the schema.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore};
 use tokio_postgres::types::Type;
 
 use super::core::Core;
@@ -22,6 +22,7 @@ use super::stats::{Counters, add};
 use super::written::Written;
 use crate::ended;
 use crate::error::{Error, PostgresProblem, Result};
+use crate::sync::IgnorePoison;
 
 /// How long others wait after the last renewal before they take an account over.
 pub(super) const LEASE: Duration = Duration::from_secs(15);
@@ -78,7 +79,9 @@ pub(super) struct Lease {
     pub(super) account: i32,
     /// Shared with the lane, which releases the lease when this value is gone.
     pub(super) epoch: Arc<AtomicI64>,
-    state: watch::Sender<State>,
+    state: Mutex<State>,
+    /// Closed once the lease is lost, and nothing answers from memory any more.
+    lost: Semaphore,
     /// The lease may be taken whatever the mark of the account says.
     despite_mark: AtomicBool,
     /// The newest durable writes.
@@ -97,13 +100,24 @@ impl Lease {
             despite_mark: AtomicBool::new(false),
             written: Mutex::default(),
             swept_at: AtomicI64::new(0),
-            state: watch::Sender::new(State::Idle),
+            state: Mutex::new(State::Idle),
+            lost: Semaphore::new(0),
             dropped,
         }
     }
 
     pub(super) fn state(&self) -> State {
-        *self.state.borrow()
+        *self.state.lock().ignore_poison()
+    }
+
+    /// Changes the state, if it is one of these. `true` if it was.
+    fn change(&self, from: &[State], to: State) -> bool {
+        let mut state = self.state.lock().ignore_poison();
+        let changes = from.contains(&state);
+        if changes {
+            *state = to;
+        }
+        changes
     }
 
     pub(super) fn epoch(&self) -> i64 {
@@ -113,42 +127,38 @@ impl Lease {
     /// The lease is held with this epoch.
     pub(super) fn hold(&self, epoch: i64) {
         self.epoch.store(epoch, Ordering::Release);
-        self.state.send_if_modified(|state| {
-            let changes = *state == State::Idle;
-            *state = if changes { State::Held } else { *state };
-            changes
-        });
+        self.change(&[State::Idle], State::Held);
     }
 
     /// The server lacks what it had acknowledged. This never changes again.
     pub(super) fn undo(&self, counters: &Counters) {
-        add(&counters.leases_lost, 1);
-        log::error!("a failover took acknowledged writes of account {} back: its client must disconnect", self.account);
-        self.end(State::Undone);
+        if self.change(&[State::Idle, State::Held], State::Undone) {
+            log::error!("a failover took acknowledged writes of account {} back: disconnect its client", self.account);
+            // The lane gives the lease back.
+            self.dropped.notify_one();
+            self.tell_lost(counters);
+        }
     }
 
     /// Another process has the account. This never changes again.
     pub(super) fn lose(&self, counters: &Counters) {
-        let loses = |state: &mut State| {
-            let loses = matches!(state, State::Idle | State::Held);
-            *state = if loses { State::Lost } else { *state };
-            loses
-        };
-        if self.state.send_if_modified(loses) {
-            add(&counters.leases_lost, 1);
+        if self.change(&[State::Idle, State::Held], State::Lost) {
             log::error!("another process took account {} over: its client must disconnect", self.account);
-            ended::note();
+            self.tell_lost(counters);
         }
+    }
+
+    fn tell_lost(&self, counters: &Counters) {
+        add(&counters.leases_lost, 1);
+        // Caches must not go on answering.
+        ended::note();
+        self.lost.close();
     }
 
     /// Allows this lease to be taken whatever the mark of the account says.
     pub(super) fn take_despite_mark(&self) {
         self.despite_mark.store(true, Ordering::Relaxed);
-        self.state.send_if_modified(|state| {
-            let moved = *state == State::Moved;
-            *state = if moved { State::Held } else { *state };
-            moved
-        });
+        self.change(&[State::Moved], State::Held);
     }
 
     pub(super) fn is_taken_despite_mark(&self) -> bool {
@@ -161,7 +171,7 @@ impl Lease {
 
     /// The account is gone, or lives in another store: the handles of this store end.
     pub(super) fn end(&self, state: State) {
-        self.state.send_replace(state);
+        self.change(&[State::Idle, State::Held], state);
         // The lane gives the lease back.
         self.dropped.notify_one();
         ended::note();
@@ -195,8 +205,8 @@ impl Lease {
 
     /// Returns when the lease is lost, or what was written under it; at once if it already is.
     pub(super) async fn lost(&self) {
-        // The sender lives as long as `self`.
-        let _ = self.state.subscribe().wait_for(|state| matches!(state, State::Lost | State::Undone)).await;
+        // There are no permits, so this ends with an error when the semaphore is closed.
+        drop(self.lost.acquire().await);
     }
 }
 

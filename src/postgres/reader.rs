@@ -88,7 +88,8 @@ impl Connection {
         if self.connected_before.swap(true, Ordering::Relaxed) {
             add(&self.core.counters.reconnects, 1);
         }
-        let before = self.server.lock().ignore_poison().clone();
+        // The other lanes may have moved on before this lane had a connection.
+        let before = self.server.lock().ignore_poison().clone().or_else(|| self.core.server());
         self.leases.check_written(before.as_ref(), &link, &self.core.counters).await?;
         *self.server.lock().ignore_poison() = Some(link.server.clone());
         // A newer server than that of the other lanes: they follow.

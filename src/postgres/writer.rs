@@ -294,7 +294,8 @@ impl Writer {
         }
         self.connected_before = true;
         self.raise(&link).await?;
-        self.leases.check_written(self.server.as_ref(), &link, &self.core.counters).await?;
+        let before = self.server.clone().or_else(|| self.core.server());
+        self.leases.check_written(before.as_ref(), &link, &self.core.counters).await?;
         self.server = Some(link.server.clone());
         self.core.set_server(&link.server);
         self.link = Some(link);

@@ -55,9 +55,10 @@ pub(super) struct Lease {
     epoch: AtomicI64,
     /// The lease may be taken whatever the mark of the account says.
     despite_mark: AtomicBool,
+    is_lost: AtomicBool,
     /// This store has closed the account off.
     moved: AtomicBool,
-    /// Closed once the lease is lost.
+    /// Closed once the lease is lost, and nothing answers from memory any more.
     lost: Semaphore,
 }
 
@@ -65,7 +66,7 @@ impl Lease {
     /// # Errors
     /// [`Error::LeaseLost`] and [`Error::AccountMoved`].
     pub(super) fn check(&self) -> Result<()> {
-        if self.lost.is_closed() {
+        if self.is_lost.load(Ordering::SeqCst) {
             return Err(Error::LeaseLost { account: self.account });
         }
         if self.moved.load(Ordering::Relaxed) {
@@ -169,12 +170,12 @@ impl Lease {
     }
 
     fn lose(&self) {
-        if self.lost.is_closed() || is_unfenced() {
+        if is_unfenced() || self.is_lost.swap(true, Ordering::SeqCst) {
             return;
         }
-        self.lost.close();
         // Caches must not go on answering.
         ended::note();
+        self.lost.close();
         log::error!("account {} was taken over by another process: calls on it fail from now on", self.account);
     }
 }
@@ -225,6 +226,7 @@ impl Leases {
             holder: self.holder,
             epoch: AtomicI64::new(0),
             despite_mark: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
             moved: AtomicBool::new(false),
             lost: Semaphore::new(0),
         };
