@@ -17,7 +17,7 @@ use std::sync::Arc;
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use wacore::store::traits::Backend;
-use wastore::{CacheLayer, Metrics, Passphrase, PostgresOptions, PostgresStore, Stack, VaultOptions};
+use wastore::{CacheLayer, Metrics, Passphrase, PostgresOptions, PostgresStore, Stack, Vault};
 use whatsapp_rust::prelude::*;
 
 #[tokio::main]
@@ -27,9 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let store = open().await?;
 
-    // The account is a part of the context, so that the rows of one account do not pass for those of another.
-    let vault =
-        VaultOptions::new().context("account 1").open_or_create(&store, Passphrase::from_file(passphrase)?).await?;
+    let vault = Vault::open_or_create(&store, Passphrase::from_file(passphrase)?).await?;
     let (metrics, cache) = (Metrics::new(), CacheLayer::new(16 << 20));
     metrics.track_postgres("postgres", &store);
     metrics.track_cache("cache", &cache);
@@ -53,8 +51,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("{}", metrics.snapshot());
 
-    closer.close().await?; // wipes the cache and the keys
-    store.close().await?; // gives the lease back: another process need not wait
+    // Wipes the cache and the keys, and gives the lease back: another process need not wait.
+    closer.close().await?;
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! How many accounts one process and one PostgreSQL server carry.
 //!
 //! `cargo bench --bench scale --features postgres` starts a server of its own on a disk, opens more and more accounts in
-//! one process, and plays the calls that whatsapp-rust makes for warm messages: each account sends or receives one every
-//! ten seconds on average, at random moments. It ends at the number of accounts at which a durable write of one in a
+//! one process, and plays the calls that whatsapp-rust makes for warm messages: each account sends or receives one a
+//! second on average, at random moments. It ends at the number of accounts at which a durable write of one in a
 //! hundred takes longer than 50 ms, or messages come late. It prints a table, and writes it to
 //! `benches/results/scale.md` with a picture. `WASTORE_LONG=1` plays each step three times as long.
 
@@ -37,9 +37,9 @@ use machine::{Usage, load};
 use report::{Idle, Step, write};
 use server::Server;
 
-const STEPS: [usize; 8] = [250, 500, 1000, 2000, 4000, 8000, 16_000, 32_000];
+const STEPS: [usize; 7] = [125, 250, 500, 1000, 2000, 4000, 8000];
 /// The time between two messages of an account, on average.
-const PAUSE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_secs(1);
 /// The goals.
 const DURABLE_P99: Duration = Duration::from_millis(50);
 const LATE: Duration = Duration::from_millis(250);

@@ -55,7 +55,7 @@ pub(crate) fn write(steps: &[Step], idle: &Idle, seconds: u64) {
     let title = format!(
         "# A run of `cargo bench --bench scale`\n\n![Latency by number of accounts](scale.svg)\n\n{}, {cores} cores of a \
          virtual machine ({machine}), which the server and the process share. {seconds} s for each step. Each account has \
-         a vault, 40 sessions of 1.5 KB, 100 prekeys and 40 tokens, and exchanges a message every 10 s on average.\n\n",
+         a vault, 40 sessions of 1.5 KB, 100 prekeys and 40 tokens, and exchanges a message a second on average.\n\n",
         String::from_utf8_lossy(&day).trim()
     );
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results");
@@ -114,7 +114,7 @@ fn plot(steps: &[Step]) -> String {
     let mut svg = format!(
         "<svg xmlns='http://www.w3.org/2000/svg' width='780' height='{}' font-family='sans-serif' font-size='11'>\
          <rect width='100%' height='100%' fill='white'/>\n<text x='20' y='22' font-size='14'>Time of a durable write by \
-         the number of accounts, one message each in 10 s</text>\n",
+         the number of accounts, each with a message a second</text>\n",
         TOP + HEIGHT + 60.0
     );
     let (low, high) = (-1.0, 3.0);

@@ -112,9 +112,6 @@ async fn carry_out(core: &Core, connection: &Connection, mut call: Call) {
     let (mut pauses, mut connections) = (Pauses::between_attempts(), Pauses::between_connections());
     let mut problem = PostgresProblem::Overloaded;
     loop {
-        if let Some(Err(error)) = call.lease.as_ref().map(|lease| lease.check()) {
-            return call.answer(Err(error));
-        }
         if call.deadline <= Instant::now() {
             return call.expire(problem);
         }
@@ -130,6 +127,10 @@ async fn carry_out(core: &Core, connection: &Connection, mut call: Call) {
                 continue;
             }
         };
+        // The new connection may have shown that the account is lost.
+        if let Some(Err(error)) = call.lease.as_ref().map(|lease| lease.check()) {
+            return call.answer(Err(error));
+        }
         add(&core.counters.reads, 1);
         let failure = match attempt(core, &link, &call).await {
             Ok(Some(answer)) => return call.answer(Ok(answer)),

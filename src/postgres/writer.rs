@@ -166,6 +166,10 @@ impl Writer {
                     continue;
                 }
             }
+            // The new connection may have shown that accounts are lost.
+            if !self.prune(&mut calls, problem) {
+                return;
+            }
             let failure = match self.attempt(calls.make_contiguous()).await {
                 Ok(carried) => {
                     calls = self.answer(calls, carried).await;

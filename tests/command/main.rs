@@ -20,6 +20,8 @@ mod secrets;
 #[path = "../postgres/server.rs"]
 mod server;
 #[cfg(unix)]
+mod server_kills;
+#[cfg(unix)]
 mod servers;
 
 use std::path::PathBuf;

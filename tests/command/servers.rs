@@ -105,6 +105,9 @@ fn accounts_are_copied_there_and_back() {
         vault.layer().layer(Arc::new(store)).get_session(ADDRESS).await.unwrap().unwrap()
     });
     assert_eq!(session, &b"account 1"[..]);
+    // With the secret, the vault is bound to the new number.
+    desk.ok(&format!("copy {url} bound.db --account 1 --as 8 --key-file key"));
+    assert!(desk.ok("verify bound.db --key-file key").ends_with("sound\n"));
     desk.ok("accounts reclaim wa.db 2 --other-is-gone");
     assert_eq!(desk.session("wa.db", 2, key()).as_deref(), Some("account 2"));
 }

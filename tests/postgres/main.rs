@@ -19,12 +19,14 @@ mod proxy;
 mod server;
 
 mod common;
+mod conversations;
 mod copies;
 mod cuts;
 mod failures;
 mod harness;
 mod kills;
 mod limits;
+mod patroni;
 mod secrets;
 mod standby;
 mod takeovers;

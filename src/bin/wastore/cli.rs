@@ -324,7 +324,8 @@ pub(crate) struct CopyArgs {
     /// Copy only this account
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub(crate) account: Option<i32>,
-    /// Give the account this number in the target
+    /// Give the account this number in the target; with a secret that opens its vault, the vault
+    /// is bound to the new number, else it stays bound to the old one
     #[arg(long = "as", value_name = "NUMBER", requires = "account", allow_negative_numbers = true)]
     pub(crate) new_number: Option<i32>,
     /// Leave the source as it is: then delete one of the two before a client runs on the other
@@ -336,6 +337,8 @@ pub(crate) struct CopyArgs {
     /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) secret: CurrentSecret,
 }
 
 /// The source and the target of an import.

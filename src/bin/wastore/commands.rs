@@ -36,7 +36,7 @@ pub(crate) async fn run(command: Command, options: &VaultOptions) -> Done {
         }
         Command::Passwd { store, secret, new } => passwd(&store, secret, new, options).await,
         Command::Keys { command } => keys(command, options).await,
-        Command::Copy(arguments) => copy(arguments).await,
+        Command::Copy(arguments) => copy(arguments, options).await,
         Command::Rotate { store, secret, leave_damaged } => rotate(&store, secret, leave_damaged, options).await,
         Command::Revoke { store, secret, new, leave_damaged, except } => {
             let rotate = |bar: &ProgressBar| except.into_iter().fold(rotation(leave_damaged, bar), Rotate::except);
@@ -250,8 +250,8 @@ fn rotation(leave_damaged: bool, bar: &ProgressBar) -> Rotate {
 }
 
 /// Copies one account, or all of them.
-async fn copy(arguments: CopyArgs) -> Done {
-    let CopyArgs { from, to, account, new_number, keep_source, plaintext, json } = arguments;
+async fn copy(arguments: CopyArgs, options: &VaultOptions) -> Done {
+    let CopyArgs { from, to, account, new_number, keep_source, plaintext, json, secret } = arguments;
     let opened = in_use(if keep_source { open_read_only(&from).await? } else { open(&from).await? }).await?;
     let target = open_or_make(&to).await?;
     let bar = progress_bar();
@@ -270,11 +270,19 @@ async fn copy(arguments: CopyArgs) -> Done {
     };
     let mut reports = vec![];
     for (number, new) in numbers {
-        let report = copy.run(&opened.account(number).await?, &target.account(new).await?).await;
+        let target = target.account(new).await?;
+        let report = copy.run(&opened.account(number).await?, &target).await;
         bar.finish_and_clear();
         let report = report?;
         if !json {
             say(format_args!("{report}\n"))?;
+        }
+        if number != new && secret.is_given() {
+            let old_context = options.clone().context(format!("account {number}"));
+            secret.open(&target, &old_context).await?.bind_context(format!("account {new}")).await?;
+            if !json {
+                say(format_args!("its vault is bound to account {new} now\n"))?;
+            }
         }
         reports.push(report);
     }

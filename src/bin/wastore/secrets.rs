@@ -90,6 +90,15 @@ impl Stream {
 }
 
 impl CurrentSecret {
+    /// `true` if an option says where the secret is.
+    pub(crate) fn is_given(&self) -> bool {
+        let files = [&self.passphrase_file, &self.key_file, &self.recovery_key_file];
+        files.iter().any(|file| file.is_some())
+            || self.passphrase_fd.is_some()
+            || self.passphrase_env.is_some()
+            || self.recovery_key
+    }
+
     /// Refuses to read two secrets from one stream: both would be read as one.
     ///
     /// # Errors
