@@ -51,7 +51,7 @@ impl Rows for PostgresStore {
         Arc::new(Self::of(self.shared().clone(), number))
     }
 
-    /// Whoever opens a store names the account.
+    /// The caller names the account when it opens a store.
     fn is_chosen(&self) -> bool {
         true
     }

@@ -3,7 +3,7 @@
 //! A standby that did not wait for its primary may lack the last commits when it is promoted. The client would go on from
 //! older sessions then, and use message keys twice. The server's log is a prefix of the old one: if the newest
 //! acknowledged commit is there, all earlier ones are. So the store remembers one row of the newest durable call of each
-//! account, and looks for it whenever a connection leads to a server that was started anew or promoted.
+//! account, and looks for it whenever a connection leads to a server that was started again or promoted.
 
 use tokio_postgres::types::{ToSql, Type};
 

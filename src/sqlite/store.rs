@@ -17,7 +17,7 @@ use super::options::SqliteOptions;
 use super::tables::TABLES;
 use super::write_plan::WritePlan;
 use crate::background;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layer::IntoBackend;
 use crate::layer::sealed::Sealed;
 
@@ -423,6 +423,9 @@ impl SqliteOptions {
     ///   file system cannot share memory;
     /// * [`Error::AccountInUse`](crate::Error::AccountInUse) if another process writes the account,
     ///   and still does after [`lease_wait`](Self::lease_wait);
+    /// * [`Error::AccountMoved`](crate::Error::AccountMoved) and
+    ///   [`Error::CopyUnfinished`](crate::Error::CopyUnfinished) if the account is not the one to
+    ///   use. If you chose none, and the file has several, only calls that write say so;
     /// * [`Error::File`](crate::Error::File) and [`Error::Sqlite`](crate::Error::Sqlite) if the
     ///   file cannot be read or written.
     ///
@@ -431,10 +434,18 @@ impl SqliteOptions {
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore> {
         let (path, when_writing) = (path.as_ref().to_owned(), self.lease_when_writing);
         let store = SqliteStore::opened(background::unblock(move || Database::open_file(&path, self)).await?);
-        if !when_writing {
-            store.acquire().await?;
+        if when_writing {
+            return Ok(store);
         }
-        Ok(store)
+        match store.acquire().await {
+            // The caller may mean another account, which did not move.
+            Err(Error::AccountMoved { .. } | Error::CopyUnfinished { .. })
+                if !store.chosen && store.accounts_in_use().await?.len() > 1 =>
+            {
+                Ok(store)
+            }
+            acquired => acquired.map(|()| store),
+        }
     }
 
     /// Creates an empty store in memory. Dropping its last clone deletes it.

@@ -288,7 +288,7 @@ async fn an_unanswered_write_is_no_lost_one() {
     });
     let stored = "SELECT left(encode(record, 'hex'), 8) FROM wastore.sessions";
     until("the server has it", async || server.psql(stored) == "02000000").await;
-    // The server starts anew, so its content is looked at.
+    // The server starts again, so its content is looked at.
     server.stop();
     server.restart();
     proxy.set(Mode::Pass);

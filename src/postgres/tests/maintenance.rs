@@ -193,7 +193,7 @@ async fn verify_names_the_same_damage_as_over_sqlite() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_the_server_cannot_read_is_damaged_and_the_others_are_not() {
+async fn one_row_that_the_server_cannot_read_is_damaged() {
     let Some(scratch) = scratch() else { return };
     let (store, client) = (scratch.store().await, scratch.client().await);
     let (vault, layered) = sealed(Arc::new(store.clone()), old()).await;
