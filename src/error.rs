@@ -290,7 +290,6 @@ pub enum Error {
     },
     /// The account was copied to another store, which is the one to use. Two live copies of one account use its message
     /// keys twice.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     #[error(
         "account {account} moved to another store: use that one; if it is gone and was never used, take this account back with `wastore accounts reclaim`"
     )]
@@ -308,7 +307,6 @@ pub enum Error {
         record: Record,
     },
     /// The account is the beginning of a copy from another store, which still is the one to use.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     #[error(
         "account {account} is an unfinished copy of another store: finish it with the same `wastore copy`, or delete it with `wastore accounts delete`"
     )]

@@ -18,11 +18,9 @@ impl From<Error> for StoreError {
                 log::warn!("the rollback anchor cannot be used: {reason}");
                 StoreError::Serialization(Box::new(Error::Anchor("the reason is in the log".into())))
             }
+            Error::AccountMoved { .. } | Error::CopyUnfinished { .. } => StoreError::Database(Box::new(error)),
             #[cfg(any(feature = "postgres", feature = "sqlite"))]
-            Error::AccountInUse { .. }
-            | Error::LeaseLost { .. }
-            | Error::AccountMoved { .. }
-            | Error::CopyUnfinished { .. } => StoreError::Database(Box::new(error)),
+            Error::AccountInUse { .. } | Error::LeaseLost { .. } => StoreError::Database(Box::new(error)),
             #[cfg(feature = "postgres")]
             Error::Postgres { problem: PostgresProblem::Unreachable | PostgresProblem::TooManyConnections, .. } => {
                 StoreError::Connection(Box::new(error))

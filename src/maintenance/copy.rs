@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures_util::future::join;
 use sha2::{Digest, Sha256};
 
-use crate::encrypt::HeaderInfo;
+use crate::encrypt::{HeaderCopy, HeaderInfo};
 use crate::error::{Error, Result};
 use crate::method::Record;
 #[cfg(feature = "sqlite")]
@@ -50,7 +50,7 @@ use crate::sqlite::{SqliteOptions, files};
 ///
 /// # One live account
 /// Two live copies of an account use its message keys twice. So both accounts are held while the copy runs: stop the bot
-/// first. The target cannot be opened until the copy is complete and was compared with the source row by row. Before
+/// first. (A source that was opened read-only is not held.) The target cannot be opened until the copy is complete and was compared with the source row by row. Before
 /// that, the source is closed off: opening it fails with [`Error::AccountMoved`]. [`StoreCopy::keep_source`] leaves it
 /// open.
 ///
@@ -126,7 +126,7 @@ impl StoreCopy {
     }
 
     async fn copy(&self, from: &Arc<dyn Rows>, to: &Arc<dyn Rows>) -> Result<CopyReport> {
-        let account = from.account_number();
+        let (account, target_account) = (from.account_number(), to.account_number());
         if from.identity() == to.identity() || (from.place().is_some() && from.place() == to.place()) {
             return Err(Error::InvalidInput { what: "the target", problem: "is the source: name another store" });
         }
@@ -136,47 +136,73 @@ impl StoreCopy {
                 problem: "was opened read-only, so it cannot be closed off: keep it, or open it for writing",
             });
         }
-        from.acquire_for_copy().await?;
-        let id = self.look_at_source(&**from).await?;
-        to.acquire_for_copy().await?;
-        let report =
-            CopyReport { account, target_account: to.account_number(), rows: 0, is_source_kept: self.keep_source };
-        match (from.mark().await?, to.mark().await?) {
-            // The copy was interrupted at the very end.
-            (Some(Mark::Moved(moved)), Some(Mark::Unfinished(copied))) if moved == id && copied == id => {
-                to.set_mark(None).await?;
-                return Ok(CopyReport { rows: to.count(|_| true).await?, ..report });
+        let (mut source, mut target) = (Held::take(&**from).await?, Held::take(&**to).await?);
+        let identity = self.look_at_source(&**from).await?;
+        let report = |rows| CopyReport { account, target_account, rows, is_source_kept: self.keep_source };
+        let id = match (source.mark, target.mark) {
+            // It is complete already, for example one of several accounts whose copies were interrupted.
+            (Some(Mark::Moved(moved)), Some(Mark::Complete(id))) if moved == id => {
+                return Ok(report(target.rows().await?));
             }
-            (Some(mark), _) => mark.refuse(account)?,
-            (None, Some(mark)) if mark != Mark::Unfinished(id) => mark.refuse(to.account_number())?,
-            (None, Some(_)) => {}
-            (None, None) if to.count(|_| true).await? > 0 => {
+            (_, Some(Mark::Complete(id)))
+                if self.keep_source
+                    && id.is_of(&identity)
+                    && self.are_equal(&source, &target, |_| ()).await.is_ok() =>
+            {
+                return Ok(report(target.rows().await?));
+            }
+            // It was interrupted at the very end.
+            (Some(Mark::Moved(moved)), Some(Mark::Unfinished(id))) if moved == id => id,
+            (Some(mark @ (Mark::Moved(_) | Mark::Unfinished(_))), _) => {
+                return mark.refuse(account).map(|()| report(0));
+            }
+            (_, Some(Mark::Unfinished(id))) if id.is_of(&identity) => id,
+            (_, Some(mark @ (Mark::Moved(_) | Mark::Unfinished(_)))) => {
+                return mark.refuse(target_account).map(|()| report(0));
+            }
+            (_, _) if target.rows().await? > 0 => {
                 return Err(Error::InvalidInput {
                     what: "the target account",
                     problem: "holds something: delete it with `wastore accounts delete`, or choose another number",
                 });
             }
-            (None, None) => to.set_mark(Some(Mark::Unfinished(id))).await?,
-        }
-        let rows = from.count(|_| true).await?;
-        let mut done = 0;
+            (_, _) => CopyId::new(identity)?,
+        };
+        target.set_mark(Mark::Unfinished(id)).await?;
+        let (rows, mut done) = (source.rows().await?, 0);
         for table in &TABLES {
             let tell = |page| self.tell(Phase::Copying, &mut done, page, rows);
-            Pair { from: &**from, to: &**to, table }.make_equal(tell).await?;
+            Pair::of(&source, &target, table).make_equal(tell).await?;
         }
+        // Everything before this call is on the disk then, and on the standby that the server waits for.
+        target.set_mark(Mark::Unfinished(id)).await?;
         done = 0;
+        self.are_equal(&source, &target, |page| self.tell(Phase::Comparing, &mut done, page, rows)).await?;
+        // In this order, so that at no moment both accounts can be opened.
+        if !self.keep_source {
+            source.set_mark(Mark::Moved(id)).await?;
+            // The header may have changed since it was compared, because that needs no lease. Now it does not any more.
+            for table in TABLES.iter().filter(|table| table.record == Record::SenderKey) {
+                let pair = Pair::of(&source, &target, table);
+                pair.make_equal(|_| ()).await?;
+                if !pair.is_equal(|_| ()).await? {
+                    return Err(Error::CopyUnequal { record: table.record });
+                }
+            }
+        }
+        target.set_mark(Mark::Complete(id)).await?;
+        Ok(report(done))
+    }
+
+    /// # Errors
+    /// [`Error::CopyUnequal`] if the two accounts differ.
+    async fn are_equal(&self, source: &Held<'_>, target: &Held<'_>, mut tell: impl FnMut(u64)) -> Result<()> {
         for table in &TABLES {
-            let tell = |page| self.tell(Phase::Comparing, &mut done, page, rows);
-            if !(Pair { from: &**from, to: &**to, table }).is_equal(tell).await? {
+            if !Pair::of(source, target, table).is_equal(&mut tell).await? {
                 return Err(Error::CopyUnequal { record: table.record });
             }
         }
-        // In this order, so that at no moment both accounts can be opened.
-        if !self.keep_source {
-            from.set_mark(Some(Mark::Moved(id))).await?;
-        }
-        to.set_mark(None).await?;
-        Ok(CopyReport { rows: done, ..report })
+        Ok(())
     }
 
     fn tell(&self, phase: Phase, done: &mut u64, page: u64, rows: u64) {
@@ -186,13 +212,17 @@ impl StoreCopy {
 
     /// Identifies the source, if it may be copied: by its vault, or else by the key of its device. Both stay the same
     /// while a bot runs.
-    async fn look_at_source(&self, from: &dyn Rows) -> Result<CopyId> {
+    async fn look_at_source(&self, from: &dyn Rows) -> Result<[u8; 16]> {
         let mut hash = Sha256::new();
         match HeaderInfo::read(from).await {
             Ok(Some(header)) if header.importing => return Err(Error::ImportIncomplete),
             Ok(Some(header)) => hash.update(header.store_id),
             // A damaged header is copied as it is: a saved one can be restored over it.
-            Err(Error::HeaderDamaged(_)) => hash.update(b"damaged"),
+            Err(Error::HeaderDamaged(_)) => {
+                for copy in HeaderCopy::BOTH {
+                    hash.update(from.get_sender_key(copy.address()).await?.unwrap_or_default());
+                }
+            }
             Ok(None) if from.count(|_| true).await? == 0 => return Err(Error::NoSuchAccount(from.account_number())),
             Ok(None) if !self.plaintext => {
                 return Err(Error::InvalidInput {
@@ -201,13 +231,17 @@ impl StoreCopy {
                 });
             }
             Ok(None) => {
+                hash.update(from.account_number().to_le_bytes());
                 if let Some(device) = from.load().await? {
                     hash.update(device.noise_key.public_key.serialize());
                 }
             }
             Err(error) => return Err(error),
         }
-        Ok(hash.finalize().into())
+        let hash: [u8; 32] = hash.finalize().into();
+        let mut identity = [0; 16];
+        identity.copy_from_slice(&hash[..16]);
+        Ok(identity)
     }
 }
 
@@ -224,6 +258,45 @@ impl fmt::Debug for StoreCopy {
             .field("keep_source", keep_source)
             .field("plaintext", plaintext)
             .finish_non_exhaustive()
+    }
+}
+
+/// An account that is held for a copy.
+struct Held<'a> {
+    account: &'a dyn Rows,
+    mark: Option<Mark>,
+}
+
+impl<'a> Held<'a> {
+    async fn take(account: &'a dyn Rows) -> Result<Self> {
+        let mut held = Self { account, mark: None };
+        account.acquire_for_copy().await?;
+        // If the mark cannot be read, the account counts as one not to use.
+        held.mark = Some(Mark::Unfinished(CopyId::default()));
+        held.mark = account.mark().await?;
+        Ok(held)
+    }
+
+    async fn set_mark(&mut self, mark: Mark) -> Result<()> {
+        // It may be set in spite of an error.
+        if matches!(mark, Mark::Moved(_) | Mark::Unfinished(_)) {
+            self.mark = Some(mark);
+        }
+        self.account.set_mark(Some(mark)).await?;
+        self.mark = Some(mark);
+        Ok(())
+    }
+
+    /// The number of its rows without its mark.
+    async fn rows(&self) -> Result<u64> {
+        let rows = self.account.count(|_| true).await?;
+        Ok(rows.saturating_sub(u64::from(self.mark.is_some())))
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.account.end_copy(self.mark);
     }
 }
 
@@ -290,7 +363,11 @@ struct Pair<'a> {
     table: &'static Table,
 }
 
-impl Pair<'_> {
+impl<'a> Pair<'a> {
+    fn of(source: &Held<'a>, target: &Held<'a>, table: &'static Table) -> Self {
+        Self { from: source.account, to: target.account, table }
+    }
+
     /// Makes the target's rows those of the source. Most copies begin with an empty table; one that was interrupted goes
     /// on where it ended.
     async fn make_equal(&self, mut tell: impl FnMut(u64)) -> Result<()> {
@@ -401,11 +478,17 @@ pub(super) async fn back_up_account(_: &Arc<dyn Rows>, _: &std::path::Path) -> R
 /// [`Error::AccountInUse`], and those of the engine.
 pub async fn reclaim_account(store: &impl OwnStore) -> Result<()> {
     let OwnRows(store) = store.own_rows();
-    store.acquire_for_copy().await?;
-    match store.mark().await? {
-        Some(Mark::Moved(_)) => store.set_mark(None).await,
-        Some(mark) => mark.refuse(store.account_number()),
-        None => Err(Error::InvalidInput { what: "the account", problem: "did not move: it opens as it is" }),
+    let mut held = Held::take(&*store).await?;
+    match held.mark {
+        Some(Mark::Moved(_)) => {
+            store.set_mark(None).await?;
+            held.mark = None;
+            Ok(())
+        }
+        Some(mark @ Mark::Unfinished(_)) => mark.refuse(store.account_number()),
+        Some(Mark::Complete(_)) | None => {
+            Err(Error::InvalidInput { what: "the account", problem: "did not move: it opens as it is" })
+        }
     }
 }
 

@@ -97,7 +97,10 @@ async fn attempt(core: &Arc<Core>, change: &Change, committing: &mut bool) -> Re
     );
     link.command(&begin).await?;
     if let Some(mark) = read(&link, change.account, MARK_ADDRESS).await? {
-        return Err(Refused::Marked(Mark::of(&mark)));
+        let mark = Mark::of(&mark);
+        if mark.refuse(change.account).is_err() {
+            return Err(Refused::Marked(mark));
+        }
     }
     for (copy, new) in &change.copies {
         write(&link, change.account, *copy, new.as_ref()).await?;

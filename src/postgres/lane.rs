@@ -50,11 +50,10 @@ impl Call {
         }
     }
 
-    /// The call was sent, and its connection broke.
-    pub(super) fn note_unanswered(&mut self) {
-        self.unanswered = true;
+    /// The call is about to be sent.
+    pub(super) fn note_sent(&self) {
         if let Some(lease) = &self.lease {
-            lease.written.lock().ignore_poison().leave_unanswered(self.statement, &self.rows);
+            lease.written.lock().ignore_poison().note_sent(self.statement, &self.rows);
         }
     }
 

@@ -71,6 +71,8 @@ pub(super) enum State {
     Deleted,
     /// This process closed the account off: it moved to another store.
     Moved,
+    /// This process has begun to copy the account from another store.
+    Unfinished,
 }
 
 /// The lease of one account, shared by all handles on it.
@@ -158,7 +160,13 @@ impl Lease {
     /// Allows this lease to be taken whatever the mark of the account says.
     pub(super) fn take_despite_mark(&self) {
         self.despite_mark.store(true, Ordering::Relaxed);
-        self.change(&[State::Moved], State::Held);
+        // A lease that was given back has to be taken again.
+        self.change(&[State::Moved, State::Unfinished], State::Idle);
+    }
+
+    /// The mark counts again.
+    pub(super) fn end_despite_mark(&self) {
+        self.despite_mark.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn is_taken_despite_mark(&self) -> bool {
@@ -166,7 +174,7 @@ impl Lease {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        matches!(self.state(), State::Undone | State::Deleted | State::Moved)
+        matches!(self.state(), State::Undone | State::Deleted | State::Moved | State::Unfinished)
     }
 
     /// The account is gone, or lives in another store: the handles of this store end.
@@ -184,9 +192,16 @@ impl Lease {
     /// Those of the connection.
     pub(super) async fn look(&self, link: &Link, core: &Core) -> Result<(), Failure> {
         let rows = link.ask(LOOK, &[(&self.account, Type::INT4)]).await?;
-        match rows.first() {
-            Some(row) if row.try_get::<_, &[u8]>(1)? == core.holder => self.hold(row.try_get(0)?),
-            _ => self.lose(&core.counters),
+        let Some(row) = rows.first() else {
+            self.undo(&core.counters);
+            return Ok(());
+        };
+        let (epoch, holder): (i64, &[u8]) = (row.try_get(0)?, row.try_get(1)?);
+        match holder == core.holder {
+            true => self.hold(epoch),
+            // Epochs only grow, unless a failover takes them back.
+            false if epoch < self.epoch() => self.undo(&core.counters),
+            false => self.lose(&core.counters),
         }
         Ok(())
     }
@@ -199,6 +214,7 @@ impl Lease {
             State::Undone => Err(problem::of_store(PostgresProblem::AcknowledgedWriteLost)),
             State::Deleted => Err(Error::AccountDeleted),
             State::Moved => Err(Error::AccountMoved { account: self.account }),
+            State::Unfinished => Err(Error::CopyUnfinished { account: self.account }),
             State::Idle | State::Held => Ok(()),
         }
     }

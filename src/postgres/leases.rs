@@ -3,12 +3,35 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
+use futures_util::stream::{self, StreamExt};
+
+use super::core::Core;
 use super::failure::Failure;
 use super::lease::Lease;
 use super::link::Link;
 use super::server::Server;
-use super::stats::Counters;
 use crate::sync::IgnorePoison;
+
+/// How many accounts are looked at at once.
+const AT_ONCE: usize = 64;
+
+/// Looks for what an account wrote last.
+async fn check(lease: &Lease, link: &Link, core: &Core) -> Result<(), Failure> {
+    loop {
+        let written = lease.written.lock().ignore_poison().clone();
+        if written.is_on(link, lease.account).await? {
+            return Ok(());
+        }
+        // Another lane may have written meanwhile.
+        if lease.written.lock().ignore_poison().version == written.version {
+            break;
+        }
+    }
+    // A successor may have written over it.
+    lease.look(link, core).await?;
+    lease.undo(&core.counters);
+    Ok(())
+}
 
 /// The leases of the accounts that have a handle.
 #[derive(Default)]
@@ -32,21 +55,15 @@ impl Leases {
     ///
     /// # Errors
     /// Those of the connection.
-    pub(super) async fn check_written(
-        &self,
-        before: Option<&Server>,
-        link: &Link,
-        counters: &Counters,
-    ) -> Result<(), Failure> {
+    pub(super) async fn check_written(&self, before: Option<&Server>, link: &Link, core: &Core) -> Result<(), Failure> {
         if before.is_none_or(|before| *before == link.server) {
             return Ok(());
         }
         let leases: Vec<Arc<Lease>> = self.0.lock().ignore_poison().values().filter_map(Weak::upgrade).collect();
-        for lease in leases {
-            let written = lease.written.lock().ignore_poison().clone();
-            if !written.is_on(link, lease.account).await? {
-                lease.undo(counters);
-            }
+        let checks = leases.into_iter().map(|lease| async move { check(&lease, link, core).await });
+        let mut checks = stream::iter(checks).buffer_unordered(AT_ONCE);
+        while let Some(checked) = checks.next().await {
+            checked?;
         }
         Ok(())
     }

@@ -90,7 +90,7 @@ impl Connection {
         }
         // The other lanes may have moved on before this lane had a connection.
         let before = self.server.lock().ignore_poison().clone().or_else(|| self.core.server());
-        self.leases.check_written(before.as_ref(), &link, &self.core.counters).await?;
+        self.leases.check_written(before.as_ref(), &link, &self.core).await?;
         *self.server.lock().ignore_poison() = Some(link.server.clone());
         // A newer server than that of the other lanes: they follow.
         self.core.set_server(&link.server);

@@ -86,14 +86,17 @@ impl Rows for PostgresStore {
     }
 
     async fn sizes(&self) -> Result<Vec<TableSize>> {
+        // Reads all rows of all accounts, which takes long in a large database.
+        let link = Link::connect(self.core()).await.map_err(failed)?;
         let mut sizes = vec![];
         for table in TABLES.iter() {
             let (name, record) = (table.table.name, table.table.record);
-            let rows = self.read_long(&table.size, Row::new()).await?;
+            let rows = link.ask_long(table.size, &[]).await.map_err(failed)?;
             let size = first(&rows, |row| Ok((get::<i64>(row, 0, record)?, get::<i64>(row, 1, record)?)))?;
             let (rows, bytes) = size.unwrap_or_default();
             sizes.push(TableSize { name, rows: rows.unsigned_abs(), bytes: bytes.unsigned_abs() });
         }
+        link.close().await;
         Ok(sizes)
     }
 
@@ -230,6 +233,15 @@ impl Rows for PostgresStore {
         if Rows::is_read_only(self) { Ok(()) } else { self.ready_to_write().await }
     }
 
+    fn end_copy(&self, mark: Option<Mark>) {
+        self.lease().end_despite_mark();
+        match mark {
+            Some(Mark::Moved(_)) => self.lease().end(State::Moved),
+            Some(Mark::Unfinished(_)) => self.lease().end(State::Unfinished),
+            Some(Mark::Complete(_)) | None => {}
+        }
+    }
+
     fn is_read_only(&self) -> bool {
         PostgresStore::is_read_only(self)
     }
@@ -246,11 +258,7 @@ impl Rows for PostgresStore {
             Some(mark) => (&WholeTable::of(table).put, Row::from_iter([address, Cell::from(mark.encode())])),
             None => (&WholeTable::of(table).delete, Row::from_iter([address])),
         };
-        self.write(statement, vec![row], true).await?;
-        if matches!(mark, Some(Mark::Moved(_))) {
-            self.lease().end(State::Moved);
-        }
-        Ok(())
+        self.write(statement, vec![row], true).await.map(drop)
     }
 
     async fn whole_rows(&self, table: &'static Table, behind: Option<WholeRow>, limit: usize) -> Result<Vec<WholeRow>> {

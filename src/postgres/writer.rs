@@ -232,6 +232,7 @@ impl Writer {
     /// Nothing was stored, unless the connection broke.
     async fn attempt(&self, calls: &[Call]) -> Result<Vec<Carried>, Failure> {
         let link = self.link.as_ref().ok_or_else(Failure::no_server)?;
+        calls.iter().for_each(Call::note_sent);
         let (counters, units) = (&self.core.counters, units(calls));
         let durability = if calls.iter().any(|call| call.durable) { link.durable } else { "off" };
         let pieces: Vec<Piece<'_>> =
@@ -299,7 +300,7 @@ impl Writer {
         self.connected_before = true;
         self.raise(&link).await?;
         let before = self.server.clone().or_else(|| self.core.server());
-        self.leases.check_written(before.as_ref(), &link, &self.core.counters).await?;
+        self.leases.check_written(before.as_ref(), &link, &self.core).await?;
         self.server = Some(link.server.clone());
         self.core.set_server(&link.server);
         self.link = Some(link);
@@ -328,7 +329,7 @@ impl Writer {
         for kept in &self.kept {
             match (raised.get(&kept.account), kept.lease.upgrade()) {
                 (Some(epoch), _) => kept.epoch.store(*epoch, Ordering::Release),
-                (None, Some(lease)) => lease.lose(&self.core.counters),
+                (None, Some(lease)) => lease.look(link, &self.core).await?,
                 (None, None) => {}
             }
         }
@@ -373,7 +374,7 @@ impl Writer {
         }
         if let Some(row) = rows.first() {
             let epoch = row.try_get(0)?;
-            if let Some(mark) = mark(link, lease).await? {
+            if let Some(mark) = mark(link, lease).await?.filter(|mark| mark.refuse(lease.account).is_err()) {
                 let parameters: [(&(dyn ToSql + Sync), Type); 3] = [
                     (&vec![lease.account], Type::INT4_ARRAY),
                     (&vec![epoch], Type::INT8_ARRAY),
@@ -430,7 +431,9 @@ impl Writer {
         for lease in missing {
             self.look(&lease).await;
         }
-        self.kept.retain(|kept| kept.lease.upgrade().is_some_and(|lease| lease.check().is_ok()));
+        // Those that have ended are given back soon.
+        let is_needed = |lease: &Lease| lease.check().is_ok() || lease.has_ended();
+        self.kept.retain(|kept| kept.lease.upgrade().is_some_and(|lease| is_needed(&lease)));
         Ok(())
     }
 
@@ -508,7 +511,7 @@ impl<'a> Sender<'a> {
 fn unanswered(calls: VecDeque<Call>) -> VecDeque<Call> {
     let mut again = VecDeque::new();
     for mut call in calls {
-        call.note_unanswered();
+        call.unanswered = true;
         if call.statement.kind == Kind::Once {
             call.expire(PostgresProblem::OutcomeUnknown);
         } else {

@@ -2,8 +2,10 @@
 //!
 //! A standby that did not wait for its primary may lack the last commits when it is promoted. The client would go on from
 //! older sessions then, and use message keys twice. The server's log is a prefix of the old one: if the newest
-//! acknowledged commit is there, all earlier ones are. So the store remembers one row of the newest durable call of each
-//! account, and looks for it whenever a connection leads to a server that was started again or promoted.
+//! acknowledged commit is there, all earlier ones are. So the store remembers a row of each of the newest durable calls of an
+//! account, and looks for them whenever a connection leads to a server that was started again or promoted.
+
+use std::collections::VecDeque;
 
 use tokio_postgres::types::{ToSql, Type};
 
@@ -38,41 +40,57 @@ impl Proof {
     }
 }
 
+/// How many rows are remembered. The newest call may have changed nothing, or deleted what was not there.
+const REMEMBERED: usize = 4;
+
 /// The newest durable writes of an account.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Written {
-    acknowledged: Option<Proof>,
-    /// Rows of the same key that were sent later and got no answer. One of them may stand in its place.
-    unanswered: Vec<Proof>,
+    /// The oldest one first.
+    acknowledged: VecDeque<Proof>,
+    /// Rows of the same keys that were sent later and are not acknowledged. One of them may stand in the place of such a
+    /// row.
+    sent: Vec<Proof>,
+    /// Counts the changes of this value.
+    pub(super) version: u64,
 }
 
 impl Written {
+    /// Notes a call that is about to be sent, and may be carried out.
+    pub(super) fn note_sent(&mut self, statement: &'static Statement, rows: &[Row]) {
+        for row in rows {
+            let row = std::slice::from_ref(row);
+            if !self.acknowledged.iter().any(|proof| proof.is_touched_by(statement, row)) {
+                continue;
+            }
+            self.version += 1;
+            if statement.proof.is_none() {
+                self.forget(statement, row);
+            } else if !self.sent.iter().any(|sent| std::ptr::eq(sent.statement, statement) && sent.row == row[0]) {
+                self.sent.push(Proof { statement, row: row[0].clone() });
+            }
+        }
+    }
+
     /// Notes a call that is acknowledged. Call this before the caller learns of it.
     pub(super) fn acknowledge(&mut self, statement: &'static Statement, rows: &[Row], durable: bool) {
+        self.forget(statement, rows);
         if durable
             && statement.proof.is_some()
             && let Some(row) = rows.last()
         {
-            self.acknowledged = Some(Proof { statement, row: row.clone() });
-            self.unanswered.clear();
-        } else if self.is_touched_by(statement, rows) {
-            *self = Self::default();
+            self.version += 1;
+            self.acknowledged.push_back(Proof { statement, row: row.clone() });
+            if self.acknowledged.len() > REMEMBERED {
+                self.acknowledged.pop_front();
+            }
         }
     }
 
-    /// Notes a call that was sent and got no answer, so it may have been carried out.
-    pub(super) fn leave_unanswered(&mut self, statement: &'static Statement, rows: &[Row]) {
-        if !self.is_touched_by(statement, rows) {
-            return;
-        }
-        match (statement.proof, rows.last()) {
-            (Some(_), Some(row)) => self.unanswered.push(Proof { statement, row: row.clone() }),
-            _ => *self = Self::default(),
-        }
-    }
-
-    fn is_touched_by(&self, statement: &Statement, rows: &[Row]) -> bool {
-        self.acknowledged.as_ref().is_some_and(|proof| proof.is_touched_by(statement, rows))
+    /// Forgets the rows that others may stand in the place of.
+    fn forget(&mut self, statement: &Statement, rows: &[Row]) {
+        self.acknowledged.retain(|proof| !proof.is_touched_by(statement, rows));
+        self.sent.retain(|proof| !proof.is_touched_by(statement, rows));
     }
 
     /// `true` if the server has what was acknowledged last, or what may have been written over it.
@@ -80,12 +98,16 @@ impl Written {
     /// # Errors
     /// Those of the connection.
     pub(super) async fn is_on(&self, link: &Link, account: i32) -> Result<bool, Failure> {
-        let Some(acknowledged) = &self.acknowledged else { return Ok(true) };
-        for proof in std::iter::once(acknowledged).chain(&self.unanswered) {
-            if proof.holds(account, link).await? {
-                return Ok(true);
+        'rows: for proof in &self.acknowledged {
+            let row = std::slice::from_ref(&proof.row);
+            let later = self.sent.iter().filter(|sent| sent.is_touched_by(proof.statement, row));
+            for proof in std::iter::once(proof).chain(later) {
+                if proof.holds(account, link).await? {
+                    continue 'rows;
+                }
             }
+            return Ok(false);
         }
-        Ok(false)
+        Ok(true)
     }
 }

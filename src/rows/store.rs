@@ -230,6 +230,9 @@ pub(crate) trait Rows: Backend + fmt::Debug {
     /// [`Error::AccountInUse`], [`Error::LeaseLost`], and those of the engine.
     async fn acquire_for_copy(&self) -> Result<()>;
 
+    /// The mark of the account counts again. If it is not the one to use, the handles of this store end.
+    fn end_copy(&self, mark: Option<Mark>);
+
     /// `true` if the store was opened read-only.
     fn is_read_only(&self) -> bool;
 

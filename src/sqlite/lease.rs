@@ -56,23 +56,24 @@ pub(super) struct Lease {
     /// The lease may be taken whatever the mark of the account says.
     despite_mark: AtomicBool,
     is_lost: AtomicBool,
-    /// This store has closed the account off.
-    moved: AtomicBool,
+    /// This store has closed the account off: it moved, or its copy is not complete.
+    is_closed: AtomicBool,
+    closed: Mutex<Option<Mark>>,
     /// Closed once the lease is lost, and nothing answers from memory any more.
     lost: Semaphore,
 }
 
 impl Lease {
     /// # Errors
-    /// [`Error::LeaseLost`] and [`Error::AccountMoved`].
+    /// [`Error::LeaseLost`], [`Error::AccountMoved`] and [`Error::CopyUnfinished`].
     pub(super) fn check(&self) -> Result<()> {
         if self.is_lost.load(Ordering::SeqCst) {
             return Err(Error::LeaseLost { account: self.account });
         }
-        if self.moved.load(Ordering::Relaxed) {
-            return Err(Error::AccountMoved { account: self.account });
+        if !self.is_closed.load(Ordering::Relaxed) {
+            return Ok(());
         }
-        Ok(())
+        self.closed.lock().ignore_poison().map_or(Ok(()), |mark| mark.refuse(self.account))
     }
 
     /// `true` if calls may write: they hold the lease, or need none.
@@ -92,13 +93,17 @@ impl Lease {
     /// Allows this lease to be taken whatever the mark of the account says.
     pub(super) fn take_despite_mark(&self) {
         self.despite_mark.store(true, Ordering::Relaxed);
-        self.moved.store(false, Ordering::Relaxed);
+        self.is_closed.store(false, Ordering::Relaxed);
     }
 
-    /// This store has closed the account off: its handles end.
-    pub(super) fn close_off(&self) {
-        self.moved.store(true, Ordering::Relaxed);
-        ended::note();
+    /// The mark counts again, and this one ends the handles of this store.
+    pub(super) fn end_copy(&self, mark: Option<Mark>) {
+        self.despite_mark.store(false, Ordering::Relaxed);
+        *self.closed.lock().ignore_poison() = mark;
+        self.is_closed.store(mark.is_some(), Ordering::Relaxed);
+        if mark.is_some() {
+            ended::note();
+        }
     }
 
     /// # Errors
@@ -227,7 +232,8 @@ impl Leases {
             epoch: AtomicI64::new(0),
             despite_mark: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
-            moved: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
+            closed: Mutex::default(),
             lost: Semaphore::new(0),
         };
         self.all.lock().ignore_poison().entry(account).or_insert_with(|| Arc::new(new())).clone()

@@ -193,6 +193,10 @@ impl Rows for SqliteStore {
         self.acquire().await
     }
 
+    fn end_copy(&self, mark: Option<Mark>) {
+        self.lease.end_copy(mark.filter(|mark| mark.refuse(self.account).is_err()));
+    }
+
     fn is_read_only(&self) -> bool {
         self.database.wal.location.is_read_only()
     }
@@ -211,11 +215,7 @@ impl Rows for SqliteStore {
             Some(mark) => c.run(SET, (account, MARK_ADDRESS, mark.encode())).map(drop),
             None => c.run(DELETE, (account, MARK_ADDRESS)).map(drop),
         };
-        self.database.write_records(WritePlan::DURABLE, &self.lease, set).await?;
-        if matches!(mark, Some(Mark::Moved(_))) {
-            self.lease.close_off();
-        }
-        Ok(())
+        self.database.write_records(WritePlan::DURABLE, &self.lease, set).await
     }
 
     async fn whole_rows(&self, table: &'static Table, behind: Option<WholeRow>, limit: usize) -> Result<Vec<WholeRow>> {

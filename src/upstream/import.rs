@@ -267,10 +267,19 @@ impl Import {
         store: &dyn Rows,
         secret: Secret,
     ) -> Result<ImportReport> {
-        // The secret proves that the store was made from this source.
-        let lowest = store.accounts_in_use().await?.into_iter().min().unwrap_or(1);
-        let (lowest, options) = (OwnRows(store.account(lowest)), self.options.clone().mode(OpenMode::ReadOnly));
-        let id = open_account(&lowest, &options, secret).await?.store_id();
+        // The secret proves that the store was made from this source. A server may hold accounts of others.
+        let options = self.options.clone().mode(OpenMode::ReadOnly);
+        let (mut id, mut refusal) = (None, Error::NoVault);
+        for number in store.accounts_in_use().await? {
+            match open_account(&OwnRows(store.account(number)), &options, secret.duplicate()).await {
+                Ok(vault) => {
+                    id = Some(vault.store_id());
+                    break;
+                }
+                Err(error) => refusal = error,
+            }
+        }
+        let id = id.ok_or(refusal)?;
         let removed = background::unblock(move || remove::finish(&path, &file, &id)).await?;
         Ok(ImportReport { accounts: vec![], records: vec![], not_read: vec![], removed: Some(removed) })
     }

@@ -84,8 +84,8 @@ fn accounts_are_copied_there_and_back() {
     desk.ok("verify wa.db --account 1 --key-file key");
     let (code, error) = desk.fails("rotate wa.db --account 1 --key-file key");
     assert!(code == 5 && error.contains("moved to another store"), "{code} {error}");
-    let (code, error) = desk.fails(&format!("copy wa.db {url}"));
-    assert!(code == 5 && error.contains("moved to another store"), "{code} {error}");
+    // It is complete, so that one of several accounts does not stop the others.
+    desk.ok(&format!("copy wa.db {url}"));
 
     let json = desk.ok(&format!("copy {url} back.db --account 2 --json"));
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();

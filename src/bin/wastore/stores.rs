@@ -120,11 +120,17 @@ pub(crate) async fn leave_servers() {
     }
 }
 
+/// The settings of a server. Its answer may take long: a command deletes whole accounts.
+fn server(url: &str) -> Result<PostgresOptions, Error> {
+    const ANSWER: Duration = Duration::from_secs(600);
+    Ok(PostgresOptions::new(url)?.answer_timeout(ANSWER))
+}
+
 /// Opens an existing store. Only commands that write records need the bot to be stopped.
 pub(crate) async fn open(place: &Place) -> Result<AnyStore, Failure> {
     match place {
         Place::File(path) => Ok(AnyStore::Sqlite(open_file(path).await?)),
-        Place::Server(url) => Ok(on_server(PostgresOptions::new(url)?.migrate(false).open_without_lease(1).await?)),
+        Place::Server(url) => Ok(on_server(server(url)?.migrate(false).open_without_lease(1).await?)),
     }
 }
 
@@ -132,7 +138,7 @@ pub(crate) async fn open(place: &Place) -> Result<AnyStore, Failure> {
 pub(crate) async fn open_or_make(place: &Place) -> Result<AnyStore, Failure> {
     match place {
         Place::File(path) => Ok(AnyStore::Sqlite(SqliteOptions::new().lease_when_writing().open(path).await?)),
-        Place::Server(url) => Ok(on_server(PostgresOptions::new(url)?.open_without_lease(1).await?)),
+        Place::Server(url) => Ok(on_server(server(url)?.open_without_lease(1).await?)),
     }
 }
 
@@ -157,7 +163,7 @@ pub(crate) async fn file_in_use(store: SqliteStore) -> Result<SqliteStore, Failu
 pub(crate) async fn open_read_only(place: &Place) -> Result<AnyStore, Failure> {
     match place {
         Place::File(path) => Ok(AnyStore::Sqlite(open_file_read_only(path).await?)),
-        Place::Server(url) => Ok(on_server(PostgresOptions::new(url)?.open_read_only(1).await?)),
+        Place::Server(url) => Ok(on_server(server(url)?.open_read_only(1).await?)),
     }
 }
 

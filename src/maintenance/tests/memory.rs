@@ -401,6 +401,8 @@ impl Rows for Memory {
         Err(NOT_COPIED)
     }
 
+    fn end_copy(&self, _mark: Option<Mark>) {}
+
     fn is_read_only(&self) -> bool {
         false
     }
