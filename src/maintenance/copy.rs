@@ -137,37 +137,8 @@ impl StoreCopy {
             });
         }
         let (mut source, mut target) = (Held::take(&**from).await?, Held::take(&**to).await?);
-        let identity = self.look_at_source(&**from).await?;
         let report = |rows| CopyReport { account, target_account, rows, is_source_kept: self.keep_source };
-        let id = match (source.mark, target.mark) {
-            // It is complete already, for example one of several accounts whose copies were interrupted.
-            (Some(Mark::Moved(moved)), Some(Mark::Complete(id))) if moved == id => {
-                return Ok(report(target.rows().await?));
-            }
-            (_, Some(Mark::Complete(id)))
-                if self.keep_source
-                    && id.is_of(&identity)
-                    && self.are_equal(&source, &target, |_| ()).await.is_ok() =>
-            {
-                return Ok(report(target.rows().await?));
-            }
-            // It was interrupted at the very end.
-            (Some(Mark::Moved(moved)), Some(Mark::Unfinished(id))) if moved == id => id,
-            (Some(mark @ (Mark::Moved(_) | Mark::Unfinished(_))), _) => {
-                return mark.refuse(account).map(|()| report(0));
-            }
-            (_, Some(Mark::Unfinished(id))) if id.is_of(&identity) => id,
-            (_, Some(mark @ (Mark::Moved(_) | Mark::Unfinished(_)))) => {
-                return mark.refuse(target_account).map(|()| report(0));
-            }
-            (_, _) if target.rows().await? > 0 => {
-                return Err(Error::InvalidInput {
-                    what: "the target account",
-                    problem: "holds something: delete it with `wastore accounts delete`, or choose another number",
-                });
-            }
-            (_, _) => CopyId::new(identity)?,
-        };
+        let Some(id) = self.begin(&source, &target).await? else { return Ok(report(target.rows().await?)) };
         target.set_mark(Mark::Unfinished(id)).await?;
         let (rows, mut done) = (source.rows().await?, 0);
         for table in &TABLES {
@@ -192,6 +163,35 @@ impl StoreCopy {
         }
         target.set_mark(Mark::Complete(id)).await?;
         Ok(report(done))
+    }
+
+    /// The id of the copy, which is new or goes on; `None` if it is complete.
+    async fn begin(&self, source: &Held<'_>, target: &Held<'_>) -> Result<Option<CopyId>> {
+        let identity = self.look_at_source(source.account).await?;
+        match (source.mark, target.mark) {
+            // For example one of several accounts whose copies were interrupted.
+            (Some(Mark::Moved(moved)), Some(Mark::Complete(id))) if moved == id => return Ok(None),
+            (_, Some(Mark::Complete(id)))
+                if self.keep_source && id.is_of(&identity) && self.are_equal(source, target, |_| ()).await.is_ok() =>
+            {
+                return Ok(None);
+            }
+            // It was interrupted at the very end.
+            (Some(Mark::Moved(moved)), Some(Mark::Unfinished(id))) if moved == id => return Ok(Some(id)),
+            (Some(mark), _) => mark.refuse(source.account.account_number())?,
+            (None, _) => {}
+        }
+        match target.mark {
+            Some(Mark::Unfinished(id)) if id.is_of(&identity) => Ok(Some(id)),
+            Some(mark @ (Mark::Moved(_) | Mark::Unfinished(_))) => {
+                mark.refuse(target.account.account_number()).map(|()| None)
+            }
+            _ if target.rows().await? > 0 => Err(Error::InvalidInput {
+                what: "the target account",
+                problem: "holds something: delete it with `wastore accounts delete`, or choose another number",
+            }),
+            _ => CopyId::new(identity).map(Some),
+        }
     }
 
     /// # Errors

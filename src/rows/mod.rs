@@ -9,10 +9,7 @@
 //! | `mark.rs` | the mark of an account that is not the one to use |
 //! | `below.rs` | finding an own store below any layers |
 
-#![cfg_attr(
-    not(any(feature = "postgres", feature = "sqlite")),
-    allow(dead_code, unreachable_pub, reason = "no own store is compiled in")
-)]
+#![cfg_attr(not(feature = "sqlite"), allow(dead_code, unreachable_pub, reason = "some of it is for SQLite alone"))]
 
 pub(crate) mod below;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -87,7 +87,8 @@ async fn golden_stores_are_equal_after_a_round_trip() {
         assert_eq!(reports.len(), if is_encrypted { 2 } else { 1 });
         assert!(reports.iter().all(|report| report.rows() > 10 && !report.is_source_kept()), "{reports:?}");
         from.close().await.unwrap();
-        assert!(moved(async { SqliteStore::open(&old).await.map(drop) }).await, "{name}: the source opens");
+        let opening = SqliteOptions::new().account(1).open(&old);
+        assert!(moved(async { opening.await.map(drop) }).await, "{name}: the source opens");
 
         let back = file_store(&new).await;
         copy().run_all(&server, &back).await.unwrap();
@@ -282,6 +283,34 @@ async fn what_must_not_be_copied_is_refused() {
     reclaim_account(&file).await.unwrap();
     file.put_session("x", b"y").await.unwrap();
     assert!(matches!(reclaim_account(&file).await, Err(Error::InvalidInput { .. })));
+}
+
+/// An unfinished copy is not finished by another copy of the same account.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_unfinished_copy_stays_closed() {
+    if !available() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (old, schema) = (filled(&folder, 1200).await, schema());
+    let (first, second) = (server_store(&schema).await, server_store(&schema).await.account(2).await.unwrap());
+    let file = file_store(&old).await;
+    assert!(!copies_until(3, &file, &first).await);
+    // The handles of the unfinished copy refuse as well.
+    let error = first.put_session("a", b"b").await.unwrap_err();
+    assert!(matches!(Error::downcast_ref(&error), Some(Error::CopyUnfinished { .. })), "{error:?}");
+    StoreCopy::new().run(&file, &second).await.unwrap();
+    let error = file.put_session("a", b"b").await.unwrap_err();
+    assert!(matches!(Error::downcast_ref(&error), Some(Error::AccountMoved { .. })), "{error:?}");
+    let again = server_store(&schema).await;
+    let refused = StoreCopy::new().run(&file, &again).await;
+    assert!(matches!(refused, Err(Error::AccountMoved { .. })), "{refused:?}");
+    assert!(matches!(in_schema(&schema).open(1).await, Err(Error::CopyUnfinished { .. })));
+    // The complete one is complete if it is asked for again, and opens.
+    assert_eq!(StoreCopy::new().run(&file, &second).await.unwrap().target_account(), 2);
+    let error = file.put_session("a", b"b").await.unwrap_err();
+    assert!(matches!(Error::downcast_ref(&error), Some(Error::AccountMoved { .. })), "{error:?}");
+    second.put_session("a", b"b").await.unwrap();
 }
 
 /// A million records of 1 KB.

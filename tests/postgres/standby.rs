@@ -230,8 +230,8 @@ async fn a_failover_that_lost_acknowledged_writes_is_never_silent() {
     if !available() {
         return;
     }
-    // Of a put, of a deletion, and of a call for which the disk need not wait behind a put.
-    let cases: [&str; 3] = ["put", "delete", "mixed"];
+    // Of a put, of a deletion, of a put behind which others change nothing.
+    let cases: [&str; 4] = ["put", "delete", "mixed", "message"];
     for case in cases {
         let (store, _server, standby) = asynchronous_failover(async |store: &PostgresStore| match case {
             "put" => put(store, 2).await.unwrap(),
