@@ -75,7 +75,7 @@ fn a_killed_rotation_on_a_server_loses_nothing() {
     let campaign = Campaign::start();
     let rotate = format!("rotate {} --key-file key", campaign.url);
     let whole = campaign.time(&rotate);
-    let (kills, mut unfinished) = (kills(100, 1000), 0);
+    let (kills, mut unfinished) = (kills(40, 1000), 0);
     for number in 0..kills {
         campaign.kill(&rotate, whole);
         let inspected = campaign.desk.ok(&format!("inspect {}", campaign.url));
@@ -101,7 +101,7 @@ fn a_killed_revocation_on_a_server_leaves_one_secret() {
     let revoke = |from: &str, to: &str| format!("revoke {} --key-file {from} --new-key-file {to}", campaign.url);
     let whole = campaign.time(&revoke("key", "spare"));
     let (mut current, mut other, mut changed) = ("spare", "key", 0);
-    for _ in 0..kills(100, 1000) {
+    for _ in 0..kills(40, 1000) {
         campaign.kill(&revoke(current, other), whole);
         let opens = |secret: &str| {
             let verify = format!("verify {} --quick --key-file {secret}", campaign.url);
@@ -117,7 +117,7 @@ fn a_killed_revocation_on_a_server_leaves_one_secret() {
         }
     }
     println!("{changed} revocations got through before the kill");
-    assert!(changed > 5, "{changed}");
+    assert!(changed > 2, "{changed}");
     campaign.desk.ok(&format!("rotate {} --key-file {current}", campaign.url));
     campaign.verify(current);
 }
@@ -129,7 +129,7 @@ fn a_killed_copy_goes_on_in_both_directions() {
     }
     let campaign = Campaign::start();
     let mut killed = 0;
-    for round in 0..kills(3, 30) {
+    for round in 0..kills(2, 30) {
         let (file, back) = (format!("to{round}.db"), format!("copy to{round}.db {}", campaign.url));
         for arguments in [format!("copy {} {file}", campaign.url), back] {
             let start = Instant::now();
@@ -166,5 +166,5 @@ fn a_killed_copy_goes_on_in_both_directions() {
         campaign.verify("key");
     }
     println!("{killed} kills");
-    assert!(killed > 10, "{killed}");
+    assert!(killed > 5, "{killed}");
 }
