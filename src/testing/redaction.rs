@@ -354,6 +354,10 @@ async fn everything(folder: &Path, printed: &mut Printed) {
         let (progress, told) = teller();
         let rotate = Rotate::new().on_progress(move |now| progress(format!("{now:?}"))).leave_damaged();
         printed.debug("Rotate", &rotate);
+        let copy = StoreCopy::new().keep_source();
+        let target = SqliteStore::in_memory().await.unwrap();
+        printed.debug("StoreCopy", &copy);
+        printed.both("CopyReport", &copy.run(&sqlite, &target).await.unwrap());
         printed.both("RotateReport", &rotate.run(&sqlite, &vault).await.unwrap());
         let new = Passphrase::new("canary number two").unwrap();
         let report = rotate.revoke(&sqlite, &options, key(), new).await.unwrap();
