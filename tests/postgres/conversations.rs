@@ -10,16 +10,20 @@ use wacore::libsignal::protocol::{
 };
 use wacore::libsignal::store::record_helpers::encode_pre_key_record_to;
 use wacore::store::InMemoryBackend;
-use wacore::store::traits::Backend;
+use wacore::store::traits::{Backend, DeviceStore};
 use wacore::types::jid::JidExt;
 use wacore_binary::Jid;
-use wastore::maintenance::StoreCopy;
-use wastore::{IntoBackend, Key, SqliteOptions, Stack, Vault};
+use wastore::import::Import;
+use wastore::maintenance::{StoreCopy, Verify, open_account};
+use wastore::testing::Operation;
+use wastore::{Access, IntoBackend, Key, Method, SqliteOptions, Stack, Vault, VaultOptions};
 use whatsapp_rust::store::persistence_manager::PersistenceManager;
 use whatsapp_rust::store::signal_adapter::SignalProtocolStoreAdapter;
 use whatsapp_rust::store::signal_cache::SignalStoreCache;
+use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
 
 use super::common::options;
+use super::copies::rows_of_file;
 use super::server::{available, shared};
 
 /// One side of the conversation, as the client keeps it.
@@ -106,48 +110,71 @@ async fn encrypted(store: impl IntoBackend) -> Arc<dyn Backend> {
     Stack::new(store).layer(vault.layer()).into_backend()
 }
 
-async fn on_file(path: &Path) -> (wastore::SqliteStore, Arc<dyn Backend>) {
-    let store = SqliteOptions::new().open(path).await.unwrap();
-    (store.clone(), encrypted(store).await)
+/// The account of the first conversation, and another one with a record of every kind, as upstream's store writes them.
+async fn on_upstream(path: &Path) -> Arc<dyn Backend> {
+    let path = path.to_str().unwrap();
+    let other = UpstreamStore::new_for_device(path, 2).await.unwrap();
+    other.create().await.unwrap();
+    for method in Method::ALL.iter().filter(|method| method.access() == Access::Write && **method != Method::Create) {
+        Operation::sample(*method).run(&other, 0).await.unwrap();
+    }
+    Arc::new(UpstreamStore::new_for_device(path, 1).await.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_conversation_goes_on_on_the_server_and_back_in_a_file() {
+async fn a_conversation_goes_on_after_the_import_on_the_server_and_back_in_a_file() {
     if !available() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let (old, new) = (folder.path().join("old.db"), folder.path().join("new.db"));
+    let path = |name: &str| folder.path().join(name);
+    let (upstream, old, equal, new) = (path("whatsapp.db"), path("old.db"), path("equal.db"), path("new.db"));
     let on_server = || options(&shared().url()).schema("conversations");
+    let on_file = |path| SqliteOptions::new().lease_when_writing().open(path);
     let mut rng: StdRng = rand::make_rng();
     let mut bob = Side::open(Arc::new(InMemoryBackend::new()), BOB).await;
-    let (store, backend) = on_file(&old).await;
-    let mut alice = Side::open(backend, ALICE).await;
+    let mut alice = Side::open(on_upstream(&upstream).await, ALICE).await;
     alice.device.flush().await.unwrap();
     let bundle = bob.bundle(&mut rng).await;
     let to = bob.jid.to_protocol_address();
     let signal = &mut alice.signal;
     let (sessions, identities) = (&mut signal.session_store, &mut signal.identity_store);
     process_prekey_bundle(&to, sessions, identities, &bundle, &mut rng, UsePQRatchet::No).await.unwrap();
-    say(&mut alice, &mut bob, "from the file", &mut rng).await;
+    say(&mut alice, &mut bob, "from upstream's store", &mut rng).await;
     say(&mut bob, &mut alice, "an answer", &mut rng).await;
 
     drop(alice);
+    Import::new().all_accounts().run(&upstream, &old, key()).await.unwrap();
+    let store = on_file(&old).await.unwrap();
+    let mut alice = Side::open(encrypted(&store).await, ALICE).await;
+    say(&mut bob, &mut alice, "to the imported file", &mut rng).await;
+    say(&mut alice, &mut bob, "from the imported file", &mut rng).await;
+
+    drop(alice);
     let target = on_server().open_without_lease(1).await.unwrap();
-    StoreCopy::new().run(&store, &target).await.unwrap();
+    let reports = StoreCopy::new().run_all(&store, &target).await.unwrap();
+    assert_eq!(reports.len(), 2);
     target.close().await.unwrap();
     let server = on_server().open(1).await.unwrap();
     let mut alice = Side::open(encrypted(&server).await, ALICE).await;
+    drop(store);
+    // Nothing was written on the way: each table is as it was in the file.
+    let target = on_file(&equal).await.unwrap();
+    StoreCopy::new().keep_source().run_all(&server, &target).await.unwrap();
+    drop(target);
+    assert_eq!(rows_of_file(&old), rows_of_file(&equal));
     say(&mut bob, &mut alice, "to the server", &mut rng).await;
     say(&mut alice, &mut bob, "from the server", &mut rng).await;
 
     drop(alice);
-    let target = SqliteOptions::new().lease_when_writing().open(&new).await.unwrap();
-    StoreCopy::new().run(&server, &target).await.unwrap();
-    drop(target);
-    let (_store, backend) = on_file(&new).await;
-    let mut alice = Side::open(backend, ALICE).await;
+    let target = on_file(&new).await.unwrap();
+    StoreCopy::new().run_all(&server, &target).await.unwrap();
+    let mut alice = Side::open(encrypted(&target).await, ALICE).await;
     say(&mut bob, &mut alice, "to the new file", &mut rng).await;
     say(&mut alice, &mut bob, "from the new file", &mut rng).await;
     say(&mut alice, &mut bob, "once more", &mut rng).await;
+    // The other account opens with the same secret.
+    let other = target.account(2);
+    let vault = open_account(&other, &VaultOptions::new(), key()).await.unwrap();
+    assert!(Verify::new().run(&other, &vault).await.unwrap().is_sound());
 }

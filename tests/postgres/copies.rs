@@ -40,7 +40,7 @@ async fn file_store(path: &Path) -> SqliteStore {
 }
 
 /// Every row of every table of a file, in the order of copies, without the leases.
-fn rows_of_file(path: &Path) -> Vec<(String, Vec<Vec<Value>>)> {
+pub(crate) fn rows_of_file(path: &Path) -> Vec<(String, Vec<Vec<Value>>)> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
     let names = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'leases' ORDER BY name";
     let names: Vec<String> =
