@@ -30,6 +30,43 @@ pub(crate) fn detached(work: impl FnOnce() + Send + 'static) {
     .detach();
 }
 
+/// Works on many items on all cores, and keeps them in order. `work` returns something about some of its items, by their
+/// places. Few items, or all without threads, are worked on by the caller.
+pub(crate) async fn in_parallel<T: Send + 'static, U: Send + 'static>(
+    mut items: Vec<T>,
+    work: impl Fn(&mut [T]) -> Vec<(usize, U)> + Clone + Send + 'static,
+) -> (Vec<T>, Vec<(usize, U)>) {
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    if items.len() > FEW_ITEMS {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = items.len().div_ceil(cores).max(FEW_ITEMS);
+        let shares = (0..items.len().div_ceil(share)).rev().map(|number| items.split_off(number * share));
+        let shares: Vec<_> = shares.collect();
+        let shares = shares.into_iter().rev().map(|mut share| {
+            let work = work.clone();
+            unblock(move || {
+                let told = work(&mut share);
+                (share, told)
+            })
+        });
+        // All of them start before the first one is waited for.
+        let shares: Vec<_> = shares.collect();
+        let mut told = Vec::new();
+        for share in shares {
+            let (share, told_of_share) = share.await;
+            told.extend(told_of_share.into_iter().map(|(at, what)| (items.len() + at, what)));
+            items.extend(share);
+        }
+        return (items, told);
+    }
+    let told = work(&mut items);
+    (items, told)
+}
+
+/// So many items take less than about half a millisecond.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+const FEW_ITEMS: usize = 512;
+
 /// Blocks until all work whose futures were dropped has ended. Unfinished files are removed then, and databases are
 /// closed. Call it before the process exits if a signal ended it in the middle of such work.
 pub fn finish_background_work() {

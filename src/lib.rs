@@ -44,12 +44,12 @@
 //! |--|--|--|
 //! | `sqlite` | yes | `SqliteStore`, `maintenance` |
 //! | `bundled-sqlite` | yes | SQLite, compiled in; without it the system's library is linked, 3.37 or later |
+//! | `ring` | yes | ring's cipher for records; without it RustCrypto's, slower, the same bytes |
 //! | `postgres` | | `PostgresStore`; needs a tokio runtime |
 //! | `import` | | `import` |
 //! | `cli` | | the command `wastore` |
 //! | `metrics` | | everything that is counted goes to the recorder of the `metrics` facade as well |
 //! | `tracing` | | a span for each call |
-//! | `ring` | | ring's cipher for records, 3.5 times as fast, the same bytes; needs a C compiler |
 //! | `testing` | | `testing` |
 //!
 //! ## Words

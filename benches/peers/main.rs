@@ -4,7 +4,7 @@
 //! that are met and missed. It writes `target/bench/peers.md`, `peers.json` and `peers.svg`. Each subject runs in its
 //! own process. The subjects take turns in every round, so that a drifting machine affects all alike.
 //!
-//! Two subjects are other builds: SQLCipher (`benches/sqlcipher`), and this crate with the feature `ring`. A build
+//! Two subjects are other builds: SQLCipher (`benches/sqlcipher`), and this crate without the feature `ring`. A build
 //! that fails is skipped with a warning.
 //!
 //! `WASTORE_LONG=1` measures three times as many rounds. With an argument, only names that contain it are measured.
@@ -36,16 +36,14 @@ use wastore::{CacheLayer, Durability, Key, Layer, Metrics, Record, SqliteOptions
 use whatsapp_rust_sqlite_storage::{SqliteStore as UpstreamStore, SqliteStoreConfig};
 
 use report::Report;
-use wastore::maintenance::open_account;
 use workloads::{Measure, Measured, Open, Scene, Store, obey, resident_bytes, scenes};
 
 pub(crate) const UPSTREAM: &str = "upstream";
 pub(crate) const SQLCIPHER: &str = "upstream, SQLCipher";
 pub(crate) const PLAIN: &str = "wastore, plain";
 pub(crate) const ENCRYPTED: &str = "wastore, encrypted";
-pub(crate) const RING: &str = "encrypted, ring";
+pub(crate) const RUSTCRYPTO: &str = "encrypted, RustCrypto";
 pub(crate) const FULL: &str = "full stack";
-pub(crate) const FULL_RING: &str = "full stack, ring";
 pub(crate) const DURABLE: &str = "encrypted, power-safe";
 pub(crate) const MEMORY: &str = "upstream, memory";
 pub(crate) const LOOP: &str = "rusqlite loop";
@@ -130,7 +128,6 @@ fn main() {
     if let Ok(subject) = std::env::var("WASTORE_PEER") {
         return match subject.as_str() {
             "seal" => sealing::print(),
-            "import" => print_import(),
             name => {
                 let (_, open) = OWN_BUILD.into_iter().find(|(own, _)| *own == name).unwrap();
                 obey(open);
@@ -141,8 +138,8 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--test") {
         return;
     }
-    if cfg!(feature = "ring") {
-        eprintln!("run it without features: it builds the programs it needs, and labels the builds");
+    if !cfg!(feature = "ring") {
+        eprintln!("run it with the default features: it builds the programs it needs, and labels the builds");
         std::process::exit(2);
     }
     let wanted = arguments.into_iter().find(|argument| !argument.starts_with("--"));
@@ -153,16 +150,15 @@ fn main() {
     let rounds = if std::env::var_os("WASTORE_LONG").is_some() { 21 } else { 7 };
     compare(&builds, folder.path(), rounds, wanted.as_deref(), &mut report);
     if wanted.is_none() {
-        sealing::compare(builds.ring.as_deref(), &mut report);
+        sealing::compare(builds.rustcrypto.as_deref(), &mut report);
         memory(&builds, folder.path(), &mut report);
-        imports(&builds, &mut report);
     }
     report.write(wanted.is_none());
 }
 
 /// Other programs that measure subjects.
 struct Builds {
-    ring: Option<PathBuf>,
+    rustcrypto: Option<PathBuf>,
     sqlcipher: Option<PathBuf>,
 }
 
@@ -184,12 +180,13 @@ impl Builds {
             }
             program
         };
-        let ring = ["bench", "--bench", "peers", "--features", "import,ring", "--no-run"];
+        let rustcrypto =
+            ["bench", "--bench", "peers", "--no-default-features", "--features", "bundled-sqlite", "--no-run"];
         let sqlcipher = ["build", "--release", "--manifest-path", "benches/sqlcipher/Cargo.toml", "--target-dir"];
         let target = root.join("target/sqlcipher");
         let sqlcipher = [&sqlcipher[..], &[target.to_str().unwrap()]].concat();
         Self {
-            ring: build("wastore with ring", &ring),
+            rustcrypto: build("wastore with RustCrypto's cipher", &rustcrypto),
             sqlcipher: build("upstream's store with SQLCipher", &sqlcipher),
         }
     }
@@ -229,8 +226,7 @@ fn programs<'a>(builds: &'a Builds, own: &'a Path) -> Vec<(&'static str, &'a Pat
     for (name, _) in OWN_BUILD {
         programs.push((name, own, name));
         let other = match name {
-            ENCRYPTED => builds.ring.as_deref().map(|program| (RING, program, ENCRYPTED)),
-            FULL => builds.ring.as_deref().map(|program| (FULL_RING, program, FULL)),
+            ENCRYPTED => builds.rustcrypto.as_deref().map(|program| (RUSTCRYPTO, program, ENCRYPTED)),
             UPSTREAM => builds.sqlcipher.as_deref().map(|program| (SQLCIPHER, program, "")),
             _ => None,
         };
@@ -391,7 +387,7 @@ fn memory(builds: &Builds, folder: &Path, report: &mut Report) {
     let own = std::env::current_exe().unwrap();
     for (name, program, subject) in programs(builds, &own) {
         for (number, (scene, _)) in scenes().into_iter().enumerate() {
-            if !matches!(scene, Scene::Sessions { bytes: 200, .. }) || resident_bytes().is_none() {
+            if !matches!(scene, Scene::Sessions { bytes: 200, .. } | Scene::Client(_)) || resident_bytes().is_none() {
                 continue;
             }
             eprint!("\r{:<60}", format!("memory of {name}, {}", scene.name()));
@@ -408,58 +404,5 @@ fn memory(builds: &Builds, folder: &Path, report: &mut Report) {
             drop(process);
             std::fs::remove_dir_all(&folder).ok();
         }
-    }
-}
-
-/// The rates of import and of a change of the data key, from the build that supports both.
-fn imports(builds: &Builds, report: &mut Report) {
-    let Some(program) = &builds.ring else { return };
-    eprint!("\r{:<60}", "import and rotation");
-    let output = Command::new(program).env("WASTORE_PEER", "import").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let numbers: Vec<f64> = line.split(' ').filter_map(|number| number.parse().ok()).collect();
-        if let [records, import, rotate] = numbers[..] {
-            report.import(records, import, rotate);
-        }
-    }
-}
-
-#[cfg(not(feature = "import"))]
-fn print_import() {}
-
-/// Prints the number of records, and how many per second are imported and sealed again.
-#[cfg(feature = "import")]
-fn print_import() {
-    use std::time::Instant;
-
-    use wacore::store::traits::{DeviceStore, SignalStore};
-    use wastore::SqliteStore;
-    use wastore::import::Import;
-    use wastore::maintenance::Rotate;
-
-    let key = || Key::from_bytes(&mut [0x5a; 32]);
-    for records in [10_000usize, 50_000, 200_000] {
-        let folder = tempfile::tempdir().unwrap();
-        let (source, target) = (folder.path().join("source.db"), folder.path().join("target.db"));
-        workloads::runtime().block_on(async {
-            let upstream = UpstreamStore::new(source.to_str().unwrap()).await.unwrap();
-            upstream.create().await.unwrap();
-            for start in (0..records).step_by(2000) {
-                let row = |number: usize| (format!("{number}@s.whatsapp.net").into(), vec![number as u8; 1000].into());
-                let batch: Vec<_> = (start..start + 2000).map(row).collect();
-                upstream.put_sessions_batch(&batch).await.unwrap();
-            }
-            drop(upstream);
-            let start = Instant::now();
-            Import::new().run(&source, &target, key()).await.unwrap();
-            let imported = start.elapsed();
-            let store = SqliteStore::open(&target).await.unwrap();
-            let vault = open_account(&store, &VaultOptions::new(), key()).await.unwrap();
-            let start = Instant::now();
-            Rotate::new().run(&store, &vault).await.unwrap();
-            let rate = |elapsed: Duration| records as f64 / elapsed.as_secs_f64();
-            println!("{records} {} {}", rate(imported), rate(start.elapsed()));
-        });
     }
 }

@@ -129,24 +129,24 @@ fn measured(size: usize) -> Vec<(&'static str, f64)> {
     works.iter().zip(&mut times).map(|((name, _), times)| (*name, median(times))).collect()
 }
 
-/// Measures this build and the one with ring.
-pub(crate) fn compare(ring: Option<&Path>, report: &mut Report) {
+/// Measures this build and the one without ring.
+pub(crate) fn compare(rustcrypto: Option<&Path>, report: &mut Report) {
     eprint!("\r{:<60}", "sealing alone");
     for size in SIZES {
         for (name, nanos) in measured(size) {
             report.sealing(size, name, nanos / 1e3);
         }
     }
-    let Some(ring) = ring else { return };
-    let output = Command::new(ring).env("WASTORE_PEER", "seal").output().unwrap();
+    let Some(rustcrypto) = rustcrypto else { return };
+    let output = Command::new(rustcrypto).env("WASTORE_PEER", "seal").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let mut words = line.splitn(3, ' ');
         if let (Some(size), Some(nanos), Some(name)) = (words.next(), words.next(), words.next())
-            && (name.starts_with("wastore") || name == FASTEST_CIPHER)
+            && name.starts_with("wastore")
         {
-            let name = if name == FASTEST_CIPHER { name.to_owned() } else { format!("{name}, with ring") };
-            report.sealing_of_ring(size.parse().unwrap(), name, nanos.parse::<f64>().unwrap() / 1e3);
+            let name = format!("{name}, with RustCrypto's cipher");
+            report.sealing(size.parse().unwrap(), &name, nanos.parse::<f64>().unwrap() / 1e3);
         }
     }
 }

@@ -32,8 +32,8 @@ pub(crate) type Measured = (Duration, u64);
 pub(crate) enum Scene {
     /// Sessions, by number and size in bytes.
     Sessions { rows: usize, bytes: usize },
-    /// The records of a client that talks to 300 contacts.
-    Client,
+    /// The records of a client that talks to this many contacts.
+    Client(usize),
     /// This many LID mappings, and a device.
     Mappings(usize),
     /// A collection of the app state, of which this many mutation MACs are synchronised at a time.
@@ -75,7 +75,8 @@ pub(crate) fn scenes() -> Vec<(Scene, Vec<Measure>)> {
         scenes.push((Scene::Sessions { rows: 2000, bytes }, measures));
     }
     let client = [Measure::SentPaced, Measure::SentBurst, Measure::Received, Measure::ReceivedGroup];
-    scenes.push((Scene::Client, client.to_vec()));
+    scenes.push((Scene::Client(300), client.to_vec()));
+    scenes.push((Scene::Client(2000), vec![Measure::SentPaced]));
     for rows in [1000, 50_000, 500_000] {
         let measures =
             [Measure::Get { tasks: 1 }, Measure::HasUser { present: false }, Measure::HasUser { present: true }];
@@ -92,7 +93,7 @@ impl Scene {
     pub(crate) fn name(self) -> String {
         match self {
             Scene::Sessions { rows, bytes } => format!("{} sessions of {}", thousands(rows), size(bytes)),
-            Scene::Client => "a client's calls".to_owned(),
+            Scene::Client(contacts) => format!("a client with {} contacts", thousands(contacts)),
             Scene::Mappings(rows) => format!("{} LID mappings", thousands(rows)),
             Scene::AppState(rows) => format!("{} mutation MACs", thousands(rows)),
             Scene::Secrets(rows) => format!("{} message secrets", thousands(rows)),
@@ -152,7 +153,8 @@ pub(crate) struct Stage {
     writes: AtomicU64,
 }
 
-const CONTACTS: usize = 300;
+/// The chats of message secrets.
+const CHATS: usize = 300;
 
 impl Stage {
     /// Fills a new store.
@@ -173,12 +175,12 @@ impl Stage {
                     store.put_sessions_batch(&batch).await.map_err(text)?;
                 }
             }
-            Scene::Client => {
+            Scene::Client(contacts) => {
                 let batch: Vec<_> =
-                    (0..CONTACTS).map(|number| (address(number), Bytes::from(value(&mut rng, 1500)))).collect();
+                    (0..contacts).map(|number| (address(number), Bytes::from(value(&mut rng, 1500)))).collect();
                 store.put_sessions_batch(&batch).await.map_err(text)?;
                 store.put_sender_keys_batch(&batch).await.map_err(text)?;
-                for contact in 0..CONTACTS {
+                for contact in 0..contacts {
                     let token = TcTokenEntry { token: value(&mut rng, 40), token_timestamp: 1, sender_timestamp: None };
                     store.put_tc_token(&lid(contact), &token).await.map_err(text)?;
                 }
@@ -285,14 +287,14 @@ impl Stage {
                 });
                 (start.elapsed(), calls)
             }
-            (Measure::SentPaced | Measure::SentBurst, Scene::Client) => {
+            (Measure::SentPaced | Measure::SentBurst, Scene::Client(contacts)) => {
                 let burst = measure == Measure::SentBurst;
                 let (mut session, first) = (value(&mut rng, 1500), self.fresh(MESSAGES as usize));
                 timed(runtime, MESSAGES, async move {
                     // In a burst, the client writes the changed sessions from time to time.
                     let mut changed: HashMap<Arc<str>, Bytes> = HashMap::new();
                     for message in first..first + MESSAGES {
-                        let contact = message as usize * 7 % CONTACTS;
+                        let contact = message as usize * 7 % contacts;
                         let (chat, id) = (lid(contact), format!("3EB0{message:016X}"));
                         session[..8].copy_from_slice(&message.to_le_bytes());
                         assert!(store.get_tc_token(&chat).await.unwrap().is_some());
@@ -306,11 +308,11 @@ impl Stage {
                     }
                 })
             }
-            (Measure::Received | Measure::ReceivedGroup, Scene::Client) => {
+            (Measure::Received | Measure::ReceivedGroup, Scene::Client(contacts)) => {
                 let (mut session, first) = (value(&mut rng, 1500), self.fresh(MESSAGES as usize));
                 timed(runtime, MESSAGES, async move {
                     for message in first..first + MESSAGES {
-                        let contact = message as usize * 11 % CONTACTS;
+                        let contact = message as usize * 11 % contacts;
                         session[..8].copy_from_slice(&message.to_le_bytes());
                         let row = [(address(contact), Bytes::copy_from_slice(&session))];
                         if measure == Measure::Received {
@@ -447,7 +449,7 @@ fn secret(chat: &str, id: &str, expires_at: i64) -> MsgSecretEntry {
 }
 
 fn secrets(kind: &str, numbers: std::ops::Range<usize>, expires_at: i64) -> Vec<MsgSecretEntry> {
-    numbers.map(|number| secret(&lid(number % CONTACTS), &format!("{kind} {number}"), expires_at)).collect()
+    numbers.map(|number| secret(&lid(number % CHATS), &format!("{kind} {number}"), expires_at)).collect()
 }
 
 /// Runs in a process that measures one subject. Each line is a request, and the process answers it with one line.

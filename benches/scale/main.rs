@@ -4,7 +4,8 @@
 //! one process, and plays the calls that whatsapp-rust makes for warm messages: each account sends or receives one a
 //! second on average, at random moments. It ends at the number of accounts at which a durable write of one in a
 //! hundred takes longer than 50 ms, or messages come late. It prints a table, and writes it to
-//! `benches/results/scale.md` with a picture. `WASTORE_LONG=1` plays each step three times as long.
+//! `benches/results/scale.md` with a picture. `WASTORE_LONG=1` plays each step three times as long. With an argument, the
+//! process has so many writing lanes, and the table is only printed.
 
 #![cfg(unix)]
 #![allow(
@@ -34,7 +35,7 @@ use wacore::store::traits::{Backend, MsgSecretEntry, TcTokenEntry};
 use wastore::{Key, Layer, PostgresOptions, PostgresStore, VaultOptions};
 
 use machine::{Usage, load};
-use report::{Idle, Step, write};
+use report::{Idle, Step};
 use server::Server;
 
 const STEPS: [usize; 7] = [125, 250, 500, 1000, 2000, 4000, 8000];
@@ -54,6 +55,7 @@ fn main() {
     if std::env::args().any(|argument| argument == "--test") || !server::available() {
         return;
     }
+    let lanes = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
     let seconds = if std::env::var_os("WASTORE_LONG").is_some() { 60 } else { 20 };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let server = Server::with_settings(&[
@@ -63,7 +65,7 @@ fn main() {
         ("fsync", "on"),
     ]);
     let memory_before = machine::resident();
-    let mut world = World::new(&runtime, &server);
+    let mut world = World::new(&runtime, &server, lanes.unwrap_or(1));
     let (mut steps, mut idle) = (vec![], None);
     for accounts in STEPS {
         world.grow(accounts);
@@ -79,7 +81,11 @@ fn main() {
             break;
         }
     }
-    write(&steps, &idle.unwrap(), seconds);
+    let idle = idle.unwrap();
+    report::print(&steps, &idle);
+    if lanes.is_none() {
+        report::write(&steps, &idle, seconds);
+    }
 }
 
 /// The server, and the accounts that are open.
@@ -92,8 +98,8 @@ struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    fn new(runtime: &'a Runtime, server: &'a Server) -> Self {
-        let options = PostgresOptions::new(&server.url()).unwrap().deadline(Duration::from_secs(60));
+    fn new(runtime: &'a Runtime, server: &'a Server, lanes: usize) -> Self {
+        let options = PostgresOptions::new(&server.url()).unwrap().deadline(Duration::from_secs(60)).lanes(lanes);
         let store = runtime.block_on(options.open_without_lease(0)).unwrap();
         Self { runtime, server, store, accounts: vec![], handles: vec![] }
     }

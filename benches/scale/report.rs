@@ -44,9 +44,12 @@ pub(crate) struct Idle {
     pub(crate) wal: f64,
 }
 
+pub(crate) fn print(steps: &[Step], idle: &Idle) {
+    println!("{}", table(steps, idle));
+}
+
 pub(crate) fn write(steps: &[Step], idle: &Idle, seconds: u64) {
     let text = table(steps, idle);
-    println!("{text}");
     let machine = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let machine = machine.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("unknown").to_owned();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);

@@ -32,6 +32,11 @@ impl RecordCipher {
         self.ring.epoch(prefix.epoch()).ok_or(Error::UnknownEpoch { record })
     }
 
+    /// `true` if these keys open a record, and the header is not older than it.
+    pub(crate) fn is_current(&self, prefix: &Prefix) -> bool {
+        prefix.generation() <= self.generation && self.ring.epoch(prefix.epoch()).is_some()
+    }
+
     /// Seals a value with its own nonce.
     pub(crate) fn seal(&self, nonce: &Nonce, binding: RowBinding<'_>, payload: &[u8]) -> Result<Vec<u8>> {
         envelope::seal(self.ring.active(), self.generation, self.padding, nonce, binding, payload)

@@ -76,6 +76,9 @@ impl EncryptStore {
         value: &mut [u8],
     ) -> Result<Opened> {
         let prefix = Prefix::read(binding.kind, value)?;
+        if held.cipher.is_current(&prefix) {
+            return envelope::open(held.cipher.keys(&prefix, binding.record())?, prefix, binding, value);
+        }
         let state = self.vault.state_for(held, binding.record(), prefix.epoch()).await?;
         let opened = envelope::open(state.cipher.keys(&prefix, binding.record())?, prefix, binding, value)?;
         if let Err(error) = self.vault.check_generation(&state, prefix.generation()).await {
@@ -104,6 +107,9 @@ impl EncryptStore {
         value: Bytes,
     ) -> Result<Bytes> {
         let prefix = Prefix::read(binding.kind, &value)?;
+        if held.cipher.is_current(&prefix) {
+            return envelope::open_bytes(held.cipher.keys(&prefix, binding.record())?, prefix, binding, value);
+        }
         let state = self.vault.state_for(held, binding.record(), prefix.epoch()).await?;
         let payload = envelope::open_bytes(state.cipher.keys(&prefix, binding.record())?, prefix, binding, value)?;
         self.vault.check_generation(&state, prefix.generation()).await?;

@@ -23,15 +23,16 @@ use zeroize::Zeroizing;
 
 use super::cipher::RecordCipher;
 use super::columns::{pending_inbound, sent_message};
-use super::format::envelope::{Nonce, RowBinding, nonce, nonces};
+use super::format::envelope::{self, Nonce, Prefix, RowBinding, nonce, nonces};
 use super::format::kind::Kind;
 use super::format::token::{Domain, Token, UNUSED};
 use super::layer::EncryptStore;
 use super::vault::open_vault::VaultState;
+use crate::background::in_parallel;
 use crate::error::{self, Error};
 use crate::json;
 use crate::method::{Record, forward};
-use crate::rows::encoding::{decode_text, encode_text};
+use crate::rows::encoding::{decode_text, decode_text_into, encode_text};
 
 #[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
 #[cfg_attr(not(target_arch = "wasm32"), async_trait)]
@@ -84,9 +85,9 @@ impl ProtocolStore for EncryptStore {
         let Some(mut row) = self.inner.get_lid_mapping(&token).await? else { return Ok(None) };
         // The row must be the requested one, whatever its columns say.
         row.lid = token.to_string();
-        let entry = self.open_lid_mapping(&state, row).await;
-        let entry = entry.and_then(|entry| if entry.lid == lid { Ok(entry) } else { Err(TAMPERED_LID) });
-        Ok(self.or_absent(entry)?)
+        let opened = self.open_lid_mapping(&state, &mut row).await;
+        let opened = opened.and_then(|()| if row.lid == lid { Ok(row) } else { Err(TAMPERED_LID) });
+        Ok(self.or_absent(opened)?)
     }
 
     async fn get_pn_mapping(&self, phone: &str) -> Result<Option<LidPnMappingEntry>> {
@@ -94,9 +95,9 @@ impl ProtocolStore for EncryptStore {
         let token = state.cipher.lookup().phone_number(phone)?;
         let Some(mut row) = self.inner.get_pn_mapping(&token).await? else { return Ok(None) };
         row.phone_number = token.to_string();
-        let entry = self.open_lid_mapping(&state, row).await;
-        let entry = entry.and_then(|entry| if entry.phone_number == phone { Ok(entry) } else { Err(TAMPERED_LID) });
-        Ok(self.or_absent(entry)?)
+        let opened = self.open_lid_mapping(&state, &mut row).await;
+        let opened = opened.and_then(|()| if row.phone_number == phone { Ok(row) } else { Err(TAMPERED_LID) });
+        Ok(self.or_absent(opened)?)
     }
 
     async fn put_lid_mapping(&self, entry: &LidPnMappingEntry) -> Result<()> {
@@ -118,11 +119,21 @@ impl ProtocolStore for EncryptStore {
     async fn get_all_lid_mappings(&self) -> Result<Vec<LidPnMappingEntry>> {
         let state = self.state();
         let rows = self.inner.get_all_lid_mappings().await?;
-        let mut entries = Vec::with_capacity(rows.len());
-        for row in rows {
-            entries.extend(self.or_absent(self.open_lid_mapping(&state, row).await)?);
+        let opener = state.clone();
+        let (mut rows, others) = in_parallel(rows, move |rows| opener.cipher.open_lid_mappings(rows)).await;
+        let mut absent = vec![];
+        for (at, other) in others {
+            let opened = match other {
+                NotOpened::NewerHeader => self.open_lid_mapping(&state, &mut rows[at]).await,
+                NotOpened::Damaged(error) => Err(error),
+            };
+            if self.or_absent(opened)?.is_none() {
+                absent.push(at);
+            }
         }
-        Ok(entries)
+        // From the last to the first, so that the other places stay as they are.
+        absent.into_iter().rev().for_each(|at| drop(rows.remove(at)));
+        Ok(rows)
     }
 
     // The store compares the saved base key with the current one, so equal base keys must have equal stored values. No
@@ -303,30 +314,30 @@ impl ProtocolStore for EncryptStore {
     }
 }
 
+/// The reason why a row of a listing was not opened.
+enum NotOpened {
+    /// This state of the vault does not have its key, or is older than the row.
+    NewerHeader,
+    Damaged(Error),
+}
+
+impl From<Error> for NotOpened {
+    fn from(error: Error) -> Self {
+        NotOpened::Damaged(error)
+    }
+}
+
 const TAMPERED_LID: Error = Error::Tampered { record: Record::LidMapping };
 
 impl EncryptStore {
-    /// Opens a row of the LID table. Its key columns are the tokens that it is stored under.
-    async fn open_lid_mapping(
-        &self,
-        held: &Arc<VaultState>,
-        row: LidPnMappingEntry,
-    ) -> error::Result<LidPnMappingEntry> {
-        let mut value = Zeroizing::new(decode_text(Record::LidMapping, &row.learning_source)?);
-        let columns = [row.lid.as_bytes(), row.phone_number.as_bytes()];
-        let opened = self.open_in_place(held, RowBinding::new(Kind::LidMapping, columns, []), &mut value).await?;
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| TAMPERED_LID);
-        let mut original = opened.parts(&value);
-        let (Some(lid), Some(phone_number), None) = (original.next(), original.next(), original.next()) else {
-            return Err(TAMPERED_LID);
-        };
-        Ok(LidPnMappingEntry {
-            lid: text(lid)?,
-            phone_number: text(phone_number)?,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-            learning_source: text(opened.payload(&value))?,
-        })
+    /// Opens a row of the LID table in place. Its key columns are the tokens that it is stored under.
+    async fn open_lid_mapping(&self, held: &Arc<VaultState>, row: &mut LidPnMappingEntry) -> error::Result<()> {
+        let mut value = Zeroizing::default();
+        decode_text_into(Record::LidMapping, &row.learning_source, &mut value)?;
+        let prefix = Prefix::read(Kind::LidMapping, &value)?;
+        let state = self.vault.state_for(held, Record::LidMapping, prefix.epoch()).await?;
+        state.cipher.open_lid_mapping(prefix, row, &mut value)?;
+        self.vault.check_generation(&state, prefix.generation()).await
     }
 
     async fn open_device_list(
@@ -353,6 +364,39 @@ impl RecordCipher {
         }
         let sealed = self.seal(&nonce()?, RowBinding::new(Kind::TcToken, [listed.as_bytes()], []), token)?;
         Ok((listed, Cow::Owned(sealed)))
+    }
+
+    /// Opens rows of the LID table in place. Returns the places of the others.
+    fn open_lid_mappings(&self, rows: &mut [LidPnMappingEntry]) -> Vec<(usize, NotOpened)> {
+        let mut value = Zeroizing::default();
+        let mut open = |row: &mut LidPnMappingEntry| {
+            decode_text_into(Record::LidMapping, &row.learning_source, &mut value)?;
+            let prefix = Prefix::read(Kind::LidMapping, &value)?;
+            if !self.is_current(&prefix) {
+                return Err(NotOpened::NewerHeader);
+            }
+            Ok(self.open_lid_mapping(prefix, row, &mut value)?)
+        };
+        rows.iter_mut().enumerate().filter_map(|(at, row)| Some((at, open(row).err()?))).collect()
+    }
+
+    /// Opens a row of the LID table in place; `value` is its envelope.
+    fn open_lid_mapping(&self, prefix: Prefix, row: &mut LidPnMappingEntry, value: &mut [u8]) -> error::Result<()> {
+        let binding = RowBinding::new(Kind::LidMapping, [row.lid.as_bytes(), row.phone_number.as_bytes()], []);
+        let opened = envelope::open(self.keys(&prefix, Record::LidMapping)?, prefix, binding, value)?;
+        let text = |bytes| str::from_utf8(bytes).map_err(|_| TAMPERED_LID);
+        let mut original = opened.parts(value);
+        let (Some(lid), Some(phone_number), None) = (original.next(), original.next(), original.next()) else {
+            return Err(TAMPERED_LID);
+        };
+        let (lid, phone_number, learning_source) = (text(lid)?, text(phone_number)?, text(opened.payload(value))?);
+        // The tokens have room for most names.
+        row.lid.clear();
+        row.lid.push_str(lid);
+        row.phone_number.clear();
+        row.phone_number.push_str(phone_number);
+        row.learning_source = learning_source.to_owned();
+        Ok(())
     }
 
     fn seal_lid_mapping(&self, nonce: &Nonce, entry: &LidPnMappingEntry) -> error::Result<LidPnMappingEntry> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use data_encoding::BASE64URL_NOPAD;
+use zeroize::Zeroize;
 
 use crate::error::{Error, Result};
 use crate::method::Record;
@@ -22,11 +23,22 @@ pub(crate) fn encode_text(envelope: &[u8]) -> String {
 /// # Errors
 /// [`Error::Tampered`] if it is cut or altered, [`Error::Plaintext`] if the field holds other text.
 pub(crate) fn decode_text(record: Record, text: &str) -> Result<Vec<u8>> {
+    let mut envelope = Vec::new();
+    decode_text_into(record, text, &mut envelope)?;
+    Ok(envelope)
+}
+
+/// Does the same in a buffer that is used again and again, and leaves no copy of its earlier content behind.
+pub(crate) fn decode_text_into(record: Record, text: &str, envelope: &mut Vec<u8>) -> Result<()> {
     /// The first characters of every envelope in base64: its magic and its version.
     const BEGIN: &str = "51cB";
-    BASE64URL_NOPAD
-        .decode(text.as_bytes())
-        .map_err(|_| if text.starts_with(BEGIN) { Error::Tampered { record } } else { Error::Plaintext { record } })
+    let damaged = || if text.starts_with(BEGIN) { Error::Tampered { record } } else { Error::Plaintext { record } };
+    let length = BASE64URL_NOPAD.decode_len(text.len()).map_err(|_| damaged())?;
+    if envelope.capacity() < length {
+        envelope.zeroize();
+    }
+    envelope.resize(length, 0);
+    BASE64URL_NOPAD.decode_mut(text.as_bytes(), envelope).map(drop).map_err(|_| damaged())
 }
 
 /// The entries one after the other: length of the name, name, length of the value, value. Lengths are u32,

@@ -156,13 +156,14 @@ async fn a_conversation_goes_on_after_the_import_on_the_server_and_back_in_a_fil
     assert_eq!(reports.len(), 2);
     target.close().await.unwrap();
     let server = on_server().open(1).await.unwrap();
-    let mut alice = Side::open(encrypted(&server).await, ALICE).await;
-    drop(store);
-    // Nothing was written on the way: each table is as it was in the file.
+    store.close().await.unwrap();
     let target = on_file(&equal).await.unwrap();
     StoreCopy::new().keep_source().run_all(&server, &target).await.unwrap();
-    drop(target);
-    assert_eq!(rows_of_file(&old), rows_of_file(&equal));
+    target.close().await.unwrap();
+    for (before, after) in rows_of_file(&old).into_iter().zip(rows_of_file(&equal)) {
+        assert_eq!(before, after);
+    }
+    let mut alice = Side::open(encrypted(&server).await, ALICE).await;
     say(&mut bob, &mut alice, "to the server", &mut rng).await;
     say(&mut alice, &mut bob, "from the server", &mut rng).await;
 

@@ -39,6 +39,8 @@ const SELF_DESCRIBING: u8 = 2;
 const HEADER_BYTES: usize = 14;
 const BODY_AT: usize = HEADER_BYTES + NONCE_BYTES;
 const AAD_LABEL: &[u8] = b"wastore/v1/aad\0";
+/// Associated data up to this length needs no allocation.
+const AAD_BYTES: usize = 128;
 
 pub(crate) type Nonce = [u8; NONCE_BYTES];
 
@@ -115,14 +117,24 @@ impl<'a> RowBinding<'a> {
         Ok(if original.is_empty() { 0 } else { 2 + bytes })
     }
 
-    fn aad(&self, header: &[u8; HEADER_BYTES]) -> SmallVec<[u8; 128]> {
-        let mut aad = SmallVec::new();
-        aad.extend_from_slice(AAD_LABEL);
-        aad.extend_from_slice(header);
-        aad.push(self.columns.count as u8);
-        for column in self.columns.as_slice() {
-            aad.extend_from_slice(&(column.len() as u16).to_le_bytes());
-            aad.extend_from_slice(column);
+    fn aad(&self, header: &[u8; HEADER_BYTES]) -> SmallVec<[u8; AAD_BYTES]> {
+        let columns = self.columns.as_slice();
+        let length = AAD_LABEL.len() + HEADER_BYTES + 1 + columns.iter().map(|column| 2 + column.len()).sum::<usize>();
+        let mut aad = match length {
+            ..=AAD_BYTES => SmallVec::from_buf_and_len([0; AAD_BYTES], length),
+            _ => SmallVec::from_vec(vec![0; length]),
+        };
+        let mut at = 0;
+        let mut append = |part: &[u8]| {
+            aad[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        };
+        append(AAD_LABEL);
+        append(header);
+        append(&[self.columns.count as u8]);
+        for column in columns {
+            append(&(column.len() as u16).to_le_bytes());
+            append(column);
         }
         aad
     }
