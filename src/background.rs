@@ -114,3 +114,21 @@ impl Drop for Caller {
         self.0.store(false, Ordering::Release);
     }
 }
+
+#[cfg(all(test, any(feature = "postgres", feature = "sqlite")))]
+mod tests {
+    use super::{FEW_ITEMS, in_parallel};
+
+    #[tokio::test]
+    async fn items_and_their_places_keep_their_order() {
+        for count in [0, 1, FEW_ITEMS, FEW_ITEMS + 1, 10 * FEW_ITEMS + 7] {
+            let work = |items: &mut [usize]| {
+                items.iter_mut().for_each(|item| *item *= 2);
+                items.iter().enumerate().filter(|(_, item)| **item % 10 == 0).map(|(at, item)| (at, *item)).collect()
+            };
+            let (items, told) = in_parallel((0..count).collect(), work).await;
+            assert_eq!(items, (0..count).map(|number| number * 2).collect::<Vec<_>>());
+            assert_eq!(told, (0..count).step_by(5).map(|number| (number, number * 2)).collect::<Vec<_>>());
+        }
+    }
+}

@@ -5,9 +5,11 @@
 //! locks would not do, because rows that are absent cannot be locked, and two creators would both succeed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::types::{ToSql, Type};
 
 use super::core::Core;
@@ -38,6 +40,38 @@ pub(super) struct Change {
     pub(super) others: (&'static Statement, Vec<Row>),
 }
 
+/// A change, and where its outcome goes.
+pub(super) type Order = (Change, oneshot::Sender<Result<()>>);
+
+/// How long the connection is kept for the next change: creating a vault makes several.
+const KEPT: Duration = Duration::from_secs(1);
+
+/// Makes changes one after the other, on a connection that no other calls use.
+pub(super) async fn run(core: Arc<Core>, mut orders: mpsc::Receiver<Order>) {
+    let mut kept = None;
+    loop {
+        let order = match kept.take() {
+            None => orders.recv().await,
+            Some(link) => match timeout(KEPT, orders.recv()).await {
+                Ok(order) => {
+                    kept = Some(link);
+                    order
+                }
+                Err(_) => {
+                    Link::close(link).await;
+                    continue;
+                }
+            },
+        };
+        let Some((change, reply)) = order else { break };
+        // If the caller is gone, no one receives the outcome.
+        let _ = reply.send(make(&core, &change, &mut kept).await);
+    }
+    if let Some(link) = kept {
+        link.close().await;
+    }
+}
+
 /// Why a change was not made.
 enum Refused {
     Failure(Failure),
@@ -53,11 +87,11 @@ impl<F: Into<Failure>> From<F> for Refused {
     }
 }
 
-/// Makes a change in a transaction on a connection of its own.
+/// Makes a change in a transaction, on the kept connection or on a new one.
 ///
 /// # Errors
 /// [`Error::HeaderConflict`] if another process wrote the header at the same time, and [`Error::Postgres`].
-pub(super) async fn change(core: &Arc<Core>, change: &Change) -> Result<()> {
+async fn make(core: &Arc<Core>, change: &Change, kept: &mut Option<Link>) -> Result<()> {
     let deadline = Instant::now() + core.options.deadline;
     let mut pauses = Pauses::between_connections();
     let unknown = || problem::of_store(PostgresProblem::OutcomeUnknown);
@@ -65,7 +99,7 @@ pub(super) async fn change(core: &Arc<Core>, change: &Change) -> Result<()> {
     let mut unanswered = false;
     loop {
         let mut committing = false;
-        let attempt = timeout_at(deadline, attempt(core, change, &mut committing)).await;
+        let attempt = timeout_at(deadline, attempt(core, change, kept, &mut committing)).await;
         let failure = match attempt {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(Refused::Conflict)) if !unanswered => return Err(Error::HeaderConflict),
@@ -87,8 +121,16 @@ pub(super) async fn change(core: &Arc<Core>, change: &Change) -> Result<()> {
     }
 }
 
-async fn attempt(core: &Arc<Core>, change: &Change, committing: &mut bool) -> Result<(), Refused> {
-    let link = Link::connect(core).await?;
+async fn attempt(
+    core: &Arc<Core>,
+    change: &Change,
+    kept: &mut Option<Link>,
+    committing: &mut bool,
+) -> Result<(), Refused> {
+    let link = match kept.take() {
+        Some(link) if !link.is_closed() && core.is_current(&link.server) => link,
+        _ => Link::connect(core).await?,
+    };
     let unsynced = link.unsynced();
     // The role's defaults may be lower. A lost header makes the store unreadable.
     let begin = format!(
@@ -120,7 +162,7 @@ async fn attempt(core: &Arc<Core>, change: &Change, committing: &mut bool) -> Re
     if link.unsynced() != unsynced {
         return Err(Refused::Failure(Failure::NotSynced));
     }
-    link.close().await;
+    *kept = Some(link);
     Ok(())
 }
 

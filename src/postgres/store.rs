@@ -13,6 +13,7 @@ use wacore::store::traits::Backend;
 
 use super::core::Core;
 use super::failure::Failure;
+use super::header::{self, Change, Order};
 use super::lane::{Acquired, Call, Job, Pauses, QUEUE, send};
 use super::lease::{Lease, State};
 use super::leases::Leases;
@@ -101,6 +102,7 @@ struct Lanes {
     writers: Vec<mpsc::Sender<Job>>,
     reader: mpsc::Sender<Call>,
     long: mpsc::Sender<Call>,
+    headers: mpsc::Sender<Order>,
 }
 
 impl PostgresOptions {
@@ -356,8 +358,8 @@ impl PostgresStore {
     }
 
     /// Changes copies of the vault's header, and other sender keys in the same transaction.
-    pub(super) async fn change_header(&self, mut change: super::header::Change) -> Result<()> {
-        self.shared.queue(|_| ())?;
+    pub(super) async fn change_header(&self, mut change: Change) -> Result<()> {
+        let queue = self.shared.queue(|lanes| lanes.headers.clone())?;
         self.lease.check()?;
         if !change.others.1.is_empty() {
             self.ready_to_write().await?;
@@ -365,10 +367,10 @@ impl PostgresStore {
         } else if self.is_read_only() {
             return Err(problem::of_store(PostgresProblem::OpenedReadOnly));
         }
+        let (reply, outcome) = oneshot::channel();
+        queue.send((change, reply)).await.map_err(|_| Error::Closed { what: "store" })?;
         // The transaction goes on if the caller is dropped.
-        let core = self.shared.core.clone();
-        let task = tokio::spawn(async move { super::header::change(&core, &change).await });
-        task.await.unwrap_or(Err(Error::Closed { what: "store" }))
+        outcome.await.unwrap_or(Err(Error::Closed { what: "store" }))
     }
 
     /// An order above all earlier ones of this store: microseconds since 1970, or one more than the last.
@@ -508,9 +510,11 @@ impl Shared {
         tasks.push(tokio::spawn(Reader::new(core.clone(), leases.clone(), calls, READS, link).run()));
         let (long, calls) = mpsc::channel(QUEUE);
         tasks.push(tokio::spawn(Reader::new(core.clone(), leases.clone(), calls, LONG_WORK, None).run()));
+        let (headers, orders) = mpsc::channel(QUEUE);
+        tasks.push(tokio::spawn(header::run(core.clone(), orders)));
         Self {
             core,
-            lanes: RwLock::new(Some(Lanes { writers, reader, long })),
+            lanes: RwLock::new(Some(Lanes { writers, reader, long, headers })),
             tasks: Mutex::new(tasks),
             leases,
             dropped,

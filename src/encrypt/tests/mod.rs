@@ -13,6 +13,8 @@ mod interrupted;
 #[cfg(feature = "import")]
 mod listing;
 #[cfg(feature = "sqlite")]
+mod long_listing;
+#[cfg(feature = "sqlite")]
 mod memory;
 mod rollback;
 mod vault;
