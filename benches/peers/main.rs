@@ -18,6 +18,7 @@
     reason = "a failure is a failed measurement"
 )]
 
+mod naive;
 mod report;
 mod sealing;
 mod workloads;
@@ -28,6 +29,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use matrix_sdk_store_encryption::StoreCipher;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -35,11 +37,13 @@ use wacore::store::InMemoryBackend;
 use wastore::{CacheLayer, Durability, Key, Layer, Metrics, Record, SqliteOptions, Stack, VaultOptions};
 use whatsapp_rust_sqlite_storage::{SqliteStore as UpstreamStore, SqliteStoreConfig};
 
+use naive::Naive;
 use report::Report;
 use workloads::{Measure, Measured, Open, Scene, Store, obey, resident_bytes, scenes};
 
 pub(crate) const UPSTREAM: &str = "upstream";
 pub(crate) const SQLCIPHER: &str = "upstream, SQLCipher";
+pub(crate) const NAIVE: &str = "upstream, naively encrypted";
 pub(crate) const PLAIN: &str = "wastore, plain";
 pub(crate) const ENCRYPTED: &str = "wastore, encrypted";
 pub(crate) const RUSTCRYPTO: &str = "encrypted, RustCrypto";
@@ -54,8 +58,9 @@ pub(crate) const FASTEST_CIPHER: &str = "ring: ChaCha20-Poly1305";
 pub(crate) const OWN_CIPHER: &str = "wastore's XChaCha20-Poly1305";
 
 /// Subjects of this build, in the order of the table.
-const OWN_BUILD: [(&str, Open); 8] = [
+const OWN_BUILD: [(&str, Open); 9] = [
     (UPSTREAM, |folder, accounts| Box::pin(upstream(folder, accounts, 0))),
+    (NAIVE, |folder, accounts| Box::pin(naive(folder, accounts))),
     ("upstream, 4 readers", |folder, accounts| Box::pin(upstream(folder, accounts, 4))),
     (PLAIN, |folder, accounts| Box::pin(own(folder, accounts, Durability::Process, Layers::None))),
     (ENCRYPTED, |folder, accounts| Box::pin(own(folder, accounts, Durability::Process, Layers::Encrypt))),
@@ -82,6 +87,13 @@ async fn upstream(folder: PathBuf, accounts: i32, readers: u32) -> Result<Vec<St
         stores.push(Arc::new(store.map_err(|error| error.to_string())?));
     }
     Ok(stores)
+}
+
+/// Upstream's store under the encryption of `naive.rs`.
+async fn naive(folder: PathBuf, accounts: i32) -> Result<Vec<Store>, String> {
+    let stores = upstream(folder, accounts, 0).await?;
+    let encrypt = |inner| Arc::new(Naive { inner, cipher: StoreCipher::new().unwrap() }) as Store;
+    Ok(stores.into_iter().map(encrypt).collect())
 }
 
 /// With `Durability::Process` it commits like upstream's store. All accounts share one open file.

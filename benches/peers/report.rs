@@ -8,14 +8,15 @@ use serde_json::json;
 
 use crate::workloads::{Measure, Scene};
 use crate::{
-    DURABLE, ENCRYPTED, FASTEST_CIPHER, FULL, LOOP, MEMORY, OWN_CIPHER, PLAIN, RUSTCRYPTO, SQLCIPHER, UPSTREAM,
+    DURABLE, ENCRYPTED, FASTEST_CIPHER, FULL, LOOP, MEMORY, NAIVE, OWN_CIPHER, PLAIN, RUSTCRYPTO, SQLCIPHER, UPSTREAM,
 };
 
 /// The subjects in the order of the columns.
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 12] = [
     UPSTREAM,
     "upstream, 4 readers",
     SQLCIPHER,
+    NAIVE,
     PLAIN,
     ENCRYPTED,
     RUSTCRYPTO,
@@ -277,8 +278,9 @@ impl Report {
 
     /// The speed relative to upstream's plaintext store, on a logarithmic scale.
     fn plot(&self) -> String {
-        const SHOWN: [(&str, &str); 5] = [
+        const SHOWN: [(&str, &str); 6] = [
             (SQLCIPHER, "#b2182b"),
+            (NAIVE, "#f4a582"),
             (PLAIN, "#a6dba0"),
             (ENCRYPTED, "#1b7837"),
             (RUSTCRYPTO, "#00441b"),

@@ -122,7 +122,7 @@ async fn on_upstream(path: &Path) -> Arc<dyn Backend> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_conversation_goes_on_after_the_import_on_the_server_and_back_in_a_file() {
+async fn an_imported_conversation_goes_on_on_a_server_and_in_a_file() {
     if !available() {
         return;
     }
