@@ -1,7 +1,7 @@
 //! How long a power-safe put takes at worst, beside everything else that uses the store.
 //!
 //! `cargo bench --bench tail` runs 16 tasks that put sessions all the time, on a runtime with one thread and a disk whose
-//! `fsync` takes 5 ms longer, and beside them a backup, a change of the data key, a sweep or checkpoints. It prints a
+//! `fsync` takes 5 ms longer, and beside them backups, rotations, sweeps or checkpoints, one after the other. It prints a
 //! table, and writes it to `benches/results/tail.md` with a picture. `WASTORE_LONG=1` takes six times as long.
 
 #![cfg(target_os = "linux")]
@@ -47,7 +47,7 @@ enum Beside {
 const SCENES: [(&str, Beside); 5] = [
     ("nothing else", Beside::Nothing),
     ("backups", Beside::Backups),
-    ("changes of the data key", Beside::Rotation),
+    ("rotations", Beside::Rotation),
     ("sweeps", Beside::Sweeps),
     ("checkpoints", Beside::Checkpoints),
 ];
@@ -135,6 +135,7 @@ fn play(folder: &Path, name: &'static str, beside: Beside, time: Duration) -> Sc
     runtime.block_on(async move {
         let (store, vault, layered) = create(&folder.join(format!("{name}.db"))).await;
         fill(&*layered).await;
+        store.checkpoint().await.unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let tasks: Vec<_> = (0..TASKS)
             .map(|task| {
@@ -198,7 +199,10 @@ async fn work(beside: Beside, store: &SqliteStore, vault: &Vault, layered: &dyn 
                 expires_at: 1,
                 message_ts: 1,
             };
-            layered.put_msg_secrets((0..10_000).map(secret).collect()).await.unwrap();
+            for chunk in 0..10 {
+                let secrets = (chunk * 1000..(chunk + 1) * 1000).map(secret).collect();
+                layered.put_msg_secrets(secrets).await.unwrap();
+            }
             assert_eq!(layered.delete_expired_msg_secrets(2).await.unwrap(), 10_000);
         }
         Beside::Checkpoints => {
