@@ -75,7 +75,7 @@ fn a_killed_rotation_on_a_server_loses_nothing() {
     let campaign = Campaign::start();
     let rotate = format!("rotate {} --key-file key", campaign.url);
     let whole = campaign.time(&rotate);
-    let (kills, mut unfinished) = (kills(40, 1000), 0);
+    let (kills, mut unfinished) = (kills(100, 1000), 0);
     for number in 0..kills {
         campaign.kill(&rotate, whole);
         let inspected = campaign.desk.ok(&format!("inspect {}", campaign.url));
@@ -101,7 +101,7 @@ fn a_killed_revocation_on_a_server_leaves_one_secret() {
     let revoke = |from: &str, to: &str| format!("revoke {} --key-file {from} --new-key-file {to}", campaign.url);
     let whole = campaign.time(&revoke("key", "spare"));
     let (mut current, mut other, mut changed) = ("spare", "key", 0);
-    for _ in 0..kills(40, 1000) {
+    for _ in 0..kills(100, 1000) {
         campaign.kill(&revoke(current, other), whole);
         let opens = |secret: &str| {
             let verify = format!("verify {} --quick --key-file {secret}", campaign.url);
