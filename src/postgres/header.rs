@@ -4,11 +4,12 @@
 //! the header that it was made from. Both copies are read and one is written in one `SERIALIZABLE` transaction: row
 //! locks would not do, because rows that are absent cannot be locked, and two creators would both succeed.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::types::{ToSql, Type};
 
@@ -24,6 +25,7 @@ use crate::error::{Error, PostgresProblem, Result};
 use crate::method::Record;
 use crate::rows::mark::Mark;
 use crate::rows::table::MARK_ADDRESS;
+use crate::sync::IgnorePoison;
 
 const READ: &str = "SELECT record FROM @.sender_keys WHERE account = $1 AND address = $2";
 const WRITE: &str = "INSERT INTO @.sender_keys (account, address, record) VALUES ($1, $2, $3)
@@ -43,32 +45,40 @@ pub(super) struct Change {
 /// A change, and where its outcome goes.
 pub(super) type Order = (Change, oneshot::Sender<Result<()>>);
 
-/// How long the connection is kept for the next change: creating a vault makes several.
+/// The connection of the last change, for the next one: creating a vault makes several.
+type Kept = Arc<Mutex<Option<Link>>>;
+
+/// How long it is kept.
 const KEPT: Duration = Duration::from_secs(1);
 
-/// Makes changes one after the other, on a connection that no other calls use.
+/// Makes changes at once, on connections that no other calls use.
 pub(super) async fn run(core: Arc<Core>, mut orders: mpsc::Receiver<Order>) {
-    let mut kept = None;
+    let (kept, mut changes) = (Kept::default(), JoinSet::new());
     loop {
-        let order = match kept.take() {
-            None => orders.recv().await,
-            Some(link) => match timeout(KEPT, orders.recv()).await {
-                Ok(order) => {
-                    kept = Some(link);
-                    order
-                }
-                Err(_) => {
-                    Link::close(link).await;
-                    continue;
-                }
-            },
-        };
-        let Some((change, reply)) = order else { break };
-        // If the caller is gone, no one receives the outcome.
-        let _ = reply.send(make(&core, &change, &mut kept).await);
+        while changes.try_join_next().is_some() {}
+        let is_idle = changes.is_empty() && kept.lock().ignore_poison().is_none();
+        let order = if is_idle { Ok(orders.recv().await) } else { timeout(KEPT, orders.recv()).await };
+        match order {
+            Ok(Some((change, reply))) => {
+                let (core, kept) = (core.clone(), kept.clone());
+                changes.spawn(async move {
+                    // If the caller is gone, no one receives the outcome.
+                    let _ = reply.send(make(&core, &change, &kept).await);
+                });
+            }
+            Ok(None) => break,
+            Err(_) => keep(&kept, None).await,
+        }
     }
-    if let Some(link) = kept {
-        link.close().await;
+    changes.join_all().await;
+    keep(&kept, None).await;
+}
+
+/// Puts a connection or none in the place of the kept one.
+async fn keep(kept: &Kept, link: Option<Link>) {
+    let before = std::mem::replace(&mut *kept.lock().ignore_poison(), link);
+    if let Some(before) = before {
+        before.close().await;
     }
 }
 
@@ -91,7 +101,7 @@ impl<F: Into<Failure>> From<F> for Refused {
 ///
 /// # Errors
 /// [`Error::HeaderConflict`] if another process wrote the header at the same time, and [`Error::Postgres`].
-async fn make(core: &Arc<Core>, change: &Change, kept: &mut Option<Link>) -> Result<()> {
+async fn make(core: &Arc<Core>, change: &Change, kept: &Kept) -> Result<()> {
     let deadline = Instant::now() + core.options.deadline;
     let mut pauses = Pauses::between_connections();
     let unknown = || problem::of_store(PostgresProblem::OutcomeUnknown);
@@ -121,13 +131,9 @@ async fn make(core: &Arc<Core>, change: &Change, kept: &mut Option<Link>) -> Res
     }
 }
 
-async fn attempt(
-    core: &Arc<Core>,
-    change: &Change,
-    kept: &mut Option<Link>,
-    committing: &mut bool,
-) -> Result<(), Refused> {
-    let link = match kept.take() {
+async fn attempt(core: &Arc<Core>, change: &Change, kept: &Kept, committing: &mut bool) -> Result<(), Refused> {
+    let last = kept.lock().ignore_poison().take();
+    let link = match last {
         Some(link) if !link.is_closed() && core.is_current(&link.server) => link,
         _ => Link::connect(core).await?,
     };
@@ -162,7 +168,7 @@ async fn attempt(
     if link.unsynced() != unsynced {
         return Err(Refused::Failure(Failure::NotSynced));
     }
-    *kept = Some(link);
+    keep(kept, Some(link)).await;
     Ok(())
 }
 
