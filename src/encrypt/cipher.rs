@@ -32,9 +32,9 @@ impl RecordCipher {
         self.ring.epoch(prefix.epoch()).ok_or(Error::UnknownEpoch { record })
     }
 
-    /// `true` if these keys open a record, and the header is not older than it.
-    pub(crate) fn is_current(&self, prefix: &Prefix) -> bool {
-        prefix.generation() <= self.generation && self.ring.epoch(prefix.epoch()).is_some()
+    /// The keys that open a record, if they are here and the header is not older than the record.
+    pub(crate) fn current_keys(&self, prefix: &Prefix) -> Option<&DataKeys> {
+        self.ring.epoch(prefix.epoch()).filter(|_| prefix.generation() <= self.generation)
     }
 
     /// Seals a value with its own nonce.

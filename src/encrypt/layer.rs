@@ -76,8 +76,8 @@ impl EncryptStore {
         value: &mut [u8],
     ) -> Result<Opened> {
         let prefix = Prefix::read(binding.kind, value)?;
-        if held.cipher.is_current(&prefix) {
-            return envelope::open(held.cipher.keys(&prefix, binding.record())?, prefix, binding, value);
+        if let Some(keys) = held.cipher.current_keys(&prefix) {
+            return envelope::open(keys, prefix, binding, value);
         }
         let state = self.vault.state_for(held, binding.record(), prefix.epoch()).await?;
         let opened = envelope::open(state.cipher.keys(&prefix, binding.record())?, prefix, binding, value)?;
@@ -107,8 +107,8 @@ impl EncryptStore {
         value: Bytes,
     ) -> Result<Bytes> {
         let prefix = Prefix::read(binding.kind, &value)?;
-        if held.cipher.is_current(&prefix) {
-            return envelope::open_bytes(held.cipher.keys(&prefix, binding.record())?, prefix, binding, value);
+        if let Some(keys) = held.cipher.current_keys(&prefix) {
+            return envelope::open_bytes(keys, prefix, binding, value);
         }
         let state = self.vault.state_for(held, binding.record(), prefix.epoch()).await?;
         let payload = envelope::open_bytes(state.cipher.keys(&prefix, binding.record())?, prefix, binding, value)?;

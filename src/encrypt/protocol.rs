@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 use super::cipher::RecordCipher;
 use super::columns::{pending_inbound, sent_message};
 use super::format::envelope::{self, Nonce, Prefix, RowBinding, nonce, nonces};
+use super::format::keys::DataKeys;
 use super::format::kind::Kind;
 use super::format::token::{Domain, Token, UNUSED};
 use super::layer::EncryptStore;
@@ -336,7 +337,7 @@ impl EncryptStore {
         decode_text_into(Record::LidMapping, &row.learning_source, &mut value)?;
         let prefix = Prefix::read(Kind::LidMapping, &value)?;
         let state = self.vault.state_for(held, Record::LidMapping, prefix.epoch()).await?;
-        state.cipher.open_lid_mapping(prefix, row, &mut value)?;
+        open_lid_mapping(state.cipher.keys(&prefix, Record::LidMapping)?, prefix, row, &mut value)?;
         self.vault.check_generation(&state, prefix.generation()).await
     }
 
@@ -372,31 +373,10 @@ impl RecordCipher {
         let mut open = |row: &mut LidPnMappingEntry| {
             decode_text_into(Record::LidMapping, &row.learning_source, &mut value)?;
             let prefix = Prefix::read(Kind::LidMapping, &value)?;
-            if !self.is_current(&prefix) {
-                return Err(NotOpened::NewerHeader);
-            }
-            Ok(self.open_lid_mapping(prefix, row, &mut value)?)
+            let keys = self.current_keys(&prefix).ok_or(NotOpened::NewerHeader)?;
+            Ok(open_lid_mapping(keys, prefix, row, &mut value)?)
         };
         rows.iter_mut().enumerate().filter_map(|(at, row)| Some((at, open(row).err()?))).collect()
-    }
-
-    /// Opens a row of the LID table in place; `value` is its envelope.
-    fn open_lid_mapping(&self, prefix: Prefix, row: &mut LidPnMappingEntry, value: &mut [u8]) -> error::Result<()> {
-        let binding = RowBinding::new(Kind::LidMapping, [row.lid.as_bytes(), row.phone_number.as_bytes()], []);
-        let opened = envelope::open(self.keys(&prefix, Record::LidMapping)?, prefix, binding, value)?;
-        let text = |bytes| str::from_utf8(bytes).map_err(|_| TAMPERED_LID);
-        let mut original = opened.parts(value);
-        let (Some(lid), Some(phone_number), None) = (original.next(), original.next(), original.next()) else {
-            return Err(TAMPERED_LID);
-        };
-        let (lid, phone_number, learning_source) = (text(lid)?, text(phone_number)?, text(opened.payload(value))?);
-        // The tokens have room for most names.
-        row.lid.clear();
-        row.lid.push_str(lid);
-        row.phone_number.clear();
-        row.phone_number.push_str(phone_number);
-        row.learning_source = learning_source.to_owned();
-        Ok(())
     }
 
     fn seal_lid_mapping(&self, nonce: &Nonce, entry: &LidPnMappingEntry) -> error::Result<LidPnMappingEntry> {
@@ -433,4 +413,28 @@ impl RecordCipher {
         let sealed = self.seal(nonce, pending_inbound(&token, row.chat, row.sender, row.id), row.message)?;
         Ok((token, sealed))
     }
+}
+
+/// Opens a row of the LID table in place; `value` is its envelope.
+fn open_lid_mapping(
+    keys: &DataKeys,
+    prefix: Prefix,
+    row: &mut LidPnMappingEntry,
+    value: &mut [u8],
+) -> error::Result<()> {
+    let binding = RowBinding::new(Kind::LidMapping, [row.lid.as_bytes(), row.phone_number.as_bytes()], []);
+    let opened = envelope::open(keys, prefix, binding, value)?;
+    let text = |bytes| str::from_utf8(bytes).map_err(|_| TAMPERED_LID);
+    let mut original = opened.parts(value);
+    let (Some(lid), Some(phone_number), None) = (original.next(), original.next(), original.next()) else {
+        return Err(TAMPERED_LID);
+    };
+    let (lid, phone_number, learning_source) = (text(lid)?, text(phone_number)?, text(opened.payload(value))?);
+    // The tokens have room for most names.
+    row.lid.clear();
+    row.lid.push_str(lid);
+    row.phone_number.clear();
+    row.phone_number.push_str(phone_number);
+    row.learning_source = learning_source.to_owned();
+    Ok(())
 }

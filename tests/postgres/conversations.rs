@@ -160,9 +160,7 @@ async fn an_imported_conversation_goes_on_on_a_server_and_in_a_file() {
     let target = on_file(&equal).await.unwrap();
     StoreCopy::new().keep_source().run_all(&server, &target).await.unwrap();
     target.close().await.unwrap();
-    for (before, after) in rows_of_file(&old).into_iter().zip(rows_of_file(&equal)) {
-        assert_eq!(before, after);
-    }
+    assert_eq!(rows_of_file(&old), rows_of_file(&equal));
     let mut alice = Side::open(encrypted(&server).await, ALICE).await;
     say(&mut bob, &mut alice, "to the server", &mut rng).await;
     say(&mut alice, &mut bob, "from the server", &mut rng).await;
