@@ -430,11 +430,14 @@ fn open_lid_mapping(
         return Err(TAMPERED_LID);
     };
     let (lid, phone_number, learning_source) = (text(lid)?, text(phone_number)?, text(opened.payload(value))?);
-    // The tokens have room for most names.
-    row.lid.clear();
-    row.lid.push_str(lid);
-    row.phone_number.clear();
-    row.phone_number.push_str(phone_number);
-    row.learning_source = learning_source.to_owned();
+    // The stored texts have room for most names. Freeing what another thread has allocated would wait for its lock.
+    for (text, name) in [
+        (&mut row.lid, lid),
+        (&mut row.phone_number, phone_number),
+        (&mut row.learning_source, learning_source),
+    ] {
+        text.clear();
+        text.push_str(name);
+    }
     Ok(())
 }

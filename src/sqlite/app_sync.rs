@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use rusqlite::Connection;
+use rusqlite::Statement;
 use wacore::appstate::hash::HashState;
 use wacore::appstate::processor::AppStateMutationMAC;
 use wacore::store::error::Result;
 use wacore::store::traits::{AppStateSyncKey, AppSyncStore};
 
 use super::connection::Statements;
-use super::store::SqliteStore;
+use super::store::{SqliteStore, join};
 use super::write_plan::WritePlan;
 use crate::error::Error;
 use crate::method::Record;
@@ -82,12 +82,15 @@ impl AppSyncStore for SqliteStore {
             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (account, name, index_mac) DO UPDATE
             SET value_mac = excluded.value_mac, version = excluded.version";
         let (account, name, version) = (self.account, name.to_owned(), version.cast_signed());
+        let (bytes, rows) = join(mutations.iter().map(|mac| [&mac.index_mac[..], &mac.value_mac]));
         self.write_rows(
             WritePlan::RELAXED,
             SQL,
-            mutations.to_vec(),
-            |mac| mac.value_mac.len(),
-            move |put, mac| put.execute((account, &name, &mac.index_mac, &mac.value_mac, version)),
+            rows,
+            |[_, value_mac]| value_mac.len(),
+            move |put, [index_mac, value_mac]| {
+                put.execute((account, &name, &bytes[index_mac.clone()], &bytes[value_mac.clone()], version))
+            },
         )
         .await
     }
@@ -98,22 +101,22 @@ impl AppSyncStore for SqliteStore {
 
     async fn get_mutation_macs(&self, name: &str, index_macs: &[[u8; 32]]) -> Result<HashMap<[u8; 32], Vec<u8>>> {
         let (account, name) = (self.account, name.to_owned());
-        let load = move |c: &Connection, index_mac: &[u8; 32]| {
-            let value_mac = c.first(GET_MUTATION_MAC, (account, &name, index_mac), |row| row.get(0))?;
-            Ok(value_mac.map(|value_mac| (*index_mac, value_mac)))
+        let read = move |get: &mut Statement<'_>, index_mac: &[u8; 32]| {
+            get.query_row((account, &name, index_mac), |row| Ok((*index_mac, row.get(0)?)))
         };
-        Ok(self.read_rows(index_macs, load).await?.into_iter().collect())
+        Ok(self.read_rows(GET_MUTATION_MAC, index_macs, read).await?.into_iter().collect())
     }
 
     async fn delete_mutation_macs(&self, name: &str, index_macs: &[Vec<u8>]) -> Result<()> {
         const SQL: &str = "DELETE FROM mutation_macs WHERE account = ?1 AND name = ?2 AND index_mac = ?3";
         let (account, name) = (self.account, name.to_owned());
+        let (bytes, rows) = join(index_macs.iter().map(|index_mac| [&index_mac[..]]));
         self.write_rows(
             WritePlan::RELAXED,
             SQL,
-            index_macs.to_vec(),
+            rows,
             |_| 0,
-            move |delete, index_mac| delete.execute((account, &name, index_mac)),
+            move |delete, [index_mac]| delete.execute((account, &name, &bytes[index_mac.clone()])),
         )
         .await
     }

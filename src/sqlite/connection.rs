@@ -8,7 +8,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{CachedStatement, Connection, ErrorCode, Params, Row, Statement, ToSql};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, Params, Row, Statement, ToSql};
 
 use super::options::SqliteOptions;
 use crate::error::{Error, Result, SqliteProblem};
@@ -279,6 +279,14 @@ pub(super) trait Statements {
         map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>>;
 
+    /// The first row that a query returns for each key, without the keys that have none.
+    fn first_each<K, T>(
+        &self,
+        sql: &'static str,
+        keys: &[K],
+        first: impl Fn(&mut Statement<'_>, &K) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>>;
+
     /// Runs `then` while a query stands at its first row, if it has one, and ends the query. Until
     /// then the connection sees the state of the database that the query has seen.
     fn while_first<T>(
@@ -321,6 +329,17 @@ impl Statements for Connection {
         let mut statement = prepare(self, sql)?;
         let mut rows = statement.query(params)?;
         rows.next()?.map(map).transpose().map_err(|error| of_row(sql, error))
+    }
+
+    fn first_each<K, T>(
+        &self,
+        sql: &'static str,
+        keys: &[K],
+        first: impl Fn(&mut Statement<'_>, &K) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>> {
+        let mut statement = prepare(self, sql)?;
+        let rows = keys.iter().filter_map(|key| first(&mut statement, key).optional().transpose());
+        rows.collect::<rusqlite::Result<_>>().map_err(|error| of_row(sql, error))
     }
 
     fn while_first<T>(

@@ -119,8 +119,9 @@ impl ProtocolStore for SqliteStore {
     }
 
     async fn get_all_lid_mappings(&self) -> Result<Vec<LidPnMappingEntry>> {
+        // In the order of the index `lid_mappings_account`, which a database of an earlier version lacks.
         const SQL: &str = "SELECT lid, phone_number, created_at, updated_at, learning_source FROM lid_mappings
-            WHERE account = ?1";
+            WHERE account = ?1 ORDER BY rowid";
         let account = self.account;
         self.read_long(move |c| c.all(SQL, (account,), lid_mapping)).await
     }

@@ -106,20 +106,32 @@ impl Readers {
         }
     }
 
-    /// Takes a free slot. Each thread prefers its own slot, whose pages are in its processor's
-    /// caches.
+    /// Takes a free slot, if possible one with a connection: each has a page cache of its own. Each
+    /// thread prefers its own slot, whose pages are in its processor's caches.
     fn take(&self) -> (Option<usize>, Option<Connection>) {
         if self.are_closed() {
             return (None, None);
         }
         let preferred = preferred_slot();
-        for number in (0..self.slots.len()).map(|distance| (preferred + distance) % self.slots.len()) {
-            let Some(mut slot) = self.slot(number) else { continue };
-            if let Slot::Free(connection) = mem::replace(&mut *slot, Slot::Lent) {
-                return (Some(number), connection);
-            }
+        let slots = || (0..self.slots.len()).map(|distance| (preferred + distance) % self.slots.len());
+        let open = slots().find_map(|number| self.lend(number, true));
+        match open.or_else(|| slots().find_map(|number| self.lend(number, false))) {
+            Some((number, connection)) => (Some(number), connection),
+            None => (None, None),
         }
-        (None, None)
+    }
+
+    /// Takes a slot if it is free, and if it has a connection where that is asked for.
+    fn lend(&self, number: usize, open: bool) -> Option<(usize, Option<Connection>)> {
+        let mut slot = self.slot(number)?;
+        match &mut *slot {
+            Slot::Free(connection) if connection.is_some() || !open => {
+                let connection = connection.take();
+                *slot = Slot::Lent;
+                Some((number, connection))
+            }
+            _ => None,
+        }
     }
 
     fn slot(&self, number: usize) -> Option<MutexGuard<'_, Slot>> {

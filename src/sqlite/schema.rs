@@ -18,7 +18,8 @@ use crate::printable::printable;
 
 /// `WAST` in ASCII.
 pub(crate) const APPLICATION_ID: i64 = 0x5741_5354;
-const MIGRATIONS: &[&str] = &[include_str!("migrations/1.sql"), include_str!("migrations/2.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/1.sql"), include_str!("migrations/2.sql"), include_str!("migrations/3.sql")];
 /// The newest schema version that this crate knows.
 pub(super) const NEWEST: u32 = MIGRATIONS.len() as u32;
 /// The oldest one that can be read without a migration.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, Statement};
 use wacore::store::error::Result;
 use wacore::store::traits::SignalStore;
 
@@ -136,9 +136,8 @@ impl SignalStore for SqliteStore {
     /// Returns the records in the order of `ids`. Returns an id twice if it is asked for twice.
     async fn load_prekeys_batch(&self, ids: &[u32]) -> Result<Vec<(u32, Bytes)>> {
         let account = self.account;
-        let load =
-            move |c: &Connection, &id: &u32| Ok(c.first(LOAD_PREKEY, (account, id), bytes)?.map(|record| (id, record)));
-        self.read_rows(ids, load).await
+        let read = move |load: &mut Statement<'_>, &id: &u32| load.query_row((account, id), |row| Ok((id, bytes(row)?)));
+        self.read_rows(LOAD_PREKEY, ids, read).await
     }
 
     async fn mark_prekeys_uploaded(&self, ids: &[u32]) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The store, its accounts, and how the methods of the traits run their statements.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -304,29 +305,31 @@ impl SqliteStore {
         self.write(plan, move |c| c.run_each(sql, &rows, &write).map(drop)).await
     }
 
-    /// Looks up every key, and leaves out those that do not exist. Many keys are looked up on a
+    /// Runs a query once per key, and leaves out keys without a row. Many keys are looked up on a
     /// blocking thread.
     pub(super) async fn read_rows<K: Clone + Send + Sync + 'static, T: Send + 'static>(
         &self,
+        sql: &'static str,
         keys: &[K],
-        load: impl Fn(&Connection, &K) -> Result<Option<T>> + Send + Sync + 'static,
+        read: impl Fn(&mut Statement<'_>, &K) -> rusqlite::Result<T> + Send + Sync + 'static,
     ) -> Result<Vec<T>, StoreError> {
-        fn load_all<K, T>(
+        fn read_all<K, T>(
             c: &Connection,
+            sql: &'static str,
             keys: &[K],
-            load: impl Fn(&Connection, &K) -> Result<Option<T>>,
+            read: impl Fn(&mut Statement<'_>, &K) -> rusqlite::Result<T>,
         ) -> Result<Vec<T>> {
             // One snapshot for all keys.
             let snapshot = c.unchecked_transaction()?;
-            let found = keys.iter().filter_map(|key| load(&snapshot, key).transpose()).collect();
+            let found = snapshot.first_each(sql, keys, read);
             drop(snapshot);
             found
         }
         if keys.len() <= INLINE_LOOKUPS {
-            return self.read(|c| load_all(c, keys, &load)).await;
+            return self.read(|c| read_all(c, sql, keys, &read)).await;
         }
         let keys = keys.to_vec();
-        self.read_long(move |c| load_all(c, &keys, &load)).await
+        self.read_long(move |c| read_all(c, sql, &keys, &read)).await
     }
 
     /// Deletes [`SWEEP_ROWS`] rows at a time until none are left, and returns their number. Each
@@ -344,6 +347,21 @@ impl SqliteStore {
             }
         }
     }
+}
+
+/// Puts the parts of many rows into one allocation, for a call that may run on another thread.
+/// Allocating and freeing them one by one would take longer than SQLite does for a small row.
+pub(super) fn join<'a, const N: usize>(
+    rows: impl ExactSizeIterator<Item = [&'a [u8]; N]> + Clone,
+) -> (Vec<u8>, Vec<[Range<usize>; N]>) {
+    let mut bytes = Vec::with_capacity(rows.clone().flatten().map(<[u8]>::len).sum());
+    let mut append = |part: &[u8]| {
+        let start = bytes.len();
+        bytes.extend_from_slice(part);
+        start..bytes.len()
+    };
+    let ranges = rows.map(|row| row.map(&mut append)).collect();
+    (bytes, ranges)
 }
 
 impl Sealed for SqliteStore {}
