@@ -176,10 +176,14 @@ impl Stage {
                 }
             }
             Scene::Client(contacts) => {
-                let batch: Vec<_> =
-                    (0..contacts).map(|number| (address(number), Bytes::from(value(&mut rng, 1500)))).collect();
-                store.put_sessions_batch(&batch).await.map_err(text)?;
-                store.put_sender_keys_batch(&batch).await.map_err(text)?;
+                // A client never writes all of its sessions at once.
+                for start in (0..contacts).step_by(50) {
+                    let chunk = start..contacts.min(start + 50);
+                    let batch: Vec<_> =
+                        chunk.map(|number| (address(number), Bytes::from(value(&mut rng, 1500)))).collect();
+                    store.put_sessions_batch(&batch).await.map_err(text)?;
+                    store.put_sender_keys_batch(&batch).await.map_err(text)?;
+                }
                 for contact in 0..contacts {
                     let token = TcTokenEntry { token: value(&mut rng, 40), token_timestamp: 1, sender_timestamp: None };
                     store.put_tc_token(&lid(contact), &token).await.map_err(text)?;

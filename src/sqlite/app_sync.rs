@@ -78,11 +78,13 @@ impl AppSyncStore for SqliteStore {
     }
 
     async fn put_mutation_macs(&self, name: &str, version: u64, mutations: &[AppStateMutationMAC]) -> Result<()> {
-        const SQL: &str = "INSERT INTO mutation_macs (account, name, index_mac, value_mac, version)
-            VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (account, name, index_mac) DO UPDATE
-            SET value_mac = excluded.value_mac, version = excluded.version";
+        // Without row ids and further indexes, SQLite replaces a row where it is.
+        const SQL: &str = "INSERT OR REPLACE INTO mutation_macs (account, name, index_mac, value_mac, version)
+            VALUES (?1, ?2, ?3, ?4, ?5)";
         let (account, name, version) = (self.account, name.to_owned(), version.cast_signed());
-        let (bytes, rows) = join(mutations.iter().map(|mac| [&mac.index_mac[..], &mac.value_mac]));
+        let (bytes, mut rows) = join(mutations.iter().map(|mac| [&mac.index_mac[..], &mac.value_mac]));
+        // In the order of the table, each of its pages is visited once. Of equal ones the last still wins.
+        rows.sort_by(|[one, _], [other, _]| bytes[one.clone()].cmp(&bytes[other.clone()]));
         self.write_rows(
             WritePlan::RELAXED,
             SQL,
@@ -104,7 +106,9 @@ impl AppSyncStore for SqliteStore {
         let read = move |get: &mut Statement<'_>, index_mac: &[u8; 32]| {
             get.query_row((account, &name, index_mac), |row| Ok((*index_mac, row.get(0)?)))
         };
-        Ok(self.read_rows(GET_MUTATION_MAC, index_macs, read).await?.into_iter().collect())
+        let mut sorted = index_macs.to_vec();
+        sorted.sort_unstable();
+        Ok(self.read_rows(GET_MUTATION_MAC, &sorted, read).await?.into_iter().collect())
     }
 
     async fn delete_mutation_macs(&self, name: &str, index_macs: &[Vec<u8>]) -> Result<()> {
