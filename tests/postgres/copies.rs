@@ -70,8 +70,10 @@ async fn golden_stores_are_equal_after_a_round_trip() {
     for (name, is_encrypted) in [
         ("sqlite-schema-1.db", false),
         ("sqlite-schema-2.db", false),
+        ("sqlite-schema-3.db", false),
         ("sqlite-schema-1-encrypted.db", true),
         ("sqlite-schema-2-encrypted.db", true),
+        ("sqlite-schema-3-encrypted.db", true),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let (old, new) = (folder.path().join("old.db"), folder.path().join("new.db"));

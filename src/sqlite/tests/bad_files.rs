@@ -6,6 +6,7 @@ use rusqlite::Connection;
 use wacore::store::traits::SignalStore;
 
 use super::*;
+use crate::sqlite::schema::NEWEST;
 use crate::error::ForeignFile;
 use crate::testing::canaries;
 
@@ -74,8 +75,8 @@ async fn later_versions_are_refused() {
     drop(store);
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = refused(&path).await;
-    assert!(matches!(error, Error::UnsupportedVersion { found: 99, newest: 2, .. }), "{error:?}");
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
+    assert!(matches!(error, Error::UnsupportedVersion { found: 99, newest: NEWEST, .. }), "{error:?}");
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", NEWEST).unwrap();
     assert!(config().open(&path).await.unwrap().has_session("a").await.unwrap());
 }
 

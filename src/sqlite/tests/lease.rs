@@ -6,10 +6,8 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, kill_process};
 use wacore::store::traits::{DeviceStore, SignalStore};
 
-use super::golden::{PLAIN_1, golden};
-use super::semantics::assert_filled;
 use super::*;
-use crate::method::{Access, Method};
+use crate::method::Method;
 use crate::testing::canaries;
 use crate::{CacheLayer, Key, Record, Stack, Vault, VaultOptions};
 
@@ -475,35 +473,4 @@ async fn a_deleted_account_can_be_used_again() {
     assert!(scratch.store.acquire().await.is_err());
     drop(scratch.store);
     refused(impatient().open(&scratch.path).await, false);
-}
-
-/// A file of the version before leases is read as it is, and migrated when it is opened.
-#[tokio::test]
-async fn a_file_without_leases_is_read_and_migrated() {
-    let (_folder, path) = folder();
-    std::fs::copy(golden(PLAIN_1), &path).unwrap();
-    let before = std::fs::read(&path).unwrap();
-    let version = || {
-        let connection = rusqlite::Connection::open(&path).unwrap();
-        connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)).unwrap()
-    };
-    let reading = SqliteStore::open_read_only(&path).await.unwrap();
-    for method in Method::ALL.iter().filter(|method| method.access() == Access::Read) {
-        canaries::call(&reading, *method).await.unwrap();
-    }
-    assert!(reading.has_session(canaries::SESSION_ADDRESS).await.unwrap());
-    assert_eq!(reading.integrity_check().await.unwrap(), [] as [String; 0]);
-    assert_eq!(problem(reading.put_session("a", b"1").await), SqliteProblem::ReadOnly);
-    let copy = path.with_file_name("copy.db");
-    reading.backup(&copy).await.unwrap();
-    drop(reading);
-    assert_eq!(std::fs::read(&path).unwrap(), before);
-    assert_eq!(version(), 1);
-    SqliteStore::restore(&copy, &path).await.unwrap();
-    assert_eq!(version(), 1);
-    let store = config().open(&path).await.unwrap();
-    assert_filled(&store).await;
-    store.put_session("a", b"1").await.unwrap();
-    drop(store);
-    assert_eq!(version(), 2);
 }
