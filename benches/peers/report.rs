@@ -311,10 +311,11 @@ impl Report {
              <rect width='100%' height='100%' fill='white'/>\n\
              <text x='20' y='20' font-size='14'>How many times as fast as upstream's plaintext SQLite store (longer is faster)</text>\n"
         );
-        for (position, (subject, colour)) in SHOWN.iter().enumerate() {
-            let left = 20 + position * 170;
+        let mut left = 20;
+        for (subject, colour) in SHOWN {
             writeln!(svg, "<rect x='{left}' y='32' width='11' height='11' fill='{colour}'/>").unwrap();
             writeln!(svg, "<text x='{}' y='42'>{subject}</text>", left + 16).unwrap();
+            left += 40 + 7 * subject.len();
         }
         for (ratio, label) in
             [(0.1, "0.1×"), (1.0, "upstream"), (10.0, "10×"), (100.0, "100×"), (1e3, "1000×"), (1e4, "10 000×")]
