@@ -4,13 +4,17 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a failure is a failed test or measurement")]
 
+use std::collections::HashMap;
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use futures::executor::block_on;
 use wacore::store::InMemoryBackend;
+use wacore::store::cache::CacheStore;
 use wacore::store::traits::{Backend, MsgSecretEntry};
 use wastore::{Key, Stack, VaultOptions};
 
@@ -87,5 +91,50 @@ fn other_records(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, sessions, other_records);
+/// The client's external cache, in memory.
+#[derive(Default)]
+struct MemoryCache(Mutex<HashMap<(String, String), Vec<u8>>>);
+
+#[async_trait]
+impl CacheStore for MemoryCache {
+    async fn get(&self, namespace: &str, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        Ok(self.0.lock().unwrap().get(&(namespace.to_owned(), key.to_owned())).cloned())
+    }
+
+    async fn set(&self, namespace: &str, key: &str, value: &[u8], _: Option<Duration>) -> anyhow::Result<()> {
+        self.0.lock().unwrap().insert((namespace.to_owned(), key.to_owned()), value.to_vec());
+        Ok(())
+    }
+
+    async fn delete(&self, namespace: &str, key: &str) -> anyhow::Result<()> {
+        self.0.lock().unwrap().remove(&(namespace.to_owned(), key.to_owned()));
+        Ok(())
+    }
+
+    async fn clear(&self, namespace: &str) -> anyhow::Result<()> {
+        self.0.lock().unwrap().retain(|(of, _), _| of != namespace);
+        Ok(())
+    }
+}
+
+fn external_cache(criterion: &mut Criterion) {
+    const GROUP: &str = "120363021033254949@g.us";
+    let vault = block_on(VaultOptions::new().create(Arc::new(InMemoryBackend::new()), Key::generate().unwrap()));
+    let caches: [(&str, Arc<dyn CacheStore>); 2] = [
+        ("plain", Arc::new(MemoryCache::default())),
+        ("encrypted", vault.unwrap().cache_store(Arc::new(MemoryCache::default()))),
+    ];
+    for (name, cache) in caches {
+        let mut group = criterion.benchmark_group(name);
+        for bytes in [100, 1000] {
+            block_on(cache.set("group", GROUP, &vec![7; bytes], None)).unwrap();
+            group.bench_function(format!("external cache, hit of {bytes} B"), |bencher| {
+                bencher.iter(|| block_on(cache.get("group", black_box(GROUP))).unwrap().unwrap());
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, sessions, other_records, external_cache);
 criterion_main!(benches);

@@ -121,8 +121,9 @@ pub mod vault {
     #[cfg(not(target_arch = "wasm32"))]
     pub use crate::encrypt::FileAnchor;
     pub use crate::encrypt::{
-        Anchor, Argon2Cost, EncryptLayer, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, OnDamage, OpenMode, Padding,
-        Revocation, RollbackAnchor, SlotInfo, SlotKind, Vault, VaultOptions,
+        Anchor, Argon2Cost, EncryptLayer, EncryptedCacheStats, EncryptedCacheStore, HeaderCopy, HeaderInfo,
+        HeaderStore, KdfLimits, OnDamage, OpenMode, Padding, Revocation, RollbackAnchor, SlotInfo, SlotKind, Vault,
+        VaultOptions,
     };
     pub use crate::secret::KeyProvider;
 }

@@ -70,6 +70,8 @@ macro_rules! for_each_record {
                 Device "device" "device" = 18;
                 /// The content that accompanies a database snapshot.
                 SnapshotExtra "snapshot extra" "snapshot_extra" = 19;
+                /// An entry of the client's external cache.
+                CacheEntry "cache entry" "cache_entry" = 20;
             }
             others {
                 /// Sessions and identities together (the prefix query over both).

@@ -61,6 +61,14 @@ impl LookupKeys {
         self.token(Record::PendingInbound, Domain::PendingInbound, &[chat, sender, id])
     }
 
+    pub(super) fn cache_namespace(&self, namespace: &str) -> Result<Token> {
+        self.token(Record::CacheEntry, Domain::CacheNamespace, &[namespace])
+    }
+
+    pub(super) fn cache_key(&self, namespace: &str, key: &str) -> Result<Token> {
+        self.token(Record::CacheEntry, Domain::CacheKey, &[namespace, key])
+    }
+
     pub(super) fn message_secret(&self, chat: &str, sender: &str, msg_id: &str) -> Result<Token> {
         self.token(Record::MessageSecret, Domain::MessageSecret, &[chat, sender, msg_id])
     }

@@ -10,6 +10,7 @@
 //! | `format/` | the stored format: envelope, token, block, keys |
 //! | `layer.rs` | the layer, and the code that the five files below share |
 //! | `signal.rs`, `app_sync.rs`, `protocol.rs`, `device.rs`, `msg_secret.rs` | one file per upstream trait |
+//! | `cache_store.rs` | the same for the client's external cache |
 //! | `cipher.rs` | sealing and opening with the keys of an open vault |
 //! | `columns.rs`, `carrier.rs` | the key columns of each kind of record; where a sealed value lies in typed records |
 //! | `sealed_row.rs` | rows as they are in a table |
@@ -28,6 +29,7 @@
 )]
 
 mod app_sync;
+mod cache_store;
 mod carrier;
 pub(crate) mod cipher;
 pub(crate) mod columns;
@@ -44,6 +46,7 @@ mod signal;
 mod tests;
 pub(crate) mod vault;
 
+pub use cache_store::{EncryptedCacheStats, EncryptedCacheStore};
 pub use format::padding::Padding;
 pub use layer::EncryptLayer;
 pub use vault::copies::{HeaderCopy, HeaderStore};

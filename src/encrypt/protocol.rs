@@ -431,11 +431,9 @@ fn open_lid_mapping(
     };
     let (lid, phone_number, learning_source) = (text(lid)?, text(phone_number)?, text(opened.payload(value))?);
     // The stored texts have room for most names. Freeing what another thread has allocated would wait for its lock.
-    for (text, name) in [
-        (&mut row.lid, lid),
-        (&mut row.phone_number, phone_number),
-        (&mut row.learning_source, learning_source),
-    ] {
+    for (text, name) in
+        [(&mut row.lid, lid), (&mut row.phone_number, phone_number), (&mut row.learning_source, learning_source)]
+    {
         text.clear();
         text.push_str(name);
     }

@@ -238,7 +238,7 @@ fn loss_of(record: Record) -> &'static str {
         Record::SyncKey => "the client asks the phone for it",
         Record::CollectionVersion | Record::MutationMac => "the client fetches the app state again",
         Record::SenderKeyDevice => "the bot sends its sender key to every device of a group once more",
-        Record::LidMapping | Record::DeviceList | Record::GroupMetadata | Record::TcToken => {
+        Record::LidMapping | Record::DeviceList | Record::GroupMetadata | Record::TcToken | Record::CacheEntry => {
             "the client asks the server for it"
         }
         Record::BaseKey => "a collision of session base keys may not be noticed",

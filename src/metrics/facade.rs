@@ -47,7 +47,7 @@ pub const DURATION_BUCKETS: &[f64] = &[
 
 /// Every exported metric, as in the table of the [module](super).
 pub fn exported() -> impl Iterator<Item = ExportedMetric> {
-    let families = [&STORE, &TRANSPORT, &HTTP].into_iter().flat_map(|family| {
+    let families = [&STORE, &TRANSPORT, &HTTP, &CACHE_STORE].into_iter().flat_map(|family| {
         let Family { total, duration, in_flight, slow, rows, bytes, lookups } = family;
         let always = [Some(*total), Some(*duration), Some(*in_flight), Some(*slow)];
         always.into_iter().chain([*rows, Some(*bytes), *lookups]).flatten()
@@ -149,6 +149,36 @@ const HTTP: Family = Family {
     rows: None,
     bytes: counter("wa_http_bytes_total", OP_DIRECTION, Unit::Bytes, "Bodies that were sent and received"),
     lookups: None,
+};
+
+const CACHE_STORE: Family = Family {
+    total: counter("wa_cache_store_op_total", OP_OUTCOME, Unit::Count, "Calls to an external cache by how they ended"),
+    duration: duration("wa_cache_store_op_duration_seconds", "Time of calls to an external cache"),
+    in_flight: gauge("wa_cache_store_op_in_flight", "Calls to an external cache that have not ended"),
+    slow: counter(
+        "wa_cache_store_op_slow_total",
+        OP,
+        Unit::Count,
+        "Calls to an external cache slower than the threshold",
+    ),
+    rows: Some(counter(
+        "wa_cache_store_entries_total",
+        OP_DIRECTION,
+        Unit::Count,
+        "Entries given to the cache and by it",
+    )),
+    bytes: counter(
+        "wa_cache_store_bytes_total",
+        OP_DIRECTION,
+        Unit::Bytes,
+        "Keys and values given to the cache and by it",
+    ),
+    lookups: Some(counter(
+        "wa_cache_store_lookups_total",
+        OP_OUTCOME,
+        Unit::Count,
+        "Entries asked for, by whether they exist: hits and misses",
+    )),
 };
 
 const CACHE: [ExportedMetric; 5] = [
@@ -263,6 +293,7 @@ impl OpExport {
             LayerKind::Store => &STORE,
             LayerKind::Transport => &TRANSPORT,
             LayerKind::Http => &HTTP,
+            LayerKind::CacheStore => &CACHE_STORE,
         };
         let counter = |metric, values: &[_]| recorder.register_counter(&key(metric, values), &METADATA);
         let outcome = |outcome: &Outcome| (*outcome, counter(&family.total, &[layer, op, outcome.label()]));

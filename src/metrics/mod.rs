@@ -2,7 +2,8 @@
 //!
 //! A [`MetricsLayer`] counts the calls that pass one place of a stack. Several of them under different names show the
 //! cost of the layers in between ([`MetricsSnapshot::between`]). [`Metrics::transport_factory`] and
-//! [`Metrics::http_client`] do the same for the network side of the client.
+//! [`Metrics::http_client`] do the same for the network side of the client, [`Metrics::cache_store`] for its external
+//! cache.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -74,18 +75,27 @@
 //! | `wa_http_op_in_flight` | gauge | `layer`, `op` |
 //! | `wa_http_op_slow_total` | counter | `layer`, `op` |
 //! | `wa_http_bytes_total` | counter, bytes | `layer`, `op`, `direction` |
+//! | `wa_cache_store_op_total` | counter | `layer`, `op`, `outcome` |
+//! | `wa_cache_store_op_duration_seconds` | histogram, seconds | `layer`, `op` |
+//! | `wa_cache_store_op_in_flight` | gauge | `layer`, `op` |
+//! | `wa_cache_store_op_slow_total` | counter | `layer`, `op` |
+//! | `wa_cache_store_entries_total` | counter | `layer`, `op`, `direction` |
+//! | `wa_cache_store_bytes_total` | counter, bytes | `layer`, `op`, `direction` |
+//! | `wa_cache_store_lookups_total` | counter | `layer`, `op`, `outcome` |
 //!
 //! The metrics from `wa_store_groups_total` to `wa_store_queue_length` are those of a `PostgresStore`, and need the
 //! feature `postgres`.
 //!
 //! * `layer`: the name given to [`Metrics::layer`], [`Metrics::transport_factory`], [`Metrics::http_client`],
-//!   [`Metrics::track_cache`] or `Metrics::track_postgres`.
+//!   [`Metrics::cache_store`], [`Metrics::track_cache`] or `Metrics::track_postgres`.
 //! * `op`: the operation. For stores, one of the 82 method names, for example `get_session`. For connections,
 //!   `connect`, `connection` (from its beginning to its end), `send`, `receive` and `disconnect`. For HTTP,
-//!   `execute`, `execute_streaming`, `execute_upload` and `streamed_body`.
+//!   `execute`, `execute_streaming`, `execute_upload` and `streamed_body`. For external caches, a call and a namespace,
+//!   for example `get_group`.
 //! * `outcome`: how the call ended, see [`Outcome`].
 //!   * For stores: `ok`, `busy`, `connection`, `validation`, `serialization`, `other` and `cancelled`.
-//!   * For `connect`, `send`, `receive`, `disconnect` and `streamed_body`: `ok`, `error` and `cancelled`.
+//!   * For `connect`, `send`, `receive`, `disconnect`, `streamed_body` and external caches: `ok`, `error` and
+//!     `cancelled`.
 //!   * For `connection`, the reason: `server_close`, `server_error`, `stream_ended`, `read_error`, `local_close`,
 //!     `unknown`, and `cancelled` if the runtime stopped.
 //!   * For HTTP exchanges: `1xx` to `5xx`, `other`, `error` and `cancelled`.
@@ -103,6 +113,7 @@
 //! of the two happens.
 
 mod between;
+mod cache_store;
 mod call;
 mod chart;
 #[cfg(feature = "metrics")]
@@ -127,8 +138,10 @@ use std::time::{Duration, Instant};
 
 use wacore::net::{HttpClient, TransportFactory};
 use wacore::runtime::Runtime;
+use wacore::store::cache::CacheStore;
 
 pub use between::{LayerCost, OpCost};
+pub use cache_store::MetricsCacheStore;
 #[cfg(feature = "metrics")]
 pub use facade::{DURATION_BUCKETS, ExportedMetric, MetricKind, describe, exported};
 pub use histogram::Histogram;
@@ -217,6 +230,13 @@ impl Metrics {
     /// `Bot::builder().with_http_client(..)`.
     pub fn http_client(&self, name: &'static str, client: Arc<dyn HttpClient>) -> MetricsHttpClient {
         MetricsHttpClient::new(self.stats::<network::HttpOp>(name), client)
+    }
+
+    /// Counts the calls to an external cache. Over [`Vault::cache_store`](crate::Vault::cache_store) it tells the hits
+    /// from the misses. Below it, it also sees the errors, which that one hides, and blinded namespaces: all calls then
+    /// count as `other`.
+    pub fn cache_store(&self, name: &'static str, inner: Arc<dyn CacheStore>) -> Arc<MetricsCacheStore> {
+        Arc::new(MetricsCacheStore::new(self.stats::<cache_store::CacheOp>(name), inner))
     }
 
     /// Shows the events of a cache in snapshots, and exports them. The settings of the cache must be final, because

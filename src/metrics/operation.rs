@@ -12,7 +12,7 @@ pub(super) const TARGET: &str = "wastore::metrics";
 
 /// The kind of component that a layer wraps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum LayerKind {
     /// A storage backend.
@@ -21,11 +21,14 @@ pub enum LayerKind {
     Transport,
     /// HTTP exchanges.
     Http,
+    /// The client's external cache.
+    CacheStore,
 }
 
 impl LayerKind {
     /// Every kind.
-    pub const ALL: &'static [LayerKind] = &[LayerKind::Store, LayerKind::Transport, LayerKind::Http];
+    pub const ALL: &'static [LayerKind] =
+        &[LayerKind::Store, LayerKind::Transport, LayerKind::Http, LayerKind::CacheStore];
 }
 
 /// An operation whose calls a layer counts.

@@ -6,7 +6,7 @@ use std::path::Path;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::read::invalid;
-use super::read::{normalized, open, read_to_end};
+use super::read::{normalized, open, open_credential, read_to_end};
 use crate::error::Result;
 
 /// A 32-byte key with full entropy: for machines, and for the further accounts of one process.
@@ -49,6 +49,17 @@ impl Key {
     /// a few values over and over. Such a key still opens an existing vault.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_reader(open(path.as_ref(), "key")?)
+    }
+
+    /// Reads a key from a credential of systemd, which `LoadCredential=` or `LoadCredentialEncrypted=` passes to a
+    /// service: the file of this name in the folder `$CREDENTIALS_DIRECTORY` (<https://systemd.io/CREDENTIALS>). An
+    /// encrypted credential can be bound to the machine's TPM.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) if systemd passed no credentials, or if `name` is not a plain
+    /// name. Those of [`Key::from_file`].
+    pub fn from_credential(name: &str) -> Result<Self> {
+        Self::from_reader(open_credential(name, "key")?)
     }
 
     /// Reads a key to the end of a pipe, a socket or a file: 32 bytes, or 64 hexadecimal digits.

@@ -6,7 +6,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::read::invalid;
-use super::read::{normalized, open, read_to_end, without_line_break};
+use super::read::{normalized, open, open_credential, read_to_end, without_line_break};
 use crate::error::Result;
 use crate::printable::is_printable;
 
@@ -66,6 +66,14 @@ impl Passphrase {
         Self::from_reader(open(path.as_ref(), "passphrase")?)
     }
 
+    /// Reads a passphrase from a credential of systemd, as [`Key::from_credential`](crate::Key::from_credential) does.
+    ///
+    /// # Errors
+    /// Those of [`Key::from_credential`](crate::Key::from_credential) and of [`Passphrase::new`].
+    pub fn from_credential(name: &str) -> Result<Self> {
+        Self::from_reader(open_credential(name, "passphrase")?)
+    }
+
     /// Reads a passphrase to the end of a pipe, a socket or a file.
     ///
     /// # Errors
@@ -78,7 +86,7 @@ impl Passphrase {
     /// Reads a passphrase from an environment variable.
     ///
     /// Other processes of the same user can read the variable too, and child processes inherit it. Prefer
-    /// [`Passphrase::from_file`] with a file from `systemd`'s `LoadCredential=`.
+    /// [`Passphrase::from_credential`].
     ///
     /// # Errors
     /// [`Error::InvalidInput`](crate::Error::InvalidInput) if the variable is not set, or as in [`Passphrase::new`].

@@ -71,6 +71,21 @@ pub(super) fn open(path: &Path, what: &'static str) -> Result<std::fs::File> {
     })
 }
 
+/// Opens a credential that systemd passes to a service.
+pub(super) fn open_credential(name: &str, what: &'static str) -> Result<std::fs::File> {
+    // The names that systemd allows (`credential_name_valid`).
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':');
+    if !(1..=255).contains(&name.len()) || !name.bytes().all(is_plain) || matches!(name, "." | "..") {
+        return Err(invalid("credential", "must be named as in `LoadCredential=`: letters, digits, `.`, `-` and `_`"));
+    }
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|folder| Path::new(folder).is_absolute());
+    let folder = folder.ok_or(invalid(
+        "credential",
+        "was not passed to this process: set `LoadCredential=` in the unit of the service, and start it by systemd",
+    ))?;
+    open(&Path::new(&folder).join(name), what)
+}
+
 /// Reads a secret into memory that is wiped. Refuses a secret of more than `limit` bytes.
 pub(super) fn read_to_end(reader: impl Read, what: &'static str, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
     let (mut buffer, mut chunk) = (WipingBuffer::new(), Zeroizing::new([0; 4096]));

@@ -136,7 +136,8 @@ impl SignalStore for SqliteStore {
     /// Returns the records in the order of `ids`. Returns an id twice if it is asked for twice.
     async fn load_prekeys_batch(&self, ids: &[u32]) -> Result<Vec<(u32, Bytes)>> {
         let account = self.account;
-        let read = move |load: &mut Statement<'_>, &id: &u32| load.query_row((account, id), |row| Ok((id, bytes(row)?)));
+        let read =
+            move |load: &mut Statement<'_>, &id: &u32| load.query_row((account, id), |row| Ok((id, bytes(row)?)));
         self.read_rows(LOAD_PREKEY, ids, read).await
     }
 

@@ -117,6 +117,8 @@ pub(crate) mod fault;
 #[cfg(test)]
 pub(crate) mod gate;
 #[cfg(test)]
+pub(crate) mod memory_cache;
+#[cfg(test)]
 mod redaction;
 mod rule;
 mod rules;

@@ -12,10 +12,12 @@ use async_trait::async_trait;
 use syn::visit::Visit;
 use syn::{Ident, Item, UseTree, Visibility};
 use wacore::store::InMemoryBackend;
+use wacore::store::cache::CacheStore;
 use wacore::store::error::StoreError;
 
 use crate::import::*;
 use crate::maintenance::*;
+use crate::testing::memory_cache::MemoryCache;
 use crate::testing::{Fault, Operation, Rule, Spy, Subject, Tamper, canaries};
 use crate::vault::*;
 use crate::*;
@@ -243,6 +245,13 @@ async fn everything(folder: &Path, printed: &mut Printed) {
     printed.debug("EncryptLayer", &vault.layer());
 
     let metrics = Metrics::new();
+    let external = vault.cache_store(Arc::new(MemoryCache::default()));
+    let counted = metrics.cache_store("redis", external.clone());
+    counted.set("group", canaries::GROUP, canaries::SESSION, None).await.unwrap();
+    counted.get("group", canaries::GROUP).await.unwrap().unwrap();
+    printed.debug("EncryptedCacheStore", &external);
+    printed.debug("EncryptedCacheStats", &external.stats());
+    printed.debug("MetricsCacheStore", &counted);
     let cache = Record::ALL.iter().fold(CacheLayer::new(1 << 20), |cache, record| {
         if CacheLayer::new(0).stats().record(*record).is_some() { cache.with(*record) } else { cache }
     });

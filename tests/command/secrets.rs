@@ -157,12 +157,22 @@ enum Channel {
     StandardInput,
     Descriptor,
     Variable,
+    Command,
+    Credential,
     Terminal,
 }
 
 #[cfg(target_os = "linux")]
 impl Channel {
-    const ALL: [Self; 5] = [Self::File, Self::StandardInput, Self::Descriptor, Self::Variable, Self::Terminal];
+    const ALL: [Self; 7] = [
+        Self::File,
+        Self::StandardInput,
+        Self::Descriptor,
+        Self::Variable,
+        Self::Command,
+        Self::Credential,
+        Self::Terminal,
+    ];
 
     /// Runs a command that reads a passphrase from this source; `new` is `new-` or empty.
     fn run(self, desk: &Desk, arguments: &str, new: &str, bytes: &[u8]) -> Option<i32> {
@@ -173,6 +183,8 @@ impl Channel {
             Self::StandardInput => format!("{arguments} --{new}passphrase-file -"),
             Self::Descriptor => format!("{arguments} --{new}passphrase-fd 0"),
             Self::Variable => format!("{arguments} --{new}passphrase-env SECRET"),
+            Self::Command => arguments.to_owned(),
+            Self::Credential => format!("{arguments} --{new}credential secret"),
             Self::Terminal => {
                 let mut terminal = Terminal::run(desk, arguments);
                 let prompts = if new.is_empty() { &["passphrase: "][..] } else { &["new passphrase: ", "once more: "] };
@@ -192,7 +204,9 @@ impl Channel {
                 use std::os::unix::ffi::OsStrExt;
                 command.env("SECRET", std::ffi::OsStr::from_bytes(bytes));
             }
-            _ => {}
+            Self::Command => drop(command.arg(format!("--{new}passphrase-command")).arg("cat 'secret'")),
+            Self::Credential => drop(command.env("CREDENTIALS_DIRECTORY", desk.path(""))),
+            Self::File | Self::Terminal => {}
         }
         let output = command.output().unwrap();
         output.status.code()
@@ -245,6 +259,65 @@ fn a_passphrase_is_the_same_by_every_channel() {
     }
     // Other white space counts.
     assert_eq!(Channel::File.run(&desk, "verify wa.db", "", b"horse and spaces\n"), Some(3));
+}
+
+#[cfg(unix)]
+#[test]
+fn credentials_of_systemd() {
+    let desk = Desk::new();
+    let with = |arguments: &str, folder: Option<&str>| {
+        let mut command = desk.command(arguments);
+        command.env_remove("CREDENTIALS_DIRECTORY");
+        if let Some(folder) = folder {
+            command.env("CREDENTIALS_DIRECTORY", folder);
+        }
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let folder = desk.path("").to_str().unwrap().to_owned();
+    let here = Some(folder.as_str());
+    assert_eq!(with("init wa.db --new-key-credential key", here).0, Some(0));
+    assert_eq!(with("verify wa.db --quick --key-credential key", here).0, Some(0));
+    assert_eq!(with("keys add wa.db --key-credential key --new-credential old", here).0, Some(0));
+    assert_eq!(with("verify wa.db --quick --credential old", here).0, Some(0));
+    assert_eq!(with("verify wa.db --quick --credential new", here).0, Some(3));
+    for (name, folder, problem) in [
+        ("old", None, "LoadCredential="),
+        ("old", Some("relative"), "LoadCredential="),
+        ("../old", here, "must be named"),
+        ("sub/old", here, "must be named"),
+        ("..", here, "must be named"),
+        ("absent", here, "absent"),
+    ] {
+        let (code, text) = with(&format!("verify wa.db --quick --credential {name}"), folder);
+        assert!(code != Some(0) && code != Some(3) && text.contains(problem), "{name}: {code:?} {text}");
+    }
+    // A new store is not created without its secret.
+    assert_ne!(with("init other.db --new-credential absent", here).0, Some(0));
+    assert!(!desk.path("other.db").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_command_that_prints_no_passphrase_is_named() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-passphrase-file old");
+    for (command, problem) in [
+        ("", "is empty"),
+        ("cat 'old", "open quote"),
+        ("no-such-program", "cannot be started"),
+        ("false", "failed"),
+        ("sh -c 'cat old; exit 3'", "failed"),
+        ("true", "must not be empty"),
+        ("cat /dev/zero", "too long"),
+        ("cat new", "wrong"),
+    ] {
+        let mut verify = desk.command("verify wa.db --quick");
+        let output = verify.arg("--passphrase-command").arg(command).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && text.contains(problem), "{command}: {text}");
+        assert!(!text.contains("horse"), "{command}: {text}");
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 #[cfg(unix)]
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,9 +30,19 @@ pub(crate) struct CurrentSecret {
     /// it there
     #[arg(long, value_name = "NAME", group = "current")]
     passphrase_env: Option<String>,
+    /// Run a command, for example of a password manager, and read the passphrase from its output;
+    /// no shell runs it
+    #[arg(long, value_name = "COMMAND", group = "current")]
+    passphrase_command: Option<String>,
+    /// Read the passphrase from a credential that systemd passes to the service (`LoadCredential=`)
+    #[arg(long, value_name = "NAME", group = "current")]
+    credential: Option<String>,
     /// Open with a key file of 32 random bytes or 64 hexadecimal digits; `-` is standard input
     #[arg(long, value_name = "FILE", group = "current")]
     key_file: Option<PathBuf>,
+    /// Open with a key from a credential of systemd
+    #[arg(long, value_name = "NAME", group = "current")]
+    key_credential: Option<String>,
     /// Open with a recovery key, read from a file; `-` is standard input
     #[arg(long, value_name = "FILE", group = "current")]
     recovery_key_file: Option<PathBuf>,
@@ -53,6 +64,12 @@ pub(crate) struct NewPassphrase {
     /// read it there
     #[arg(long, value_name = "NAME", group = "new")]
     new_passphrase_env: Option<String>,
+    /// Run a command, and read the new passphrase from its output; no shell runs it
+    #[arg(long, value_name = "COMMAND", group = "new")]
+    new_passphrase_command: Option<String>,
+    /// Read the new passphrase from a credential that systemd passes to the service
+    #[arg(long, value_name = "NAME", group = "new")]
+    new_credential: Option<String>,
 }
 
 /// A new secret for the store. Prompts for a passphrase if no option is given.
@@ -63,6 +80,9 @@ pub(crate) struct NewSecret {
     /// Use a new key file of 32 random bytes or 64 hexadecimal digits; `-` is standard input
     #[arg(long, value_name = "FILE", group = "new")]
     new_key_file: Option<PathBuf>,
+    /// Use a new key from a credential of systemd
+    #[arg(long, value_name = "NAME", group = "new")]
+    new_key_credential: Option<String>,
 }
 
 /// A source of a secret that can be read only once.
@@ -93,9 +113,10 @@ impl CurrentSecret {
     /// `true` if an option says where the secret is.
     pub(crate) fn is_given(&self) -> bool {
         let files = [&self.passphrase_file, &self.key_file, &self.recovery_key_file];
+        let names = [&self.passphrase_env, &self.passphrase_command, &self.credential, &self.key_credential];
         files.iter().any(|file| file.is_some())
+            || names.iter().any(|name| name.is_some())
             || self.passphrase_fd.is_some()
-            || self.passphrase_env.is_some()
             || self.recovery_key
     }
 
@@ -131,6 +152,9 @@ impl CurrentSecret {
         if let Some(path) = self.key_file {
             return Ok(key(path)?.into());
         }
+        if let Some(name) = self.key_credential {
+            return Ok(Key::from_credential(&name)?.into());
+        }
         if let Some(path) = self.recovery_key_file {
             let key = if is_stdin(&path) {
                 RecoveryKey::from_reader(standard_input()?)?
@@ -142,7 +166,14 @@ impl CurrentSecret {
         if self.recovery_key {
             return Ok(RecoveryKey::from_reader(&**Terminal::open()?.ask("recovery key: ")?)?.into());
         }
-        Ok(match passphrase(self.passphrase_file, self.passphrase_fd, self.passphrase_env)? {
+        let source = PassphraseSource {
+            file: self.passphrase_file,
+            descriptor: self.passphrase_fd,
+            variable: self.passphrase_env,
+            command: self.passphrase_command,
+            credential: self.credential,
+        };
+        Ok(match source.read()? {
             Some(passphrase) => passphrase.into(),
             None => Passphrase::from_reader(&**Terminal::open()?.ask("passphrase: ")?)?.into(),
         })
@@ -157,12 +188,15 @@ impl NewSecret {
 
     /// `true` if the secret is a key, `false` if it is a passphrase.
     pub(crate) fn is_key(&self) -> bool {
-        self.new_key_file.is_some()
+        self.new_key_file.is_some() || self.new_key_credential.is_some()
     }
 
     pub(crate) async fn read(&self) -> Result<Secret, Failure> {
-        let Some(path) = self.new_key_file.clone() else { return Ok(self.passphrase.read().await?.into()) };
-        on_a_thread(|| Ok(key(path)?.into())).await
+        match (self.new_key_file.clone(), self.new_key_credential.clone()) {
+            (Some(path), _) => on_a_thread(|| Ok(key(path)?.into())).await,
+            (None, Some(name)) => on_a_thread(move || Ok(Key::from_credential(&name)?.into())).await,
+            (None, None) => Ok(self.passphrase.read().await?.into()),
+        }
     }
 }
 
@@ -173,8 +207,14 @@ impl NewPassphrase {
     }
 
     fn read_blocking(self) -> Result<Passphrase, Failure> {
-        let given = passphrase(self.new_passphrase_file, self.new_passphrase_fd, self.new_passphrase_env)?;
-        let passphrase = match given {
+        let source = PassphraseSource {
+            file: self.new_passphrase_file,
+            descriptor: self.new_passphrase_fd,
+            variable: self.new_passphrase_env,
+            command: self.new_passphrase_command,
+            credential: self.new_credential,
+        };
+        let passphrase = match source.read()? {
             Some(passphrase) => passphrase,
             None => {
                 let mut terminal = Terminal::open()?;
@@ -208,18 +248,60 @@ impl NewPassphrase {
 const SHORTEST: usize = 8;
 const ADVISED: usize = 15;
 
-fn passphrase(
+/// Where a passphrase is read from: one of these, or the terminal.
+struct PassphraseSource {
     file: Option<PathBuf>,
     descriptor: Option<Descriptor>,
     variable: Option<String>,
-) -> Result<Option<Passphrase>, Failure> {
-    Ok(match (file, descriptor, variable) {
-        (Some(path), ..) if is_stdin(&path) => Some(Passphrase::from_reader(standard_input()?)?),
-        (Some(path), ..) => Some(Passphrase::from_file(path)?),
-        (_, Some(descriptor), _) => Some(descriptor.read()?),
-        (.., Some(name)) => Some(Passphrase::from_env(&name)?),
-        _ => None,
-    })
+    command: Option<String>,
+    credential: Option<String>,
+}
+
+impl PassphraseSource {
+    /// Returns `None` if no source is given.
+    fn read(self) -> Result<Option<Passphrase>, Failure> {
+        Ok(Some(match self {
+            Self { file: Some(path), .. } if is_stdin(&path) => Passphrase::from_reader(standard_input()?)?,
+            Self { file: Some(path), .. } => Passphrase::from_file(path)?,
+            Self { descriptor: Some(descriptor), .. } => descriptor.read()?,
+            Self { variable: Some(name), .. } => Passphrase::from_env(&name)?,
+            Self { command: Some(command), .. } => output_of(&command)?,
+            Self { credential: Some(name), .. } => Passphrase::from_credential(&name)?,
+            _ => return Ok(None),
+        }))
+    }
+}
+
+/// Runs a command and reads a passphrase from its output. It may ask on the terminal, and its errors are shown.
+fn output_of(command: &str) -> Result<Passphrase, Failure> {
+    let words =
+        shell_words::split(command).map_err(|_| Failure::usage("the command for the passphrase has an open quote"))?;
+    let [program, arguments @ ..] = &words[..] else {
+        return Err(Failure::usage("the command for the passphrase is empty"));
+    };
+    let failed = |problem: &str| {
+        let text = format!("the command for the passphrase {problem}: run it by itself, and see what it prints");
+        Failure::other(io::Error::other(text))
+    };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed(&format!("cannot be started ({error})")))?;
+    let output = child.stdout.take().ok_or_else(|| failed("has no output"))?;
+    let read = Passphrase::from_reader(output);
+    if matches!(read, Err(wastore::Error::InvalidInput { .. } | wastore::Error::File { .. })) {
+        // It may go on writing for ever.
+        child.kill().ok();
+    }
+    let status = child.wait().map_err(Failure::other)?;
+    match read {
+        Ok(passphrase) if status.success() => Ok(passphrase),
+        Ok(_) => Err(failed("failed")),
+        Err(_) if status.code().is_some_and(|code| code != 0) => Err(failed("failed")),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn key(path: PathBuf) -> Result<Key, Failure> {

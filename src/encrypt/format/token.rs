@@ -49,6 +49,8 @@ pub(crate) enum Domain {
     BareIdentityAddress = 19,
     DeviceJid = 20,
     TcTokenJid = 21,
+    CacheNamespace = 22,
+    CacheKey = 23,
     MessageSecretBlock = 30,
 }
 

@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::types::Value;
+use wacore::store::cache::CacheStore;
 use wacore::store::traits::{Backend, MsgSecretEntry};
 
 use super::at_rest::files;
@@ -17,6 +19,7 @@ use crate::encrypt::format::token::Domain;
 use crate::method::{Method, Record};
 use crate::rows::encoding::decode_text;
 use crate::testing::canaries;
+use crate::testing::memory_cache::MemoryCache;
 use crate::upstream::schema::TABLES;
 
 /// The listing in `docs/threat-model.md` matches the database of a full store.
@@ -149,6 +152,17 @@ async fn derive_listing() -> Vec<String> {
     assert!(keyed.contains(parts[1].strip_suffix(".json").unwrap().as_bytes()), "the name is blinded");
     assert!(Prefix::read(Kind::SnapshotExtra, content).is_ok(), "the content is sealed");
     rows.push(format!("| {} | content | name | time |", Record::SnapshotExtra));
+
+    let cache = Arc::new(MemoryCache::default());
+    let an_hour = Some(std::time::Duration::from_secs(3600));
+    vault.cache_store(cache.clone()).set("group", canaries::GROUP, b"{}", an_hour).await.unwrap();
+    for ((namespace, key), value) in &*cache.entries.lock().unwrap() {
+        let lookup = &state.cipher.ring.lookup;
+        assert_eq!(**namespace, *lookup.cache_namespace("group").unwrap(), "the namespace is blinded");
+        assert_eq!(**key, *lookup.cache_key("group", canaries::GROUP).unwrap(), "the key is blinded");
+        assert!(Prefix::read(Kind::CacheEntry, value).is_ok(), "the value is sealed");
+    }
+    rows.push(format!("| {} | value | namespace, key | time of expiry |", Record::CacheEntry));
     assert_eq!(rows.len(), Kind::ALL.len(), "every kind of record");
     rows
 }

@@ -3,6 +3,7 @@
 mod at_rest;
 mod bad_header;
 mod bad_records;
+mod cache_store;
 mod device;
 mod forwarding;
 mod fuzz;

@@ -228,6 +228,8 @@ fn envelope_of_every_kind() {
     let sent = token(Record::SentMessage, Domain::SentMessage, &[chat, message]);
     let pending = token(Record::PendingInbound, Domain::PendingInbound, &[chat, sender, message]);
     let snapshot = token(Record::SnapshotExtra, Domain::SnapshotName, &["decrypt-failure"]);
+    let group_cache = token(Record::CacheEntry, Domain::CacheNamespace, &["group"]);
+    let cached_group = token(Record::CacheEntry, Domain::CacheKey, &["group", chat]);
 
     let sync_key = AppStateSyncKey { key_data: vec![7; 32], fingerprint: vec![8; 4], timestamp: 9 };
     let version = HashState { version: 3, hash: [4; 128], ..Default::default() };
@@ -242,7 +244,7 @@ fn envelope_of_every_kind() {
     let version = json::encode(Record::CollectionVersion, &version).unwrap();
     let device_list = json::encode(Record::DeviceList, &device_list).unwrap();
 
-    let kinds: [(RowBinding<'_>, &[u8]); 15] = [
+    let kinds: [(RowBinding<'_>, &[u8]); 16] = [
         (RowBinding::new(Kind::Identity, [identity.as_bytes()], [ADDRESS.as_bytes()]), &[0x22; 32]),
         (RowBinding::new(Kind::Prekey, [&id], []), b"prekey"),
         (RowBinding::new(Kind::SignedPrekey, [&id], []), b"signed prekey"),
@@ -278,6 +280,10 @@ fn envelope_of_every_kind() {
         ),
         (RowBinding::new(Kind::Device, [], []), b"{}"),
         (RowBinding::new(Kind::SnapshotExtra, [snapshot.as_bytes()], []), b"snapshot extra"),
+        (
+            RowBinding::new(Kind::CacheEntry, [group_cache.as_bytes(), cached_group.as_bytes()], []),
+            b"\x00\xf1\x53\x65\0\0\0\0cache entry",
+        ),
     ];
     let mut report = String::new();
     for (place, payload) in kinds {

@@ -9,9 +9,11 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use prometheus_parse::{Sample, Scrape, Value};
 use wacore::net::{HttpClient, HttpRequest, HttpResponse, TransportFactory};
 use wacore::store::InMemoryBackend;
+use wacore::store::cache::CacheStore;
 use wacore::store::error::StoreError;
 
 use crate::metrics::{DURATION_BUCKETS, ExportedMetric, LayerKind, MetricKind, describe, exported};
+use crate::testing::memory_cache::MemoryCache;
 use crate::testing::{Effect, Fault, Operation, When};
 use crate::{CacheLayer, Layer, Method, Metrics, Stack};
 
@@ -97,6 +99,8 @@ fn scrape_of_everything() -> (String, Scrape) {
             client.execute(HttpRequest::get("https://secret.example")).await.unwrap();
             let factory = metrics.transport_factory("socket", Arc::new(Nothing), Arc::new(whatsapp_rust::TokioRuntime));
             factory.create_transport().await.err().unwrap();
+            let cache = metrics.cache_store("redis", Arc::new(MemoryCache::default()));
+            cache.get("group", "secret").await.unwrap();
         });
     });
     let text = handle.render();

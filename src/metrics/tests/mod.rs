@@ -1,6 +1,7 @@
 //! The counts, the exported series, and that no text names an account or a contact.
 
 mod between;
+mod cache_store;
 mod chart;
 mod counts;
 #[cfg(feature = "metrics")]

@@ -6,8 +6,8 @@ use rusqlite::Connection;
 use wacore::store::traits::SignalStore;
 
 use super::*;
-use crate::sqlite::schema::NEWEST;
 use crate::error::ForeignFile;
+use crate::sqlite::schema::NEWEST;
 use crate::testing::canaries;
 
 /// Opening fails, and changes no file of the folder.

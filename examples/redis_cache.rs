@@ -1,0 +1,296 @@
+//! The client's caches in Redis, encrypted: an implementation of whatsapp-rust's `CacheStore` of 80 lines, and the vault
+//! over it.
+//!
+//! ```sh
+//! cargo run --example redis_cache -- redis://127.0.0.1/
+//! ```
+//!
+//! It fills the client's cache of LID mappings, and prints what Redis holds of it.
+
+#![allow(clippy::print_stdout, reason = "an example talks to a terminal")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, Cmd, RedisResult, cmd};
+use wacore::store::cache::CacheStore;
+use wastore::{Key, Metrics, SqliteStore, Vault};
+use whatsapp_rust::cache_config::CacheConfig;
+use whatsapp_rust::lid_pn_cache::{LearningSource, LidPnCache, LidPnEntry};
+
+/// Entries are keys `PREFIX:NAMESPACE:KEY`.
+struct RedisCache {
+    connection: ConnectionManager,
+    prefix: &'static str,
+}
+
+/// A client that waits for its cache is slower than one without.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl RedisCache {
+    async fn connect(url: &str, prefix: &'static str) -> RedisResult<Self> {
+        let patience = ConnectionManagerConfig::new()
+            .set_number_of_retries(1)
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        let connection = ConnectionManager::new_with_config(Client::open(url)?, patience).await?;
+        Ok(Self { connection, prefix })
+    }
+
+    fn name(&self, namespace: &str, key: &str) -> String {
+        format!("{}:{namespace}:{key}", self.prefix)
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&self, command: &Cmd) -> anyhow::Result<T> {
+        Ok(command.query_async(&mut self.connection.clone()).await?)
+    }
+
+    /// The names of all entries of a namespace.
+    async fn names(&self, namespace: &str) -> anyhow::Result<Vec<String>> {
+        // In a pattern, a backslash takes away the meaning of the next character.
+        let escaped: String = self.name(namespace, "").chars().flat_map(|part| ['\\', part]).collect();
+        let (mut names, mut cursor) = (vec![], 0u64);
+        loop {
+            let mut scan = cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(format!("{escaped}*")).arg("COUNT").arg(1000);
+            let (next, page): (u64, Vec<String>) = self.ask(&scan).await?;
+            names.extend(page);
+            cursor = next;
+            if cursor == 0 {
+                return Ok(names);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl CacheStore for RedisCache {
+    async fn get(&self, namespace: &str, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        self.ask(cmd("GET").arg(self.name(namespace, key))).await
+    }
+
+    async fn set(&self, namespace: &str, key: &str, value: &[u8], ttl: Option<Duration>) -> anyhow::Result<()> {
+        let mut set = cmd("SET");
+        set.arg(self.name(namespace, key)).arg(value);
+        if let Some(ttl) = ttl {
+            set.arg("PX").arg(u64::try_from(ttl.as_millis())?.max(1));
+        }
+        self.ask(&set).await
+    }
+
+    async fn delete(&self, namespace: &str, key: &str) -> anyhow::Result<()> {
+        self.ask(cmd("UNLINK").arg(self.name(namespace, key))).await
+    }
+
+    async fn clear(&self, namespace: &str) -> anyhow::Result<()> {
+        for page in self.names(namespace).await?.chunks(1000) {
+            self.ask::<()>(cmd("UNLINK").arg(page)).await?;
+        }
+        Ok(())
+    }
+    // `entry_count` is for diagnostics, and Redis cannot count them cheaply.
+}
+
+/// A contact of the example.
+fn contact(number: u32) -> LidPnEntry {
+    LidPnEntry::new(format!("{}", 100_000_000_000_000 + u64::from(number)), phone(number), LearningSource::Usync)
+}
+
+fn phone(number: u32) -> String {
+    format!("1555{number:07}")
+}
+
+/// The client's own cache of LID mappings, over an external one. A bot gets it with
+/// `CacheConfig { cache_stores: CacheStores::all(store), .. }`.
+fn client_cache(store: Arc<dyn CacheStore>) -> LidPnCache {
+    LidPnCache::with_config(&CacheConfig::default().lid_pn_cache, Some(store))
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let url = std::env::args().nth(1).ok_or_else(|| anyhow::anyhow!("usage: redis_cache URL"))?;
+    let redis = Arc::new(RedisCache::connect(&url, "wastore-example").await?);
+    // In a bot: the store and the vault that also hold its sessions.
+    let store = SqliteStore::in_memory().await?;
+    let vault = Vault::create(&store, Key::generate()?).await?;
+
+    let metrics = Metrics::new();
+    let sealed = vault.cache_store(redis.clone());
+    let cache = client_cache(metrics.cache_store("redis", sealed.clone()));
+    for number in 0..3 {
+        cache.add(&contact(number)).await;
+        println!("{} is {:?}", phone(number), cache.get_current_lid(&phone(number)).await);
+    }
+    println!("a stranger is {:?}\n\nIn Redis:", cache.get_current_lid("15559999999").await);
+    for name in all_names(&redis).await? {
+        let value: Vec<u8> = redis.ask(cmd("GET").arg(&name)).await?;
+        println!("{name}  {} bytes: {:02x?}…", value.len(), &value[..16]);
+        redis.ask::<()>(cmd("UNLINK").arg(&name)).await?;
+    }
+    println!("\n{}\n{:?}", metrics.snapshot(), sealed.stats());
+    Ok(())
+}
+
+/// The names of all entries of the example, whatever their namespaces.
+async fn all_names(redis: &RedisCache) -> anyhow::Result<Vec<String>> {
+    redis.ask(cmd("KEYS").arg(format!("{}:*", redis.prefix))).await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+    use std::path::Path;
+    use std::process::{Child, Command, Stdio};
+    use std::time::Instant;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A server of its own, reached by a socket in its folder. It ends with the test.
+    struct Server {
+        process: Child,
+        folder: TempDir,
+    }
+
+    impl Server {
+        fn start() -> Option<Self> {
+            if std::env::var_os("WASTORE_NO_REDIS").is_some_and(|value| value == "1") {
+                return None;
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let server = Command::new("redis-server")
+                .args(["--port", "0", "--unixsocket", "redis.sock", "--save", "", "--dir", ".", "--logfile", "log"])
+                .current_dir(folder.path())
+                .stdout(Stdio::null())
+                .spawn();
+            let process = server.expect(
+                "redis-server cannot be started: install it (on Debian: `apt-get install redis-server`), or skip its \
+                 tests with WASTORE_NO_REDIS=1",
+            );
+            Some(Self { process, folder })
+        }
+
+        async fn cache(&self) -> Arc<RedisCache> {
+            let url = format!("redis+unix://{}", self.folder.path().join("redis.sock").display());
+            let start = Instant::now();
+            loop {
+                match RedisCache::connect(&url, "test").await {
+                    Ok(cache) => return Arc::new(cache),
+                    Err(error) => assert!(start.elapsed() < Duration::from_secs(30), "{error}"),
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+
+        /// The memory of the server: every mapping that can be written.
+        #[cfg(target_os = "linux")]
+        fn memory(&self) -> Vec<u8> {
+            use std::os::unix::fs::FileExt;
+            let process = Path::new("/proc").join(self.process.id().to_string());
+            let (memory, mut content) = (std::fs::File::open(process.join("mem")).unwrap(), vec![]);
+            for line in std::fs::read_to_string(process.join("maps")).unwrap().lines() {
+                let mut words = line.split_whitespace();
+                let (range, rights) = (words.next().unwrap(), words.next().unwrap());
+                let Some((start, end)) = range.split_once('-').filter(|_| rights.starts_with("rw")) else { continue };
+                let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
+                let mut part = vec![0; (end - start) as usize];
+                // Some mappings cannot be read.
+                if memory.read_exact_at(&mut part, start).is_ok() {
+                    content.extend(part);
+                }
+            }
+            content
+        }
+    }
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            self.process.kill().ok();
+            self.process.wait().ok();
+        }
+    }
+
+    async fn vault() -> Vault {
+        Vault::create(&SqliteStore::in_memory().await.unwrap(), Key::generate().unwrap()).await.unwrap()
+    }
+
+    const CONTACTS: u32 = 200;
+
+    async fn fill(cache: &LidPnCache) {
+        for number in 0..CONTACTS {
+            cache.add(&contact(number)).await;
+        }
+    }
+
+    async fn known(cache: &LidPnCache) -> usize {
+        let mut known = 0;
+        for number in 0..CONTACTS {
+            let lid = cache.get_current_lid(&phone(number)).await;
+            assert!(lid.as_ref().is_none_or(|lid| *lid == *contact(number).lid), "{lid:?}");
+            known += usize::from(lid.is_some());
+        }
+        known
+    }
+
+    fn names_in(content: &[u8]) -> usize {
+        let found = |name: &str| memchr::memmem::find(content, name.as_bytes()).is_some();
+        let names = (0..CONTACTS).flat_map(|number| [phone(number), contact(number).lid.to_string()]);
+        names.chain(["lid_pn_by".to_owned()]).filter(|name| found(name)).count()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn redis_holds_no_name_and_no_value() {
+        let Some(server) = Server::start() else { return };
+        let (redis, vault) = (server.cache().await, vault().await);
+        let cache = client_cache(vault.cache_store(redis.clone()));
+        fill(&cache).await;
+        assert_eq!(known(&cache).await, CONTACTS as usize);
+        redis.ask::<()>(&cmd("SAVE")).await.unwrap();
+        let dump = std::fs::read(server.folder.path().join("dump.rdb")).unwrap();
+        assert!(dump.len() > 2 * CONTACTS as usize * 100, "{}", dump.len());
+        assert_eq!((names_in(&dump), names_in(&server.memory())), (0, 0));
+        // Without the vault, all of them are there.
+        fill(&client_cache(redis.clone())).await;
+        assert_eq!(names_in(&server.memory()), 2 * CONTACTS as usize + 1);
+    }
+
+    #[tokio::test]
+    async fn accounts_that_share_redis_never_meet() {
+        let Some(server) = Server::start() else { return };
+        let (redis, one, two) = (server.cache().await, vault().await, vault().await);
+        let (first, second) =
+            (client_cache(one.cache_store(redis.clone())), client_cache(two.cache_store(redis.clone())));
+        fill(&first).await;
+        assert_eq!((known(&first).await, known(&second).await), (CONTACTS as usize, 0));
+        two.cache_store(redis.clone()).clear("lid_pn_by_pn").await.unwrap();
+        assert_eq!(known(&first).await, CONTACTS as usize);
+        one.rotate_data_key().await.unwrap();
+        assert_eq!(known(&first).await, 0);
+        fill(&first).await;
+        one.cache_store(redis.clone()).clear("lid_pn_by_pn").await.unwrap();
+        assert_eq!(known(&first).await, 0);
+        assert_eq!(all_names(&redis).await.unwrap().len(), CONTACTS as usize, "the other namespace is left");
+    }
+
+    #[tokio::test]
+    async fn a_redis_that_is_gone_or_hangs_is_a_miss() {
+        let Some(mut server) = Server::start() else { return };
+        let (redis, vault) = (server.cache().await, vault().await);
+        let sealed = vault.cache_store(redis.clone());
+        sealed.set("group", "g", b"members", None).await.unwrap();
+        redis.ask::<()>(cmd("CLIENT").arg("PAUSE").arg(3000)).await.unwrap();
+        let start = Instant::now();
+        assert_eq!(sealed.get("group", "g").await.unwrap(), None);
+        assert!(start.elapsed() < Duration::from_secs(10));
+        server.process.kill().unwrap();
+        server.process.wait().unwrap();
+        assert_eq!(sealed.get("group", "g").await.unwrap(), None);
+        sealed.set("group", "g", b"members", Some(PATIENCE)).await.unwrap();
+        assert!(sealed.stats().failed >= 3, "{:?}", sealed.stats());
+    }
+}
