@@ -138,9 +138,9 @@ async fn all_names(redis: &RedisCache) -> anyhow::Result<Vec<String>> {
     redis.ask(cmd("KEYS").arg(format!("{}:*", redis.prefix))).await
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+    #![allow(clippy::expect_used, clippy::print_stderr, clippy::unwrap_used, reason = "a failure is a failed test")]
 
     use std::path::Path;
     use std::process::{Child, Command, Stdio};
@@ -159,6 +159,7 @@ mod tests {
     impl Server {
         fn start() -> Option<Self> {
             if std::env::var_os("WASTORE_NO_REDIS").is_some_and(|value| value == "1") {
+                eprintln!("skipped: WASTORE_NO_REDIS is set");
                 return None;
             }
             let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@
 //! | [`encryption`] | secrets, key slots, rollback anchors, new keys |
 //! | [`sqlite`] | the own store, in a file |
 //! | [`postgres`] | the own store over PostgreSQL: leases, roles, failover, Kubernetes |
-//! | [`cache`] | the cache over a slow store |
+//! | [`cache`] | the cache over a slow store; the client's external cache |
 //! | [`metrics`] | how long calls take, and why |
 //! | [`command`] | the command `wastore` |
 //! | [`operations`] | backups, restoring, containers, Kubernetes, upgrades |

@@ -28,13 +28,18 @@ use crate::error::Error;
 
 /// An external cache whose entries are sealed and whose names are blinded. Made by [`Vault::cache_store`].
 ///
-/// It never returns an error, because whatsapp-rust logs the key of a failed call: a JID or a phone number. A call that
-/// fails is a miss, or does nothing, and is counted in [`EncryptedCacheStore::stats`]. An entry that could not be
-/// deleted stays until it expires, as in whatsapp-rust itself.
+/// Every call makes one call to the inner store. It never returns an error, because whatsapp-rust logs the key of a
+/// failed call: a JID or a phone number. A call that fails is a miss, or does nothing, and is counted in
+/// [`EncryptedCacheStore::stats`]. An entry that could not be deleted or replaced stays until it expires.
 ///
-/// An entry is a miss, and is deleted, if another vault or an earlier data key sealed it, if it was altered or moved to
-/// another key, or if it is past its time of expiry. So a change of the data key empties the cache. An attacker who can
-/// write to the inner store can put an entry back to an earlier content until that content expires.
+/// An entry is a miss if another vault or another data key than the current one sealed it, if it was altered or moved to
+/// another key, or if it has expired. It stays in the inner store until it is replaced or deleted. An attacker who can
+/// write there can put an entry back to an earlier content until that content expires.
+///
+/// whatsapp-rust gives groups and device lists an hour, and LID mappings no time of expiry. It fills the cache of LID
+/// mappings at its start. So after a change of the data key, clear the inner store and restart the client.
+///
+/// Over a read-only vault it only reads.
 ///
 /// The inner store sees how many entries there are in each of four namespaces, their sizes (see
 /// [`Padding`](crate::vault::Padding)), their times of expiry, and which entries are read and written when.
@@ -49,9 +54,9 @@ pub struct EncryptedCacheStore {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EncryptedCacheStats {
-    /// Calls that the inner store failed, and calls after the vault was closed.
+    /// Calls that the inner store failed, calls after the vault was closed, and changes over a read-only vault.
     pub failed: u64,
-    /// Entries that were found and not trusted: damaged, expired, under an earlier data key, or not of this vault.
+    /// Entries that were found and not trusted: damaged, expired, under another data key, or not of this vault.
     pub refused: u64,
 }
 
@@ -91,25 +96,26 @@ impl EncryptedCacheStore {
         let Some(value) = self.inner.get(&place.namespace, &place.key).await? else { return Ok(None) };
         self.vault.refuse_closed()?;
         let opened = place.open(&self.vault.state(), value);
-        if opened.is_none() {
-            self.refused.fetch_add(1, Relaxed);
-            self.inner.delete(&place.namespace, &place.key).await?;
-        }
+        // It is not deleted: another task may just have replaced it.
+        self.refused.fetch_add(u64::from(opened.is_none()), Relaxed);
         Ok(opened)
     }
 
     async fn store(&self, namespace: &str, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<()> {
+        self.vault.refuse_change("set")?;
         let place = self.place(namespace, key)?;
         let sealed = place.seal(&self.vault.state(), value, ttl)?;
         Ok(self.inner.set(&place.namespace, &place.key, &sealed, ttl).await?)
     }
 
     async fn remove(&self, namespace: &str, key: &str) -> Result<()> {
+        self.vault.refuse_change("delete")?;
         let place = self.place(namespace, key)?;
         Ok(self.inner.delete(&place.namespace, &place.key).await?)
     }
 
     async fn remove_all(&self, namespace: &str) -> Result<()> {
+        self.vault.refuse_change("clear")?;
         let namespace = self.namespace(namespace)?;
         Ok(self.inner.clear(&namespace).await?)
     }

@@ -73,8 +73,8 @@ pub(super) fn open(path: &Path, what: &'static str) -> Result<std::fs::File> {
 
 /// Opens a credential that systemd passes to a service.
 pub(super) fn open_credential(name: &str, what: &'static str) -> Result<std::fs::File> {
-    // The names that systemd allows (`credential_name_valid`).
-    let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':');
+    // systemd allows a few more characters, with which a name could lead out of the folder on other systems.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     if !(1..=255).contains(&name.len()) || !name.bytes().all(is_plain) || matches!(name, "." | "..") {
         return Err(invalid("credential", "must be named as in `LoadCredential=`: letters, digits, `.`, `-` and `_`"));
     }
@@ -99,7 +99,7 @@ pub(super) fn read_to_end(reader: impl Read, what: &'static str, limit: usize) -
         }
     }
     let bytes = buffer.into_bytes();
-    if bytes.len() > limit { Err(invalid(what, "file is too long")) } else { Ok(bytes) }
+    if bytes.len() > limit { Err(invalid(what, "is too long")) } else { Ok(bytes) }
 }
 
 pub(super) const fn invalid(what: &'static str, problem: &'static str) -> Error {

@@ -287,6 +287,7 @@ fn credentials_of_systemd() {
         ("../old", here, "must be named"),
         ("sub/old", here, "must be named"),
         ("..", here, "must be named"),
+        ("..\\old", here, "must be named"),
         ("absent", here, "absent"),
     ] {
         let (code, text) = with(&format!("verify wa.db --quick --credential {name}"), folder);
@@ -317,6 +318,32 @@ fn a_command_that_prints_no_passphrase_is_named() {
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && text.contains(problem), "{command}: {text}");
         assert!(!text.contains("horse"), "{command}: {text}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interruption_ends_the_command_for_a_passphrase() {
+    use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-passphrase-file old");
+    // The second one has closed its output, and goes on.
+    for script in ["echo $$ >pid; exec sleep 100", "echo $$ >pid; cat old; exec sleep 100 >/dev/null"] {
+        std::fs::remove_file(desk.path("pid")).ok();
+        let mut verify = desk.command("verify wa.db --quick");
+        let mut verify = verify.arg("--passphrase-command").arg(format!("sh -c '{script}'")).spawn().unwrap();
+        let asked = loop {
+            let pid = std::fs::read_to_string(desk.path("pid")).unwrap_or_default();
+            match pid.strip_suffix('\n') {
+                Some(pid) => break Pid::from_raw(pid.parse().unwrap()).unwrap(),
+                None => std::thread::sleep(std::time::Duration::from_millis(10)),
+            }
+        };
+        test_kill_process(asked).unwrap();
+        kill_process(Pid::from_child(&verify), Signal::TERM).unwrap();
+        assert_eq!(verify.wait().unwrap().code(), Some(130), "{script}");
+        assert!(test_kill_process(asked).is_err(), "{script}: it still runs");
     }
 }
 

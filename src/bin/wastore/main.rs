@@ -7,7 +7,7 @@
 //! | `manual.rs` | shell completions and manual pages |
 //! | `place.rs` | where a store is: a path or a URL |
 //! | `stores.rs` | opening the store and choosing its accounts |
-//! | `secrets.rs` | reading secrets: from files, descriptors, variables and the terminal |
+//! | `secrets.rs` | reading secrets: from files, descriptors, variables, commands, credentials and the terminal |
 //! | `terminal.rs` | prompts and output |
 //! | `interruption.rs` | signals, and cleaning up after one |
 //! | `failure.rs` | failures, and their exit codes |
@@ -71,6 +71,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             if failure.code == INTERRUPTED {
+                secrets::end_command();
                 end_background_work();
                 restore_terminal();
                 makes.tell_what_is_done();

@@ -1,13 +1,15 @@
-//! Reading secrets from files, descriptors, variables and the terminal.
+//! Reading secrets from files, descriptors, variables, commands, credentials of systemd and the terminal.
 
 use std::fs::File;
 use std::io::{self, Read};
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 #[cfg(unix)]
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use clap::Args;
 use wastore::{Key, Passphrase, RecoveryKey, Secret, Vault, VaultOptions};
@@ -31,7 +33,7 @@ pub(crate) struct CurrentSecret {
     #[arg(long, value_name = "NAME", group = "current")]
     passphrase_env: Option<String>,
     /// Run a command, for example of a password manager, and read the passphrase from its output;
-    /// no shell runs it
+    /// it is split into words as by a shell, but no shell runs it
     #[arg(long, value_name = "COMMAND", group = "current")]
     passphrase_command: Option<String>,
     /// Read the passphrase from a credential that systemd passes to the service (`LoadCredential=`)
@@ -64,7 +66,8 @@ pub(crate) struct NewPassphrase {
     /// read it there
     #[arg(long, value_name = "NAME", group = "new")]
     new_passphrase_env: Option<String>,
-    /// Run a command, and read the new passphrase from its output; no shell runs it
+    /// Run a command, and read the new passphrase from its output; it is split into words as by a
+    /// shell, but no shell runs it
     #[arg(long, value_name = "COMMAND", group = "new")]
     new_passphrase_command: Option<String>,
     /// Read the new passphrase from a credential that systemd passes to the service
@@ -272,36 +275,70 @@ impl PassphraseSource {
     }
 }
 
+/// The command that is asked for a passphrase.
+struct Asked {
+    child: Option<Child>,
+    /// This program was interrupted.
+    interrupted: bool,
+}
+
+fn asked() -> MutexGuard<'static, Asked> {
+    static ASKED: Mutex<Asked> = Mutex::new(Asked { child: None, interrupted: false });
+    ASKED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends a command that is asked for a passphrase, because this program was interrupted.
+pub(crate) fn end_command() {
+    let mut asked = asked();
+    asked.interrupted = true;
+    if let Some(mut child) = asked.child.take() {
+        child.kill().ok();
+        child.wait().ok();
+    }
+}
+
 /// Runs a command and reads a passphrase from its output. It may ask on the terminal, and its errors are shown.
 fn output_of(command: &str) -> Result<Passphrase, Failure> {
-    let words =
-        shell_words::split(command).map_err(|_| Failure::usage("the command for the passphrase has an open quote"))?;
-    let [program, arguments @ ..] = &words[..] else {
-        return Err(Failure::usage("the command for the passphrase is empty"));
-    };
     let failed = |problem: &str| {
         let text = format!("the command for the passphrase {problem}: run it by itself, and see what it prints");
         Failure::other(io::Error::other(text))
     };
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed(&format!("cannot be started ({error})")))?;
-    let output = child.stdout.take().ok_or_else(|| failed("has no output"))?;
+    let output = start(command, failed)?;
+    // Afterwards the pipe is closed, so a command that writes for ever ends.
     let read = Passphrase::from_reader(output);
-    if matches!(read, Err(wastore::Error::InvalidInput { .. } | wastore::Error::File { .. })) {
-        // It may go on writing for ever.
-        child.kill().ok();
-    }
-    let status = child.wait().map_err(Failure::other)?;
+    let status = loop {
+        match asked().child.as_mut().map(Child::try_wait) {
+            Some(Ok(Some(status))) => break status,
+            Some(Ok(None)) => {}
+            Some(Err(error)) => return Err(Failure::other(error)),
+            None => return Err(failed("was ended")),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
     match read {
         Ok(passphrase) if status.success() => Ok(passphrase),
         Ok(_) => Err(failed("failed")),
         Err(_) if status.code().is_some_and(|code| code != 0) => Err(failed("failed")),
         Err(error) => Err(error.into()),
     }
+}
+
+fn start(command: &str, failed: impl Fn(&str) -> Failure) -> Result<ChildStdout, Failure> {
+    let words =
+        shell_words::split(command).map_err(|_| Failure::usage("the command for the passphrase has an open quote"))?;
+    let [program, arguments @ ..] = &words[..] else {
+        return Err(Failure::usage("the command for the passphrase is empty"));
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut asked = asked();
+    if asked.interrupted {
+        return Err(failed("was not started"));
+    }
+    let mut child = command.spawn().map_err(|error| failed(&format!("cannot be started ({error})")))?;
+    let output = child.stdout.take();
+    asked.child = Some(child);
+    output.ok_or_else(|| failed("has no output"))
 }
 
 fn key(path: PathBuf) -> Result<Key, Failure> {

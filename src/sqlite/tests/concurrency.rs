@@ -271,6 +271,33 @@ async fn one_reader_serves_many_long_queries() {
     assert_eq!(scratch.store.database.open_connections(), 2);
 }
 
+/// Each connection has a page cache of its own.
+#[test]
+fn threads_that_take_turns_share_one_reader() {
+    let scratch = futures::executor::block_on(Scratch::new());
+    let (occupied, wait) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let database = scratch.store.database.clone();
+    let writer = std::thread::spawn(move || {
+        let occupy = move |_: &rusqlite::Connection| {
+            occupied.send(()).unwrap();
+            released.recv().unwrap();
+            Ok(())
+        };
+        futures::executor::block_on(database.write(WritePlan::MAINTENANCE, occupy)).unwrap();
+    });
+    wait.recv().unwrap();
+    for _ in 0..8 {
+        // Each thread prefers a slot of its own.
+        let store = scratch.store.clone();
+        let read = move || futures::executor::block_on(store.has_session("a")).unwrap();
+        assert!(!std::thread::spawn(read).join().unwrap());
+    }
+    assert_eq!(scratch.store.database.open_connections(), 2);
+    release.send(()).unwrap();
+    writer.join().unwrap();
+}
+
 /// Exactly one of many takers gets a message.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_message_has_one_taker() {

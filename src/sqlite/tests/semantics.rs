@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use wacore::appstate::processor::AppStateMutationMAC;
 use wacore::store::Device;
 use wacore::store::traits::{
     AppSyncStore, Backend, DeviceStore, LidPnMappingEntry, MsgSecretEntry, MsgSecretStore, PendingInboundRow,
@@ -236,4 +237,17 @@ fn the_store_is_a_backend_and_names_itself() {
     });
     // Under an executor that is not a runtime.
     futures::executor::block_on(canaries::fill(&*store));
+}
+
+/// They are written in the order of the table, not of the batch.
+#[tokio::test]
+async fn of_equal_mutation_macs_in_a_batch_the_last_wins() {
+    let store = store().await;
+    let mac = |number: u8| AppStateMutationMAC { index_mac: vec![number % 20; 32], value_mac: vec![number; 32] };
+    let macs: Vec<_> = (0..200).rev().map(mac).chain((0..200).map(mac)).collect();
+    store.put_mutation_macs("regular", 1, &macs).await.unwrap();
+    let indexes: Vec<_> = (0..20).map(|number| [number; 32]).collect();
+    let found = store.get_mutation_macs("regular", &indexes).await.unwrap();
+    assert_eq!(found.len(), 20);
+    assert!(found.iter().all(|(index, value)| value[..] == [180 + index[0]; 32]), "{found:?}");
 }
