@@ -47,10 +47,10 @@ impl RedisCache {
         Ok(command.query_async(&mut self.connection.clone()).await?)
     }
 
-    /// The names of all entries of a namespace.
-    async fn names(&self, namespace: &str) -> anyhow::Result<Vec<String>> {
+    /// The names of all entries that begin like this.
+    async fn names(&self, begin: &str) -> anyhow::Result<Vec<String>> {
         // In a pattern, a backslash takes away the meaning of the next character.
-        let escaped: String = self.name(namespace, "").chars().flat_map(|part| ['\\', part]).collect();
+        let escaped: String = begin.chars().flat_map(|part| ['\\', part]).collect();
         let (mut names, mut cursor) = (vec![], 0u64);
         loop {
             let mut scan = cmd("SCAN");
@@ -85,7 +85,7 @@ impl CacheStore for RedisCache {
     }
 
     async fn clear(&self, namespace: &str) -> anyhow::Result<()> {
-        for page in self.names(namespace).await?.chunks(1000) {
+        for page in self.names(&self.name(namespace, "")).await?.chunks(1000) {
             self.ask::<()>(cmd("UNLINK").arg(page)).await?;
         }
         Ok(())
@@ -124,18 +124,13 @@ async fn main() -> anyhow::Result<()> {
         println!("{} is {:?}", phone(number), cache.get_current_lid(&phone(number)).await);
     }
     println!("a stranger is {:?}\n\nIn Redis:", cache.get_current_lid("15559999999").await);
-    for name in all_names(&redis).await? {
+    for name in redis.names(redis.prefix).await? {
         let value: Vec<u8> = redis.ask(cmd("GET").arg(&name)).await?;
         println!("{name}  {} bytes: {:02x?}…", value.len(), &value[..16]);
         redis.ask::<()>(cmd("UNLINK").arg(&name)).await?;
     }
     println!("\n{}\n{:?}", metrics.snapshot(), sealed.stats());
     Ok(())
-}
-
-/// The names of all entries of the example, whatever their namespaces.
-async fn all_names(redis: &RedisCache) -> anyhow::Result<Vec<String>> {
-    redis.ask(cmd("KEYS").arg(format!("{}:*", redis.prefix))).await
 }
 
 #[cfg(all(test, unix))]
@@ -275,7 +270,7 @@ mod tests {
         fill(&first).await;
         one.cache_store(redis.clone()).clear("lid_pn_by_pn").await.unwrap();
         assert_eq!(known(&first).await, 0);
-        assert_eq!(all_names(&redis).await.unwrap().len(), CONTACTS as usize, "the other namespace is left");
+        assert_eq!(redis.names(redis.prefix).await.unwrap().len(), CONTACTS as usize, "the other namespace is left");
     }
 
     #[tokio::test]

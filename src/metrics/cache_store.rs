@@ -37,8 +37,7 @@ impl fmt::Debug for MetricsCacheStore {
     }
 }
 
-#[cfg_attr(target_arch = "wasm32", async_trait(?Send))]
-#[cfg_attr(not(target_arch = "wasm32"), async_trait)]
+#[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl CacheStore for MetricsCacheStore {
     async fn get(&self, namespace: &str, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
@@ -98,55 +97,54 @@ enum CacheCall {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CacheOp {
     call: CacheCall,
-    /// A place in [`NAMESPACES`], or behind its end.
+    /// A place in [`NAMESPACES`].
     namespace: usize,
 }
 
-/// The namespaces of whatsapp-rust 0.7 (`client/caches.rs`).
-const NAMESPACES: [&str; 4] = ["group", "device_registry", "lid_pn_by_lid", "lid_pn_by_pn"];
-const PLACES: usize = NAMESPACES.len() + 1;
 const CALLS: [CacheCall; 5] =
     [CacheCall::Get, CacheCall::Set, CacheCall::Delete, CacheCall::Clear, CacheCall::EntryCount];
 
-macro_rules! names {
-    ($($call:literal)*) => {
-        [$([
-            concat!($call, "_group"),
-            concat!($call, "_device_registry"),
-            concat!($call, "_lid_pn_by_lid"),
-            concat!($call, "_lid_pn_by_pn"),
-            concat!($call, "_other"),
-        ]),*]
+macro_rules! define_namespaces {
+    ($($namespace:literal)*) => {
+        const NAMESPACES: &[&str] = &[$($namespace),*];
+        /// The names of the operations by namespace, in the order of [`CALLS`].
+        const NAMES: &[[&str; CALLS.len()]] = &[$([
+            concat!("get_", $namespace),
+            concat!("set_", $namespace),
+            concat!("delete_", $namespace),
+            concat!("clear_", $namespace),
+            concat!("entry_count_", $namespace),
+        ]),*];
     };
 }
-
-const NAMES: [[&str; PLACES]; CALLS.len()] = names!("get" "set" "delete" "clear" "entry_count");
+// Those of whatsapp-rust 0.7 (`lid_pn_cache.rs` and others), and at the end any other.
+define_namespaces!("group" "device_registry" "lid_pn_by_lid" "lid_pn_by_pn" "other");
 
 impl CacheOp {
     fn new(call: CacheCall, namespace: &str) -> Self {
         let known = NAMESPACES.iter().position(|known| *known == namespace);
-        Self { call, namespace: known.unwrap_or(NAMESPACES.len()) }
+        Self { call, namespace: known.unwrap_or(NAMESPACES.len() - 1) }
     }
 }
 
 impl Operation for CacheOp {
     const KIND: LayerKind = LayerKind::CacheStore;
     const ALL: &'static [Self] = &{
-        let mut all = [CacheOp { call: CacheCall::Get, namespace: 0 }; CALLS.len() * PLACES];
+        let mut all = [CacheOp { call: CacheCall::Get, namespace: 0 }; CALLS.len() * NAMESPACES.len()];
         let mut at = 0;
         while at < all.len() {
-            all[at] = CacheOp { call: CALLS[at / PLACES], namespace: at % PLACES };
+            all[at] = CacheOp { call: CALLS[at % CALLS.len()], namespace: at / CALLS.len() };
             at += 1;
         }
         all
     };
 
     fn name(self) -> &'static str {
-        NAMES[self.call as usize][self.namespace]
+        NAMES[self.namespace][self.call as usize]
     }
 
     fn index(self) -> usize {
-        self.call as usize * PLACES + self.namespace
+        self.namespace * CALLS.len() + self.call as usize
     }
 
     fn looks_up(self) -> bool {

@@ -108,7 +108,7 @@ impl AppSyncStore for SqliteStore {
         };
         let mut sorted = index_macs.to_vec();
         sorted.sort_unstable();
-        Ok(self.read_rows(GET_MUTATION_MAC, &sorted, read).await?.into_iter().collect())
+        Ok(self.read_rows(GET_MUTATION_MAC, sorted, read).await?.into_iter().collect())
     }
 
     async fn delete_mutation_macs(&self, name: &str, index_macs: &[Vec<u8>]) -> Result<()> {

@@ -115,10 +115,8 @@ impl Readers {
         let preferred = preferred_slot();
         let slots = || (0..self.slots.len()).map(|distance| (preferred + distance) % self.slots.len());
         let open = slots().find_map(|number| self.lend(number, true));
-        match open.or_else(|| slots().find_map(|number| self.lend(number, false))) {
-            Some((number, connection)) => (Some(number), connection),
-            None => (None, None),
-        }
+        let (slot, connection) = open.or_else(|| slots().find_map(|number| self.lend(number, false))).unzip();
+        (slot, connection.flatten())
     }
 
     /// Takes a slot if it is free, and if it has a connection where that is asked for.

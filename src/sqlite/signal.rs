@@ -138,7 +138,7 @@ impl SignalStore for SqliteStore {
         let account = self.account;
         let read =
             move |load: &mut Statement<'_>, &id: &u32| load.query_row((account, id), |row| Ok((id, bytes(row)?)));
-        self.read_rows(LOAD_PREKEY, ids, read).await
+        self.read_rows(LOAD_PREKEY, ids.to_vec(), read).await
     }
 
     async fn mark_prekeys_uploaded(&self, ids: &[u32]) -> Result<()> {

@@ -307,10 +307,10 @@ impl SqliteStore {
 
     /// Runs a query once per key, and leaves out keys without a row. Many keys are looked up on a
     /// blocking thread.
-    pub(super) async fn read_rows<K: Clone + Send + Sync + 'static, T: Send + 'static>(
+    pub(super) async fn read_rows<K: Send + Sync + 'static, T: Send + 'static>(
         &self,
         sql: &'static str,
-        keys: &[K],
+        keys: Vec<K>,
         read: impl Fn(&mut Statement<'_>, &K) -> rusqlite::Result<T> + Send + Sync + 'static,
     ) -> Result<Vec<T>, StoreError> {
         fn read_all<K, T>(
@@ -326,9 +326,8 @@ impl SqliteStore {
             found
         }
         if keys.len() <= INLINE_LOOKUPS {
-            return self.read(|c| read_all(c, sql, keys, &read)).await;
+            return self.read(|c| read_all(c, sql, &keys, &read)).await;
         }
-        let keys = keys.to_vec();
         self.read_long(move |c| read_all(c, sql, &keys, &read)).await
     }
 

@@ -336,7 +336,8 @@ Anyone who had one of the old secrets and a copy of the store can still:
    and the names of devices that got sender keys and of contacts that have tokens;
  - open vaults in other files or under your own labels, if their keys were derived from an old one.
 They cannot read anything else in a newer copy. To end all of this, export the account and import it into a new store.
-Replace the backups and every saved header. Clear an external cache of the client. Add other secrets again: only the new one opens the store.";
+Replace the backups and every saved header. Clear an external cache of the client.
+Add other secrets again: only the new one opens the store.";
 
 async fn revoke(
     store: &Place,
