@@ -125,7 +125,11 @@ pub mod vault {
         HeaderStore, KdfLimits, OnDamage, OpenMode, Padding, Revocation, RollbackAnchor, SlotInfo, SlotKind, Vault,
         VaultOptions,
     };
-    pub use crate::secret::KeyProvider;
+    pub use crate::secret::{KeyProvider, ProviderError};
+    #[cfg(feature = "keyring")]
+    pub use crate::secret::{KeyringProblem, KeyringProvider};
+    #[cfg(feature = "transit")]
+    pub use crate::secret::{TransitProblem, TransitProvider};
 }
 
 /// Moving in from whatsapp-rust's own SQLite store, and back.

@@ -40,8 +40,7 @@ pub fn header(data: &[u8]) {
     let _ = header.verify(&written, &mac_key);
     let mut again = Header::parse(&written).unwrap_or_else(|error| panic!("{error}"));
     again.set_previous(Header::checksum(data));
-    let _ =
-        (again.padding(), again.record_generation(), again.slots.iter().map(|slot| slot.info()).collect::<Vec<_>>());
+    let _ = (again.padding(), again.record_generation(), again.slot_infos());
 }
 
 /// The same bytes with a length and a checksum that fit. An attacker who knows no key can make them.

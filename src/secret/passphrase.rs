@@ -117,6 +117,17 @@ impl Passphrase {
         count
     }
 
+    /// The decimal logarithm of the number of guesses after which a good guesser finds the passphrase, as zxcvbn
+    /// estimates it from words, names, dates and keyboard patterns
+    /// (<https://www.usenix.org/conference/usenixsecurity16/technical-sessions/presentation/wheeler>). Zero if it is
+    /// not text. The estimate leaves pieces of the passphrase in memory, so it is only for a command that ends.
+    #[cfg(feature = "cli")]
+    #[doc(hidden)]
+    pub fn guesses_log10(&self) -> f64 {
+        let text = std::str::from_utf8(&self.bytes).unwrap_or_default();
+        zxcvbn::zxcvbn(text, &["wastore", "whatsapp", "signal"]).guesses_log10().max(0.0)
+    }
+
     /// The readings of the bytes: the right one first, then those of earlier builds.
     pub(crate) fn readings(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         let count = 1 + self.older.len();

@@ -184,12 +184,12 @@ struct Provider;
 
 #[async_trait]
 impl KeyProvider for Provider {
-    async fn wrap(&self, _: &Key) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+    async fn wrap(&self, _: &[u8; 16], _: &Key) -> Result<Vec<u8>, ProviderError> {
         Ok(vec![])
     }
 
-    async fn unwrap(&self, _: &[u8]) -> Result<Key, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(key())
+    async fn unwrap(&self, _: &[u8; 16], _: &[u8]) -> Result<Option<Key>, ProviderError> {
+        Ok(Some(key()))
     }
 }
 

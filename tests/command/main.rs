@@ -7,11 +7,21 @@
 mod backups;
 mod hostile;
 #[cfg(target_os = "linux")]
+#[allow(dead_code, clippy::print_stderr, reason = "other tests use the rest, and skipped ones say so")]
+#[path = "../services/keyring.rs"]
+mod keyring;
+#[cfg(target_os = "linux")]
 mod less;
 mod manual;
 #[cfg(target_os = "linux")]
+#[allow(clippy::print_stderr, reason = "skipped tests say so")]
+#[path = "../services/openbao.rs"]
+mod openbao;
+#[cfg(target_os = "linux")]
 #[path = "../preload/mod.rs"]
 mod preload;
+#[cfg(target_os = "linux")]
+mod providers;
 #[cfg(target_os = "linux")]
 mod reading;
 mod secrets;
@@ -49,7 +59,7 @@ impl Desk {
     fn new() -> Self {
         let desk = Self { folder: tempfile::tempdir().unwrap() };
         desk.write("old", "correct horse battery staple\n");
-        desk.write("new", "another passphrase\n");
+        desk.write("new", "quite another passphrase\n");
         desk.write("key", KEY);
         desk
     }
@@ -284,7 +294,7 @@ fn data_keys_are_changed_and_leaked_secrets_revoked() {
     assert_eq!(desk.fails("verify wa.db --account 1 --key-file key").0, 3, "every other secret is gone");
     assert_eq!(desk.fails("revoke wa.db --passphrase-file old --new-passphrase-file new").0, 3);
     assert!(desk.ok("verify wa.db --passphrase-file new").ends_with("sound\n"));
-    let new = || Passphrase::new("another passphrase").unwrap();
+    let new = || Passphrase::new("quite another passphrase").unwrap();
     for account in [1, 2] {
         assert_eq!(desk.session("wa.db", account, new()), Some(format!("account {account}")));
         desk.ok(&format!("export wa.db back{account}.db --plaintext --account {account} --passphrase-file new"));

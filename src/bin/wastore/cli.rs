@@ -11,6 +11,7 @@ use wastore::{Result, VaultOptions};
 
 use crate::place::Place;
 use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret};
+use crate::transit::TransitServer;
 
 /// Encrypted storage for whatsapp-rust: import an existing bot, change the secrets of its store,
 /// check it, back it up.
@@ -37,14 +38,24 @@ pub(crate) struct Cli {
     /// Open only the store with this id, as `inspect` prints it
     #[arg(long, global = true, value_name = "HEX", value_parser = store_id)]
     pub(crate) expect_store: Option<[u8; 16]>,
+    #[command(flatten)]
+    pub(crate) transit: TransitServer,
+}
+
+/// The settings of all commands that take a secret.
+pub(crate) struct Settings {
+    pub(crate) vault: VaultOptions,
+    pub(crate) transit: TransitServer,
 }
 
 impl Cli {
-    /// The settings for creating and opening vaults.
-    ///
     /// # Errors
     /// [`wastore::Error::InvalidInput`] if the cost is not valid.
-    pub(crate) fn vault_options(&self) -> Result<VaultOptions> {
+    pub(crate) fn settings(&self) -> Result<Settings> {
+        Ok(Settings { vault: self.vault_options()?, transit: self.transit.clone() })
+    }
+
+    fn vault_options(&self) -> Result<VaultOptions> {
         let mut options = VaultOptions::new();
         if let Some(folder) = &self.anchor {
             options = options.rollback_anchor(Arc::new(FileAnchor::new(folder)));

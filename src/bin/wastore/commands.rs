@@ -10,11 +10,11 @@ use wastore::import::{AccountToExport, Export, Import};
 use wastore::maintenance::{
     self, Repair, Rotate, StoreCopy, Verify, VerifyReport, create_encrypted, open_account, restore_account_header,
 };
-use wastore::vault::{HeaderInfo, OpenMode, SlotInfo};
-use wastore::{Error, Key, RecoveryKey, SqliteStore, VaultOptions, printable, printable_path};
+use wastore::vault::{HeaderInfo, KeyringProvider, OpenMode, SlotInfo, SlotKind};
+use wastore::{Error, Key, RecoveryKey, SqliteStore, printable, printable_path};
 use zeroize::Zeroizing;
 
-use crate::cli::{Accounts, Command, CopyArgs, Header, ImportArgs, Keys, Store};
+use crate::cli::{Accounts, Command, CopyArgs, Header, ImportArgs, Keys, Settings, Store};
 use crate::failure::{DAMAGED, Failure, REFUSED};
 use crate::manual;
 use crate::place::Place;
@@ -27,29 +27,29 @@ use crate::terminal::{progress_bar, say, show_secret, write_private};
 type Done = Result<ExitCode, Failure>;
 const DONE: Done = Ok(ExitCode::SUCCESS);
 
-pub(crate) async fn run(command: Command, options: &VaultOptions) -> Done {
+pub(crate) async fn run(command: Command, settings: &Settings) -> Done {
     match command {
-        Command::Init { store, account, new } => init(&store, account, new, options).await,
-        Command::Import(arguments) => import(arguments, options).await,
+        Command::Init { store, account, new } => init(&store, account, new, settings).await,
+        Command::Import(arguments) => import(arguments, settings).await,
         Command::Export { store, secret, target, all_accounts, plaintext: _ } => {
-            export(&store, secret, &target, all_accounts, options).await
+            export(&store, secret, &target, all_accounts, settings).await
         }
-        Command::Passwd { store, secret, new } => passwd(&store, secret, new, options).await,
-        Command::Keys { command } => keys(command, options).await,
-        Command::Copy(arguments) => copy(arguments, options).await,
-        Command::Rotate { store, secret, leave_damaged } => rotate(&store, secret, leave_damaged, options).await,
+        Command::Passwd { store, secret, new } => passwd(&store, secret, new, settings).await,
+        Command::Keys { command } => keys(command, settings).await,
+        Command::Copy(arguments) => copy(arguments, settings).await,
+        Command::Rotate { store, secret, leave_damaged } => rotate(&store, secret, leave_damaged, settings).await,
         Command::Revoke { store, secret, new, leave_damaged, except } => {
             let rotate = |bar: &ProgressBar| except.into_iter().fold(rotation(leave_damaged, bar), Rotate::except);
-            revoke(&store, secret, new, rotate, options).await
+            revoke(&store, secret, new, rotate, settings).await
         }
         Command::Vacuum { store } => vacuum(&store).await,
-        Command::Verify { store, secret, quick, json } => verify(&store, secret, quick, json, options).await,
+        Command::Verify { store, secret, quick, json } => verify(&store, secret, quick, json, settings).await,
         Command::Repair { store, secret, backup, unknown_keys } => {
-            repair(&store, secret, backup, unknown_keys, options).await
+            repair(&store, secret, backup, unknown_keys, settings).await
         }
-        Command::Forget { store, secret, jid } => forget(&store, secret, &jid, options).await,
+        Command::Forget { store, secret, jid } => forget(&store, secret, &jid, settings).await,
         Command::PruneSnapshots { store, keep } => prune_snapshots(&store, keep).await,
-        Command::AcceptRollback { store, secret } => accept_rollback(&store, secret, options).await,
+        Command::AcceptRollback { store, secret } => accept_rollback(&store, secret, settings).await,
         Command::Inspect { store, json } => inspect(&store, json).await,
         Command::Backup { store, file, to_folder, keep } => backup(&store, file, to_folder.zip(keep)).await,
         Command::Restore { backup, store } => restore(&backup, &store).await,
@@ -63,10 +63,10 @@ pub(crate) async fn run(command: Command, options: &VaultOptions) -> Done {
         }
         Command::Shrink { store } => shrink(&store).await,
         Command::Header { command: Header::Save { store, secret, file } } => {
-            save_header(&store, secret, &file, options).await
+            save_header(&store, secret, &file, settings).await
         }
         Command::Header { command: Header::Restore { store, secret, file } } => {
-            restore_header(&store, secret, &file, options).await
+            restore_header(&store, secret, &file, settings).await
         }
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::man(dir.as_deref()),
@@ -81,18 +81,18 @@ fn refuse_taken(target: &Path) -> Result<(), Failure> {
     }
 }
 
-async fn init(store: &Place, account: Option<i32>, new: NewSecret, options: &VaultOptions) -> Done {
+async fn init(store: &Place, account: Option<i32>, new: NewSecret, settings: &Settings) -> Done {
     match store {
         Place::File(path) if account.is_none_or(|account| account == 1) => {
             refuse_taken(path)?;
-            create_encrypted(path, options, new.read().await?).await?;
+            create_encrypted(path, &settings.vault, new.read(settings).await?).await?;
         }
         place => {
             let store = open_or_make(place).await?.account(account.unwrap_or(1)).await?;
             if store.header().await?.is_some() {
                 return Err(Error::VaultExists.into());
             }
-            store.create_vault(options, new.read().await?).await?;
+            store.create_vault(&settings.vault, new.read(settings).await?).await?;
         }
     }
     say("an empty encrypted store was created\n")?;
@@ -105,7 +105,7 @@ The source was overwritten and removed. The disk may keep copies of it that cann
 file systems that copy on write, write new content elsewhere. Backups, and copies in synced folders, were not changed.
 Other names of the same file are empty.";
 
-async fn import(arguments: ImportArgs, options: &VaultOptions) -> Done {
+async fn import(arguments: ImportArgs, settings: &Settings) -> Done {
     let ImportArgs { source, store, account, all_accounts, remove_source, new } = arguments;
     let resumes = remove_source && source.metadata().is_err();
     if let (false, Some(path)) = (resumes, store.path()) {
@@ -113,7 +113,7 @@ async fn import(arguments: ImportArgs, options: &VaultOptions) -> Done {
     }
     let bar = progress_bar();
     let shown = bar.clone();
-    let mut import = Import::new().vault_options(options.clone()).on_progress(move |progress| {
+    let mut import = Import::new().vault_options(settings.vault.clone()).on_progress(move |progress| {
         show(&shown, progress.phase.name(), progress.done, progress.total);
     });
     if let Some(account) = account {
@@ -126,10 +126,10 @@ async fn import(arguments: ImportArgs, options: &VaultOptions) -> Done {
         import = import.remove_source();
     }
     let report = match &store {
-        Place::File(path) => import.run(&source, path, new.read().await?).await,
+        Place::File(path) => import.run(&source, path, new.read(settings).await?).await,
         server => {
             let target = open_or_make(server).await?;
-            import.run_into(&source, &target, new.read().await?).await
+            import.run_into(&source, &target, new.read(settings).await?).await
         }
     };
     bar.finish_and_clear();
@@ -159,13 +159,7 @@ async fn import(arguments: ImportArgs, options: &VaultOptions) -> Done {
     DONE
 }
 
-async fn export(
-    store: &Store,
-    secret: CurrentSecret,
-    target: &Path,
-    all_accounts: bool,
-    options: &VaultOptions,
-) -> Done {
+async fn export(store: &Store, secret: CurrentSecret, target: &Path, all_accounts: bool, settings: &Settings) -> Done {
     refuse_taken(target)?;
     let opened = in_use(open_read_only(&store.store).await?).await?;
     let mut stores = vec![];
@@ -176,9 +170,9 @@ async fn export(
     } else {
         stores.push(store.choose(opened).await?);
     }
-    let (secret, mut vaults) = (secret.read().await?, vec![]);
+    let (secret, mut vaults) = (secret.read(settings).await?, vec![]);
     for account in &stores {
-        vaults.push(open_account(account, &options.clone().mode(OpenMode::ReadOnly), secret.duplicate()).await?);
+        vaults.push(open_account(account, &settings.vault.clone().mode(OpenMode::ReadOnly), secret.duplicate()).await?);
     }
     let exported: Vec<_> =
         stores.iter().zip(&vaults).map(|(account, vault)| AccountToExport::new(account, vault)).collect();
@@ -197,15 +191,15 @@ async fn export(
     DONE
 }
 
-async fn passwd(store: &Store, secret: CurrentSecret, new: NewPassphrase, options: &VaultOptions) -> Done {
+async fn passwd(store: &Store, secret: CurrentSecret, new: NewPassphrase, settings: &Settings) -> Done {
     secret.refuse_stream_of(&new, &None)?;
-    let vault = secret.open(&store.open().await?, options).await?;
+    let vault = secret.open(&store.open().await?, settings).await?;
     vault.change_passphrase(new.read().await?).await?;
     say("the passphrase was changed\n")?;
     DONE
 }
 
-async fn keys(command: Keys, options: &VaultOptions) -> Done {
+async fn keys(command: Keys, settings: &Settings) -> Done {
     match command {
         Keys::List { store } => {
             let store = store.open_read_only().await?;
@@ -215,7 +209,7 @@ async fn keys(command: Keys, options: &VaultOptions) -> Done {
         }
         Keys::Add { store, secret, new, recovery, label } => {
             new.refuse_stream_of(&secret)?;
-            let vault = secret.open(&store.open().await?, options).await?;
+            let vault = secret.open(&store.open().await?, settings).await?;
             if recovery {
                 let key = RecoveryKey::generate()?;
                 // Show the key before it opens anything: a key that no one has seen must not.
@@ -224,14 +218,21 @@ async fn keys(command: Keys, options: &VaultOptions) -> Done {
                 tell!("this recovery key opens the store and is not shown again: print it and keep it in a safe");
                 return DONE;
             }
-            let secret = new.read().await?;
-            let usual = if new.is_key() { "key" } else { "passphrase" };
-            let slot = vault.add_slot(label.as_deref().unwrap_or(usual), secret).await?;
+            let secret = new.read(settings).await?;
+            let slot = vault.add_slot(label.as_deref().unwrap_or(new.usual_label()), secret).await?;
             say(format_args!("slot {slot} was added\n"))?;
         }
         Keys::Remove { store, secret, slot } => {
-            secret.open(&store.open().await?, options).await?.remove_slot(slot).await?;
+            let vault = secret.open(&store.open().await?, settings).await?;
+            let removed = vault.slots().into_iter().find(|info| info.id == slot);
+            vault.remove_slot(slot).await?;
             say(format_args!("slot {slot} was removed; older copies of the store still open with it\n"))?;
+            if let Some(SlotKind::Keyring { entry }) = removed.map(|removed| removed.kind) {
+                let service = KeyringProvider::SERVICE;
+                say(format_args!(
+                    "the keyring keeps its entry {entry} of the service {service}; delete it there when no such copy is left\n"
+                ))?;
+            }
         }
     }
     DONE
@@ -250,7 +251,7 @@ fn rotation(leave_damaged: bool, bar: &ProgressBar) -> Rotate {
 }
 
 /// Copies one account, or all of them.
-async fn copy(arguments: CopyArgs, options: &VaultOptions) -> Done {
+async fn copy(arguments: CopyArgs, settings: &Settings) -> Done {
     let CopyArgs { from, to, account, new_number, keep_source, plaintext, json, secret } = arguments;
     let opened = in_use(if keep_source { open_read_only(&from).await? } else { open(&from).await? }).await?;
     let target = open_or_make(&to).await?;
@@ -278,8 +279,9 @@ async fn copy(arguments: CopyArgs, options: &VaultOptions) -> Done {
             say(format_args!("{report}\n"))?;
         }
         if number != new && secret.is_given() {
-            let old_context = options.clone().context(format!("account {number}"));
-            secret.open(&target, &old_context).await?.bind_context(format!("account {new}")).await?;
+            let old_context = settings.vault.clone().context(format!("account {number}"));
+            let vault = open_account(&target, &old_context, secret.read(settings).await?).await?;
+            vault.bind_context(format!("account {new}")).await?;
             if !json {
                 say(format_args!("its vault is bound to account {new} now\n"))?;
             }
@@ -300,12 +302,12 @@ fn show(bar: &ProgressBar, what: &'static str, done: u64, total: u64) {
 }
 
 /// Changes the data key of one account, or of all of them.
-async fn rotate(store: &Store, secret: CurrentSecret, leave_damaged: bool, options: &VaultOptions) -> Done {
+async fn rotate(store: &Store, secret: CurrentSecret, leave_damaged: bool, settings: &Settings) -> Done {
     let opened = open(&store.store).await?;
-    let (bar, secret) = (progress_bar(), secret.read().await?);
+    let (bar, secret) = (progress_bar(), secret.read(settings).await?);
     let change = async |account: AnyStore| {
         let report = async {
-            let vault = open_account(&account, options, secret.duplicate()).await?;
+            let vault = open_account(&account, &settings.vault, secret.duplicate()).await?;
             rotation(leave_damaged, &bar).run(&account, &vault).await
         };
         let report = report.await;
@@ -344,12 +346,13 @@ async fn revoke(
     secret: CurrentSecret,
     new: NewSecret,
     rotate: impl FnOnce(&ProgressBar) -> Rotate,
-    options: &VaultOptions,
+    settings: &Settings,
 ) -> Done {
     new.refuse_stream_of(&secret)?;
     let opened = in_use(open(store).await?).await?;
     let bar = progress_bar();
-    let report = rotate(&bar).revoke(&opened, options, secret.read().await?, new.read().await?).await;
+    let report =
+        rotate(&bar).revoke(&opened, &settings.vault, secret.read(settings).await?, new.read(settings).await?).await;
     bar.finish_and_clear();
     say(format_args!("{}\n{STILL_POSSIBLE}\n", report?))?;
     DONE
@@ -363,14 +366,15 @@ async fn vacuum(store: &Place) -> Done {
 }
 
 /// Checks one account, or all of them.
-async fn verify(store: &Store, secret: CurrentSecret, quick: bool, json: bool, options: &VaultOptions) -> Done {
+async fn verify(store: &Store, secret: CurrentSecret, quick: bool, json: bool, settings: &Settings) -> Done {
     let opened = open_read_only(&store.store).await?;
-    let (bar, secret) = (progress_bar(), secret.read().await?);
+    let (bar, secret) = (progress_bar(), secret.read(settings).await?);
     let check = async |account: AnyStore| {
         let shown = bar.clone();
         let verify = Verify::new();
         let verify = verify.on_progress(move |progress| show(&shown, "checking", progress.done, progress.total));
-        let vault = open_account(&account, &options.clone().mode(OpenMode::ReadOnly), secret.duplicate()).await?;
+        let vault =
+            open_account(&account, &settings.vault.clone().mode(OpenMode::ReadOnly), secret.duplicate()).await?;
         if quick { verify.quick() } else { verify }.run(&account, &vault).await
     };
     let (mut reports, mut sound) = (vec![], true);
@@ -400,11 +404,11 @@ async fn repair(
     secret: CurrentSecret,
     backup: PathBuf,
     unknown_keys: bool,
-    options: &VaultOptions,
+    settings: &Settings,
 ) -> Done {
     refuse_taken(&backup)?;
     let store = store.open().await?;
-    let vault = secret.open(&store, options).await?;
+    let vault = secret.open(&store, settings).await?;
     let bar = progress_bar();
     let shown = bar.clone();
     let repair = if unknown_keys { Repair::new().unknown_keys() } else { Repair::new() };
@@ -419,9 +423,9 @@ async fn repair(
     DONE
 }
 
-async fn forget(store: &Store, secret: CurrentSecret, jid: &str, options: &VaultOptions) -> Done {
+async fn forget(store: &Store, secret: CurrentSecret, jid: &str, settings: &Settings) -> Done {
     let store = store.open().await?;
-    let vault = secret.open(&store, options).await?;
+    let vault = secret.open(&store, settings).await?;
     let report = maintenance::forget(&store, &vault, jid).await?;
     say(format_args!("deleted: {report}\n"))?;
     if report.is_empty() {
@@ -439,11 +443,11 @@ async fn prune_snapshots(store: &Place, keep: NonZeroUsize) -> Done {
     DONE
 }
 
-async fn accept_rollback(store: &Store, secret: CurrentSecret, options: &VaultOptions) -> Done {
-    let (opened, secret) = (in_use(open(&store.store).await?).await?, secret.read().await?);
+async fn accept_rollback(store: &Store, secret: CurrentSecret, settings: &Settings) -> Done {
+    let (opened, secret) = (in_use(open(&store.store).await?).await?, secret.read(settings).await?);
     for number in store.accounts(&opened).await? {
         let account = opened.account(number).await?;
-        open_account(&account, &options.clone().mode(OpenMode::AcceptRollback), secret.duplicate()).await?;
+        open_account(&account, &settings.vault.clone().mode(OpenMode::AcceptRollback), secret.duplicate()).await?;
         say(format_args!("account {number} is accepted as it is: link it again, and save its header again\n"))?;
     }
     DONE
@@ -545,17 +549,17 @@ async fn shrink(store: &Place) -> Done {
     DONE
 }
 
-async fn save_header(store: &Store, secret: CurrentSecret, file: &Path, options: &VaultOptions) -> Done {
-    let header = secret.open_read_only(&store.open_read_only().await?, options).await?.save_header();
+async fn save_header(store: &Store, secret: CurrentSecret, file: &Path, settings: &Settings) -> Done {
+    let header = secret.open_read_only(&store.open_read_only().await?, settings).await?.save_header();
     write_private(file, &header)?;
     say(format_args!("the header was saved: keep {} like a key\n", printable_path(file)))?;
     DONE
 }
 
-async fn restore_header(store: &Store, secret: CurrentSecret, file: &Path, options: &VaultOptions) -> Done {
+async fn restore_header(store: &Store, secret: CurrentSecret, file: &Path, settings: &Settings) -> Done {
     let store = store.open().await?;
     let saved = saved_header(file).await?;
-    let vault = restore_account_header(&store, options, &saved, secret.read().await?).await?;
+    let vault = restore_account_header(&store, &settings.vault, &saved, secret.read(settings).await?).await?;
     say("the header was restored; save it again. These slots open the store, including any removed since:\n")?;
     say_slots(vault.slots())?;
     DONE

@@ -36,6 +36,7 @@ mod place;
 mod secrets;
 mod stores;
 mod terminal;
+mod transit;
 
 use cli::Cli;
 use failure::{Failure, INTERRUPTED, USAGE};
@@ -45,8 +46,8 @@ use terminal::{restore_terminal, show_warnings};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     show_warnings();
-    let options = match cli.vault_options() {
-        Ok(options) => options,
+    let settings = match cli.settings() {
+        Ok(settings) => settings,
         Err(error) => {
             tell!("wastore: {error}");
             return ExitCode::from(USAGE);
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
             // Listen before anything is made that a signal must not leave behind.
             let interrupted = interrupted();
             let done = tokio::select! {
-                done = commands::run(cli.command, &options) => done,
+                done = commands::run(cli.command, &settings) => done,
                 () = interrupted => Err(Failure { text: "interrupted".to_owned(), code: INTERRUPTED }),
             };
             stores::leave_servers().await;

@@ -6,18 +6,17 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-#[cfg(unix)]
-use std::sync::Arc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
-use wastore::{Key, Passphrase, RecoveryKey, Secret, Vault, VaultOptions};
+use wastore::{Key, Passphrase, RecoveryKey, Secret, Vault};
 
+use crate::cli::Settings;
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 use wastore::maintenance::{OwnStore, open_account};
-use wastore::vault::OpenMode;
+use wastore::vault::{KeyringProvider, OpenMode};
 
 /// The secret that opens the store. Prompts for a passphrase if no option is given.
 #[derive(Args, Clone)]
@@ -45,6 +44,12 @@ pub(crate) struct CurrentSecret {
     /// Open with a key from a credential of systemd
     #[arg(long, value_name = "NAME", group = "current")]
     key_credential: Option<String>,
+    /// Open with a key in the keyring of the operating system's user
+    #[arg(long, group = "current")]
+    keyring: bool,
+    /// Open with this key of the Transit engine of OpenBao or Vault, at `--transit-url`
+    #[arg(long, value_name = "NAME", group = "current")]
+    transit_key: Option<String>,
     /// Open with a recovery key, read from a file; `-` is standard input
     #[arg(long, value_name = "FILE", group = "current")]
     recovery_key_file: Option<PathBuf>,
@@ -73,6 +78,9 @@ pub(crate) struct NewPassphrase {
     /// Read the new passphrase from a credential that systemd passes to the service
     #[arg(long, value_name = "NAME", group = "new")]
     new_credential: Option<String>,
+    /// Accept a new passphrase that is quickly guessed
+    #[arg(long)]
+    weak_passphrase: bool,
 }
 
 /// A new secret for the store. Prompts for a passphrase if no option is given.
@@ -86,6 +94,12 @@ pub(crate) struct NewSecret {
     /// Use a new key from a credential of systemd
     #[arg(long, value_name = "NAME", group = "new")]
     new_key_credential: Option<String>,
+    /// Keep a new key in the keyring of the operating system's user
+    #[arg(long, group = "new")]
+    new_keyring: bool,
+    /// Make a new key, and have this key of a Transit engine at `--transit-url` encrypt it
+    #[arg(long, value_name = "NAME", group = "new")]
+    new_transit_key: Option<String>,
 }
 
 /// A source of a secret that can be read only once.
@@ -116,10 +130,12 @@ impl CurrentSecret {
     /// `true` if an option says where the secret is.
     pub(crate) fn is_given(&self) -> bool {
         let files = [&self.passphrase_file, &self.key_file, &self.recovery_key_file];
-        let names = [&self.passphrase_env, &self.passphrase_command, &self.credential, &self.key_credential];
+        let commands = [&self.passphrase_env, &self.passphrase_command];
+        let names = [&self.credential, &self.key_credential, &self.transit_key];
         files.iter().any(|file| file.is_some())
-            || names.iter().any(|name| name.is_some())
+            || commands.iter().chain(&names).any(|name| name.is_some())
             || self.passphrase_fd.is_some()
+            || self.keyring
             || self.recovery_key
     }
 
@@ -138,15 +154,19 @@ impl CurrentSecret {
         Ok(())
     }
 
-    pub(crate) async fn open(&self, store: &impl OwnStore, options: &VaultOptions) -> Result<Vault, Failure> {
-        Ok(open_account(store, options, self.read().await?).await?)
+    pub(crate) async fn open(&self, store: &impl OwnStore, settings: &Settings) -> Result<Vault, Failure> {
+        Ok(open_account(store, &settings.vault, self.read(settings).await?).await?)
     }
 
-    pub(crate) async fn open_read_only(&self, store: &impl OwnStore, options: &VaultOptions) -> Result<Vault, Failure> {
-        Ok(open_account(store, &options.clone().mode(OpenMode::ReadOnly), self.read().await?).await?)
+    pub(crate) async fn open_read_only(&self, store: &impl OwnStore, settings: &Settings) -> Result<Vault, Failure> {
+        let options = settings.vault.clone().mode(OpenMode::ReadOnly);
+        Ok(open_account(store, &options, self.read(settings).await?).await?)
     }
 
-    pub(crate) async fn read(&self) -> Result<Secret, Failure> {
+    pub(crate) async fn read(&self, settings: &Settings) -> Result<Secret, Failure> {
+        if let Some(provider) = provider(self.keyring, self.transit_key.as_deref(), settings)? {
+            return Ok(provider);
+        }
         let given = self.clone();
         on_a_thread(move || given.read_blocking()).await
     }
@@ -189,18 +209,34 @@ impl NewSecret {
         current.refuse_stream_of(&self.passphrase, &self.new_key_file)
     }
 
-    /// `true` if the secret is a key, `false` if it is a passphrase.
-    pub(crate) fn is_key(&self) -> bool {
-        self.new_key_file.is_some() || self.new_key_credential.is_some()
+    /// The label of the slot that it opens.
+    pub(crate) fn usual_label(&self) -> &'static str {
+        match self {
+            Self { new_keyring: true, .. } => "keyring",
+            Self { new_transit_key: Some(_), .. } => "transit",
+            Self { new_key_file: Some(_), .. } | Self { new_key_credential: Some(_), .. } => "key",
+            _ => "passphrase",
+        }
     }
 
-    pub(crate) async fn read(&self) -> Result<Secret, Failure> {
+    pub(crate) async fn read(&self, settings: &Settings) -> Result<Secret, Failure> {
+        if let Some(provider) = provider(self.new_keyring, self.new_transit_key.as_deref(), settings)? {
+            return Ok(provider);
+        }
         match (self.new_key_file.clone(), self.new_key_credential.clone()) {
             (Some(path), _) => on_a_thread(|| Ok(key(path)?.into())).await,
             (None, Some(name)) => on_a_thread(move || Ok(Key::from_credential(&name)?.into())).await,
             (None, None) => Ok(self.passphrase.read().await?.into()),
         }
     }
+}
+
+/// The key provider that the options name.
+fn provider(keyring: bool, transit_key: Option<&str>, settings: &Settings) -> Result<Option<Secret>, Failure> {
+    Ok(match transit_key {
+        Some(key) => Some(Arc::new(settings.transit.provider(key)?).into()),
+        None => keyring.then(|| Arc::new(KeyringProvider::new()).into()),
+    })
 }
 
 impl NewPassphrase {
@@ -217,39 +253,62 @@ impl NewPassphrase {
             command: self.new_passphrase_command,
             credential: self.new_credential,
         };
-        let passphrase = match source.read()? {
-            Some(passphrase) => passphrase,
+        let (passphrase, terminal) = match source.read()? {
+            Some(passphrase) => (passphrase, None),
             None => {
                 let mut terminal = Terminal::open()?;
                 let first = terminal.ask("new passphrase: ")?;
                 if first != terminal.ask("once more: ")? {
                     return Err(Failure::usage("the two passphrases are not the same"));
                 }
-                Passphrase::from_reader(&**first)?
+                (Passphrase::from_reader(&**first)?, Some(terminal))
             }
         };
-        if !passphrase.can_be_typed() {
-            return Err(Failure::usage(
-                "the new passphrase is not one line of text, so no one could type it: save it as UTF-8, or make a key file with `keygen`",
-            ));
-        }
-        match passphrase.characters() {
-            ..SHORTEST => Err(Failure::usage(
-                "the new passphrase has fewer than 8 characters: take several random words, or a key file",
-            )),
-            SHORTEST..ADVISED => {
-                tell!("wastore: warning: a passphrase of fewer than 15 characters is quickly guessed");
-                Ok(passphrase)
-            }
-            _ => Ok(passphrase),
-        }
+        refuse_weak(&passphrase, self.weak_passphrase, terminal)?;
+        Ok(passphrase)
     }
 }
 
-/// The lengths that NIST requires: of any passphrase, and of one that is the only protection (SP
-/// 800-63B-4, section 3.1.1.2).
+/// # Errors
+/// If the new passphrase cannot be typed or has too few characters, or if it is quickly guessed and the user does not
+/// say yes to that, by `accepted` or on the terminal.
+fn refuse_weak(passphrase: &Passphrase, accepted: bool, terminal: Option<Terminal>) -> Result<(), Failure> {
+    if !passphrase.can_be_typed() {
+        return Err(Failure::usage(
+            "the new passphrase is not one line of text, so no one could type it: save it as UTF-8, or make a key file with `keygen`",
+        ));
+    }
+    if passphrase.characters() < SHORTEST {
+        return Err(Failure::usage(
+            "the new passphrase has fewer than 8 characters: take several random words, or a key file",
+        ));
+    }
+    let guesses = passphrase.guesses_log10();
+    if guesses >= ENOUGH {
+        return Ok(());
+    }
+    tell!(
+        "wastore: warning: some 10^{guesses:.0} guesses find the new passphrase; four random words take more than 10^{ENOUGH}"
+    );
+    let says_yes = match terminal {
+        _ if accepted => true,
+        Some(mut terminal) => terminal.ask("use it all the same? (yes or no): ")?.eq_ignore_ascii_case(b"yes"),
+        None => false,
+    };
+    if says_yes {
+        return Ok(());
+    }
+    Err(Failure::usage(
+        "the new passphrase is quickly guessed: take four random words or more, make a key file with `keygen`, or accept it with `--weak-passphrase`",
+    ))
+}
+
+/// The length that NIST requires of any passphrase (SP 800-63B-4, section 3.1.1.2).
 const SHORTEST: usize = 8;
-const ADVISED: usize = 15;
+
+/// The decimal logarithm of the number of guesses that a passphrase should take. With the usual cost, a graphics card
+/// makes some thousands of guesses a second, so a hundred of them take a month.
+const ENOUGH: f64 = 12.0;
 
 /// Where a passphrase is read from: one of these, or the terminal.
 struct PassphraseSource {
@@ -442,7 +501,7 @@ pub(crate) async fn saved_header(path: &Path) -> Result<Vec<u8>, Failure> {
 const HEADER_BYTES: u64 = 16 << 10;
 
 /// Runs work that may wait for a person or a pipe, so that a signal can still end the command.
-async fn on_a_thread<T: Send + 'static>(
+pub(crate) async fn on_a_thread<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     let (give, result) = tokio::sync::oneshot::channel();

@@ -15,7 +15,8 @@ use crate::encrypt::vault::header::Header;
 use crate::testing::canaries;
 use crate::vault::OpenMode;
 use crate::vault::{
-    Argon2Cost, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, KeyProvider, Padding, Revocation, SlotKind,
+    Argon2Cost, HeaderCopy, HeaderInfo, HeaderStore, KdfLimits, KeyProvider, Padding, ProviderError, Revocation,
+    SlotKind,
 };
 use crate::{Error, Key, Layer, Passphrase, Record, RecoveryKey, Vault};
 
@@ -78,7 +79,7 @@ async fn every_kind_of_secret_opens() {
     vault.add_slot("keyring", keyring.clone()).await.unwrap();
 
     let slots = vault.slots();
-    let labels: Vec<_> = slots.iter().map(|slot| (slot.id, slot.label.as_str(), slot.kind)).collect();
+    let labels: Vec<_> = slots.iter().map(|slot| (slot.id, slot.label.as_str(), slot.kind.clone())).collect();
     assert_eq!(
         labels,
         [
@@ -121,6 +122,39 @@ async fn created_with_every_kind_of_secret() {
 
     let talkative = Arc::new(Keyring { hint_bytes: 257, ..Keyring::default() });
     assert!(matches!(options().create(memory(), talkative).await, Err(Error::InvalidInput { .. })));
+}
+
+#[tokio::test]
+async fn a_provider_that_gives_no_key_back_gets_no_slot() {
+    let lossy = [
+        Keyring { broken: true, ..Keyring::default() },
+        Keyring { foreign: true, ..Keyring::default() },
+        // Its hints are lost, so it gives back another key.
+        Keyring { hint_bytes: 0, ..Keyring::default() },
+    ];
+    for keyring in lossy.map(Arc::new) {
+        let store = memory();
+        let created = options().create(store.clone(), keyring.clone()).await;
+        assert!(matches!(created, Err(Error::KeyProvider(_))), "{created:?}");
+        assert!(matches!(options().open(store.clone(), passphrase()).await, Err(Error::NoVault)));
+
+        let vault = options().create(store.clone(), passphrase()).await.unwrap();
+        let added = vault.add_slot("keyring", keyring.clone()).await;
+        assert!(matches!(added, Err(Error::KeyProvider(_))), "{added:?}");
+        assert!(Revocation::prepare(&vault, keyring).await.is_err());
+        assert_eq!(vault.slots().len(), 1);
+        assert!(opens(&store, passphrase()).await);
+    }
+}
+
+#[tokio::test]
+async fn the_failure_of_the_own_slot_is_the_one_reported() {
+    let store = memory();
+    let vault = options().create(store.clone(), Arc::new(Keyring::default())).await.unwrap();
+    vault.add_slot("another provider", Arc::new(Keyring { key: [3; 32], ..Keyring::default() })).await.unwrap();
+    // Hints of other providers are no failure: the secret is the wrong one.
+    let foreign = Arc::new(Keyring { foreign: true, ..Keyring::default() });
+    assert!(matches!(options().open(store, foreign).await, Err(Error::WrongSecret)));
 }
 
 #[tokio::test]
@@ -479,28 +513,33 @@ struct Keyring {
     key: [u8; 32],
     hint_bytes: usize,
     broken: bool,
+    /// Takes every hint for that of another provider.
+    foreign: bool,
 }
 
 impl Default for Keyring {
     fn default() -> Self {
-        Self { key: [0x77; 32], hint_bytes: 32, broken: false }
+        Self { key: [0x77; 32], hint_bytes: 32, broken: false, foreign: false }
     }
 }
 
 #[async_trait]
 impl KeyProvider for Keyring {
-    async fn wrap(&self, key: &Key) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+    async fn wrap(&self, _: &[u8; 16], key: &Key) -> Result<Vec<u8>, ProviderError> {
         let mut hint: Vec<u8> = key.expose().iter().zip(self.key).map(|(a, b)| a ^ b).collect();
         hint.resize(self.hint_bytes, 0);
         Ok(hint)
     }
 
-    async fn unwrap(&self, hint: &[u8]) -> Result<Key, Box<dyn std::error::Error + Send + Sync>> {
+    async fn unwrap(&self, _: &[u8; 16], hint: &[u8]) -> Result<Option<Key>, ProviderError> {
+        if self.foreign {
+            return Ok(None);
+        }
         if self.broken {
             return Err("the keyring is not reachable".into());
         }
-        let mut key: [u8; 32] = std::array::from_fn(|at| hint[at] ^ self.key[at]);
-        Ok(Key::from_bytes(&mut key))
+        let mut key: [u8; 32] = std::array::from_fn(|at| hint.get(at).copied().unwrap_or_default() ^ self.key[at]);
+        Ok(Some(Key::from_bytes(&mut key)))
     }
 }
 

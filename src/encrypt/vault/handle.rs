@@ -167,7 +167,7 @@ impl Vault {
 
     /// Lists the key slots.
     pub fn slots(&self) -> Vec<SlotInfo> {
-        self.shared.state().header.slots.iter().map(|slot| slot.info()).collect()
+        self.shared.state().header.slot_infos()
     }
 
     /// Adds a key slot and returns its number. Costs one key derivation for a passphrase, whatever the size of the
@@ -190,11 +190,13 @@ impl Vault {
     /// you try again.
     pub async fn add_slot(&self, label: &str, secret: impl Into<Secret>) -> Result<u8> {
         self.shared.refuse_change("add_slot")?;
-        if self.shared.state().header.slots.len() >= MAX_SLOTS {
+        let (store_id, slots) = (self.store_id(), self.shared.state().header.slots.len());
+        if slots >= MAX_SLOTS {
             return Err(Error::SlotsFull);
         }
         let options = &self.options;
-        let new_slot = NewSlot::prepare(secret.into(), Some(label), options.cost(), &options.limits()).await?;
+        let new_slot =
+            NewSlot::prepare(&store_id, secret.into(), Some(label), options.cost(), &options.limits()).await?;
         self.shared
             .change(SLOT_STEP, |header, vault_key| {
                 if let Some(there) = new_slot.find(header) {
@@ -269,13 +271,13 @@ impl Vault {
         };
         let options = &self.options;
         let cost = options.asked_cost.or(kept).unwrap_or(Argon2Cost::DEFAULT);
-        let new_slot = NewSlot::prepare(new.into(), label.as_deref(), cost, &options.limits()).await?;
+        let store_id = self.store_id();
+        let new_slot = NewSlot::prepare(&store_id, new.into(), label.as_deref(), cost, &options.limits()).await?;
         self.shared
             .change(SLOT_STEP, |header, vault_key| {
                 if new_slot.find(header).is_some() {
                     return Ok(());
                 }
-                let store_id = header.store_id;
                 let slot = header.slots.iter_mut().find(|slot| slot.id == id && slot.cost().is_some());
                 *slot.ok_or(Error::NoSuchSlot(id))? = new_slot.seal(id, &store_id, vault_key)?;
                 options.check_costs(header)

@@ -91,7 +91,7 @@ impl HeaderInfo {
             bound: header.is_bound(),
             generation: header.generation,
             created: header.created,
-            slots: header.slots.iter().map(|slot| slot.info()).collect(),
+            slots: header.slot_infos(),
             padding: header.padding(),
             epochs: keys.iter().map(|key| key.epoch).collect(),
             device_sealed: header.flags & DEVICE_SEALED != 0,

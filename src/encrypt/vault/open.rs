@@ -108,9 +108,10 @@ impl VaultOptions {
         // Sealed records of an older vault may stay, plaintext may not.
         occupancy::holds_sealed_records(&*store).await?;
 
-        let slot = NewSlot::prepare(secret, self.label.as_deref(), self.cost(), &self.limits()).await?;
-        let opened = self.new_header(&slot, padding, &host)?;
-        let store_id = opened.header.store_id;
+        let mut store_id = [0; 16];
+        getrandom::fill(&mut store_id)?;
+        let slot = NewSlot::prepare(&store_id, secret, self.label.as_deref(), self.cost(), &self.limits()).await?;
+        let opened = self.new_header(store_id, &slot, padding, &host)?;
         let bytes = opened.header.serialize(&opened.vault_keys.mac_key);
         // Usually nothing is written then if the anchor cannot be used.
         self.anchor.load(&store_id).await?;
@@ -133,9 +134,7 @@ impl VaultOptions {
     }
 
     /// The header of a new vault, with new keys.
-    fn new_header(&self, slot: &NewSlot, padding: Padding, host: &Host) -> Result<OpenedHeader> {
-        let mut store_id = [0; 16];
-        getrandom::fill(&mut store_id)?;
+    fn new_header(&self, store_id: StoreId, slot: &NewSlot, padding: Padding, host: &Host) -> Result<OpenedHeader> {
         let vault_keys = VaultKeys::generate(&store_id)?;
         let (lookup_key, data_key) = (Key::generate()?, Key::generate()?);
         let key_wrap = vault_keys.vault_key.key_wrap(&store_id);
@@ -309,7 +308,8 @@ impl Vault {
         let options = &self.options;
         let raised = match (passphrase, by.cost()) {
             (Some(passphrase), Some(cost)) if options.asked_cost.is_some_and(|asked| cost.work() < asked.work()) => {
-                match NewSlot::prepare(passphrase.into(), Some(&by.label), options.cost(), &options.limits()).await {
+                let (store_id, label) = (&opened.header.store_id, Some(&*by.label));
+                match NewSlot::prepare(store_id, passphrase.into(), label, options.cost(), &options.limits()).await {
                     Ok(slot) => Some(slot),
                     Err(error) => {
                         log::warn!("the passphrase slot keeps its cost: {error}");

@@ -39,7 +39,7 @@ impl Revocation {
     /// [`Error::KdfFailed`], [`Error::Random`].
     pub async fn prepare(vault: &Vault, secret: impl Into<Secret>) -> Result<Self> {
         let (store_id, options) = (vault.shared.state().header.store_id, &vault.options);
-        let slot = NewSlot::prepare(secret.into(), None, options.cost(), &options.limits()).await?;
+        let slot = NewSlot::prepare(&store_id, secret.into(), None, options.cost(), &options.limits()).await?;
         Ok(Self { vault_keys: VaultKeys::generate(&store_id)?, slot, store_id, new_data_key: AtomicBool::new(true) })
     }
 

@@ -26,18 +26,38 @@ use crate::encrypt::format::envelope::{Nonce, nonce};
 use crate::encrypt::format::keys::{StoreId, VaultKey, derive};
 use crate::error::{Error, Result};
 use crate::printable::is_printable;
-use crate::secret::{Key, KeyProvider, Passphrase, Secret};
+use crate::secret::{Key, KeyProvider, Passphrase, Secret, hint};
 
 /// The kind of secret that opens a key slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SlotKind {
     /// A passphrase, with the cost of one guess.
     Passphrase(Argon2Cost),
     /// A raw key or a recovery key.
     Key,
-    /// An external [`KeyProvider`].
+    /// An entry in the keyring of the operating system's user, which `KeyringProvider` made.
+    Keyring {
+        /// The user name of the entry. Its service is `wastore`.
+        entry: String,
+    },
+    /// A key of a Transit engine, through `TransitProvider`.
+    Transit {
+        /// The version of the engine's key.
+        version: u32,
+    },
+    /// Another [`KeyProvider`].
     Provider,
+}
+
+impl SlotKind {
+    fn of_provider(store_id: &StoreId, hint: &[u8]) -> Self {
+        match (hint::keyring_entry(store_id, hint), hint::transit_version(hint)) {
+            (Some(entry), _) => Self::Keyring { entry },
+            (None, Some(version)) => Self::Transit { version },
+            (None, None) => Self::Provider,
+        }
+    }
 }
 
 /// For example `passphrase, Argon2id 65536 KiB, passes 3, lanes 4`.
@@ -49,7 +69,9 @@ impl fmt::Display for SlotKind {
                 write!(f, "passphrase, Argon2id {memory} KiB, passes {passes}, lanes {lanes}")
             }
             SlotKind::Key => f.write_str("key"),
-            SlotKind::Provider => f.write_str("provider"),
+            SlotKind::Keyring { entry } => write!(f, "keyring entry {entry}"),
+            SlotKind::Transit { version } => write!(f, "Transit key, version {version}"),
+            SlotKind::Provider => f.write_str("key provider"),
         }
     }
 }
@@ -90,12 +112,18 @@ impl Serialize for SlotInfo {
     }
 }
 
+impl Header {
+    pub(crate) fn slot_infos(&self) -> Vec<SlotInfo> {
+        self.slots.iter().map(|slot| slot.info(&self.store_id)).collect()
+    }
+}
+
 impl Slot {
-    pub(crate) fn info(&self) -> SlotInfo {
+    fn info(&self, store_id: &StoreId) -> SlotInfo {
         let kind = match &self.kdf {
             Kdf::Argon2id(cost) => SlotKind::Passphrase(*cost),
             Kdf::RawKey => SlotKind::Key,
-            Kdf::Provider { .. } => SlotKind::Provider,
+            Kdf::Provider { hint } => SlotKind::of_provider(store_id, hint),
         };
         SlotInfo { id: self.id, label: self.label.clone(), kind }
     }
@@ -122,9 +150,10 @@ impl NewSlot {
     ///
     /// # Errors
     /// * [`Error::InvalidInput`] for a label of more than 32 bytes or with control or format characters;
-    /// * [`Error::KeyProvider`] if the provider fails;
+    /// * [`Error::KeyProvider`] if the provider fails, or does not give back the key that it was given;
     /// * [`Error::KdfOutOfBounds`] if the cost is above the limits that `open` applies.
     pub(crate) async fn prepare(
+        store_id: &StoreId,
         secret: Secret,
         label: Option<&str>,
         cost: Argon2Cost,
@@ -159,11 +188,7 @@ impl NewSlot {
             Secret::Recovery(recovery) => (Kdf::RawKey, recovery.into_key()),
             Secret::Provider(provider) => {
                 let key = Key::generate()?;
-                let hint = provider.wrap(&key).await.map_err(Error::KeyProvider)?;
-                if hint.len() > MAX_HINT_BYTES {
-                    let problem = "must not be longer than 256 bytes";
-                    return Err(Error::InvalidInput { what: "key provider's hint", problem });
-                }
+                let hint = keep(&*provider, store_id, &key).await?;
                 (Kdf::Provider { hint }, key)
             }
         };
@@ -199,6 +224,20 @@ impl NewSlot {
         slot.commitment = *keys.commitment();
         slot.vault_key = wrap(keys.kek(), nonce, &vault_key.0, &slot_aad(store_id, &slot))?;
         Ok(slot)
+    }
+}
+
+/// Has a provider keep the key of a new slot, and makes sure that it gives it back.
+async fn keep(provider: &dyn KeyProvider, store_id: &StoreId, key: &Key) -> Result<Vec<u8>> {
+    let hint = provider.wrap(store_id, key).await.map_err(Error::KeyProvider)?;
+    if hint.len() > MAX_HINT_BYTES {
+        let problem = "must not be longer than 256 bytes";
+        return Err(Error::InvalidInput { what: "key provider's hint", problem });
+    }
+    let kept = provider.unwrap(store_id, &hint).await.map_err(Error::KeyProvider)?;
+    match kept {
+        Some(kept) if bool::from(kept.expose().ct_eq(key.expose())) => Ok(hint),
+        _ => Err(Error::KeyProvider("it does not give back the key that it was given".into())),
     }
 }
 
@@ -261,14 +300,15 @@ async fn try_provider(header: &Header, provider: &Arc<dyn KeyProvider>) -> Resul
     let mut failure = None;
     for slot in &header.slots {
         let Kdf::Provider { hint } = &slot.kdf else { continue };
-        // A provider may reject the hint of another provider, so a failure only counts if no slot opens.
-        match provider.unwrap(hint).await {
-            Ok(key) => {
+        // The provider may have lost the key of one slot and have that of another.
+        match provider.unwrap(&header.store_id, hint).await {
+            Ok(None) => {}
+            Ok(Some(key)) => {
                 if let Some(vault_key) = try_slot(&header.store_id, slot, &key) {
                     return Ok(Unlocked { vault_key: vault_key?, slot: slot.id, passphrase: None });
                 }
             }
-            Err(error) => failure = Some(error),
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
     Err(failure.map_or(Error::WrongSecret, Error::KeyProvider))

@@ -1,0 +1,309 @@
+//! Keys that a Transit engine of OpenBao or HashiCorp Vault encrypts.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use data_encoding::BASE64;
+use futures_util::future::{Either, select};
+use serde::Deserialize;
+use wacore::net::{HttpClient, HttpRequest};
+use zeroize::Zeroizing;
+
+use super::hint::transit_version;
+use super::read::{invalid, open, read_to_end};
+use super::{Key, KeyProvider, ProviderError, transit_url};
+use crate::error::Result;
+use crate::json::WipingBuffer;
+use crate::printable::printable;
+
+/// Has the Transit engine of an OpenBao or HashiCorp Vault server encrypt the keys of vaults, so that a store opens only
+/// while that server agrees (<https://openbao.org/docs/secrets/transit/>).
+///
+/// The hint of a slot is the server's ciphertext of a random key, `vault:v1:` and 80 characters for the first version of
+/// the server's key. The associated data is `wastore/v1/transit`, a zero byte and the vault's id, so the ciphertext
+/// opens for no other purpose and in no other vault. Therefore the server's key must be of an AEAD type,
+/// `aes256-gcm96` or `chacha20-poly1305`; the engine refuses others.
+///
+/// ```text
+/// bao secrets enable transit
+/// bao write -f transit/keys/wastore
+/// bao policy write bot - <<'END'
+/// path "transit/encrypt/wastore" { capabilities = ["update"] }
+/// path "transit/decrypt/wastore" { capabilities = ["update"] }
+/// END
+/// ```
+///
+/// With `create` instead of `update`, a mistyped name would make a new key. Opening only needs `decrypt`.
+///
+/// The token is read from its file at every call, so an agent can renew it. The bot's own [`HttpClient`] carries the
+/// requests, for whatsapp-rust usually its `UreqHttpClient`. It decides which certificates are trusted: give it an agent
+/// with your CA if the server's certificate is of a private one. The token goes into the header `Authorization`, which
+/// HTTP clients do not forward to other hosts and do not log. The client's buffers hold the key as it crosses the
+/// connection, and the client may not wipe them.
+///
+/// ```no_run
+/// # futures::executor::block_on(async {
+/// # fn http_client() -> Arc<dyn wacore::net::HttpClient> { unimplemented!() }
+/// use std::sync::Arc;
+/// use wastore::vault::TransitProvider;
+/// use wastore::{SqliteStore, Vault};
+///
+/// let store = Arc::new(SqliteStore::open("bot.db").await?);
+/// let transit = TransitProvider::new(http_client(), "https://bao.example.org:8200", "wastore", "/run/bao/token")?;
+/// let vault = Vault::open_or_create(store, Arc::new(transit)).await?;
+/// # drop(vault);
+/// # Ok::<(), wastore::Error>(())
+/// # }).unwrap();
+/// ```
+pub struct TransitProvider {
+    http: Arc<dyn HttpClient>,
+    url: String,
+    mount: String,
+    key: String,
+    token_file: PathBuf,
+    limit: Duration,
+}
+
+impl TransitProvider {
+    /// A provider for the key of this name, in the engine that is mounted at `transit`.
+    ///
+    /// `url` is the server's address, `https://HOST[:PORT]`. A path may follow. `http` is only accepted for an agent or
+    /// proxy on this machine. `token_file` holds a token in at most 8 KiB of text; it has to be private, by the rule of
+    /// [`Key::from_file`], and is read at every call.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) if the URL or the name is not of this form.
+    pub fn new(http: Arc<dyn HttpClient>, url: &str, key: &str, token_file: impl Into<PathBuf>) -> Result<Self> {
+        let url = transit_url::base(url)?.to_owned();
+        if !transit_url::is_name(key) {
+            return Err(invalid("the name of the Transit key", "has letters, digits, `-`, `_` and `.`"));
+        }
+        let (mount, key, token_file) = ("transit".to_owned(), key.to_owned(), token_file.into());
+        Ok(Self { http, url, mount, key, token_file, limit: Duration::from_secs(10) })
+    }
+
+    /// The path at which the engine is mounted, below its namespaces if there are any: `team/bots/transit`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) if it is not names between slashes.
+    pub fn mount(mut self, path: &str) -> Result<Self> {
+        let path = path.trim_matches('/');
+        if !transit_url::is_path(path) {
+            return Err(invalid("the mount of the Transit engine", "has letters, digits, `-`, `_`, `.` and `/`"));
+        }
+        self.mount = path.to_owned();
+        Ok(self)
+    }
+
+    /// The time after which a request fails with [`TransitProblem::TooSlow`]; ten seconds if it is not set. A vault
+    /// sends one request for each slot that it tries, and three for a new slot.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    async fn encrypt(&self, store_id: &[u8; 16], key: &Key) -> Result<String, ProviderError> {
+        let mut text = Zeroizing::new([0; 44]);
+        BASE64.encode_mut(key.expose(), &mut *text);
+        let answer = self.ask("encrypt", "plaintext", &*text, store_id).await?;
+        let ciphertext = Data::of(&answer)?.ciphertext.ok_or(TransitProblem::ForeignAnswer)?;
+        let is_ciphertext = transit_version(ciphertext.as_bytes()).is_some();
+        if is_ciphertext { Ok(ciphertext.to_owned()) } else { Err(TransitProblem::ForeignAnswer.into()) }
+    }
+
+    async fn decrypt(&self, store_id: &[u8; 16], ciphertext: &[u8]) -> Result<Key, ProviderError> {
+        let answer = self.ask("decrypt", "ciphertext", ciphertext, store_id).await?;
+        let plaintext = Data::of(&answer)?.plaintext.ok_or(TransitProblem::ForeignAnswer)?;
+        // The decoder wants room for padding.
+        let mut bytes = Zeroizing::new([0; 33]);
+        if plaintext.len() != 44 || BASE64.decode_mut(plaintext.as_bytes(), &mut *bytes) != Ok(32) {
+            return Err(TransitProblem::ForeignAnswer.into());
+        }
+        let mut key = Key::zeroed();
+        key.bytes_mut().copy_from_slice(&bytes[..32]);
+        Ok(key)
+    }
+
+    /// Sends one request, and returns the answer of a request that was granted.
+    async fn ask(
+        &self,
+        operation: &str,
+        field: &str,
+        content: &[u8],
+        store_id: &[u8; 16],
+    ) -> Result<Zeroizing<Vec<u8>>, ProviderError> {
+        let context = BASE64.encode(&[CONTEXT, store_id].concat());
+        let mut body = WipingBuffer::new();
+        for part in
+            [b"{\"", field.as_bytes(), b"\":\"", content, b"\",\"associated_data\":\"", context.as_bytes(), b"\"}"]
+        {
+            body.push(part);
+        }
+        let token = self.token()?;
+        let request = HttpRequest::post(format!("{}/v1/{}/{operation}/{}", self.url, self.mount, self.key))
+            .with_header("authorization", format!("Bearer {}", &*token))
+            .with_header("content-type", "application/json")
+            .with_body(Bytes::from_owner(body.into_bytes()));
+        let answer = match select(self.http.execute(request), futures_timer::Delay::new(self.limit)).await {
+            Either::Left((answer, _)) => answer.map_err(|error| TransitProblem::unreachable(&error, &token))?,
+            Either::Right(_) => return Err(TransitProblem::TooSlow.into()),
+        };
+        let body = Zeroizing::new(answer.body);
+        match answer.status_code {
+            200 if body.len() <= LONGEST_ANSWER => Ok(body),
+            200 => Err(TransitProblem::ForeignAnswer.into()),
+            status => Err(TransitProblem::of(status, &body[..body.len().min(LONGEST_ANSWER)]).into()),
+        }
+    }
+
+    fn token(&self) -> Result<Zeroizing<String>> {
+        const WHAT: &str = "Transit token";
+        let bytes = read_to_end(open(&self.token_file, WHAT)?, WHAT, LONGEST_TOKEN)?;
+        let token = bytes.trim_ascii();
+        if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
+            return Err(invalid(WHAT, "must be one word of text: write only the token into its file"));
+        }
+        Ok(Zeroizing::new(token.iter().copied().map(char::from).collect()))
+    }
+}
+
+#[async_trait]
+impl KeyProvider for TransitProvider {
+    async fn wrap(&self, store_id: &[u8; 16], key: &Key) -> Result<Vec<u8>, ProviderError> {
+        let ciphertext = self.encrypt(store_id, key).await?;
+        // An engine that ignores associated data would open the ciphertext for other vaults and purposes as well.
+        let other = store_id.map(|byte| !byte);
+        match self.decrypt(&other, ciphertext.as_bytes()).await {
+            Ok(_) => Err(TransitProblem::NotBound.into()),
+            Err(_) => Ok(ciphertext.into_bytes()),
+        }
+    }
+
+    async fn unwrap(&self, store_id: &[u8; 16], hint: &[u8]) -> Result<Option<Key>, ProviderError> {
+        match transit_version(hint) {
+            Some(_) => self.decrypt(store_id, hint).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Prints nothing of the server.
+impl fmt::Debug for TransitProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransitProvider").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+/// The associated data is this and the vault's id.
+const CONTEXT: &[u8] = b"wastore/v1/transit\0";
+
+/// Answers have some 300 bytes.
+const LONGEST_ANSWER: usize = 16 << 10;
+
+/// Service tokens have some 100 bytes, batch tokens some 500.
+const LONGEST_TOKEN: usize = 8 << 10;
+
+/// The part of an answer that counts. Borrows, so that no copy of a key is left.
+#[derive(Deserialize)]
+struct Data<'a> {
+    #[serde(borrow)]
+    ciphertext: Option<&'a str>,
+    #[serde(borrow)]
+    plaintext: Option<&'a str>,
+}
+
+impl<'a> Data<'a> {
+    fn of(answer: &'a [u8]) -> Result<Self, TransitProblem> {
+        #[derive(Deserialize)]
+        struct Answer<'a> {
+            #[serde(borrow)]
+            data: Data<'a>,
+        }
+        let answer: Answer<'_> = serde_json::from_slice(answer).map_err(|_| TransitProblem::ForeignAnswer)?;
+        Ok(answer.data)
+    }
+}
+
+/// The reason why a [`TransitProvider`] failed. It never carries a part of the server's answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransitProblem {
+    /// The request did not reach the server, or no answer came back.
+    #[error("the Transit server cannot be reached ({text}): check its address, its certificate and the network")]
+    Unreachable {
+        /// The words of the HTTP client, at most 200 characters.
+        text: String,
+    },
+    /// No answer came in time.
+    #[error("the Transit server did not answer in time: check that it is well, and try again")]
+    TooSlow,
+    /// Status 503.
+    #[error("the Transit server is sealed or not ready: unseal it, and try again")]
+    Sealed,
+    /// Status 401 or 403.
+    #[error(
+        "the Transit server denied the request: renew the token in its file, and let its policy `update` the paths `encrypt` and `decrypt` of the key"
+    )]
+    Denied,
+    /// There is no such engine or key.
+    #[error("the Transit server has no such key: check the mount of the engine and the name of the key")]
+    NotFound,
+    /// The server's key is not the one that encrypted this slot's key.
+    #[error(
+        "the Transit key does not open this slot: another key of this name, or another vault, made it; restore the server's key, or open with another secret"
+    )]
+    WrongKey,
+    /// The server no longer decrypts with the version of the key that encrypted this slot's key.
+    #[error(
+        "the Transit key does not allow its version that this slot was made with: lower its `min_decryption_version`, open the vault, and replace the slot"
+    )]
+    VersionTooOld,
+    /// The server's key has no such version.
+    #[error(
+        "the Transit key lacks the version that this slot was made with: restore the server's newest backup, or open with another secret"
+    )]
+    VersionMissing,
+    /// The engine ignores associated data.
+    #[error(
+        "the Transit engine does not bind ciphertexts to vaults: use a key of type `aes256-gcm96`, and a newer server"
+    )]
+    NotBound,
+    /// Another status.
+    #[error("the Transit server refused the request with status {status}: its log says why")]
+    Refused {
+        /// The status of HTTP.
+        status: u16,
+    },
+    /// The answer is not one of a Transit engine.
+    #[error("the answer is not one of a Transit engine: check the URL, and that no gateway answers in its place")]
+    ForeignAnswer,
+}
+
+impl TransitProblem {
+    /// The meaning of a status. A status of 400 has many; the server's fixed words tell them apart.
+    fn of(status: u16, body: &[u8]) -> Self {
+        let says = |words: &str| body.windows(words.len()).any(|part| part == words.as_bytes());
+        match status {
+            401 | 403 => Self::Denied,
+            404 => Self::NotFound,
+            503 => Self::Sealed,
+            400 if says("encryption key not found") => Self::NotFound,
+            400 if says("disallowed by policy (too old)") => Self::VersionTooOld,
+            400 if says("version is too new") => Self::VersionMissing,
+            400 if says("message authentication failed") => Self::WrongKey,
+            400 if says("non-AEAD") => Self::NotBound,
+            status => Self::Refused { status },
+        }
+    }
+
+    /// Takes over the words of the client's innermost error, unless they hold the token.
+    fn unreachable(error: &anyhow::Error, token: &str) -> Self {
+        let text = Zeroizing::new(error.root_cause().to_string());
+        let text = if text.contains(token) { "no connection" } else { &**text };
+        Self::Unreachable { text: printable(text).to_string().chars().take(200).collect() }
+    }
+}
