@@ -107,10 +107,10 @@ impl KeyProvider for KeyringProvider {
         getrandom::fill(&mut name)?;
         let hint = hint::of_keyring(&name);
         let user = hint::keyring_entry(store_id, &hint).ok_or(KeyringProblem::Damaged)?;
-        // Text, because KWallet keeps only text.
-        let mut digits = Zeroizing::new([0; 64]);
-        HEXLOWER.encode_mut(key.expose(), &mut *digits);
-        self.with_entry(user, move |entry| entry.set_secret(&*digits)).await?;
+        // Text, because KWallet keeps only text. An array would leave copies where it is moved.
+        let mut digits = Zeroizing::new(vec![0; 64]);
+        HEXLOWER.encode_mut(key.expose(), &mut digits);
+        self.with_entry(user, move |entry| entry.set_secret(&digits)).await?;
         Ok(hint)
     }
 

@@ -107,9 +107,10 @@ impl TransitProvider {
     }
 
     async fn encrypt(&self, store_id: &[u8; 16], key: &Key) -> Result<String, ProviderError> {
-        let mut text = Zeroizing::new([0; 44]);
-        BASE64.encode_mut(key.expose(), &mut *text);
-        let answer = self.ask("encrypt", "plaintext", &*text, store_id).await?;
+        // An array would leave copies where the future is moved.
+        let mut text = Zeroizing::new(vec![0; 44]);
+        BASE64.encode_mut(key.expose(), &mut text);
+        let answer = self.ask("encrypt", "plaintext", &text, store_id).await?;
         let ciphertext = Data::of(&answer)?.ciphertext.ok_or(TransitProblem::ForeignAnswer)?;
         let is_ciphertext = transit_version(ciphertext.as_bytes()).is_some();
         if is_ciphertext { Ok(ciphertext.to_owned()) } else { Err(TransitProblem::ForeignAnswer.into()) }
@@ -119,8 +120,8 @@ impl TransitProvider {
         let answer = self.ask("decrypt", "ciphertext", ciphertext, store_id).await?;
         let plaintext = Data::of(&answer)?.plaintext.ok_or(TransitProblem::ForeignAnswer)?;
         // The decoder wants room for padding.
-        let mut bytes = Zeroizing::new([0; 33]);
-        if plaintext.len() != 44 || BASE64.decode_mut(plaintext.as_bytes(), &mut *bytes) != Ok(32) {
+        let mut bytes = Zeroizing::new(vec![0; 33]);
+        if plaintext.len() != 44 || BASE64.decode_mut(plaintext.as_bytes(), &mut bytes) != Ok(32) {
             return Err(TransitProblem::ForeignAnswer.into());
         }
         let mut key = Key::zeroed();
@@ -144,8 +145,11 @@ impl TransitProvider {
             body.push(part);
         }
         let token = self.token()?;
+        // A string that grows would leave a part of the token behind.
+        let mut authorization = String::with_capacity("Bearer ".len() + token.len());
+        authorization.extend(["Bearer ", &token]);
         let request = HttpRequest::post(format!("{}/v1/{}/{operation}/{}", self.url, self.mount, self.key))
-            .with_header("authorization", format!("Bearer {}", &*token))
+            .with_header("authorization", authorization)
             .with_header("content-type", "application/json")
             .with_body(Bytes::from_owner(body.into_bytes()));
         let answer = match select(self.http.execute(request), futures_timer::Delay::new(self.limit)).await {
@@ -167,7 +171,9 @@ impl TransitProvider {
         if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
             return Err(invalid(WHAT, "must be one word of text: write only the token into its file"));
         }
-        Ok(Zeroizing::new(token.iter().copied().map(char::from).collect()))
+        let mut text = Zeroizing::new(String::with_capacity(token.len()));
+        text.extend(token.iter().copied().map(char::from));
+        Ok(text)
     }
 }
 

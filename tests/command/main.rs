@@ -14,7 +14,7 @@ mod keyring;
 mod less;
 mod manual;
 #[cfg(target_os = "linux")]
-#[allow(clippy::print_stderr, reason = "skipped tests say so")]
+#[allow(dead_code, clippy::print_stderr, reason = "other tests use the rest, and skipped ones say so")]
 #[path = "../services/openbao.rs"]
 mod openbao;
 #[cfg(target_os = "linux")]

@@ -121,10 +121,20 @@ fn weak_secrets_are_refused_or_warned_of() {
         assert_eq!(desk.fails("init wa.db --new-passphrase-file short").0, code, "{short:?}");
         assert!(!desk.path("wa.db").exists());
     }
-    desk.write("short", "fourteen chars");
-    let output = desk.run("init wa.db --new-passphrase-file short");
+    for guessed in
+        ["fourteen chars", "hunter2hunter2", "Whatsapp2026!", "qwertyuiop[]", "kate 14.02.1995", "wastore wastore"]
+    {
+        desk.write("short", guessed);
+        let (code, error) = desk.fails("init wa.db --new-passphrase-file short");
+        assert!(code == 2 && error.contains("quickly guessed") && error.contains("--weak-passphrase"), "{error}");
+        assert!(!error.contains(guessed) && !desk.path("wa.db").exists(), "{error}");
+    }
+    // A few characters are refused, whatever the user says.
+    desk.write("few", "zq7!Gx");
+    assert!(desk.fails("init wa.db --new-passphrase-file few --weak-passphrase").1.contains("fewer than 8"));
+    let output = desk.run("init wa.db --new-passphrase-file short --weak-passphrase");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && error.contains("warning: a passphrase of fewer than 15"), "{error}");
+    assert!(output.status.success() && error.contains("warning: the new passphrase is quickly guessed"), "{error}");
     // An old passphrase opens the store even if it is weak.
     desk.ok("passwd wa.db --passphrase-file short --new-passphrase-file old");
 }
@@ -239,8 +249,12 @@ fn a_passphrase_is_the_same_by_every_channel() {
         wide(&format!("\u{feff}{text}"), u16::to_be_bytes),
     ];
     let accents = ["Schlüssel der horse\n".as_bytes().to_vec(), "Schlu\u{308}ssel der horse\n".as_bytes().to_vec()];
-    let secrets =
-        [plain, accents.to_vec(), vec![b"a\thorse a tab\n".to_vec()], vec![b" horse and spaces  \n".to_vec()]];
+    let secrets = [
+        plain,
+        accents.to_vec(),
+        vec![b"a\thorse, a battery and a tab\n".to_vec()],
+        vec![b" battery, horse and spaces  \n".to_vec()],
+    ];
     let desk = Desk::new();
     for ways in &secrets {
         for creates in Channel::ALL {
@@ -258,7 +272,7 @@ fn a_passphrase_is_the_same_by_every_channel() {
         }
     }
     // Other white space counts.
-    assert_eq!(Channel::File.run(&desk, "verify wa.db", "", b"horse and spaces\n"), Some(3));
+    assert_eq!(Channel::File.run(&desk, "verify wa.db", "", b"battery, horse and spaces\n"), Some(3));
 }
 
 #[cfg(unix)]
@@ -584,4 +598,25 @@ fn a_passphrase_is_typed_and_not_shown() {
     assert!(shown.contains("was created") && !shown.contains("horse"), "{shown}");
     assert_eq!(terminal.end(), Some(0));
     desk.ok("verify wa.db --passphrase-file old");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_weak_passphrase_needs_a_yes() {
+    let desk = Desk::new();
+    for (answer, code) in [("no", 2), ("", 2), ("y", 2), ("yes", 0)] {
+        let mut terminal = Terminal::run(&desk, "init wa.db");
+        for prompt in ["new passphrase: ", "once more: "] {
+            terminal.until(prompt);
+            terminal.type_in("hunter2hunter2\n");
+        }
+        let asked = terminal.until("(yes or no): ");
+        assert!(asked.contains("quickly guessed") && !asked.contains("hunter2"), "{asked}");
+        terminal.type_in(&format!("{answer}\n"));
+        terminal.rest();
+        assert_eq!(terminal.end(), Some(code), "{answer}");
+        assert_eq!(desk.path("wa.db").exists(), code == 0, "{answer}");
+    }
+    desk.write("weak", "hunter2hunter2");
+    desk.ok("verify wa.db --passphrase-file weak");
 }

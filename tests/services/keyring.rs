@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 const HOW_TO_INSTALL: &str = "`dbus-daemon`, `dbus-send` or `gnome-keyring-daemon` cannot be started: install them (on \
     Debian: `apt-get install --no-install-recommends dbus gnome-keyring`), or skip their tests with WASTORE_NO_KEYRING=1";
 
@@ -66,6 +68,11 @@ impl Session {
             );
             owner.contains("true")
         });
+    }
+
+    /// Stops the keyring from answering, or lets it go on.
+    pub(crate) fn signal_keyring(&self, signal: Signal) {
+        kill_process(Pid::from_child(self.keyring.as_ref().unwrap()), signal).unwrap();
     }
 
     /// Ends the keyring. Its entries stay.

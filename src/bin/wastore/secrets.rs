@@ -287,27 +287,29 @@ fn refuse_weak(passphrase: &Passphrase, accepted: bool, terminal: Option<Termina
     if guesses >= ENOUGH {
         return Ok(());
     }
-    tell!(
-        "wastore: warning: some 10^{guesses:.0} guesses find the new passphrase; four random words take more than 10^{ENOUGH}"
-    );
+    let weakness = format!("the new passphrase is quickly guessed, with some 10^{guesses:.0} guesses");
+    let advice = "take four random words or more, or make a key file with `keygen`";
     let says_yes = match terminal {
-        _ if accepted => true,
-        Some(mut terminal) => terminal.ask("use it all the same? (yes or no): ")?.eq_ignore_ascii_case(b"yes"),
-        None => false,
+        None if !accepted => {
+            return Err(Failure::usage(&format!("{weakness}: {advice}, or accept it with `--weak-passphrase`")));
+        }
+        Some(mut terminal) if !accepted => {
+            tell!("wastore: warning: {weakness}: {advice}");
+            terminal.ask("use it all the same? (yes or no): ")?.trim_ascii() == b"yes"
+        }
+        _ => {
+            tell!("wastore: warning: {weakness}");
+            true
+        }
     };
-    if says_yes {
-        return Ok(());
-    }
-    Err(Failure::usage(
-        "the new passphrase is quickly guessed: take four random words or more, make a key file with `keygen`, or accept it with `--weak-passphrase`",
-    ))
+    says_yes.then_some(()).ok_or_else(|| Failure::usage("run it again, and type another passphrase"))
 }
 
 /// The length that NIST requires of any passphrase (SP 800-63B-4, section 3.1.1.2).
 const SHORTEST: usize = 8;
 
 /// The decimal logarithm of the number of guesses that a passphrase should take. With the usual cost, a graphics card
-/// makes some thousands of guesses a second, so a hundred of them take a month.
+/// makes some thousands of guesses a second, so a hundred cards take some weeks.
 const ENOUGH: f64 = 12.0;
 
 /// Where a passphrase is read from: one of these, or the terminal.

@@ -21,7 +21,7 @@ use crate::vault::Revocation;
 use crate::{Layer, Passphrase, Secret, SqliteStore, Vault};
 
 /// A secret to look for. This process keeps no copy itself: every byte is masked.
-struct Needle {
+pub(super) struct Needle {
     name: String,
     masked: Vec<u8>,
 }
@@ -29,7 +29,7 @@ struct Needle {
 const MASK: u8 = 0xa5;
 
 impl Needle {
-    fn new(name: impl Into<String>, secret: &[u8]) -> Self {
+    pub(super) fn new(name: impl Into<String>, secret: &[u8]) -> Self {
         Self { name: name.into(), masked: secret.iter().map(|byte| byte ^ MASK).collect() }
     }
 
@@ -39,7 +39,7 @@ impl Needle {
 }
 
 /// Every key of a vault.
-fn keys(vault: &Vault) -> Vec<Needle> {
+pub(super) fn keys(vault: &Vault) -> Vec<Needle> {
     let state = vault.shared().state();
     let (header, root) = (&state.header, &state.vault_keys);
     let store_id = &header.store_id;
@@ -61,7 +61,7 @@ fn keys(vault: &Vault) -> Vec<Needle> {
 }
 
 /// Looks for the needles in all memory that this process can read of itself.
-fn find(needles: &[Needle]) -> Vec<(String, String)> {
+pub(super) fn find(needles: &[Needle]) -> Vec<(String, String)> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let memory = File::open("/proc/self/mem").unwrap();
     let mut found = vec![];
@@ -158,11 +158,19 @@ fn live_and_let_go() {
 
 #[test]
 fn no_key_and_no_passphrase_stays_in_memory() {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["encrypt::tests::memory::live_and_let_go", "--exact", "--nocapture", "--test-threads=1"])
-        .env("WASTORE_MEMORY", "1")
-        .output()
-        .unwrap();
+    runs_without_remains(&mut child("memory::live_and_let_go"));
+}
+
+/// The command that runs a test in a process of its own.
+pub(super) fn child(test: &str) -> Command {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args([&format!("encrypt::tests::{test}"), "--exact", "--nocapture", "--test-threads=1"]);
+    child.env("WASTORE_MEMORY", "1");
+    child
+}
+
+pub(super) fn runs_without_remains(child: &mut Command) {
+    let output = child.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success() && said.contains("afterwards: []"),

@@ -11,12 +11,22 @@ mod golden;
 mod hostile_store;
 mod interop;
 mod interrupted;
+#[cfg(all(target_os = "linux", feature = "sqlite", feature = "keyring", feature = "transit"))]
+#[allow(dead_code, clippy::print_stderr, reason = "other tests use the rest, and skipped ones say so")]
+#[path = "../../../tests/services/keyring.rs"]
+mod keyring_service;
 #[cfg(feature = "import")]
 mod listing;
 #[cfg(feature = "sqlite")]
 mod long_listing;
 #[cfg(feature = "sqlite")]
 mod memory;
+#[cfg(all(target_os = "linux", feature = "sqlite", feature = "keyring", feature = "transit"))]
+#[allow(dead_code, clippy::print_stderr, reason = "other tests use the rest, and skipped ones say so")]
+#[path = "../../../tests/services/openbao.rs"]
+mod openbao;
+#[cfg(all(target_os = "linux", feature = "sqlite", feature = "keyring", feature = "transit"))]
+mod provider_memory;
 mod rollback;
 mod vault;
 mod vectors;
