@@ -12,7 +12,8 @@ use keyring_core::api::CredentialStoreApi;
 use zeroize::Zeroizing;
 
 use super::hint::{self, NAME_BYTES};
-use super::{Key, KeyProvider, ProviderError};
+use super::key::Key;
+use super::provider::{KeyProvider, ProviderError};
 
 /// Keeps the keys of vaults in the keyring of the operating system's user.
 ///

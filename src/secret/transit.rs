@@ -14,8 +14,10 @@ use wacore::net::{HttpClient, HttpRequest};
 use zeroize::Zeroizing;
 
 use super::hint::transit_version;
+use super::key::Key;
+use super::provider::{KeyProvider, ProviderError};
 use super::read::{invalid, open, read_to_end};
-use super::{Key, KeyProvider, ProviderError, transit_url};
+use super::transit_url;
 use crate::error::Result;
 use crate::json::WipingBuffer;
 use crate::printable::printable;

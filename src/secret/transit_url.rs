@@ -1,7 +1,7 @@
 //! The addresses of a Transit engine. They are read strictly: a doubtful one is refused, because a guess could send the
 //! token to another host, or without encryption.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::read::invalid;
 use crate::error::Result;
@@ -38,11 +38,15 @@ fn host(authority: &str) -> Option<&str> {
         Some((host, port)) => (host, port),
         None => authority.split_once(':').map_or((authority, ""), |(host, _)| (host, &authority[host.len()..])),
     };
-    let is_port =
-        port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
-    let is_host = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
-    let is_address = authority.starts_with('[') && host.parse::<std::net::Ipv6Addr>().is_ok();
-    (!host.is_empty() && is_port && (is_host || is_address)).then_some(host)
+    let is_number =
+        |port: &str| port.bytes().all(|digit| digit.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    let is_port = port.is_empty() || port.strip_prefix(':').is_some_and(is_number);
+    let is_host = if authority.starts_with('[') {
+        host.parse::<Ipv6Addr>().is_ok()
+    } else {
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
+    };
+    (is_host && is_port).then_some(host)
 }
 
 /// `true` for names between single slashes, none of which is `.` or `..`.

@@ -52,6 +52,7 @@ const WITHOUT_CONTENT: &[&str] = &[
     "OwnStore",
     "Padding",
     "Phase",
+    "ProviderError",
     #[cfg(not(feature = "postgres"))]
     "PostgresOptions",
     "PostgresProblem",
@@ -197,6 +198,27 @@ fn key() -> Key {
     Key::from_bytes(&mut [0x5a; 32])
 }
 
+/// The key providers of this crate.
+fn providers(printed: &mut Printed) {
+    #[cfg(feature = "keyring")]
+    {
+        printed.debug("KeyringProvider", &KeyringProvider::new());
+        printed.both("KeyringProblem", &KeyringProblem::Damaged);
+    }
+    #[cfg(feature = "transit")]
+    {
+        let http = Arc::new(whatsapp_rust::http::UreqHttpClient::new());
+        let url = "https://15550001111.example.org";
+        let provider = TransitProvider::new(http, url, &canaries::GROUP.replace('@', "-"), PASSPHRASE).unwrap();
+        printed.debug("TransitProvider", &provider);
+        printed.both("TransitProblem", &TransitProblem::Denied);
+    }
+    #[cfg(not(feature = "keyring"))]
+    printed.0.extend([("KeyringProvider", String::new()), ("KeyringProblem", String::new())]);
+    #[cfg(not(feature = "transit"))]
+    printed.0.extend([("TransitProvider", String::new()), ("TransitProblem", String::new())]);
+}
+
 /// The types of a store on a server. Without a server, the caller asked for no such tests.
 #[cfg(all(unix, feature = "postgres"))]
 async fn on_a_server(printed: &mut Printed) {
@@ -219,6 +241,7 @@ async fn everything(folder: &Path, printed: &mut Printed) {
     for secret in [passphrase().into(), key().into(), recovery.into(), Secret::Provider(Arc::new(Provider))] {
         printed.debug("Secret", &secret);
     }
+    providers(printed);
 
     #[cfg(feature = "postgres")]
     {

@@ -11,6 +11,7 @@ use wastore::{Result, VaultOptions};
 
 use crate::place::Place;
 use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret};
+use crate::settings::Settings;
 use crate::transit::TransitServer;
 
 /// Encrypted storage for whatsapp-rust: import an existing bot, change the secrets of its store,
@@ -39,12 +40,6 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "HEX", value_parser = store_id)]
     pub(crate) expect_store: Option<[u8; 16]>,
     #[command(flatten)]
-    pub(crate) transit: TransitServer,
-}
-
-/// The settings of all commands that take a secret.
-pub(crate) struct Settings {
-    pub(crate) vault: VaultOptions,
     pub(crate) transit: TransitServer,
 }
 

@@ -14,11 +14,12 @@ use wastore::vault::{HeaderInfo, KeyringProvider, OpenMode, SlotInfo, SlotKind};
 use wastore::{Error, Key, RecoveryKey, SqliteStore, printable, printable_path};
 use zeroize::Zeroizing;
 
-use crate::cli::{Accounts, Command, CopyArgs, Header, ImportArgs, Keys, Settings, Store};
+use crate::cli::{Accounts, Command, CopyArgs, Header, ImportArgs, Keys, Store};
 use crate::failure::{DAMAGED, Failure, REFUSED};
 use crate::manual;
 use crate::place::Place;
 use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret, saved_header};
+use crate::settings::Settings;
 use crate::stores::{
     AnyStore, each_account, file_in_use, in_use, open, open_file, open_file_read_only, open_or_make, open_read_only,
 };

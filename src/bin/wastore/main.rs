@@ -34,8 +34,10 @@ mod interruption;
 mod manual;
 mod place;
 mod secrets;
+mod settings;
 mod stores;
 mod terminal;
+mod threads;
 mod transit;
 
 use cli::Cli;

@@ -12,9 +12,10 @@ use std::time::Duration;
 use clap::Args;
 use wastore::{Key, Passphrase, RecoveryKey, Secret, Vault};
 
-use crate::cli::Settings;
 use crate::failure::Failure;
+use crate::settings::Settings;
 use crate::terminal::Terminal;
+use crate::threads::on_a_thread;
 use wastore::maintenance::{OwnStore, open_account};
 use wastore::vault::{KeyringProvider, OpenMode};
 
@@ -501,13 +502,3 @@ pub(crate) async fn saved_header(path: &Path) -> Result<Vec<u8>, Failure> {
 
 /// The size of the longest header, in bytes.
 const HEADER_BYTES: u64 = 16 << 10;
-
-/// Runs work that may wait for a person or a pipe, so that a signal can still end the command.
-pub(crate) async fn on_a_thread<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    let (give, result) = tokio::sync::oneshot::channel();
-    // The thread is abandoned if the command ends first.
-    std::thread::Builder::new().spawn(move || give.send(read()).ok()).map_err(Failure::other)?;
-    result.await.map_err(Failure::other)?
-}

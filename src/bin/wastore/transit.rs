@@ -13,7 +13,7 @@ use wacore::net::{HttpClient, HttpRequest, HttpResponse};
 use wastore::vault::TransitProvider;
 
 use crate::failure::Failure;
-use crate::secrets::on_a_thread;
+use crate::threads::on_a_thread;
 
 /// Where the server is, and how it knows this program.
 #[derive(Args, Clone)]
