@@ -375,14 +375,14 @@ pub(crate) enum Keys {
         #[command(flatten)]
         store: Store,
     },
-    /// Add a passphrase, a key file or a recovery key
+    /// Add a passphrase, a key, a recovery key, or a key in a keyring or of a Transit engine
     Add {
         #[command(flatten)]
         store: Store,
         #[command(flatten)]
-        secret: CurrentSecret,
+        secret: Box<CurrentSecret>,
         #[command(flatten)]
-        new: NewSecret,
+        new: Box<NewSecret>,
         /// Make a recovery key, and print it once
         #[arg(long, group = "new")]
         recovery: bool,
@@ -395,7 +395,7 @@ pub(crate) enum Keys {
         #[command(flatten)]
         store: Store,
         #[command(flatten)]
-        secret: CurrentSecret,
+        secret: Box<CurrentSecret>,
         /// The number that `keys list` shows
         slot: u8,
     },
