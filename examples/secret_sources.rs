@@ -11,6 +11,7 @@
 #![allow(clippy::print_stdout, reason = "an example talks to a terminal")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use wastore::vault::{KeyringProvider, TransitProvider};
 use wastore::{Key, Secret, SqliteStore, Vault};
@@ -24,8 +25,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         [path, "credential", name] => (path, Key::from_credential(name)?.into()),
         [path, "keyring"] => (path, Arc::new(KeyringProvider::new()).into()),
         [path, "transit", url, key, token_file] => {
-            // The HTTP client of the bot does as well.
-            let http = Arc::new(UreqHttpClient::new());
+            let config = ureq::Agent::config_builder().proxy(None).max_redirects(0);
+            let config = config.timeout_global(Some(Duration::from_secs(20)));
+            let http = Arc::new(UreqHttpClient::with_agent(config.build().into()));
             (path, Arc::new(TransitProvider::new(http, url, key, token_file)?).into())
         }
         _ => return Err("usage: secret_sources STORE (credential NAME | keyring | transit URL KEY TOKEN_FILE)".into()),

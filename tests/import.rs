@@ -620,7 +620,7 @@ async fn a_log_beside_the_name_of_a_new_database_is_refused() {
             Import::new().run(&bot.source, &new, key()).await.map(drop),
             Export::new().run(&store, &vault, &new).await.map(drop),
             store.backup(&new).await,
-            create_encrypted(&new, &VaultOptions::new(), key()).await,
+            create_encrypted(&new, 1, &VaultOptions::new(), key()).await,
         ] {
             assert!(matches!(&outcome, Err(Error::TargetExists { path }) if *path == log), "{ending}: {outcome:?}");
         }
@@ -711,7 +711,7 @@ async fn a_pipe_is_not_waited_for() {
         let error = Import::new().run(&bot.source, &bot.target, key()).await.unwrap_err();
         assert!(matches!(error, Error::File { what: "source", .. }), "{error:?}");
         let bot = Bot::new();
-        create_encrypted(&bot.target, &VaultOptions::new(), key()).await.unwrap();
+        create_encrypted(&bot.target, 1, &VaultOptions::new(), key()).await.unwrap();
         pipe(&bot.target.with_file_name(format!("wa.db{ending}")));
         let error = SqliteStore::open(&bot.target).await.unwrap_err();
         assert!(matches!(error, Error::File { what: "database", .. }), "{error:?}");
@@ -908,7 +908,7 @@ async fn an_interrupted_removal_is_finished() {
     assert!(removing.exists());
     // Another store that the same secret opens was not made from this source.
     let other = bot.target.with_file_name("other.db");
-    create_encrypted(&other, &VaultOptions::new(), key()).await.unwrap();
+    create_encrypted(&other, 1, &VaultOptions::new(), key()).await.unwrap();
     let error = Import::new().remove_source().run(&bot.source, &other, key()).await.unwrap_err();
     assert!(not_removed(error).contains("was imported into another store"));
     // It is not removed either if it has another name.

@@ -48,7 +48,7 @@ async fn with_own_or_derived(
     open: impl AsyncFn(Secret) -> Result<Vault>,
 ) -> Result<Vault> {
     let wrong = match open(secret.duplicate()).await {
-        Err(wrong @ Error::WrongSecret) => wrong,
+        Err(wrong @ (Error::WrongSecret | Error::KeyNotKept(_))) => wrong,
         opened => return opened,
     };
     // The header names the vault whose key it is. Older versions did not write that, so any other
@@ -71,6 +71,7 @@ async fn with_own_or_derived(
             },
             // Other faults of that vault do not concern the requested one.
             Err(error) if error.is_about_rollback() => doubt = doubt.or(Some(error)),
+            Err(error @ Error::KeyProvider(_)) => return Err(error),
             Err(_) => {}
         }
     }

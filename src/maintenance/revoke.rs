@@ -90,7 +90,8 @@ impl Rotate {
     /// Finds how each account opens, without changing anything.
     ///
     /// # Errors
-    /// [`Error::WrongSecret`] if the secret opens no account. [`Error::AccountsNotCovered`] if
+    /// [`Error::WrongSecret`] or [`Error::KeyNotKept`] if the secret opens no account, [`Error::KeyProvider`] if its
+    /// provider fails. [`Error::AccountsNotCovered`] if
     /// there are other accounts that are not excepted. [`Error::InvalidInput`] if the new secret
     /// already opens one.
     async fn cover(
@@ -103,9 +104,9 @@ impl Rotate {
         let options = options.clone().mode(OpenMode::ReadOnly);
         let try_open =
             async |account: &Arc<dyn Rows>, secret: Secret| match options.open_backend(account.clone(), secret).await {
-                Ok(vault) => Ok(Some(vault)),
-                Err(error) if error.is_about_rollback() => Err(error),
-                Err(_) => Ok(None),
+                Ok(vault) => Ok(Ok(vault)),
+                Err(error) if error.is_about_rollback() || matches!(error, Error::KeyProvider(_)) => Err(error),
+                Err(error) => Ok(Err(error)),
             };
         let (mut parents, mut closed, mut covered, mut uncovered) = (vec![], vec![], vec![], vec![]);
         for number in store.accounts_in_use().await? {
@@ -114,18 +115,20 @@ impl Rotate {
             }
             let account = store.account(number);
             match try_open(&account, secret.duplicate()).await? {
-                Some(vault) => {
+                Ok(vault) => {
                     parents.push(vault);
                     covered.push((account, OpensWith::Old));
                 }
-                None => closed.push(account),
+                Err(error) => closed.push((account, error)),
             }
         }
         if parents.is_empty() {
-            return Err(Error::WrongSecret);
+            let mut refusals = closed.into_iter().map(|(_, error)| error);
+            return Err(refusals.find(|error| matches!(error, Error::KeyNotKept(_))).unwrap_or(Error::WrongSecret));
         }
         for (position, (account, _)) in covered.iter().enumerate() {
-            let known = try_open(account, new.duplicate()).await?.is_some();
+            // A provider makes another key for each slot, so the same one opens a new vault with a new key.
+            let known = !matches!(new, Secret::Provider(_)) && try_open(account, new.duplicate()).await?.is_ok();
             // The new secret may open a vault that an interrupted revocation has begun.
             if known && !parents[position].is_rotating() {
                 return Err(Error::InvalidInput {
@@ -134,16 +137,16 @@ impl Rotate {
                 });
             }
         }
-        'accounts: for account in closed {
+        'accounts: for (account, _) in closed {
             for (position, parent) in parents.iter().enumerate() {
                 let key = parent.account_key(&account.key_label());
-                if try_open(&account, key.into()).await?.is_some() {
+                if try_open(&account, key.into()).await?.is_ok() {
                     covered.push((account, OpensWith::KeyOf(position)));
                     continue 'accounts;
                 }
             }
             match try_open(&account, new.duplicate()).await? {
-                Some(vault) if vault.is_rotating() => covered.push((account, OpensWith::New)),
+                Ok(vault) if vault.is_rotating() => covered.push((account, OpensWith::New)),
                 _ => uncovered.push(account.account_number()),
             }
         }

@@ -1,19 +1,21 @@
 //! Keys in the keyring of the operating system.
 
+use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use data_encoding::HEXLOWER;
 use futures_channel::oneshot;
-use futures_util::future::{Either, select};
 use keyring_core::Entry;
 use keyring_core::api::CredentialStoreApi;
 use zeroize::Zeroizing;
 
+use super::deadline::within;
 use super::hint::{self, NAME_BYTES};
 use super::key::Key;
-use super::provider::{KeyProvider, ProviderError};
+use super::provider::{KeyProvider, ProviderError, quoted};
 
 /// Keeps the keys of vaults in the keyring of the operating system's user.
 ///
@@ -63,8 +65,8 @@ impl KeyringProvider {
         Self { limit: Duration::from_secs(60) }
     }
 
-    /// The time after which [`KeyringProblem::TooSlow`] is returned, for each slot that is tried. If the keyring is
-    /// locked, the user is asked for its password in this time.
+    /// The time after which [`KeyringProblem::TooSlow`] is returned. If the keyring is locked, the user is asked for its
+    /// password in this time.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -78,19 +80,13 @@ impl KeyringProvider {
     ) -> Result<T, KeyringProblem> {
         let (tell, told) = oneshot::channel();
         // The thread is abandoned at the limit. It ends when the keyring answers, or with the process.
-        let work = move || {
-            let done = entry(&user).and_then(work).map_err(KeyringProblem::from);
-            tell.send(done).ok();
-        };
-        let unavailable = |text: String| KeyringProblem::Unavailable { text };
-        std::thread::Builder::new()
-            .name("keyring".to_owned())
-            .spawn(work)
-            .map_err(|error| unavailable(error.to_string()))?;
-        match select(told, futures_timer::Delay::new(self.limit)).await {
-            Either::Left((Ok(done), _)) => done,
-            Either::Left((Err(_), _)) => Err(unavailable("its library stopped".to_owned())),
-            Either::Right(_) => Err(KeyringProblem::TooSlow),
+        let work = move || tell.send(entry(&user).and_then(work).map_err(KeyringProblem::from)).ok();
+        let no_thread = |error: io::Error| KeyringProblem::Unavailable { text: error.to_string() };
+        std::thread::Builder::new().name("keyring".to_owned()).spawn(work).map_err(no_thread)?;
+        match within(self.limit, told).await.map_err(no_thread)? {
+            Some(Ok(done)) => done,
+            Some(Err(_)) => Err(KeyringProblem::Unavailable { text: "its library ended".to_owned() }),
+            None => Err(KeyringProblem::TooSlow),
         }
     }
 }
@@ -107,7 +103,7 @@ impl KeyProvider for KeyringProvider {
         let mut name = [0; NAME_BYTES];
         getrandom::fill(&mut name)?;
         let hint = hint::of_keyring(&name);
-        let user = hint::keyring_entry(store_id, &hint).ok_or(KeyringProblem::Damaged)?;
+        let user = hint::keyring_entry(store_id, &hint).ok_or("the name of the new entry is not valid")?;
         // Text, because KWallet keeps only text. An array would leave copies where it is moved.
         let mut digits = Zeroizing::new(vec![0; 64]);
         HEXLOWER.encode_mut(key.expose(), &mut digits);
@@ -117,37 +113,66 @@ impl KeyProvider for KeyringProvider {
 
     async fn unwrap(&self, store_id: &[u8; 16], hint: &[u8]) -> Result<Option<Key>, ProviderError> {
         let Some(user) = hint::keyring_entry(store_id, hint) else { return Ok(None) };
-        let digits = self.with_entry(user, |entry| entry.get_secret().map(Zeroizing::new)).await?;
+        let secret = self.with_entry(user, |entry| entry.get_secret().map(Zeroizing::new)).await;
+        let digits = secret.map_err(KeyringProblem::failure)?;
         let mut key = Key::zeroed();
         if digits.len() != 64 || HEXLOWER.decode_mut(&digits, key.bytes_mut()) != Ok(32) {
-            return Err(KeyringProblem::Damaged.into());
+            return Err(KeyringProblem::Damaged.failure());
         }
         Ok(Some(key))
     }
 }
 
+/// The entry of the service with this user name.
 fn entry(user: &str) -> keyring_core::Result<Entry> {
-    #[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "openbsd"))]
-    let store: Arc<dyn CredentialStoreApi> = zbus_secret_service_keyring_store::Store::new()?;
-    #[cfg(target_os = "macos")]
-    let store: Arc<dyn CredentialStoreApi> = apple_native_keyring_store::keychain::Store::new()?;
-    #[cfg(target_os = "windows")]
-    let store: Arc<dyn CredentialStoreApi> = windows_native_keyring_store::Store::new()?;
-    store.build(KeyringProvider::SERVICE, user, None)
+    store()?.build(KeyringProvider::SERVICE, user, Some(&HashMap::from(MODIFIERS)))
 }
+
+#[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "openbsd"))]
+fn store() -> keyring_core::Result<Arc<dyn CredentialStoreApi>> {
+    Ok(zbus_secret_service_keyring_store::Store::new()?)
+}
+
+#[cfg(target_os = "macos")]
+fn store() -> keyring_core::Result<Arc<dyn CredentialStoreApi>> {
+    Ok(apple_native_keyring_store::keychain::Store::new()?)
+}
+
+#[cfg(target_os = "windows")]
+fn store() -> keyring_core::Result<Arc<dyn CredentialStoreApi>> {
+    Ok(windows_native_keyring_store::Store::new()?)
+}
+
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "freebsd",
+    target_os = "openbsd",
+    target_os = "macos",
+    target_os = "windows"
+)))]
+fn store() -> keyring_core::Result<Arc<dyn CredentialStoreApi>> {
+    Err(keyring_core::Error::NotSupportedByStore("wastore knows no keyring of this system".to_owned()))
+}
+
+/// An entry does not roam to other machines of the user.
+#[cfg(target_os = "windows")]
+const MODIFIERS: [(&str, &str); 1] = [("persistence", "Local")];
+
+#[cfg(not(target_os = "windows"))]
+const MODIFIERS: [(&str, &str); 0] = [];
 
 /// The reason why a [`KeyringProvider`] failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyringProblem {
     /// There is no keyring, or it does not work.
-    #[error("the keyring cannot be used ({text}): start it in this user's session, or open with another secret")]
+    #[error("the keyring cannot be used ({text}): start it in this user's session, or use another secret")]
     Unavailable {
-        /// The words of the operating system.
+        /// The words of the operating system or the keyring, at most 200 characters.
         text: String,
     },
-    /// The user did not unlock it, or refused the access.
-    #[error("the keyring is locked, or refused the access: unlock it, and try again")]
+    /// The user did not unlock it, or refused the access, or there is no default keyring.
+    #[error("the keyring is locked, or there is no default keyring: unlock it or make one, and try again")]
     Locked,
     /// The entry is gone.
     #[error("the keyring has no entry for this slot: it was deleted, or is in the keyring of another user or machine")]
@@ -160,6 +185,16 @@ pub enum KeyringProblem {
     TooSlow,
 }
 
+impl KeyringProblem {
+    /// Only these concern one slot.
+    fn failure(self) -> ProviderError {
+        match self {
+            Self::NoEntry | Self::Damaged => ProviderError::NoKey(self.into()),
+            _ => ProviderError::Failed(self.into()),
+        }
+    }
+}
+
 impl From<keyring_core::Error> for KeyringProblem {
     /// Leaves out the content of entries, which some errors carry.
     fn from(error: keyring_core::Error) -> Self {
@@ -167,12 +202,13 @@ impl From<keyring_core::Error> for KeyringProblem {
         match error {
             Error::NoEntry => Self::NoEntry,
             Error::NoStorageAccess(_) => Self::Locked,
-            Error::PlatformFailure(error) => Self::Unavailable { text: error.to_string() },
+            Error::PlatformFailure(error) => Self::Unavailable { text: quoted(&error.to_string()) },
             Error::BadEncoding(content) | Error::BadDataFormat(content, _) => {
                 drop(Zeroizing::new(content));
                 Self::Damaged
             }
             Error::Ambiguous(_) => Self::Damaged,
+            Error::NotSupportedByStore(text) => Self::Unavailable { text: quoted(&text) },
             _ => Self::Unavailable { text: "it lacks a feature".to_owned() },
         }
     }

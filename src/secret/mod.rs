@@ -4,9 +4,11 @@
 //! |--|--|
 //! | `passphrase.rs`, `key.rs`, `recovery.rs` | the three kinds |
 //! | `provider.rs` | the trait for keys that are kept elsewhere |
-//! | `keyring.rs`, `transit.rs`, `transit_url.rs`, `hint.rs` | the providers of this crate |
+//! | `keyring.rs`, `transit.rs`, `transit_url.rs`, `hint.rs`, `deadline.rs` | the providers of this crate |
 //! | `read.rs` | reading a secret and normalizing its text |
 
+#[cfg(any(feature = "keyring", feature = "transit"))]
+mod deadline;
 pub(crate) mod hint;
 mod key;
 #[cfg(feature = "keyring")]

@@ -1,8 +1,12 @@
 //! Keys that are kept elsewhere.
 
+use std::error::Error;
+
 use async_trait::async_trait;
 
 use super::key::Key;
+#[cfg(any(feature = "keyring", feature = "transit"))]
+use crate::printable::printable;
 
 /// An external keeper of keys: a KMS, an operating system's keyring, a hardware token.
 ///
@@ -29,5 +33,34 @@ pub trait KeyProvider: Send + Sync {
     async fn unwrap(&self, store_id: &[u8; 16], hint: &[u8]) -> Result<Option<Key>, ProviderError>;
 }
 
-/// The failure of a key provider, which [`Error::KeyProvider`](crate::Error::KeyProvider) carries.
-pub type ProviderError = Box<dyn std::error::Error + Send + Sync>;
+/// The failure of a key provider. Any error becomes [`ProviderError::Failed`] by `?`.
+#[derive(Debug)]
+pub enum ProviderError {
+    /// The provider works, but does not have this key: its entry was deleted, or another key encrypted it. A vault goes
+    /// on with its next slot. If none opens, it returns [`Error::KeyNotKept`](crate::Error::KeyNotKept).
+    NoKey(Box<dyn Error + Send + Sync>),
+    /// The provider cannot be asked now. A vault asks for no other slot, and returns
+    /// [`Error::KeyProvider`](crate::Error::KeyProvider).
+    Failed(Box<dyn Error + Send + Sync>),
+}
+
+impl ProviderError {
+    /// The error itself.
+    pub fn into_inner(self) -> Box<dyn Error + Send + Sync> {
+        match self {
+            Self::NoKey(error) | Self::Failed(error) => error,
+        }
+    }
+}
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for ProviderError {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// The words of another program, for an error: without control characters, and at most 200 characters.
+#[cfg(any(feature = "keyring", feature = "transit"))]
+pub(super) fn quoted(text: &str) -> String {
+    printable(text).to_string().chars().take(200).collect()
+}

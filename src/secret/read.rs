@@ -74,8 +74,7 @@ pub(super) fn open(path: &Path, what: &'static str) -> Result<std::fs::File> {
 /// Opens a credential that systemd passes to a service.
 pub(super) fn open_credential(name: &str, what: &'static str) -> Result<std::fs::File> {
     // systemd allows a few more characters, with which a name could lead out of the folder on other systems.
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    if !(1..=255).contains(&name.len()) || !name.bytes().all(is_plain) || matches!(name, "." | "..") {
+    if name.len() > 255 || !is_plain_name(name) {
         return Err(invalid("credential", "must be named as in `LoadCredential=`: letters, digits, `.`, `-` and `_`"));
     }
     let folder = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|folder| Path::new(folder).is_absolute());
@@ -84,6 +83,12 @@ pub(super) fn open_credential(name: &str, what: &'static str) -> Result<std::fs:
         "was not passed to this process: set `LoadCredential=` in the unit of the service, and start it by systemd",
     ))?;
     open(&Path::new(&folder).join(name), what)
+}
+
+/// `true` for a name that leads nowhere else, in a folder or in a URL.
+pub(super) fn is_plain_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    !name.is_empty() && name.bytes().all(is_plain) && !matches!(name, "." | "..")
 }
 
 /// Reads a secret into memory that is wiped. Refuses a secret of more than `limit` bytes.

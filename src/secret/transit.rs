@@ -8,27 +8,26 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use data_encoding::BASE64;
-use futures_util::future::{Either, select};
 use serde::Deserialize;
 use wacore::net::{HttpClient, HttpRequest};
 use zeroize::Zeroizing;
 
+use super::deadline::within;
 use super::hint::transit_version;
 use super::key::Key;
-use super::provider::{KeyProvider, ProviderError};
-use super::read::{invalid, open, read_to_end};
+use super::provider::{KeyProvider, ProviderError, quoted};
+use super::read::{invalid, is_plain_name, open, read_to_end};
 use super::transit_url;
 use crate::error::Result;
 use crate::json::WipingBuffer;
-use crate::printable::printable;
 
 /// Has the Transit engine of an OpenBao or HashiCorp Vault server encrypt the keys of vaults, so that a store opens only
 /// while that server agrees (<https://openbao.org/docs/secrets/transit/>).
 ///
 /// The hint of a slot is the server's ciphertext of a random key, `vault:v1:` and 80 characters for the first version of
 /// the server's key. The associated data is `wastore/v1/transit`, a zero byte and the vault's id, so the ciphertext
-/// opens for no other purpose and in no other vault. Therefore the server's key must be of an AEAD type,
-/// `aes256-gcm96` or `chacha20-poly1305`; the engine refuses others.
+/// opens for no other purpose and in no other vault. Therefore the server's key must be of an AEAD type, such as
+/// `aes256-gcm96`, the engine's default, or `chacha20-poly1305`.
 ///
 /// ```text
 /// bao secrets enable transit
@@ -41,25 +40,34 @@ use crate::printable::printable;
 ///
 /// With `create` instead of `update`, a mistyped name would make a new key. Opening only needs `decrypt`.
 ///
-/// The token is read from its file at every call, so an agent can renew it. The bot's own [`HttpClient`] carries the
-/// requests, for whatsapp-rust usually its `UreqHttpClient`. It decides which certificates are trusted: give it an agent
-/// with your CA if the server's certificate is of a private one. The token goes into the header `Authorization`, which
-/// HTTP clients do not forward to other hosts and do not log. The client's buffers hold the key as it crosses the
-/// connection, and the client may not wipe them.
+/// The token is read from its file at every call, so an agent can renew it, and goes into the header `Authorization`.
 ///
-/// ```no_run
-/// # futures::executor::block_on(async {
-/// # fn http_client() -> Arc<dyn wacore::net::HttpClient> { unimplemented!() }
+/// A [`HttpClient`] carries the requests. A new key crosses it in plaintext, and so does a key that is opened. Give the
+/// provider a client of its own:
+///
+/// * which trusts your CA, if the server's certificate is of a private one;
+/// * which follows no redirects, because they lead to other hosts;
+/// * which uses no proxy for `http`. ureq takes one from variables such as `HTTP_PROXY`;
+/// * which has a time limit. [`TransitProvider::timeout`] ends the wait, but whatsapp-rust's `UreqHttpClient` waits on a
+///   thread of tokio, for which tokio waits when the program ends.
+///
+/// The buffers of the client hold the key once, and most clients do not wipe them.
+///
+/// ```
 /// use std::sync::Arc;
+/// use std::time::Duration;
+///
 /// use wastore::vault::TransitProvider;
 /// use wastore::{SqliteStore, Vault};
+/// use whatsapp_rust::http::UreqHttpClient;
 ///
-/// let store = Arc::new(SqliteStore::open("bot.db").await?);
-/// let transit = TransitProvider::new(http_client(), "https://bao.example.org:8200", "wastore", "/run/bao/token")?;
-/// let vault = Vault::open_or_create(store, Arc::new(transit)).await?;
-/// # drop(vault);
-/// # Ok::<(), wastore::Error>(())
-/// # }).unwrap();
+/// async fn open() -> wastore::Result<Vault> {
+///     let config = ureq::Agent::config_builder().proxy(None).max_redirects(0).timeout_global(Some(Duration::from_secs(20)));
+///     let http = Arc::new(UreqHttpClient::with_agent(config.build().into()));
+///     let store = SqliteStore::open("bot.db").await?;
+///     let transit = TransitProvider::new(http, "https://bao.example.org:8200", "wastore", "/run/bao/token")?;
+///     Vault::open_or_create(&store, Arc::new(transit)).await
+/// }
 /// ```
 pub struct TransitProvider {
     http: Arc<dyn HttpClient>,
@@ -81,7 +89,7 @@ impl TransitProvider {
     /// [`Error::InvalidInput`](crate::Error::InvalidInput) if the URL or the name is not of this form.
     pub fn new(http: Arc<dyn HttpClient>, url: &str, key: &str, token_file: impl Into<PathBuf>) -> Result<Self> {
         let url = transit_url::base(url)?.to_owned();
-        if !transit_url::is_name(key) {
+        if !is_plain_name(key) {
             return Err(invalid("the name of the Transit key", "has letters, digits, `-`, `_` and `.`"));
         }
         let (mount, key, token_file) = ("transit".to_owned(), key.to_owned(), token_file.into());
@@ -154,15 +162,13 @@ impl TransitProvider {
             .with_header("authorization", authorization)
             .with_header("content-type", "application/json")
             .with_body(Bytes::from_owner(body.into_bytes()));
-        let answer = match select(self.http.execute(request), futures_timer::Delay::new(self.limit)).await {
-            Either::Left((answer, _)) => answer.map_err(|error| TransitProblem::unreachable(&error, &token))?,
-            Either::Right(_) => return Err(TransitProblem::TooSlow.into()),
-        };
+        let answer = within(self.limit, self.http.execute(request)).await?.ok_or(TransitProblem::TooSlow)?;
+        let answer = answer.map_err(|error| TransitProblem::unreachable(&error, &token))?;
         let body = Zeroizing::new(answer.body);
         match answer.status_code {
             200 if body.len() <= LONGEST_ANSWER => Ok(body),
             200 => Err(TransitProblem::ForeignAnswer.into()),
-            status => Err(TransitProblem::of(status, &body[..body.len().min(LONGEST_ANSWER)]).into()),
+            status => Err(TransitProblem::of(status, &body[..body.len().min(LONGEST_ANSWER)]).failure()),
         }
     }
 
@@ -187,7 +193,8 @@ impl KeyProvider for TransitProvider {
         let other = store_id.map(|byte| !byte);
         match self.decrypt(&other, ciphertext.as_bytes()).await {
             Ok(_) => Err(TransitProblem::NotBound.into()),
-            Err(_) => Ok(ciphertext.into_bytes()),
+            Err(ProviderError::NoKey(_)) => Ok(ciphertext.into_bytes()),
+            Err(failed) => Err(failed),
         }
     }
 
@@ -280,6 +287,9 @@ pub enum TransitProblem {
         "the Transit engine does not bind ciphertexts to vaults: use a key of type `aes256-gcm96`, and a newer server"
     )]
     NotBound,
+    /// Status 3xx.
+    #[error("the Transit server redirects to another address: give the address of the active server")]
+    Redirected,
     /// Another status.
     #[error("the Transit server refused the request with status {status}: its log says why")]
     Refused {
@@ -292,11 +302,20 @@ pub enum TransitProblem {
 }
 
 impl TransitProblem {
+    /// Only these concern one slot.
+    fn failure(self) -> ProviderError {
+        match self {
+            Self::WrongKey | Self::VersionTooOld | Self::VersionMissing => ProviderError::NoKey(self.into()),
+            _ => ProviderError::Failed(self.into()),
+        }
+    }
+
     /// The meaning of a status. A status of 400 has many; the server's fixed words tell them apart.
     fn of(status: u16, body: &[u8]) -> Self {
         let says = |words: &str| body.windows(words.len()).any(|part| part == words.as_bytes());
         match status {
             401 | 403 => Self::Denied,
+            300..=399 => Self::Redirected,
             404 => Self::NotFound,
             503 => Self::Sealed,
             400 if says("encryption key not found") => Self::NotFound,
@@ -312,6 +331,6 @@ impl TransitProblem {
     fn unreachable(error: &anyhow::Error, token: &str) -> Self {
         let text = Zeroizing::new(error.root_cause().to_string());
         let text = if text.contains(token) { "no connection" } else { &**text };
-        Self::Unreachable { text: printable(text).to_string().chars().take(200).collect() }
+        Self::Unreachable { text: quoted(text) }
     }
 }

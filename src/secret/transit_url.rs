@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::read::invalid;
+use super::read::{invalid, is_plain_name};
 use crate::error::Result;
 
 /// Returns the URL without slashes at its end.
@@ -51,12 +51,7 @@ fn host(authority: &str) -> Option<&str> {
 
 /// `true` for names between single slashes, none of which is `.` or `..`.
 pub(super) fn is_path(path: &str) -> bool {
-    path.split('/').all(is_name)
-}
-
-pub(super) fn is_name(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    !name.is_empty() && name.bytes().all(is_plain) && !matches!(name, "." | "..")
+    path.split('/').all(is_plain_name)
 }
 
 #[cfg(test)]

@@ -52,7 +52,6 @@ const WITHOUT_CONTENT: &[&str] = &[
     "OwnStore",
     "Padding",
     "Phase",
-    "ProviderError",
     #[cfg(not(feature = "postgres"))]
     "PostgresOptions",
     "PostgresProblem",
@@ -200,6 +199,7 @@ fn key() -> Key {
 
 /// The key providers of this crate.
 fn providers(printed: &mut Printed) {
+    printed.debug("ProviderError", &ProviderError::Failed("offline".into()));
     #[cfg(feature = "keyring")]
     {
         printed.debug("KeyringProvider", &KeyringProvider::new());

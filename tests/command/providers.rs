@@ -1,5 +1,6 @@
 //! Stores that a keyring or a Transit engine opens, with the real services.
 
+use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -56,7 +57,8 @@ impl Run<'_> {
         self.ok(&format!("keys remove wa.db {old} 0"));
         self.ok(&format!("verify wa.db {old}"));
         self.ok(&format!("rotate wa.db {old}"));
-        // A passphrase takes its place, and it that of the passphrase.
+        // It takes its own place with a new key, a passphrase takes its place, and it that of the passphrase.
+        self.ok(&format!("revoke wa.db {old} {new}"));
         self.ok(&format!("revoke wa.db {old} --new-passphrase-file old"));
         let refused = self.fails(&format!("verify wa.db {old}"));
         assert!(refused.contains("wrong secret"), "{refused}");
@@ -66,6 +68,10 @@ impl Run<'_> {
         self.ok(&format!("init other.db {new}"));
         // The header of one vault does not open through the key of another.
         self.ok(&format!("verify other.db {old}"));
+        // The vault of the first account opens the second one.
+        desk.upstream("two.sqlite", &[1, 2]);
+        self.ok(&format!("import two.sqlite two.db --all-accounts {new}"));
+        self.ok(&format!("verify two.db {old}"));
     }
 
     /// The service fails: the store stays closed, nothing is created, and nothing changes.
@@ -73,8 +79,11 @@ impl Run<'_> {
         let before = std::fs::read(self.desk.path("wa.db")).unwrap();
         for arguments in [
             format!("verify wa.db {old}"),
+            format!("verify two.db {old} --account 2"),
             format!("rotate wa.db {old}"),
+            format!("revoke two.db {old} --new-key-file key"),
             format!("init new.db {new}"),
+            format!("init new.db --account 2 {new}"),
             format!("import whatsapp.db new.db {new}"),
         ] {
             let error = self.fails(&arguments);
@@ -189,6 +198,20 @@ fn a_transit_server_needs_a_certificate_that_is_trusted() {
     };
     trusting.ok("init wa.db --new-transit-key wastore");
     trusting.ok("verify wa.db --transit-key wastore");
+    // No proxy gets the token or the key.
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.set_nonblocking(true).unwrap();
+    let address = format!("http://{}", proxy.local_addr().unwrap());
+    let names = ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "http_proxy", "https_proxy"];
+    let proxied = Run {
+        prepare: Box::new(|command| {
+            command.env("SSL_CERT_FILE", &ca).env_remove("NO_PROXY").env_remove("no_proxy");
+            command.envs(names.map(|name| (name, &address)));
+        }),
+        ..on_transit(&desk, &server, &token)
+    };
+    proxied.ok("verify wa.db --transit-key wastore");
+    assert!(proxy.accept().is_err(), "the command went to a proxy");
     let error = on_transit(&desk, &server, &token).fails("verify wa.db --transit-key wastore");
     assert!(error.contains("cannot be reached") && error.contains("certificate"), "{error}");
     let plain = server.url().replace("https://127.0.0.1", "http://bao.example.org");
@@ -204,9 +227,9 @@ fn the_keyring_of_the_user_opens_a_store() {
     {
         let run = in_session(&desk, &session);
         run.lives("--keyring", "--new-keyring", "keyring entry ");
-        // One for the import, one for the added slot, one for the last revocation, one for the second store.
+        // Of the imports, the added slot, two revocations and the second store.
         let entries = session.entries();
-        assert_eq!(entries.len(), 4, "{entries:?}");
+        assert_eq!(entries.len(), 6, "{entries:?}");
         let listed = run.ok("keys list wa.db");
         let name = listed.split_once("keyring entry ").unwrap().1.split_whitespace().next().unwrap();
         assert_eq!(entries.iter().filter(|entry| entry.contains(name) && entry.contains("\"wastore\"")).count(), 1);
@@ -214,6 +237,8 @@ fn the_keyring_of_the_user_opens_a_store() {
         let removed = run.ok("keys remove wa.db --key-file key 0");
         assert!(removed.contains(name) && removed.contains("delete it there"), "{removed}");
         run.ok("keys add wa.db --key-file key --new-keyring");
+        let revoked = run.ok("revoke two.db --keyring --new-keyring");
+        assert!(revoked.contains("the keyring keeps its entry"), "{revoked}");
     }
     session.lock();
     let locked = in_session(&desk, &session);

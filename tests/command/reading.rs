@@ -174,7 +174,7 @@ fn left_by_a_bot(folder: &Path) {
     let path = bot.path().join("wa.db");
     wait(async {
         let options = VaultOptions::new().kdf_cost(wastore::vault::Argon2Cost::MINIMUM);
-        create_encrypted(&path, &options, old()).await.unwrap();
+        create_encrypted(&path, 1, &options, old()).await.unwrap();
         let store = Arc::new(SqliteStore::open(&path).await.unwrap());
         let vault = options.open(store.clone(), old()).await.unwrap();
         let layered = vault.layer().layer(store);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures::executor::block_on;
 use rustix::process::Signal;
 use wacore::store::InMemoryBackend;
-use wastore::vault::{KeyProvider, KeyringProblem, KeyringProvider, SlotKind};
+use wastore::vault::{KeyProvider, KeyringProblem, KeyringProvider, ProviderError, SlotKind};
 use wastore::{Error, Key};
 
 use crate::session::Session;
@@ -74,7 +74,8 @@ fn vaults_open_by_their_own_entries() {
         assert_eq!(hint.len(), 40);
         assert_eq!(provider.unwrap(&[1; 16], &hint).await.unwrap().unwrap().expose(), key.expose());
         let refused = provider.unwrap(&[2; 16], &hint).await.unwrap_err();
-        assert_eq!(refused.downcast_ref(), Some(&KeyringProblem::NoEntry));
+        assert!(matches!(refused, ProviderError::NoKey(_)), "{refused:?}");
+        assert_eq!(refused.into_inner().downcast_ref(), Some(&KeyringProblem::NoEntry));
 
         // Only hints of this form lead to the keyring.
         let name = "0123456789abcdef0123456789abcdef";

@@ -1,5 +1,6 @@
 //! Transit: a real OpenBao server with whatsapp-rust's own HTTP client, and answers that no server gives.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -33,22 +34,27 @@ impl log::Log for Log {
 
 static LOG: Log = Log(Mutex::new(String::new()));
 
+/// whatsapp-rust's client, as the docs of the provider have it.
+fn client() -> Arc<UreqHttpClient> {
+    let config =
+        ureq::Agent::config_builder().proxy(None).max_redirects(0).timeout_global(Some(Duration::from_secs(20)));
+    Arc::new(UreqHttpClient::with_agent(config.build().into()))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_server_opens_vaults() {
     let Some(server) = OpenBao::start() else { return };
     log::set_logger(&LOG).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
     let token_file = server.token_file(&["encrypt", "decrypt"]);
-    let new =
-        || TransitProvider::new(Arc::new(UreqHttpClient::new()), server.url(), openbao::KEY, &token_file).unwrap();
-    let provider = Arc::new(new());
+    let new = || TransitProvider::new(client(), server.url(), openbao::KEY, &token_file).unwrap();
+    let provider = Arc::new(Watched { inner: new(), keys: Mutex::default() });
 
     let store = Arc::new(InMemoryBackend::new());
     let vault = options().create(store.clone(), provider.clone()).await.unwrap();
     assert_eq!(vault.slots()[0].kind, SlotKind::Transit { version: 1 });
     options().open(store.clone(), Arc::new(new())).await.unwrap();
-    let mistyped =
-        TransitProvider::new(Arc::new(UreqHttpClient::new()), server.url(), "mistyped", &token_file).unwrap();
+    let mistyped = TransitProvider::new(client(), server.url(), "mistyped", &token_file).unwrap();
     let error = options().open(store.clone(), Arc::new(mistyped)).await.unwrap_err();
     assert_eq!(problem::<TransitProblem>(&error), TransitProblem::Denied);
 
@@ -58,35 +64,48 @@ async fn a_real_server_opens_vaults() {
     assert_eq!(hint.len(), 89);
     assert_eq!(provider.unwrap(&[1; 16], &hint).await.unwrap().unwrap().expose(), key.expose());
     let refused = provider.unwrap(&[2; 16], &hint).await.unwrap_err();
-    assert_eq!(refused.downcast_ref(), Some(&TransitProblem::WrongKey));
+    assert_eq!(refused.into_inner().downcast_ref(), Some(&TransitProblem::WrongKey));
     // So is a damaged one, and one of a version that the server lacks.
     let mut damaged = hint.clone();
     damaged[30] = if damaged[30] == b'A' { b'B' } else { b'A' };
     let refused = provider.unwrap(&[1; 16], &damaged).await.unwrap_err();
-    assert_eq!(refused.downcast_ref(), Some(&TransitProblem::WrongKey));
+    assert_eq!(refused.into_inner().downcast_ref(), Some(&TransitProblem::WrongKey));
     let later = [b"vault:v9:", &hint[9..]].concat();
     let refused = provider.unwrap(&[1; 16], &later).await.unwrap_err();
-    assert_eq!(refused.downcast_ref(), Some(&TransitProblem::VersionMissing));
+    assert_eq!(refused.into_inner().downcast_ref(), Some(&TransitProblem::VersionMissing));
     // A client that trusts no such server.
-    let refused = TransitProvider::new(
-        Arc::new(UreqHttpClient::new()),
-        &server.url().replace("http", "https"),
-        openbao::KEY,
-        &token_file,
-    );
+    let refused = TransitProvider::new(client(), &server.url().replace("http", "https"), openbao::KEY, &token_file);
     let refused = refused.unwrap().unwrap(&[1; 16], &hint).await.unwrap_err();
-    assert!(matches!(refused.downcast_ref(), Some(TransitProblem::Unreachable { .. })), "{refused:?}");
+    assert!(matches!(refused.into_inner().downcast_ref(), Some(TransitProblem::Unreachable { .. })));
 
     let logged = LOG.0.lock().unwrap().clone();
     assert!(logged.contains("/v1/transit/"), "the client logs its requests");
     let token = std::fs::read_to_string(&token_file).unwrap();
-    for (what, secret) in [
-        ("the token", token.trim().to_owned()),
-        ("the key", BASE64.encode(key.expose())),
-        ("the key", hex::encode(key.expose())),
-        ("the key", format!("{:?}", key.expose())),
-    ] {
-        assert!(!logged.contains(&secret), "{what} is logged");
+    assert!(!logged.contains(token.trim()), "the token is logged");
+    let keys = provider.keys.lock().unwrap();
+    assert_eq!(keys.len(), 2);
+    for key in keys.iter() {
+        for written in [BASE64.encode(key), hex::encode(key), format!("{key:?}")] {
+            assert!(!logged.contains(&written), "a key is logged");
+        }
+    }
+}
+
+/// Notes the keys that a provider keeps.
+struct Watched<P> {
+    inner: P,
+    keys: Mutex<Vec<[u8; 32]>>,
+}
+
+#[async_trait]
+impl<P: KeyProvider> KeyProvider for Watched<P> {
+    async fn wrap(&self, store_id: &[u8; 16], key: &Key) -> Result<Vec<u8>, ProviderError> {
+        self.keys.lock().unwrap().push(*key.expose());
+        self.inner.wrap(store_id, key).await
+    }
+
+    async fn unwrap(&self, store_id: &[u8; 16], hint: &[u8]) -> Result<Option<Key>, ProviderError> {
+        self.inner.unwrap(store_id, hint).await
     }
 }
 
@@ -155,7 +174,7 @@ fn every_answer_but_a_key_is_an_error_of_its_own() {
         (status(429, ""), TransitProblem::Refused { status: 429 }),
         (status(500, ""), TransitProblem::Refused { status: 500 }),
         (status(503, ""), TransitProblem::Sealed),
-        (status(307, ""), TransitProblem::Refused { status: 307 }),
+        (status(307, ""), TransitProblem::Redirected),
         (status(204, ""), TransitProblem::Refused { status: 204 }),
         (status(0, ""), TransitProblem::Refused { status: 0 }),
         (status(200, ""), TransitProblem::ForeignAnswer),
@@ -179,6 +198,9 @@ fn every_answer_but_a_key_is_an_error_of_its_own() {
         let (_, provider) = answered(&folder, answer);
         let start = Instant::now();
         let error = block_on(provider.unwrap(&[7; 16], b"vault:v1:AAAA")).map(|_| ()).unwrap_err();
+        let of_this_slot = [TransitProblem::WrongKey, TransitProblem::VersionTooOld, TransitProblem::VersionMissing];
+        assert_eq!(matches!(error, ProviderError::NoKey(_)), of_this_slot.contains(&expected), "{error:?}");
+        let error = error.into_inner();
         assert_eq!(error.downcast_ref(), Some(&expected));
         assert!(start.elapsed() < Duration::from_secs(10));
         let printed = format!("{error} {error:?} {provider:?}");
@@ -229,8 +251,11 @@ fn foreign_hints_are_not_sent() {
 
 #[test]
 fn an_engine_that_binds_nothing_gets_no_key() {
-    /// Gives every key back, whatever the associated data is.
-    struct Careless;
+    /// Gives every key back, whatever the associated data is. Answers the second request with this status.
+    struct Careless {
+        second: u16,
+        requests: AtomicUsize,
+    }
 
     #[async_trait]
     impl HttpClient for Careless {
@@ -243,16 +268,26 @@ fn an_engine_that_binds_nothing_gets_no_key() {
                 None => serde_json::json!({"plaintext": body["ciphertext"].as_str().unwrap()[9..]}),
             };
             let body = serde_json::to_vec(&serde_json::json!({"data": data}))?;
-            Ok(HttpResponse { status_code: 200, body })
+            let is_second = self.requests.fetch_add(1, Ordering::Relaxed) == 1;
+            Ok(HttpResponse { status_code: if is_second { self.second } else { 200 }, body })
         }
     }
 
     let folder = tempfile::tempdir().unwrap();
     answered(&folder, Answer::Never);
-    let token = folder.path().join("token");
-    let provider = TransitProvider::new(Arc::new(Careless), "http://localhost:1", "bot", token).unwrap();
-    let error = block_on(options().create(Arc::new(InMemoryBackend::new()), Arc::new(provider))).unwrap_err();
-    assert_eq!(problem::<TransitProblem>(&error), TransitProblem::NotBound);
+    for (second, expected) in [
+        (200, TransitProblem::NotBound),
+        // A failure at this moment proves nothing.
+        (400, TransitProblem::Refused { status: 400 }),
+        (429, TransitProblem::Refused { status: 429 }),
+        (503, TransitProblem::Sealed),
+    ] {
+        let token = folder.path().join("token");
+        let careless = Arc::new(Careless { second, requests: AtomicUsize::new(0) });
+        let provider = TransitProvider::new(careless, "http://localhost:1", "bot", token).unwrap();
+        let error = block_on(options().create(Arc::new(InMemoryBackend::new()), Arc::new(provider))).unwrap_err();
+        assert_eq!(problem::<TransitProblem>(&error), expected);
+    }
 }
 
 #[test]
@@ -260,7 +295,7 @@ fn a_token_file_is_private_and_holds_one_word() {
     let folder = tempfile::tempdir().unwrap();
     let (fake, provider) = answered(&folder, Answer::Never);
     let token = folder.path().join("token");
-    let unwrap = || -> ProviderError { block_on(provider.unwrap(&[7; 16], b"vault:v1:AAAA")).map(|_| ()).unwrap_err() };
+    let unwrap = || block_on(provider.unwrap(&[7; 16], b"vault:v1:AAAA")).map(|_| ()).unwrap_err().into_inner();
     for (content, says) in [
         (&b""[..], "one word"),
         (b" \n", "one word"),
@@ -283,8 +318,7 @@ fn a_token_file_is_private_and_holds_one_word() {
 
 #[test]
 fn names_and_mounts_are_plain() {
-    let new =
-        |key: &str| TransitProvider::new(Arc::new(UreqHttpClient::new()), "https://bao.example.org", key, "token");
+    let new = |key: &str| TransitProvider::new(client(), "https://bao.example.org", key, "token");
     for key in ["", "..", "a/b", "a b", "a?b", "a%2fb", "ä"] {
         assert!(matches!(new(key), Err(Error::InvalidInput { .. })), "{key}");
     }

@@ -40,8 +40,17 @@ impl OpenBao {
             eprintln!("skipped: WASTORE_NO_OPENBAO is set");
             return None;
         }
+        // Another process can take the port in between. The server ends then.
+        let started = (0..10).find_map(|_| Self::start_in(scheme, arguments));
+        let server = started.expect("OpenBao does not start");
+        server.admin(&["secrets", "enable", "transit"]);
+        server.admin(&["write", "-f", "transit/keys/wastore"]);
+        Some(server)
+    }
+
+    /// Returns `None` if the server ends at once.
+    fn start_in(scheme: &str, arguments: &[&str]) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        // Another process could take the port in between; then the server ends, and the test fails.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = Command::new(program())
             .args(["server", "-dev", "-dev-no-store-token", "-log-level=error"])
@@ -53,14 +62,15 @@ impl OpenBao {
             .stderr(Stdio::null())
             .spawn()
             .expect(HOW_TO_INSTALL);
-        let server = Self { process, folder, url: format!("{scheme}://127.0.0.1:{port}") };
+        let mut server = Self { process, folder, url: format!("{scheme}://127.0.0.1:{port}") };
         let start = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() || !server.ask(&["secrets", "list"]).0 {
+            if server.process.try_wait().unwrap().is_some() {
+                return None;
+            }
             assert!(start.elapsed() < Duration::from_secs(60), "OpenBao does not start");
             std::thread::sleep(Duration::from_millis(20));
         }
-        server.admin(&["secrets", "enable", "transit"]);
-        server.admin(&["write", "-f", "transit/keys/wastore"]);
         Some(server)
     }
 
@@ -91,6 +101,7 @@ impl OpenBao {
             .env("BAO_ADDR", &self.url)
             .env("BAO_TOKEN", ROOT_TOKEN)
             .env("BAO_SKIP_VERIFY", "true")
+            .env("NO_PROXY", "127.0.0.1")
             .output()
             .expect(HOW_TO_INSTALL);
         let text = [&output.stdout[..], &output.stderr[..]].concat();

@@ -83,13 +83,14 @@ fn refuse_taken(target: &Path) -> Result<(), Failure> {
 }
 
 async fn init(store: &Place, account: Option<i32>, new: NewSecret, settings: &Settings) -> Done {
+    let number = account.unwrap_or(1);
     match store {
-        Place::File(path) if account.is_none_or(|account| account == 1) => {
+        Place::File(path) if number == 1 || path.symlink_metadata().is_err() => {
             refuse_taken(path)?;
-            create_encrypted(path, &settings.vault, new.read(settings).await?).await?;
+            create_encrypted(path, number, &settings.vault, new.read(settings).await?).await?;
         }
         place => {
-            let store = open_or_make(place).await?.account(account.unwrap_or(1)).await?;
+            let store = open_or_make(place).await?.account(number).await?;
             if store.header().await?.is_some() {
                 return Err(Error::VaultExists.into());
             }
@@ -228,15 +229,21 @@ async fn keys(command: Keys, settings: &Settings) -> Done {
             let removed = vault.slots().into_iter().find(|info| info.id == slot);
             vault.remove_slot(slot).await?;
             say(format_args!("slot {slot} was removed; older copies of the store still open with it\n"))?;
-            if let Some(SlotKind::Keyring { entry }) = removed.map(|removed| removed.kind) {
-                let service = KeyringProvider::SERVICE;
-                say(format_args!(
-                    "the keyring keeps its entry {entry} of the service {service}; delete it there when no such copy is left\n"
-                ))?;
-            }
+            say_entries_left(removed.as_slice())?;
         }
     }
     DONE
+}
+
+/// Names the entries that removed slots leave in the keyring.
+fn say_entries_left(removed: &[SlotInfo]) -> Result<(), Failure> {
+    removed.iter().try_for_each(|slot| match &slot.kind {
+        SlotKind::Keyring { entry } => say(format_args!(
+            "the keyring keeps its entry {entry} of the service {}; delete it there when no older copy is left\n",
+            KeyringProvider::SERVICE
+        )),
+        _ => Ok(()),
+    })
 }
 
 fn say_slots(slots: Vec<SlotInfo>) -> Result<(), Failure> {
@@ -266,6 +273,8 @@ async fn copy(arguments: CopyArgs, settings: &Settings) -> Done {
     if plaintext {
         copy = copy.plaintext();
     }
+    // Before anything is copied, because the source is closed off afterwards.
+    let secret = if new_number.is_some() && secret.is_given() { Some(secret.read(settings).await?) } else { None };
     let numbers = match account {
         Some(number) => vec![(number, new_number.unwrap_or(number))],
         None => opened.accounts_in_use().await?.into_iter().map(|number| (number, number)).collect(),
@@ -279,9 +288,9 @@ async fn copy(arguments: CopyArgs, settings: &Settings) -> Done {
         if !json {
             say(format_args!("{report}\n"))?;
         }
-        if number != new && secret.is_given() {
+        if let Some(secret) = secret.as_ref().filter(|_| number != new) {
             let old_context = settings.vault.clone().context(format!("account {number}"));
-            let vault = open_account(&target, &old_context, secret.read(settings).await?).await?;
+            let vault = open_account(&target, &old_context, secret.duplicate()).await?;
             vault.bind_context(format!("account {new}")).await?;
             if !json {
                 say(format_args!("its vault is bound to account {new} now\n"))?;
@@ -351,11 +360,20 @@ async fn revoke(
 ) -> Done {
     new.refuse_stream_of(&secret)?;
     let opened = in_use(open(store).await?).await?;
+    let mut slots = vec![];
+    for number in opened.accounts_in_use().await? {
+        let header = opened.account(number).await?.header().await?;
+        slots.push((number, header.map_or(vec![], |header| header.slots)));
+    }
     let bar = progress_bar();
     let report =
         rotate(&bar).revoke(&opened, &settings.vault, secret.read(settings).await?, new.read(settings).await?).await;
     bar.finish_and_clear();
-    say(format_args!("{}\n{STILL_POSSIBLE}\n", report?))?;
+    let report = report?;
+    say(format_args!("{report}\n{STILL_POSSIBLE}\n"))?;
+    for (_, removed) in slots.iter().filter(|(number, _)| report.revoked().iter().any(|done| done.account == *number)) {
+        say_entries_left(removed)?;
+    }
     DONE
 }
 

@@ -59,7 +59,7 @@ impl From<Error> for Failure {
 /// The exit code of an error.
 fn code_of(error: &Error) -> u8 {
     match error {
-        Error::WrongSecret => WRONG_SECRET,
+        Error::WrongSecret | Error::KeyNotKept(_) => WRONG_SECRET,
         Error::HeaderDamaged(_)
         | Error::HeaderMissing
         | Error::HeaderTampered

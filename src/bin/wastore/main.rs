@@ -7,7 +7,10 @@
 //! | `manual.rs` | shell completions and manual pages |
 //! | `place.rs` | where a store is: a path or a URL |
 //! | `stores.rs` | opening the store and choosing its accounts |
+//! | `settings.rs` | how vaults are opened and created |
 //! | `secrets.rs` | reading secrets: from files, descriptors, variables, commands, credentials and the terminal |
+//! | `transit.rs` | the Transit server, and the HTTP client for it |
+//! | `threads.rs` | work that may wait for long |
 //! | `terminal.rs` | prompts and output |
 //! | `interruption.rs` | signals, and cleaning up after one |
 //! | `failure.rs` | failures, and their exit codes |

@@ -31,9 +31,7 @@ pub(crate) fn restore_terminal() {
 }
 
 fn no_terminal() -> Failure {
-    Failure::usage(
-        "there is no terminal to ask for a passphrase: use one of the options for files, descriptors or variables",
-    )
+    Failure::usage("there is no terminal to ask for a passphrase: say by an option where the secret is, see `--help`")
 }
 
 /// Writes to standard output. A closed pipe is not an error.

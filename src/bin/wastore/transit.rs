@@ -18,8 +18,9 @@ use crate::threads::on_a_thread;
 /// Where the server is, and how it knows this program.
 #[derive(Args, Clone)]
 pub(crate) struct TransitServer {
-    /// The OpenBao or Vault server for `--transit-key`: `https://HOST[:PORT]`. The operating
-    /// system's certificates are trusted, or those in the file of $SSL_CERT_FILE
+    /// The OpenBao or Vault server for `--transit-key` and `--new-transit-key`:
+    /// `https://HOST[:PORT]`. The operating system's certificates are trusted, or those in the file
+    /// of $SSL_CERT_FILE
     #[arg(long, global = true, value_name = "URL")]
     transit_url: Option<String>,
     /// The file with the token for that server; it is read for each request
@@ -36,12 +37,12 @@ impl TransitServer {
             return Err(Failure::usage("a Transit key needs `--transit-url` and `--transit-token-file`"));
         };
         let provider = TransitProvider::new(Arc::new(HttpAgent::new()), url, key, token_file)?;
-        Ok(provider.mount(&self.transit_mount)?.timeout(LIMIT))
+        Ok(provider.mount(&self.transit_mount)?)
     }
 }
 
-/// For one request.
-const LIMIT: Duration = Duration::from_secs(10);
+/// The provider gives a request up before. This ends the thread that waits for it.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Sends requests on threads, which are abandoned if the command ends.
 struct HttpAgent(Agent);
@@ -54,8 +55,9 @@ impl HttpAgent {
         let tls = TlsConfig::builder()
             .root_certs(RootCerts::new_with_certs(&roots))
             .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()));
-        // A redirect would take the request to another host.
+        // A redirect or a proxy would take the token and the key to another host.
         let config = Agent::config_builder()
+            .proxy(None)
             .tls_config(tls.build())
             .max_redirects(0)
             .http_status_as_error(false)

@@ -148,13 +148,32 @@ async fn a_provider_that_gives_no_key_back_gets_no_slot() {
 }
 
 #[tokio::test]
-async fn the_failure_of_the_own_slot_is_the_one_reported() {
+async fn a_provider_is_asked_for_each_of_its_slots_until_it_fails() {
     let store = memory();
-    let vault = options().create(store.clone(), Arc::new(Keyring::default())).await.unwrap();
-    vault.add_slot("another provider", Arc::new(Keyring { key: [3; 32], ..Keyring::default() })).await.unwrap();
+    // The keys of the first two slots are lost.
+    let lost = || Arc::new(Keyring { key: [3; 32], ..Keyring::default() });
+    let vault = options().create(store.clone(), lost()).await.unwrap();
+    vault.add_slot("lost as well", lost()).await.unwrap();
+    let keeps = |missing: &[u8]| Arc::new(Keyring { missing: missing.to_vec(), ..Keyring::default() });
+    vault.add_slot("kept", keeps(&[])).await.unwrap();
+    let asked = async |keyring: Arc<Keyring>| {
+        let opened = options().open(store.clone(), keyring.clone()).await.map(|_| ());
+        (opened, keyring.asked.load(Ordering::SeqCst))
+    };
+
+    let (opened, count) = asked(keeps(&[0, 1])).await;
+    assert!(opened.is_ok() && count == 3, "{opened:?} {count}");
+    // Without any of the keys, the provider has none.
+    let (opened, count) = asked(keeps(&[0, 1, 2])).await;
+    assert!(matches!(opened, Err(Error::KeyNotKept(_))) && count == 3, "{opened:?} {count}");
+    let (opened, count) = asked(Arc::new(Keyring { key: [9; 32], ..Keyring::default() })).await;
+    assert!(matches!(opened, Err(Error::WrongSecret)) && count == 3, "{opened:?} {count}");
     // Hints of other providers are no failure: the secret is the wrong one.
-    let foreign = Arc::new(Keyring { foreign: true, ..Keyring::default() });
-    assert!(matches!(options().open(store, foreign).await, Err(Error::WrongSecret)));
+    let (opened, _) = asked(Arc::new(Keyring { foreign: true, ..Keyring::default() })).await;
+    assert!(matches!(opened, Err(Error::WrongSecret)), "{opened:?}");
+    // A service that does not work is not asked again.
+    let (opened, count) = asked(Arc::new(Keyring { broken: true, ..Keyring::default() })).await;
+    assert!(matches!(opened, Err(Error::KeyProvider(_))) && count == 1, "{opened:?} {count}");
 }
 
 #[tokio::test]
@@ -486,6 +505,7 @@ async fn error_texts_are_safe() {
         Error::StoreInUse,
         Error::InvalidInput { what: "passphrase", problem: "must not be empty" },
         Error::KeyProvider("offline".into()),
+        Error::KeyNotKept("no entry".into()),
         Error::Random,
         Error::KdfFailed { memory_kib: 1 },
         Error::File { what: "key", source: std::io::ErrorKind::NotFound.into() },
@@ -515,11 +535,21 @@ struct Keyring {
     broken: bool,
     /// Takes every hint for that of another provider.
     foreign: bool,
+    /// The numbers of the calls for which there is no entry.
+    missing: Vec<u8>,
+    asked: AtomicUsize,
 }
 
 impl Default for Keyring {
     fn default() -> Self {
-        Self { key: [0x77; 32], hint_bytes: 32, broken: false, foreign: false }
+        Self {
+            key: [0x77; 32],
+            hint_bytes: 32,
+            broken: false,
+            foreign: false,
+            missing: vec![],
+            asked: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -532,8 +562,12 @@ impl KeyProvider for Keyring {
     }
 
     async fn unwrap(&self, _: &[u8; 16], hint: &[u8]) -> Result<Option<Key>, ProviderError> {
+        let call = self.asked.fetch_add(1, Ordering::SeqCst);
         if self.foreign {
             return Ok(None);
+        }
+        if self.missing.iter().any(|missing| usize::from(*missing) == call) {
+            return Err(ProviderError::NoKey("there is no such entry".into()));
         }
         if self.broken {
             return Err("the keyring is not reachable".into());

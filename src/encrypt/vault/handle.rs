@@ -82,7 +82,7 @@ impl Vault {
     /// * [`Error::ImportIncomplete`] if an import into the store was interrupted;
     /// * with a rollback anchor, [`Error::RollbackDetected`], [`Error::ForkDetected`], [`Error::AnchorMissing`], and
     ///   [`Error::Anchor`], after which the header may have been written;
-    /// * [`Error::KeyProvider`], [`Error::KdfFailed`] and [`Error::Random`] as they say.
+    /// * [`Error::KeyNotKept`], [`Error::KeyProvider`], [`Error::KdfFailed`] and [`Error::Random`] as they say.
     ///
     /// [`Error::HeaderConflict`] means that other processes kept writing the header at the same time. [`Error::Store`]
     /// means that the store failed. One header copy may have been written then; both the old and the new one open.
@@ -178,7 +178,8 @@ impl Vault {
     /// # Errors
     /// * [`Error::SlotsFull`] with eight slots;
     /// * [`Error::InvalidInput`] if the label is too long;
-    /// * [`Error::KdfOutOfBounds`] if all passphrase slots together would ask for more work than the limits allow.
+    /// * [`Error::KdfOutOfBounds`] if all passphrase slots together would ask for more work than the limits allow;
+    /// * [`Error::KeyProvider`] if the provider fails, or does not give the new key back.
     ///
     /// Also the errors of changing the header: [`Error::HeaderConflict`], [`Error::HeaderMissing`],
     /// [`Error::HeaderDamaged`], [`Error::HeaderTampered`], [`Error::ReadOnly`] and [`Error::Store`].

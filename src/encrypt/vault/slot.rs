@@ -26,7 +26,7 @@ use crate::encrypt::format::envelope::{Nonce, nonce};
 use crate::encrypt::format::keys::{StoreId, VaultKey, derive};
 use crate::error::{Error, Result};
 use crate::printable::is_printable;
-use crate::secret::{Key, KeyProvider, Passphrase, Secret, hint};
+use crate::secret::{Key, KeyProvider, Passphrase, ProviderError, Secret, hint};
 
 /// The kind of secret that opens a key slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,40 +159,32 @@ impl NewSlot {
         cost: Argon2Cost,
         limits: &KdfLimits,
     ) -> Result<Self> {
-        let label = label.unwrap_or(match &secret {
-            Secret::Passphrase(_) => "passphrase",
-            Secret::Key(_) => "key",
-            Secret::Recovery(_) => "recovery",
-            Secret::Provider(_) => "provider",
-        });
-        if label.len() > MAX_LABEL_BYTES {
-            return Err(Error::InvalidInput { what: "slot label", problem: "must not be longer than 32 bytes" });
-        }
-        if !is_printable(label) {
-            return Err(Error::InvalidInput {
-                what: "slot label",
-                problem: "must not contain control or format characters",
-            });
-        }
+        label.map_or(Ok(()), check_label)?;
         let mut salt = [0; 32];
         getrandom::fill(&mut salt)?;
-        let (kdf, prk) = match secret {
+        let (usual, kdf, prk) = match secret {
             Secret::Passphrase(passphrase) => {
                 limits.check([cost].into_iter())?;
-                (Kdf::Argon2id(cost), stretch(passphrase, salt, cost).await?)
+                ("passphrase", Kdf::Argon2id(cost), stretch(passphrase, salt, cost).await?)
             }
             Secret::Key(key) => {
                 key.refuse_weak()?;
-                (Kdf::RawKey, key)
+                ("key", Kdf::RawKey, key)
             }
-            Secret::Recovery(recovery) => (Kdf::RawKey, recovery.into_key()),
+            Secret::Recovery(recovery) => ("recovery", Kdf::RawKey, recovery.into_key()),
             Secret::Provider(provider) => {
                 let key = Key::generate()?;
                 let hint = keep(&*provider, store_id, &key).await?;
-                (Kdf::Provider { hint }, key)
+                let usual = match SlotKind::of_provider(store_id, &hint) {
+                    SlotKind::Keyring { .. } => "keyring",
+                    SlotKind::Transit { .. } => "transit",
+                    _ => "provider",
+                };
+                (usual, Kdf::Provider { hint }, key)
             }
         };
-        Ok(Self { label: label.to_owned(), kdf, salt, prk })
+        let label = label.unwrap_or(usual).to_owned();
+        Ok(Self { label, kdf, salt, prk })
     }
 
     /// The slot that was made of this secret, if the header has it. Its random salt identifies it.
@@ -227,17 +219,27 @@ impl NewSlot {
     }
 }
 
+fn check_label(label: &str) -> Result<()> {
+    let problem = match label.len() {
+        ..=MAX_LABEL_BYTES if is_printable(label) => return Ok(()),
+        ..=MAX_LABEL_BYTES => "must not contain control or format characters",
+        _ => "must not be longer than 32 bytes",
+    };
+    Err(Error::InvalidInput { what: "slot label", problem })
+}
+
 /// Has a provider keep the key of a new slot, and makes sure that it gives it back.
 async fn keep(provider: &dyn KeyProvider, store_id: &StoreId, key: &Key) -> Result<Vec<u8>> {
-    let hint = provider.wrap(store_id, key).await.map_err(Error::KeyProvider)?;
+    let failed = |error: ProviderError| Error::KeyProvider(error.into_inner());
+    let hint = provider.wrap(store_id, key).await.map_err(failed)?;
     if hint.len() > MAX_HINT_BYTES {
         let problem = "must not be longer than 256 bytes";
         return Err(Error::InvalidInput { what: "key provider's hint", problem });
     }
-    let kept = provider.unwrap(store_id, &hint).await.map_err(Error::KeyProvider)?;
+    let kept = provider.unwrap(store_id, &hint).await.map_err(failed)?;
     match kept {
         Some(kept) if bool::from(kept.expose().ct_eq(key.expose())) => Ok(hint),
-        _ => Err(Error::KeyProvider("it does not give back the key that it was given".into())),
+        _ => Err(Error::KeyProvider("it does not give back the key that it was given: choose another one".into())),
     }
 }
 
@@ -260,7 +262,8 @@ pub(crate) struct Unlocked {
 ///
 /// # Errors
 /// [`Error::KdfOutOfBounds`] before any work; [`Error::WrongSecret`] if no slot commits to the secret;
-/// [`Error::HeaderTampered`] if one does but does not open; [`Error::KeyProvider`] if the provider fails.
+/// [`Error::HeaderTampered`] if one does but does not open; [`Error::KeyNotKept`] if the provider has no key of a slot,
+/// [`Error::KeyProvider`] if it fails.
 pub(crate) async fn unlock(header: &Header, secret: Secret, limits: &KdfLimits) -> Result<Unlocked> {
     let store_id = header.store_id;
     match secret {
@@ -297,10 +300,10 @@ fn try_raw(header: &Header, key: &Key) -> Result<Unlocked> {
 }
 
 async fn try_provider(header: &Header, provider: &Arc<dyn KeyProvider>) -> Result<Unlocked> {
-    let mut failure = None;
+    let mut missing = None;
     for slot in &header.slots {
         let Kdf::Provider { hint } = &slot.kdf else { continue };
-        // The provider may have lost the key of one slot and have that of another.
+        // The provider may have lost the key of one slot, and have that of another.
         match provider.unwrap(&header.store_id, hint).await {
             Ok(None) => {}
             Ok(Some(key)) => {
@@ -308,10 +311,11 @@ async fn try_provider(header: &Header, provider: &Arc<dyn KeyProvider>) -> Resul
                     return Ok(Unlocked { vault_key: vault_key?, slot: slot.id, passphrase: None });
                 }
             }
-            Err(error) => failure = failure.or(Some(error)),
+            Err(ProviderError::NoKey(error)) => missing = missing.or(Some(error)),
+            Err(ProviderError::Failed(error)) => return Err(Error::KeyProvider(error)),
         }
     }
-    Err(failure.map_or(Error::WrongSecret, Error::KeyProvider))
+    Err(missing.map_or(Error::WrongSecret, Error::KeyNotKept))
 }
 
 /// `None` if the slot does not commit to this key. An error if it does, but its content was exchanged.
