@@ -142,6 +142,11 @@ mod tests {
     use std::time::Instant;
 
     use tempfile::TempDir;
+    use wacore::store::traits::{Backend, DeviceInfo, DeviceListRecord};
+    use wastore::Stack;
+    use whatsapp_rust::Jid;
+    use whatsapp_rust::cache_config::CacheStores;
+    use whatsapp_rust::prelude::Bot;
 
     use super::*;
 
@@ -253,6 +258,68 @@ mod tests {
         // Without the vault, all of them are there.
         fill(&client_cache(redis.clone())).await;
         assert_eq!(names_in(&server.memory()), 2 * CONTACTS as usize + 1);
+    }
+
+    /// A whole client over a store of its own, which was never connected.
+    async fn client(redis: &Arc<RedisCache>) -> (Arc<whatsapp_rust::Client>, Arc<dyn Backend>) {
+        let store = SqliteStore::in_memory().await.unwrap();
+        let vault = Vault::create(&store, Key::generate().unwrap()).await.unwrap();
+        let stores = CacheStores::all(vault.cache_store(redis.clone()));
+        let backend = Stack::new(store).layer(vault.layer()).into_backend();
+        let config = CacheConfig { cache_stores: stores, ..Default::default() };
+        let bot = Bot::builder().with_backend_arc(backend.clone()).with_cache_config(config).build().await.unwrap();
+        (bot.client(), backend)
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn clients_of_two_accounts_on_one_redis() {
+        let Some(server) = Server::start() else { return };
+        let redis = server.cache().await;
+        let ((first, backend), (second, _)) = (client(&redis).await, client(&redis).await);
+        let lid_of = async |client: &whatsapp_rust::Client, number| {
+            let phone: Jid = format!("{}@s.whatsapp.net", phone(number)).parse().unwrap();
+            client.get_lid_pn_entry(&phone).await.unwrap().map(|entry| entry.lid.to_string())
+        };
+        for number in 0..CONTACTS {
+            let (lid, phone) = (contact(number).lid, phone(number));
+            first.add_lid_pn_mapping(&lid, &phone, LearningSource::Usync).await.unwrap();
+        }
+        let entries = redis.names(redis.prefix).await.unwrap().len();
+        assert!(entries >= 2 * CONTACTS as usize, "the client keeps its mappings in Redis: {entries}");
+        for number in 0..CONTACTS {
+            assert_eq!(lid_of(&first, number).await.as_deref(), Some(&*contact(number).lid));
+            assert_eq!(lid_of(&second, number).await, None, "the second account knows no one");
+        }
+        // The same person has another LID in the second account.
+        second.add_lid_pn_mapping("199999999999999", &phone(0), LearningSource::Usync).await.unwrap();
+        assert_eq!(lid_of(&second, 0).await.as_deref(), Some("199999999999999"));
+        assert_eq!(lid_of(&first, 0).await.as_deref(), Some(&*contact(0).lid));
+
+        // The devices of a contact whom no mapping names.
+        let device = |device_id| DeviceInfo { device_id, key_index: None, is_hosted: false };
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let devices = DeviceListRecord {
+            user: phone(CONTACTS),
+            devices: vec![device(0), device(7)],
+            timestamp: i64::try_from(now).unwrap(),
+            phash: None,
+            raw_id: None,
+        };
+        backend.update_device_list(devices).await.unwrap();
+        let before = redis.names(redis.prefix).await.unwrap().len();
+        let jid: Jid = format!("{}@s.whatsapp.net", phone(CONTACTS)).parse().unwrap();
+        let known = first.signal().get_user_devices(&[jid]).await.unwrap();
+        assert_eq!(known.iter().map(|device| device.device).collect::<Vec<_>>(), [0, 7]);
+        assert!(redis.names(redis.prefix).await.unwrap().len() > before, "the client keeps device lists in Redis");
+
+        redis.ask::<()>(&cmd("SAVE")).await.unwrap();
+        let dump = std::fs::read(server.folder.path().join("dump.rdb")).unwrap();
+        assert_eq!((names_in(&dump), names_in(&server.memory())), (0, 0));
+        let memory = server.memory();
+        for name in [phone(CONTACTS), "device_registry".to_owned(), "199999999999999".to_owned()] {
+            assert!(memchr::memmem::find(&memory, name.as_bytes()).is_none(), "{name}");
+        }
     }
 
     #[tokio::test]

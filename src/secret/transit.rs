@@ -110,7 +110,7 @@ impl TransitProvider {
     }
 
     /// The time after which a request fails with [`TransitProblem::TooSlow`]; ten seconds if it is not set. A vault
-    /// sends one request for each slot that it tries, and three for a new slot.
+    /// sends one request for each slot that it tries, until one fails, and three for a new slot.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self

@@ -360,13 +360,18 @@ async fn crowd(store: Arc<dyn Backend>, anchor: Arc<impl RollbackAnchor + 'stati
                 vault.layer().layer(store.clone()).put_session(SESSION_ADDRESS, SESSION).await.unwrap();
                 let (label, secret) = (format!("task {task}"), [10 + task * 50 + round; 32]);
                 let (vault, label) = (&vault, label.as_str());
-                with_retries(|| async move {
+                // After a conflict this vault's list is old: the slot is gone, or its number is that of another task.
+                let remove = async |id| match vault.remove_slot(id).await {
+                    Err(Error::NoSuchSlot(_)) => Ok(()),
+                    removed => removed,
+                };
+                with_retries(|| async {
                     // After a conflict it may have been added nevertheless.
                     for slot in vault.slots().iter().filter(|slot| slot.label == label) {
-                        vault.remove_slot(slot.id).await?;
+                        remove(slot.id).await?;
                     }
                     let id = vault.add_slot(label, Key::from_bytes(&mut secret.clone())).await?;
-                    vault.remove_slot(id).await
+                    remove(id).await
                 })
                 .await;
                 options.clone().mode(OpenMode::ReadOnly).open(store.clone(), raw_key()).await.map(drop).unwrap_or_else(
