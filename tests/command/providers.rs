@@ -168,7 +168,8 @@ fn a_transit_engine_opens_a_store() {
     let missing = server.write("missing", "");
     std::fs::remove_file(&missing).unwrap();
     on_transit(&desk, &server, &missing).stays_closed(old, new, "No such file");
-    desk.fails(&format!("verify wa.db {old}"));
+    let (code, error) = desk.fails(&format!("verify wa.db {old}"));
+    assert!(code == 2 && error.contains("needs `--transit-url`"), "{error}");
 
     server.signal(Signal::STOP);
     for arguments in [format!("verify other.db {old}"), format!("init new.db {new}")] {
