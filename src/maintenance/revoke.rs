@@ -41,7 +41,8 @@ impl Rotate {
     /// # Errors
     /// Nothing was changed after one of these:
     ///
-    /// * [`Error::WrongSecret`] if `secret` opens none of the vaults;
+    /// * [`Error::WrongSecret`] or [`Error::KeyNotKept`] if `secret` opens none of the vaults;
+    /// * [`Error::KeyProvider`] if its key provider or that of `new` fails;
     /// * [`Error::AccountsNotCovered`] if it does not open some accounts that are not excepted with
     ///   [`Rotate::except`];
     /// * [`Error::InvalidInput`] if `new` already opens a vault.

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -125,11 +124,6 @@ impl Session {
             "org.freedesktop.Secret.Collection.Delete",
             &[],
         );
-    }
-
-    /// The folder with the files of the keyring.
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     fn send(&self, service: &str, path: &str, method: &str, arguments: &[&str]) -> String {

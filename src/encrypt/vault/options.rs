@@ -155,7 +155,7 @@ impl VaultOptions {
     }
 
     /// The label of a new vault's first slot, at most 32 bytes, stored in the clear; default `passphrase`, `key`,
-    /// `recovery` or `provider`.
+    /// `recovery`, `keyring`, `transit` or `provider`.
     pub fn slot_label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
         self

@@ -31,9 +31,9 @@ impl VaultOptions {
     /// keys of `saved`.
     ///
     /// # Errors
-    /// [`Error::HeaderDamaged`], [`Error::UnsupportedVersion`], [`Error::WrongSecret`], [`Error::HeaderTampered`] if
-    /// `saved` is not an intact header that opens with `secret`; [`Error::ImportIncomplete`],
-    /// [`Error::PlaintextDevice`] as in [`Vault::open`].
+    /// [`Error::HeaderDamaged`], [`Error::UnsupportedVersion`], [`Error::WrongSecret`], [`Error::KeyNotKept`],
+    /// [`Error::HeaderTampered`] if `saved` is not an intact header that opens with `secret`; [`Error::KeyProvider`],
+    /// [`Error::ImportIncomplete`], [`Error::PlaintextDevice`] as in [`Vault::open`].
     ///
     /// [`Error::VaultExists`] or [`Error::UnsupportedVersion`] if the store has the header of another vault or of a
     /// later version, and no sealed device that proves it to be planted. [`Error::VaultExists`] also if it has the
