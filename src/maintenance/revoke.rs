@@ -92,9 +92,8 @@ impl Rotate {
     ///
     /// # Errors
     /// [`Error::WrongSecret`] or [`Error::KeyNotKept`] if the secret opens no account, [`Error::KeyProvider`] if its
-    /// provider fails. [`Error::AccountsNotCovered`] if
-    /// there are other accounts that are not excepted. [`Error::InvalidInput`] if the new secret
-    /// already opens one.
+    /// provider fails. [`Error::AccountsNotCovered`] if there are other accounts that are not excepted.
+    /// [`Error::InvalidInput`] if the new secret already opens one.
     async fn cover(
         &self,
         store: &dyn Rows,

@@ -131,10 +131,10 @@ impl CurrentSecret {
     /// `true` if an option says where the secret is.
     pub(crate) fn is_given(&self) -> bool {
         let files = [&self.passphrase_file, &self.key_file, &self.recovery_key_file];
-        let commands = [&self.passphrase_env, &self.passphrase_command];
-        let names = [&self.credential, &self.key_credential, &self.transit_key];
+        let texts =
+            [&self.passphrase_env, &self.passphrase_command, &self.credential, &self.key_credential, &self.transit_key];
         files.iter().any(|file| file.is_some())
-            || commands.iter().chain(&names).any(|name| name.is_some())
+            || texts.iter().any(|text| text.is_some())
             || self.passphrase_fd.is_some()
             || self.keyring
             || self.recovery_key
@@ -290,20 +290,18 @@ fn refuse_weak(passphrase: &Passphrase, accepted: bool, terminal: Option<Termina
     }
     let weakness = format!("the new passphrase is quickly guessed, with some 10^{guesses:.0} guesses");
     let advice = "take four random words or more, or make a key file with `keygen`";
-    let says_yes = match terminal {
-        None if !accepted => {
-            return Err(Failure::usage(&format!("{weakness}: {advice}, or accept it with `--weak-passphrase`")));
-        }
-        Some(mut terminal) if !accepted => {
-            tell!("wastore: warning: {weakness}: {advice}");
-            terminal.ask("use it all the same? (yes or no): ")?.trim_ascii() == b"yes"
-        }
-        _ => {
-            tell!("wastore: warning: {weakness}");
-            true
-        }
+    if accepted {
+        tell!("wastore: warning: {weakness}");
+        return Ok(());
+    }
+    let Some(mut terminal) = terminal else {
+        return Err(Failure::usage(&format!("{weakness}: {advice}, or accept it with `--weak-passphrase`")));
     };
-    says_yes.then_some(()).ok_or_else(|| Failure::usage("run it again, and type another passphrase"))
+    tell!("wastore: warning: {weakness}: {advice}");
+    match terminal.ask("use it all the same? (yes or no): ")?.trim_ascii() {
+        b"yes" => Ok(()),
+        _ => Err(Failure::usage("run it again, and type another passphrase")),
+    }
 }
 
 /// The length that NIST requires of any passphrase (SP 800-63B-4, section 3.1.1.2).

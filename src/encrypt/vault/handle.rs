@@ -191,11 +191,10 @@ impl Vault {
     /// you try again.
     pub async fn add_slot(&self, label: &str, secret: impl Into<Secret>) -> Result<u8> {
         self.shared.refuse_change("add_slot")?;
-        let (store_id, slots) = (self.store_id(), self.shared.state().header.slots.len());
-        if slots >= MAX_SLOTS {
+        if self.shared.state().header.slots.len() >= MAX_SLOTS {
             return Err(Error::SlotsFull);
         }
-        let options = &self.options;
+        let (store_id, options) = (self.store_id(), &self.options);
         let new_slot =
             NewSlot::prepare(&store_id, secret.into(), Some(label), options.cost(), &options.limits()).await?;
         self.shared
@@ -270,9 +269,8 @@ impl Vault {
             let replaced = state.header.slots.iter().find(|slot| slot.id == id);
             (id, replaced.map(|slot| slot.label.clone()), replaced.and_then(|slot| slot.cost()))
         };
-        let options = &self.options;
+        let (store_id, options) = (self.store_id(), &self.options);
         let cost = options.asked_cost.or(kept).unwrap_or(Argon2Cost::DEFAULT);
-        let store_id = self.store_id();
         let new_slot = NewSlot::prepare(&store_id, new.into(), label.as_deref(), cost, &options.limits()).await?;
         self.shared
             .change(SLOT_STEP, |header, vault_key| {

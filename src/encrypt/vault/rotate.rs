@@ -32,8 +32,8 @@ pub struct Revocation {
 }
 
 impl Revocation {
-    /// Makes a new vault key that only `secret` opens. The store is not changed; a key provider keeps
-    /// a new key. Costs one key derivation for a passphrase.
+    /// Makes a new vault key that only `secret` opens. The store is not changed; a key provider keeps a new key. Costs
+    /// one key derivation for a passphrase.
     ///
     /// # Errors
     /// [`Error::KdfOutOfBounds`] if the cost of new slots is above the limits, [`Error::KeyProvider`],
