@@ -8,6 +8,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::{listen, shutdown};
+
+use super::server::free_port;
+
 /// The way of a byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -83,8 +87,7 @@ type Parcel = (Instant, Vec<u8>);
 impl Proxy {
     /// Starts a proxy in front of a port on 127.0.0.1.
     pub(crate) fn start(server_port: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let (listener, port) = listener();
         let state = State {
             mode: Mode::Pass,
             server_port,
@@ -100,7 +103,7 @@ impl Proxy {
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let accepting = shared.clone();
-        thread::spawn(move || accepting.accept(listener, port));
+        thread::spawn(move || accepting.accept(&listener));
         Self { shared, port }
     }
 
@@ -205,31 +208,26 @@ impl Shared {
         self.state.lock().unwrap()
     }
 
-    fn accept(self: Arc<Self>, listener: TcpListener, port: u16) {
-        listener.set_nonblocking(true).unwrap();
-        let mut listener = Some(listener);
+    fn accept(self: Arc<Self>, listener: &TcpListener) {
         loop {
             let mut state = self.lock();
             if state.ended {
                 return;
             }
             let listens = state.mode != Mode::Refuse;
-            match (&listener, listens) {
-                (Some(_), false) => listener = None,
-                (None, true) => {
-                    let again = TcpListener::bind(("127.0.0.1", port)).unwrap();
-                    again.set_nonblocking(true).unwrap();
-                    listener = Some(again);
-                }
+            match (state.listens, listens) {
+                // A closed socket would go on to listen in each child process that is about to start its program.
+                (true, false) => shutdown(listener, rustix::net::Shutdown::Both).unwrap(),
+                (false, true) => listen(listener, 128).unwrap(),
                 _ => {}
             }
             state.listens = listens;
             self.changed.notify_all();
             drop(state);
-            match listener.as_ref().map(TcpListener::accept) {
-                Some(Ok((client, _))) => self.clone().begin(client),
+            match listener.accept() {
+                Ok((client, _)) => self.clone().begin(client),
                 // Nothing to wait for wakes up at a switch of the mode as well.
-                _ => drop(self.changed.wait_timeout(self.lock(), Duration::from_millis(1)).unwrap()),
+                Err(_) => drop(self.changed.wait_timeout(self.lock(), Duration::from_millis(1)).unwrap()),
             }
         }
     }
@@ -352,6 +350,17 @@ impl Connection {
         self.client.shutdown(Shutdown::Both).ok();
         self.server.shutdown(Shutdown::Both).ok();
     }
+}
+
+/// A listener and its port, which it keeps while it refuses connections: the kernel takes back only ports that it chose.
+fn listener() -> (TcpListener, u16) {
+    let bind = |_| {
+        let port = free_port();
+        Some((TcpListener::bind(("127.0.0.1", port)).ok()?, port))
+    };
+    let (listener, port) = (0..10).find_map(bind).expect("a free port");
+    listener.set_nonblocking(true).unwrap();
+    (listener, port)
 }
 
 /// Writes bytes when they are due.

@@ -8,7 +8,8 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{LazyLock, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -113,10 +114,12 @@ pub(crate) fn hand_over(path: &Path) {
     }
 }
 
-/// A free port below those that the kernel gives to clients, so that it is still free when a server starts again.
+/// A free port below those that the kernel gives to clients, so that it is still free when a server starts again. No
+/// two tests of a process get the same.
 pub(crate) fn free_port() -> u16 {
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(RandomState::new().hash_one(0) as u16));
     (0..1000)
-        .map(|attempt| 20_000 + (RandomState::new().hash_one(attempt) % 10_000) as u16)
+        .map(|_| 20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000)
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("a free port")
 }
