@@ -3,7 +3,6 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use data_encoding::BASE64URL_NOPAD;
 use tokio_postgres::Row as Answered;
 
 use super::decode::{blob, get};
@@ -11,9 +10,7 @@ use super::statement::{self, Cell, Column, Kind, Statement, change};
 use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::rows::SealedRow;
-use crate::rows::encoding::{CARRIER, decode_map};
-use crate::rows::store::PREFIX_BYTES;
-use crate::rows::table::{self, Carrier, ColumnKind, KeyPart, OWN_ADDRESSES, RawRow, Table};
+use crate::rows::table::{self, Carrier, ColumnKind, KeyPart, OWN_ADDRESSES, PREFIX_BYTES, RawRow, Table};
 
 /// The statements of a table.
 pub(super) struct SqlTable {
@@ -137,7 +134,7 @@ impl Parts {
 
     /// Counts the rows of all accounts and their bytes.
     fn size(&self) -> &'static str {
-        let (name, bytes) = (self.table.name, bytes_of(self.table));
+        let (name, bytes) = (self.table.name, self.table.content_length());
         leak_text(format!("SELECT count(*), coalesce(sum({bytes}), 0)::bigint FROM @.{name}"))
     }
 }
@@ -248,16 +245,6 @@ impl SqlTable {
     }
 }
 
-/// The first bytes of a sealed value, from the part of the carrier that [`SqlTable::first_prefixes`] selects.
-pub(super) fn prefix_of(table: &Table, front: &[u8]) -> Option<[u8; PREFIX_BYTES]> {
-    match table.carrier {
-        Carrier::Bytes(_) | Carrier::Split(..) => front.first_chunk().copied(),
-        Carrier::Text(_) => BASE64URL_NOPAD.decode(front).ok()?.first_chunk().copied(),
-        Carrier::Map(_) => decode_map(front).ok()?.get(CARRIER)?.first_chunk().copied(),
-        Carrier::None => None,
-    }
-}
-
 /// A change that may rightly affect no row, under the fence.
 fn fenced(change: &str) -> &'static str {
     leak_text(change!("?").replacen('?', change, 1))
@@ -270,7 +257,8 @@ fn type_of(kind: ColumnKind) -> Column {
     }
 }
 
-fn numbered(from: usize, count: usize) -> String {
+/// So many parameters from one on: `$5, $6`.
+pub(super) fn numbered(from: usize, count: usize) -> String {
     (from..from + count).map(|at| format!("${at}")).collect::<Vec<_>>().join(", ")
 }
 
@@ -310,19 +298,6 @@ fn prefix_columns(table: &Table) -> (String, String) {
         _ => "false".to_owned(),
     };
     (prefix, absent)
-}
-
-/// The number of content bytes of a row.
-fn bytes_of(table: &Table) -> String {
-    match table.record {
-        Record::Device => "length(record)".to_owned(),
-        Record::DeviceList => "coalesce(length(phash), 0)".to_owned(),
-        Record::SenderKeyDevice => "length(device_jid)".to_owned(),
-        _ => {
-            let lengths = table.carrier.columns().into_iter().map(|column| format!("length({column})"));
-            lengths.collect::<Vec<_>>().join(" + ")
-        }
-    }
 }
 
 /// Takes arrays of the keys, the old carriers and the new ones.

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::link::Link;
 use super::statement::{Cell, Row, Statement};
 use super::store::PostgresStore;
-use super::tables::{SqlTable, TABLES, prefix_of};
+use super::tables::{SqlTable, TABLES};
 use crate::error::{Error, PostgresProblem, Result};
 use crate::rows::store::{CountedRows, Found, RowPrefix, RowReader};
 use crate::rows::table::Table;
@@ -173,7 +173,7 @@ impl Snapshot {
                 for (row, at) in rows.iter().zip(pages.seen + 1..) {
                     let front: &[u8] = super::decode::get(row, 0, record)?;
                     if !super::decode::get::<bool>(row, 1, record)? {
-                        each(RowPrefix { table: table.table.name, row: at, prefix: prefix_of(table.table, front) });
+                        each(RowPrefix { table: table.table.name, row: at, prefix: table.table.prefix(front) });
                     }
                 }
                 pages.end_page(&rows, 2, PREFIXES)?;

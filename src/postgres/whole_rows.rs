@@ -6,7 +6,7 @@ use tokio_postgres::Row as Answered;
 
 use super::decode::get;
 use super::statement::{Cell, Column, Row, Statement, change, upsert};
-use super::tables::{column_name, leak, leak_text};
+use super::tables::{column_name, leak, leak_text, numbered};
 use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::rows::table::{self, StoredKind, StoredValue, Table, WholeRow};
@@ -166,8 +166,4 @@ fn type_of(kind: StoredKind) -> Column {
         StoredKind::Integer => Column::Long,
         StoredKind::Flag => Column::Flag,
     }
-}
-
-fn numbered(from: usize, count: usize) -> String {
-    (from..from + count).map(|at| format!("${at}")).collect::<Vec<_>>().join(", ")
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use wacore::store::traits::Backend;
 
 use super::mark::Mark;
-use super::table::{SealedRow, Table, TableSize, WholeRow};
+use super::table::{PREFIX_BYTES, SealedRow, Table, TableSize, WholeRow};
 use crate::error::{Error, Result};
 use crate::method::Record;
 
@@ -49,9 +49,6 @@ pub(crate) type Found = (i64, Result<Option<SealedRow>>);
 
 /// Selects tables.
 pub(crate) type TableFilter = fn(&Table) -> bool;
-
-/// The length of the first bytes of a sealed value. They name its data key and its generation of the header.
-pub(crate) const PREFIX_BYTES: usize = 14;
 
 /// The part of a row's value that is in the clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

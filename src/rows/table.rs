@@ -95,6 +95,9 @@ pub(crate) struct WholeRow {
     pub(crate) put_order: i64,
 }
 
+/// The length of the first bytes of a sealed value. They name its data key and its generation of the header.
+pub(crate) const PREFIX_BYTES: usize = 14;
+
 /// The column that holds the value, and its form.
 #[derive(Debug)]
 pub(crate) enum Carrier {
@@ -343,6 +346,29 @@ impl Table {
             }
             Carrier::Map(_) => decode_map(&first)?.remove(CARRIER).ok_or(Error::Plaintext { record }),
             Carrier::Split(..) => Ok([first, columns.next().unwrap_or_default()].concat()),
+        }
+    }
+
+    /// The first bytes of a sealed value, from those of its carrier, or from the whole map.
+    pub(crate) fn prefix(&self, front: &[u8]) -> Option<[u8; PREFIX_BYTES]> {
+        match self.carrier {
+            Carrier::Bytes(_) | Carrier::Split(..) => front.first_chunk().copied(),
+            Carrier::Text(_) => decode_text(self.record, std::str::from_utf8(front).ok()?).ok()?.first_chunk().copied(),
+            Carrier::Map(_) => decode_map(front).ok()?.get(CARRIER)?.first_chunk().copied(),
+            Carrier::None => None,
+        }
+    }
+
+    /// The number of content bytes of a row, in SQL.
+    pub(crate) fn content_length(&self) -> String {
+        match self.record {
+            Record::Device => "length(record)".to_owned(),
+            Record::DeviceList => "coalesce(length(phash), 0)".to_owned(),
+            Record::SenderKeyDevice => "length(device_jid)".to_owned(),
+            _ => {
+                let lengths = self.carrier.columns().into_iter().map(|column| format!("length({column})"));
+                lengths.collect::<Vec<_>>().join(" + ")
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Row, ffi};
 
 use super::connection::{Statements, Stored, permitted};
-use super::tables::{SqlTable, TABLES, prefix_of};
+use super::tables::{SqlTable, TABLES};
 use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::rows::SealedRow;
@@ -297,7 +297,7 @@ impl SqlTable {
             rows += 1;
             if row.get_ref(1)? != ValueRef::Integer(1) {
                 let row_id = if self.has_row_ids { row.get(2)? } else { rows };
-                let prefix = row.get_ref(0)?.as_bytes().ok().and_then(|front| prefix_of(self.table, front));
+                let prefix = row.get_ref(0)?.as_bytes().ok().and_then(|front| self.table.prefix(front));
                 each(RowPrefix { table: self.table.name, row: row_id, prefix });
             }
             Ok(())

@@ -2,7 +2,6 @@
 
 use std::sync::LazyLock;
 
-use data_encoding::BASE64URL_NOPAD;
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row};
 
@@ -10,9 +9,8 @@ use super::connection::Statements;
 use crate::error::{Error, Result};
 use crate::method::Record;
 use crate::rows::SealedRow;
-use crate::rows::encoding::{CARRIER, decode_map};
-use crate::rows::store::{PREFIX_BYTES, Replacement};
-use crate::rows::table::{self, Carrier, ColumnKind, KeyPart, RawRow, Table, TableSize};
+use crate::rows::store::Replacement;
+use crate::rows::table::{self, Carrier, ColumnKind, KeyPart, PREFIX_BYTES, RawRow, Table, TableSize};
 
 /// The statements of a table.
 pub(super) struct SqlTable {
@@ -77,7 +75,7 @@ impl SqlTable {
         Self {
             table,
             has_row_ids,
-            size: format!("SELECT count(*), coalesce(sum({}), 0) FROM {name}", bytes_of(table)),
+            size: format!("SELECT count(*), coalesce(sum({}), 0) FROM {name}", table.content_length()),
             delete_all: format!("DELETE FROM {name} WHERE account = ?1"),
             count: format!("SELECT count(*) FROM {name} WHERE account = ?1"),
             scan: format!("/* every row */ SELECT count(*) FROM {name}{scan} WHERE +account = ?1"),
@@ -145,16 +143,6 @@ impl SqlTable {
     }
 }
 
-/// The first bytes of a sealed value, from the part of the carrier that [`SqlTable::prefix`] reads.
-pub(super) fn prefix_of(table: &Table, front: &[u8]) -> Option<[u8; PREFIX_BYTES]> {
-    match table.carrier {
-        Carrier::Bytes(_) | Carrier::Split(..) => front.first_chunk().copied(),
-        Carrier::Text(_) => BASE64URL_NOPAD.decode(front).ok()?.first_chunk().copied(),
-        Carrier::Map(_) => decode_map(front).ok()?.get(CARRIER)?.first_chunk().copied(),
-        Carrier::None => None,
-    }
-}
-
 /// The columns that are read of a row.
 fn columns(table: &Table) -> String {
     let mut columns = table.carrier.columns().into_iter().map(|column| match (table.record, column) {
@@ -168,19 +156,6 @@ fn columns(table: &Table) -> String {
     let key = table.key.iter().map(|column| column.name.to_owned());
     let numbers = table.numbers.iter().map(|column| (*column).to_owned());
     carrier.into_iter().chain(key).chain(numbers).collect::<Vec<_>>().join(", ")
-}
-
-/// The number of content bytes of a row.
-fn bytes_of(table: &Table) -> String {
-    match table.record {
-        Record::Device => "length(record)".to_owned(),
-        Record::DeviceList => "coalesce(length(phash), 0)".to_owned(),
-        Record::SenderKeyDevice => "length(device_jid)".to_owned(),
-        _ => {
-            let lengths = table.carrier.columns().into_iter().map(|column| format!("length({column})"));
-            lengths.collect::<Vec<_>>().join(" + ")
-        }
-    }
 }
 
 fn replace(table: &Table, has_row_ids: bool) -> String {

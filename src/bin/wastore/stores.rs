@@ -156,7 +156,7 @@ pub(crate) async fn in_use(store: AnyStore) -> Result<AnyStore, Failure> {
 
 /// The same for a file.
 pub(crate) async fn file_in_use(store: SqliteStore) -> Result<SqliteStore, Failure> {
-    if store.accounts_in_use().await?.is_empty() { Err(Error::NoVault.into()) } else { Ok(store) }
+    in_use(AnyStore::Sqlite(store.clone())).await.map(|_| store)
 }
 
 /// Opens an existing store without changing it.
