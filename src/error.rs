@@ -56,7 +56,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     // Opening a vault.
     /// The store has no vault header, and it holds nothing that needs one.
-    #[error("the store has no vault yet: create one with `Vault::create` or `Vault::open_or_create`")]
+    #[error("the store has no vault yet: create one with `wastore init`, `Vault::create` or `Vault::open_or_create`")]
     NoVault,
     /// `create` found a vault, or `restore_header` found the header of another one.
     #[error("the store already has a vault: open it, or choose an empty store")]
@@ -124,7 +124,7 @@ pub enum Error {
     HeaderRolledBack,
     /// The header asks for more key-derivation work than the limits allow. Nothing was computed.
     #[error(
-        "the vault header asks for {memory_kib} KiB x {passes} passes x {lanes} lanes of key derivation, above the limits: the header was altered, or raise `KdfLimits`"
+        "the vault header asks for {memory_kib} KiB x {passes} passes x {lanes} lanes of key derivation, above the limits: raise `KdfLimits` if a slot was made with such a cost; otherwise the header was altered"
     )]
     #[non_exhaustive]
     KdfOutOfBounds {
@@ -145,7 +145,7 @@ pub enum Error {
     /// The external key provider failed.
     #[error("the key provider failed")]
     KeyProvider(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The external key provider works, but has no key that opens a slot.
+    /// The external key provider works, but has no key that opens a slot, or none of the slots is its own.
     #[error("the key provider has no key that opens the vault")]
     KeyNotKept(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The rollback anchor remembers a store, but none is here any more. Nothing was written.
@@ -262,7 +262,9 @@ pub enum Error {
     #[error("all 16 data keys are in use: seal the records of the store again before you add another one")]
     DataKeysFull,
     /// `change_passphrase` cannot tell which passphrase to replace.
-    #[error("the vault has {0} passphrase slots and was not opened by one of them: add and remove slots by number")]
+    #[error(
+        "the vault has {0} passphrase slots and was not opened by one of them: add a slot and remove another one, with `wastore keys` or `Vault::add_slot`"
+    )]
     AmbiguousPassphrase(usize),
     /// Another process wrote the header at the same moment.
     #[error("another process wrote the vault header at the same time: open the vault again")]

@@ -153,8 +153,8 @@ pub(crate) fn check_readers(file: &File, path: &Path) -> io::Result<()> {
         }
         let others = match metadata.uid() {
             _ if !metadata.is_file() => 0,
-            owner if owner == user => 0o077,
             0 => 0o037,
+            owner if owner == user => 0o077,
             _ => return Err(refused(path, "belongs to another user: copy it to a file of your own")),
         };
         if metadata.mode() & others != 0 {

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use data_encoding::HEXLOWER;
-use futures_channel::oneshot;
 use keyring_core::Entry;
 use keyring_core::api::CredentialStoreApi;
 use zeroize::Zeroizing;
 
-use super::deadline::within;
+use super::deadline::{on_a_thread, within};
 use super::hint::{self, NAME_BYTES};
 use super::key::Key;
 use super::provider::{KeyProvider, ProviderError, quoted};
@@ -78,16 +77,10 @@ impl KeyringProvider {
         user: String,
         work: impl FnOnce(Entry) -> keyring_core::Result<T> + Send + 'static,
     ) -> Result<T, KeyringProblem> {
-        let (tell, told) = oneshot::channel();
-        // The thread is abandoned at the limit. It ends when the keyring answers, or with the process.
-        let work = move || tell.send(entry(&user).and_then(work).map_err(KeyringProblem::from)).ok();
+        let work = move || entry(&user).and_then(work).map_err(KeyringProblem::from);
         let no_thread = |error: io::Error| KeyringProblem::Unavailable { text: error.to_string() };
-        std::thread::Builder::new().name("keyring".to_owned()).spawn(work).map_err(no_thread)?;
-        match within(self.limit, told).await.map_err(no_thread)? {
-            Some(Ok(done)) => done,
-            Some(Err(_)) => Err(KeyringProblem::Unavailable { text: "its library ended".to_owned() }),
-            None => Err(KeyringProblem::TooSlow),
-        }
+        let asked = within(self.limit, on_a_thread("keyring", work)).await.map_err(no_thread)?;
+        asked.ok_or(KeyringProblem::TooSlow)?.map_err(no_thread)?
     }
 }
 

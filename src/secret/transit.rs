@@ -1,7 +1,7 @@
 //! Keys that a Transit engine of OpenBao or HashiCorp Vault encrypts.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use data_encoding::BASE64;
 use serde::Deserialize;
-use wacore::net::{HttpClient, HttpRequest};
+use wacore::net::{HttpClient, HttpRequest, HttpResponse};
 use zeroize::Zeroizing;
 
-use super::deadline::within;
+use super::deadline::{on_a_thread, within};
 use super::hint::transit_version;
 use super::key::Key;
 use super::provider::{KeyProvider, ProviderError, quoted};
@@ -109,7 +109,8 @@ impl TransitProvider {
         Ok(self)
     }
 
-    /// The time after which a request fails with [`TransitProblem::TooSlow`]; ten seconds if it is not set. A vault
+    /// The time after which a request fails with [`TransitProblem::TooSlow`], with the reading of its token; ten seconds
+    /// if it is not set. A vault
     /// sends one request for each slot that it tries, until one fails, and three for a new slot.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -154,16 +155,10 @@ impl TransitProvider {
         {
             body.push(part);
         }
-        let token = self.token()?;
-        // A string that grows would leave a part of the token behind.
-        let mut authorization = String::with_capacity("Bearer ".len() + token.len());
-        authorization.extend(["Bearer ", &token]);
         let request = HttpRequest::post(format!("{}/v1/{}/{operation}/{}", self.url, self.mount, self.key))
-            .with_header("authorization", authorization)
             .with_header("content-type", "application/json")
             .with_body(Bytes::from_owner(body.into_bytes()));
-        let answer = within(self.limit, self.http.execute(request)).await?.ok_or(TransitProblem::TooSlow)?;
-        let answer = answer.map_err(|error| TransitProblem::unreachable(&error, &token))?;
+        let answer = within(self.limit, self.send(request)).await?.ok_or(TransitProblem::TooSlow)??;
         let body = Zeroizing::new(answer.body);
         match answer.status_code {
             200 if body.len() <= LONGEST_ANSWER => Ok(body),
@@ -172,17 +167,32 @@ impl TransitProvider {
         }
     }
 
-    fn token(&self) -> Result<Zeroizing<String>> {
-        const WHAT: &str = "Transit token";
-        let bytes = read_to_end(open(&self.token_file, WHAT)?, WHAT, LONGEST_TOKEN)?;
-        let token = bytes.trim_ascii();
-        if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
-            return Err(invalid(WHAT, "must be one word of text: write only the token into its file"));
-        }
-        let mut text = Zeroizing::new(String::with_capacity(token.len()));
-        text.extend(token.iter().copied().map(char::from));
-        Ok(text)
+    /// Sends a request with the token of this moment.
+    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, ProviderError> {
+        let file = self.token_file.clone();
+        // The file may be a pipe, or on a server that does not answer.
+        let token = on_a_thread("transit token", move || read_token(&file)).await??;
+        // A string that grows would leave a part of the token behind.
+        let mut authorization = String::with_capacity("Bearer ".len() + token.len());
+        authorization.extend(["Bearer ", &token]);
+        let answer = self.http.execute(request.with_header("authorization", authorization)).await;
+        Ok(answer.map_err(|error| TransitProblem::unreachable(&error, &token))?)
     }
+}
+
+fn read_token(file: &Path) -> Result<Zeroizing<String>> {
+    const WHAT: &str = "Transit token";
+    let bytes = read_to_end(open(file, WHAT)?, WHAT, LONGEST_TOKEN)?;
+    let token = bytes.trim_ascii();
+    if token.is_empty() {
+        return Err(invalid(WHAT, "is empty: write it into its file, which is read again for each request"));
+    }
+    if !token.iter().all(u8::is_ascii_graphic) {
+        return Err(invalid(WHAT, "must be one word of text: write only the token into its file"));
+    }
+    let mut text = Zeroizing::new(String::with_capacity(token.len()));
+    text.extend(token.iter().copied().map(char::from));
+    Ok(text)
 }
 
 #[async_trait]
@@ -269,7 +279,7 @@ pub enum TransitProblem {
     NotFound,
     /// The server's key is not the one that encrypted this slot's key.
     #[error(
-        "the Transit key does not open this slot: another key of this name, or another vault, made it; restore the server's key, or open with another secret"
+        "the Transit key does not open this slot: another key, or another vault, made it; give the name and the server of the key that did, or open with another secret"
     )]
     WrongKey,
     /// The server no longer decrypts with the version of the key that encrypted this slot's key.

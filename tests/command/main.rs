@@ -42,6 +42,7 @@ use rand::RngExt;
 use wacore::store::traits::{Backend, DeviceStore, SignalStore};
 use wastore::maintenance::open_account;
 use wastore::testing::Operation;
+use wastore::vault::Argon2Cost;
 use wastore::{Access, Layer, Method, Passphrase, Secret, SqliteStore, VaultOptions};
 use whatsapp_rust_sqlite_storage::SqliteStore as UpstreamStore;
 
@@ -170,6 +171,45 @@ fn wait_until_it_listens(process: u32) {
 fn assert_private(path: PathBuf) {
     let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+}
+
+#[test]
+fn a_guard_that_would_not_be_checked_is_refused() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    std::fs::copy(desk.path("wa.db"), desk.path("copy.db")).unwrap();
+    let other = "--expect-store 00000000000000000000000000000000";
+    let before = desk.files(|_| true);
+    for (command, guards) in [
+        ("accounts delete wa.db 1 --for-good", &[other, "--context x", "--anchor ."][..]),
+        ("restore copy.db wa.db", &[other, "--context x", "--anchor ."]),
+        ("copy wa.db new.db", &[other, "--context x", "--anchor ."]),
+        ("vacuum wa.db", &[other]),
+        ("inspect wa.db", &[other]),
+        ("keys list wa.db", &[other]),
+        ("init new.db --new-key-file key", &[other]),
+    ] {
+        for guard in guards {
+            let (code, error) = desk.fails(&format!("{command} {guard}"));
+            assert!(code == 2 && error.contains("so it refuses no store"), "{command} {guard}: {code} {error}");
+        }
+    }
+    assert_eq!(desk.files(|_| true), before);
+    assert_eq!(desk.fails(&format!("rotate wa.db --key-file key {other}")).0, 5);
+    desk.ok("rotate wa.db --key-file key");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_is_lost_is_not_work_that_is_lost() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-passphrase-file old");
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut change = desk.command("passwd wa.db --passphrase-file old --new-passphrase-file new");
+    let output = change.stdout(full).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && error.contains("the work that it reports is done"), "{error}");
+    desk.ok("verify wa.db --quick --passphrase-file new");
 }
 
 #[test]

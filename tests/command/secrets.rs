@@ -57,6 +57,41 @@ fn a_descriptor_is_read_from_where_it_is() {
     }
 }
 
+#[test]
+fn a_cost_that_others_refuse_is_not_taken() {
+    let desk = Desk::new();
+    for cost in ["--kdf-memory 257", "--kdf-memory 4294967295", "--kdf-memory 64 --kdf-passes 17", "--kdf-memory 0"] {
+        let (code, error) = desk.fails(&format!("init wa.db --new-passphrase-file old {cost}"));
+        assert!(code == 2 && !desk.path("wa.db").exists(), "{cost}: {code} {error}");
+    }
+    desk.ok("init wa.db --new-passphrase-file old --kdf-memory 256 --kdf-passes 1");
+    desk.ok("verify wa.db --quick --passphrase-file old");
+    // A program with higher limits may have made such a slot.
+    wait(async {
+        let store = SqliteStore::open(desk.path("wa.db")).await.unwrap();
+        let vault = open_account(&store, &VaultOptions::new(), old()).await.unwrap();
+        let options = VaultOptions::new().kdf_cost(Argon2Cost::new(257 << 10, 1, 4).unwrap());
+        let vault = options.open(&store, vault.add_recovery_key().await.unwrap()).await.unwrap();
+        vault.add_slot("costly", Passphrase::new("quite another passphrase").unwrap()).await.unwrap();
+    });
+    let (code, error) = desk.fails("verify wa.db --quick --passphrase-file new");
+    assert!(code == 1 && error.contains("`--kdf-memory 256`"), "{code}: {error}");
+    desk.ok("verify wa.db --quick --passphrase-file new --kdf-memory 65 --kdf-passes 1");
+}
+
+#[test]
+fn a_recovery_key_that_was_not_added_is_void() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    for arguments in [&format!("--label {}", "x".repeat(33)), ""] {
+        if arguments.is_empty() {
+            (1..8).for_each(|_| drop(desk.ok("keys add wa.db --key-file key --recovery")));
+        }
+        let (code, error) = desk.fails(&format!("keys add wa.db --key-file key --recovery {arguments}"));
+        assert!(code == 1 && error.contains("opens nothing: throw it away"), "{code}: {error}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn files_with_secrets_are_for_their_owner() {
@@ -66,13 +101,17 @@ fn files_with_secrets_are_for_their_owner() {
     desk.ok("keys add wa.db --key-file key --new-passphrase-file old");
     desk.write("recovery", &desk.ok("keys add wa.db --key-file key --recovery"));
     for (file, option) in [("key", "--key-file"), ("old", "--passphrase-file"), ("recovery", "--recovery-key-file")] {
-        for mode in [0o644, 0o640, 0o604, 0o602, 0o620] {
+        for mode in [0o644, 0o660, 0o604, 0o602, 0o620] {
             std::fs::set_permissions(desk.path(file), PermissionsExt::from_mode(mode)).unwrap();
             let (code, error) = desk.fails(&format!("verify wa.db {option} {file}"));
             assert!(code == 5 && error.contains("other users: run chmod 600"), "{file} {mode:o}: {code}: {error}");
         }
         std::fs::set_permissions(desk.path(file), PermissionsExt::from_mode(0o400)).unwrap();
         desk.ok(&format!("verify wa.db {option} {file}"));
+        // Root chooses the group.
+        std::fs::set_permissions(desk.path(file), PermissionsExt::from_mode(0o640)).unwrap();
+        let opens = desk.run(&format!("verify wa.db {option} {file}")).status.success();
+        assert_eq!(opens, rustix::process::geteuid().is_root(), "{file}");
     }
 }
 
@@ -91,7 +130,19 @@ fn keygen_makes_a_key_and_standard_input_gives_a_passphrase() {
     assert!(with_input("keys add wa.db --key-file random --new-passphrase-file -").status.success());
     assert!(with_input("verify wa.db --passphrase-file -").status.success());
     desk.ok("verify wa.db --passphrase-file old");
-    assert_eq!(desk.fails("verify wa.db --passphrase-file -").0, 1, "nothing came");
+    let (code, error) = desk.fails("verify wa.db --passphrase-file -");
+    assert!(code == 1 && error.contains("standard input: passphrase must not be empty"), "{code}: {error}");
+    desk.write("empty", "");
+    for option in ["--passphrase-file", "--key-file", "--recovery-key-file"] {
+        let (code, error) = desk.fails(&format!("verify wa.db {option} empty"));
+        assert!(code == 1 && error.contains("empty: "), "{option}: {code}: {error}");
+    }
+    // To standard output, for example to `systemd-creds encrypt`, but not into the void.
+    desk.write("piped", &desk.ok("keygen -"));
+    desk.ok("keys add wa.db --key-file random --new-key-file piped");
+    desk.ok("verify wa.db --quick --key-file piped");
+    let void = desk.command("keygen -").stdout(Stdio::null()).output().unwrap();
+    assert_eq!(void.status.code(), if cfg!(unix) { Some(2) } else { Some(0) });
 }
 
 #[test]
@@ -323,8 +374,8 @@ fn a_command_that_prints_no_passphrase_is_named() {
         ("no-such-program", "cannot be started"),
         ("false", "failed"),
         ("sh -c 'cat old; exit 3'", "failed"),
-        ("true", "must not be empty"),
-        ("cat /dev/zero", "too long"),
+        ("true", "output of the command for the passphrase: passphrase must not be empty"),
+        ("cat /dev/zero", "output of the command for the passphrase: passphrase is too long"),
         ("cat new", "wrong"),
     ] {
         let mut verify = desk.command("verify wa.db --quick");
@@ -358,6 +409,24 @@ fn an_interruption_ends_the_command_for_a_passphrase() {
         kill_process(Pid::from_child(&verify), Signal::TERM).unwrap();
         assert_eq!(verify.wait().unwrap().code(), Some(130), "{script}");
         assert!(test_kill_process(asked).is_err(), "{script}: it still runs");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_command_for_a_passphrase_leaves_the_terminal_in_order() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-passphrase-file old");
+    // The second one does not heed the signal.
+    for trap in ["trap 'stty echo </dev/tty; exit' TERM", "trap '' TERM"] {
+        let script = format!("{trap}; stty -echo </dev/tty; echo asks >/dev/tty; while :; do sleep 0.1; done");
+        let asks = format!("sh -c \"{script}\"");
+        let program = env!("CARGO_BIN_EXE_wastore");
+        let mut terminal = Terminal::start(&desk, &[program, "verify", "wa.db", "--passphrase-command", &asks]);
+        terminal.until("asks");
+        assert!(!terminal.shows_what_is_typed(), "before it is interrupted");
+        Command::new("kill").args(["-TERM", &terminal.running.id().to_string()]).status().unwrap();
+        assert_eq!(terminal.end(), Some(130), "{trap}");
     }
 }
 

@@ -105,8 +105,20 @@ fn accounts_are_copied_there_and_back() {
         vault.layer().layer(Arc::new(store)).get_session(ADDRESS).await.unwrap().unwrap()
     });
     assert_eq!(session, &b"account 1"[..]);
+    // A secret that does not open it, or none that is used, moves nothing.
+    for (arguments, says) in [
+        ("--account 1 --as 8 --passphrase-file old", (3, "wrong secret")),
+        ("--account 1 --key-file key", (2, "needs no secret")),
+        ("--account 1 --as 8 --key-file key --context text", (2, "--context")),
+        ("--account 5 --as 8", (5, "no account 5")),
+    ] {
+        let (code, error) = desk.fails(&format!("copy {url} bound.db {arguments}"));
+        assert!(code == says.0 && error.contains(says.1), "{arguments}: {code} {error}");
+        assert!(!desk.path("bound.db").exists(), "{arguments}");
+    }
     // With the secret, the vault is bound to the new number.
-    desk.ok(&format!("copy {url} bound.db --account 1 --as 8 --key-file key"));
+    let again = || desk.ok(&format!("copy {url} bound.db --account 1 --as 8 --key-file key"));
+    assert_eq!((again(), again()).1.matches("is bound to account 8 now").count(), 1);
     assert!(desk.ok("verify bound.db --key-file key").ends_with("sound\n"));
     desk.ok("accounts reclaim wa.db 2 --other-is-gone");
     assert_eq!(desk.session("wa.db", 2, key()).as_deref(), Some("account 2"));

@@ -297,8 +297,8 @@ fn a_token_file_is_private_and_holds_one_word() {
     let token = folder.path().join("token");
     let unwrap = || block_on(provider.unwrap(&[7; 16], b"vault:v1:AAAA")).map(|_| ()).unwrap_err().into_inner();
     for (content, says) in [
-        (&b""[..], "one word"),
-        (b" \n", "one word"),
+        (&b""[..], "is empty"),
+        (b" \n", "is empty"),
         (b"two words", "one word"),
         (b"two\nlines", "one word"),
         (b"word\r\nx-header: value", "one word"),
@@ -313,6 +313,11 @@ fn a_token_file_is_private_and_holds_one_word() {
     assert!(matches!(unwrap().downcast_ref(), Some(Error::File { .. })));
     std::fs::remove_file(&token).unwrap();
     assert!(matches!(unwrap().downcast_ref(), Some(Error::File { .. })));
+    // A pipe into which no one writes.
+    rustix::fs::mknodat(rustix::fs::CWD, &token, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let provider = provider.timeout(Duration::from_millis(50));
+    let late = block_on(provider.unwrap(&[7; 16], b"vault:v1:AAAA")).map(|_| ()).unwrap_err().into_inner();
+    assert_eq!(late.downcast_ref(), Some(&TransitProblem::TooSlow));
     assert!(fake.requests.lock().unwrap().is_empty());
 }
 

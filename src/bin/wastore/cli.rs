@@ -4,11 +4,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
 use clap_complete::Shell;
 use wastore::vault::{Argon2Cost, FileAnchor};
 use wastore::{Result, VaultOptions};
 
+use crate::failure::Failure;
 use crate::place::Place;
 use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret};
 use crate::settings::Settings;
@@ -21,20 +22,22 @@ use crate::transit::TransitServer;
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// The folder of the rollback anchor, if the bot uses one; for every command that takes a
-    /// secret
+    /// The folder of the rollback anchor, if the bot uses one; for commands that open or make a
+    /// vault
     #[arg(long, global = true, value_name = "FOLDER")]
     pub(crate) anchor: Option<PathBuf>,
     /// The context that the vault is bound to, if the bot sets one; the default is the account
     /// number
     #[arg(long, global = true, value_name = "TEXT")]
     pub(crate) context: Option<String>,
-    /// The memory that each guess at a new passphrase takes, in MiB; by default a replaced slot
-    /// keeps its own, and other slots take 64
-    #[arg(long, global = true, value_name = "MIB")]
+    /// The memory that each guess at a new passphrase takes, in MiB, 256 at most; by default a
+    /// replaced slot keeps its own, and other slots take 64. A passphrase that takes less, and opens
+    /// the store for a change, is raised to it
+    #[arg(long, global = true, value_name = "MIB", value_parser = value_parser!(u32).range(..=MOST_MEMORY_MIB))]
     pub(crate) kdf_memory: Option<u32>,
-    /// How often a guess passes through that memory; 3 times by default
-    #[arg(long, global = true, value_name = "NUMBER", requires = "kdf_memory")]
+    /// How often a guess passes through that memory, 16 times at most; 3 times by default. Needs
+    /// `--kdf-memory`
+    #[arg(long, global = true, value_name = "NUMBER", requires = "kdf_memory", value_parser = value_parser!(u32).range(..=MOST_PASSES))]
     pub(crate) kdf_passes: Option<u32>,
     /// Open only the store with this id, as `inspect` prints it
     #[arg(long, global = true, value_name = "HEX", value_parser = store_id)]
@@ -43,11 +46,34 @@ pub(crate) struct Cli {
     pub(crate) transit: TransitServer,
 }
 
+/// The highest cost within the default of [`KdfLimits`](wastore::vault::KdfLimits): every bot and every later command
+/// opens such a slot.
+const MOST_MEMORY_MIB: i64 = 256;
+const MOST_PASSES: i64 = 16;
+
 impl Cli {
     /// # Errors
-    /// [`wastore::Error::InvalidInput`] if the cost is not valid.
-    pub(crate) fn settings(&self) -> Result<Settings> {
-        Ok(Settings { vault: self.vault_options()?, transit: self.transit.clone() })
+    /// If the cost is not valid, or an option would be ignored that is meant to refuse a store.
+    pub(crate) fn settings(&self) -> Result<Settings, Failure> {
+        self.refuse_unused_guards()?;
+        let vault = self.vault_options().map_err(|error| Failure::usage(&error.to_string()))?;
+        Ok(Settings { vault, transit: self.transit.clone() })
+    }
+
+    fn refuse_unused_guards(&self) -> Result<(), Failure> {
+        let vault = self.command.vault();
+        let guards = [
+            ("--anchor", self.anchor.is_some(), vault != VaultUse::None),
+            // A copy to another number goes by the contexts of the numbers.
+            ("--context", self.context.is_some(), !matches!(vault, VaultUse::None | VaultUse::Copied)),
+            ("--expect-store", self.expect_store.is_some(), matches!(vault, VaultUse::Opened | VaultUse::Copied)),
+        ];
+        match guards.iter().find(|(_, is_given, is_used)| *is_given && !is_used) {
+            Some((name, ..)) => Err(Failure::usage(&format!(
+                "this command makes no use of `{name}`, so it refuses no store: leave it out"
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn vault_options(&self) -> Result<VaultOptions> {
@@ -84,6 +110,47 @@ Exit codes:
   4  the store is damaged or was altered
   5  a file is of the wrong kind, already exists, or does not exist
 130  interrupted";
+
+/// What a command does with vaults.
+#[derive(Clone, Copy, PartialEq)]
+enum VaultUse {
+    None,
+    Made,
+    Opened,
+    /// Opened under the context of another number.
+    Copied,
+}
+
+impl Command {
+    fn vault(&self) -> VaultUse {
+        match self {
+            Self::Init { .. } | Self::Import(_) => VaultUse::Made,
+            Self::Copy(CopyArgs { secret, .. }) if secret.is_given() => VaultUse::Copied,
+            Self::Export { .. }
+            | Self::Passwd { .. }
+            | Self::Keys { command: Keys::Add { .. } | Keys::Remove { .. } }
+            | Self::Rotate { .. }
+            | Self::Revoke { .. }
+            | Self::Verify { .. }
+            | Self::Repair { .. }
+            | Self::Forget { .. }
+            | Self::AcceptRollback { .. }
+            | Self::Header { .. } => VaultUse::Opened,
+            Self::Copy(_)
+            | Self::Keys { command: Keys::List { .. } }
+            | Self::Vacuum { .. }
+            | Self::PruneSnapshots { .. }
+            | Self::Inspect { .. }
+            | Self::Backup { .. }
+            | Self::Restore { .. }
+            | Self::Keygen { .. }
+            | Self::Accounts { .. }
+            | Self::Shrink { .. }
+            | Self::Completions { .. }
+            | Self::Man { .. } => VaultUse::None,
+        }
+    }
+}
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -289,7 +356,7 @@ pub(crate) enum Command {
     },
     /// Make a key file of 64 random hexadecimal digits that only its owner can read
     Keygen {
-        /// The new file
+        /// The new file; `-` is standard output
         file: PathBuf,
     },
     /// List the accounts in a store, or delete one

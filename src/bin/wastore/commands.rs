@@ -8,25 +8,23 @@ use std::process::ExitCode;
 use indicatif::ProgressBar;
 use wastore::import::{AccountToExport, Export, Import};
 use wastore::maintenance::{
-    self, Repair, Rotate, StoreCopy, Verify, VerifyReport, create_encrypted, open_account, restore_account_header,
+    self, Repair, Rotate, Verify, VerifyReport, create_encrypted, open_account, restore_account_header,
 };
 use wastore::vault::{HeaderInfo, KeyringProvider, OpenMode, SlotInfo, SlotKind};
 use wastore::{Error, Key, RecoveryKey, SqliteStore, printable, printable_path};
 use zeroize::Zeroizing;
 
-use crate::cli::{Accounts, Command, CopyArgs, Header, ImportArgs, Keys, Store};
-use crate::failure::{DAMAGED, Failure, REFUSED};
+use crate::cli::{Accounts, Command, Header, ImportArgs, Keys, Store};
+use crate::copy::copy;
+use crate::failure::{DAMAGED, DONE, Done, Failure, REFUSED};
 use crate::manual;
 use crate::place::Place;
-use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret, saved_header};
+use crate::secrets::{CurrentSecret, NewPassphrase, NewSecret, is_stream, saved_header};
 use crate::settings::Settings;
 use crate::stores::{
     AnyStore, each_account, file_in_use, in_use, open, open_file, open_file_read_only, open_or_make, open_read_only,
 };
-use crate::terminal::{progress_bar, say, show_secret, write_private};
-
-type Done = Result<ExitCode, Failure>;
-const DONE: Done = Ok(ExitCode::SUCCESS);
+use crate::terminal::{progress_bar, say, show, show_secret, write_private};
 
 pub(crate) async fn run(command: Command, settings: &Settings) -> Done {
     match command {
@@ -216,7 +214,10 @@ async fn keys(command: Keys, settings: &Settings) -> Done {
                 let key = RecoveryKey::generate()?;
                 // Show the key before it opens anything: a key that no one has seen must not.
                 show_secret(&key.expose())?;
-                vault.add_slot(label.as_deref().unwrap_or("recovery"), key).await?;
+                if let Err(error) = vault.add_slot(label.as_deref().unwrap_or("recovery"), key).await {
+                    tell!("wastore: the recovery key that was shown opens nothing: throw it away");
+                    return Err(error.into());
+                }
                 tell!("this recovery key opens the store and is not shown again: print it and keep it in a safe");
                 return DONE;
             }
@@ -256,59 +257,6 @@ fn rotation(leave_damaged: bool, bar: &ProgressBar) -> Rotate {
     let bar = bar.clone();
     let rotate = Rotate::new().on_progress(move |progress| show(&bar, "sealing", progress.done, progress.total));
     if leave_damaged { rotate.leave_damaged() } else { rotate }
-}
-
-/// Copies one account, or all of them.
-async fn copy(arguments: CopyArgs, settings: &Settings) -> Done {
-    let CopyArgs { from, to, account, new_number, keep_source, plaintext, json, secret } = arguments;
-    let opened = in_use(if keep_source { open_read_only(&from).await? } else { open(&from).await? }).await?;
-    let target = open_or_make(&to).await?;
-    let bar = progress_bar();
-    let shown = bar.clone();
-    let mut copy = StoreCopy::new()
-        .on_progress(move |progress| show(&shown, progress.phase.name(), progress.done, progress.total));
-    if keep_source {
-        copy = copy.keep_source();
-    }
-    if plaintext {
-        copy = copy.plaintext();
-    }
-    // Before anything is copied, because the source is closed off afterwards.
-    let secret = if new_number.is_some() && secret.is_given() { Some(secret.read(settings).await?) } else { None };
-    let numbers = match account {
-        Some(number) => vec![(number, new_number.unwrap_or(number))],
-        None => opened.accounts_in_use().await?.into_iter().map(|number| (number, number)).collect(),
-    };
-    let mut reports = vec![];
-    for (number, new) in numbers {
-        let target = target.account(new).await?;
-        let report = copy.run(&opened.account(number).await?, &target).await;
-        bar.finish_and_clear();
-        let report = report?;
-        if !json {
-            say(format_args!("{report}\n"))?;
-        }
-        if let Some(secret) = secret.as_ref().filter(|_| number != new) {
-            let old_context = settings.vault.clone().context(format!("account {number}"));
-            let vault = open_account(&target, &old_context, secret.duplicate()).await?;
-            vault.bind_context(format!("account {new}")).await?;
-            if !json {
-                say(format_args!("its vault is bound to account {new} now\n"))?;
-            }
-        }
-        reports.push(report);
-    }
-    if json {
-        let reports = serde_json::to_value(&reports).map_err(Failure::other)?;
-        say(format_args!("{reports:#}\n"))?;
-    }
-    DONE
-}
-
-fn show(bar: &ProgressBar, what: &'static str, done: u64, total: u64) {
-    bar.set_message(what);
-    bar.set_length(total);
-    bar.set_position(done);
 }
 
 /// Changes the data key of one account, or of all of them.
@@ -515,9 +463,12 @@ async fn restore(backup: &Path, store: &Place) -> Done {
 }
 
 fn keygen(file: &Path) -> Done {
-    let mut digits = Zeroizing::new([0; 64]);
-    data_encoding::HEXLOWER.encode_mut(Key::generate()?.expose(), &mut *digits);
-    write_private(file, &*digits)?;
+    let digits = Zeroizing::new(data_encoding::HEXLOWER.encode(Key::generate()?.expose()));
+    if is_stream(file) {
+        show_secret(&digits)?;
+        return DONE;
+    }
+    write_private(file, digits.as_bytes())?;
     say(format_args!("{} is a key: keep a copy of it in another place than the store\n", printable_path(file)))?;
     DONE
 }

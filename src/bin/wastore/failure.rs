@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::process::ExitCode;
 
 use wastore::postgres::PostgresProblem;
 use wastore::sqlite::SqliteProblem;
@@ -13,6 +14,10 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const WRONG_SECRET: u8 = 3;
 pub(crate) const DAMAGED: u8 = 4;
 pub(crate) const REFUSED: u8 = 5;
+
+/// How a command ends.
+pub(crate) type Done = Result<ExitCode, Failure>;
+pub(crate) const DONE: Done = Ok(ExitCode::SUCCESS);
 
 /// A failure: its message and its exit code.
 pub(crate) struct Failure {
@@ -51,6 +56,10 @@ impl From<Error> for Failure {
                 text = format!("{text}: {inner_text}");
             }
             source = inner.source();
+        }
+        // Four times the memory that is asked for.
+        if let Error::KdfOutOfBounds { memory_kib: 0x4_0001..=0x10_0000, passes: ..=16, .. } = own {
+            text.push_str("; with `--kdf-memory 256`, this command allows 1 GiB for a passphrase");
         }
         Self { text, code }
     }

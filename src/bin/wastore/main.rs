@@ -4,6 +4,7 @@
 //! |--|--|
 //! | `cli.rs` | the command line |
 //! | `commands.rs` | one function for each command |
+//! | `copy.rs` | the command `copy` |
 //! | `manual.rs` | shell completions and manual pages |
 //! | `place.rs` | where a store is: a path or a URL |
 //! | `stores.rs` | opening the store and choosing its accounts |
@@ -32,6 +33,7 @@ macro_rules! tell {
 
 mod cli;
 mod commands;
+mod copy;
 mod failure;
 mod interruption;
 mod manual;
@@ -44,7 +46,7 @@ mod threads;
 mod transit;
 
 use cli::Cli;
-use failure::{Failure, INTERRUPTED, USAGE};
+use failure::{Failure, INTERRUPTED};
 use interruption::{Makes, end_background_work, interrupted};
 use terminal::{restore_terminal, show_warnings};
 
@@ -53,9 +55,9 @@ fn main() -> ExitCode {
     show_warnings();
     let settings = match cli.settings() {
         Ok(settings) => settings,
-        Err(error) => {
-            tell!("wastore: {error}");
-            return ExitCode::from(USAGE);
+        Err(failure) => {
+            tell!("wastore: {}", failure.text);
+            return ExitCode::from(failure.code);
         }
     };
     let makes = Makes::of(&cli.command);

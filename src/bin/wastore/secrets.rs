@@ -1,5 +1,6 @@
 //! Reading secrets from files, descriptors, variables, commands, credentials of systemd and the terminal.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
 #[cfg(unix)]
@@ -7,14 +8,14 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use wastore::{Key, Passphrase, RecoveryKey, Secret, Vault};
+use wastore::{Error, Key, Passphrase, RecoveryKey, Secret, Vault, printable_path};
 
 use crate::failure::Failure;
 use crate::settings::Settings;
-use crate::terminal::Terminal;
+use crate::terminal::{KeptTerminal, Terminal};
 use crate::threads::on_a_thread;
 use wastore::maintenance::{OwnStore, open_account};
 use wastore::vault::{KeyringProvider, OpenMode};
@@ -123,7 +124,7 @@ impl Stream {
         }
         #[cfg(not(unix))]
         let _ = descriptor;
-        files.iter().any(|file| file.as_deref().is_some_and(is_stdin)).then_some(Self::StandardInput)
+        files.iter().any(|file| file.as_deref().is_some_and(is_stream)).then_some(Self::StandardInput)
     }
 }
 
@@ -180,12 +181,11 @@ impl CurrentSecret {
             return Ok(Key::from_credential(&name)?.into());
         }
         if let Some(path) = self.recovery_key_file {
-            let key = if is_stdin(&path) {
-                RecoveryKey::from_reader(standard_input()?)?
-            } else {
-                RecoveryKey::from_file(path)?
+            let key = match is_stream(&path) {
+                true => of("standard input", RecoveryKey::from_reader(standard_input()?)),
+                false => of(printable_path(&path), RecoveryKey::from_file(&path)),
             };
-            return Ok(key.into());
+            return Ok(key?.into());
         }
         if self.recovery_key {
             return Ok(RecoveryKey::from_reader(&**Terminal::open()?.ask("recovery key: ")?)?.into());
@@ -324,8 +324,10 @@ impl PassphraseSource {
     /// Returns `None` if no source is given.
     fn read(self) -> Result<Option<Passphrase>, Failure> {
         Ok(Some(match self {
-            Self { file: Some(path), .. } if is_stdin(&path) => Passphrase::from_reader(standard_input()?)?,
-            Self { file: Some(path), .. } => Passphrase::from_file(path)?,
+            Self { file: Some(path), .. } if is_stream(&path) => {
+                of("standard input", Passphrase::from_reader(standard_input()?))?
+            }
+            Self { file: Some(path), .. } => of(printable_path(&path), Passphrase::from_file(&path))?,
             Self { descriptor: Some(descriptor), .. } => descriptor.read()?,
             Self { variable: Some(name), .. } => Passphrase::from_env(&name)?,
             Self { command: Some(command), .. } => output_of(&command)?,
@@ -347,11 +349,18 @@ fn asked() -> MutexGuard<'static, Asked> {
     ASKED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends a command that is asked for a passphrase, because this program was interrupted.
+/// Ends a command that is asked for a passphrase, because this program was interrupted. The command has a second to put
+/// the terminal in order and to end what it has started.
 pub(crate) fn end_command() {
     let mut asked = asked();
     asked.interrupted = true;
     if let Some(mut child) = asked.child.take() {
+        #[cfg(unix)]
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).ok();
+        let start = Instant::now();
+        while cfg!(unix) && start.elapsed() < Duration::from_secs(1) && matches!(child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         child.kill().ok();
         child.wait().ok();
     }
@@ -363,6 +372,7 @@ fn output_of(command: &str) -> Result<Passphrase, Failure> {
         let text = format!("the command for the passphrase {problem}: run it by itself, and see what it prints");
         Failure::other(io::Error::other(text))
     };
+    let _terminal = KeptTerminal::begin();
     let output = start(command, failed)?;
     // Afterwards the pipe is closed, so a command that writes for ever ends.
     let read = Passphrase::from_reader(output);
@@ -379,7 +389,7 @@ fn output_of(command: &str) -> Result<Passphrase, Failure> {
         Ok(passphrase) if status.success() => Ok(passphrase),
         Ok(_) => Err(failed("failed")),
         Err(_) if status.code().is_some_and(|code| code != 0) => Err(failed("failed")),
-        Err(error) => Err(error.into()),
+        read => of("the output of the command for the passphrase", read),
     }
 }
 
@@ -402,7 +412,18 @@ fn start(command: &str, failed: impl Fn(&str) -> Failure) -> Result<ChildStdout,
 }
 
 fn key(path: PathBuf) -> Result<Key, Failure> {
-    Ok(if is_stdin(&path) { Key::from_reader(standard_input()?)? } else { Key::from_file(path)? })
+    match is_stream(&path) {
+        true => of("standard input", Key::from_reader(standard_input()?)),
+        false => of(printable_path(&path), Key::from_file(&path)),
+    }
+}
+
+/// A secret that was read, or a failure that says where its content is wrong.
+fn of<T>(place: impl Display, read: Result<T, Error>) -> Result<T, Failure> {
+    read.map_err(|error| match error {
+        Error::InvalidInput { .. } => Failure::other(io::Error::other(format!("{place}: {error}"))),
+        error => error.into(),
+    })
 }
 
 /// Standard input without a buffer, which would keep secrets.
@@ -413,7 +434,8 @@ fn standard_input() -> Result<impl Read, Failure> {
     Ok(io::stdin())
 }
 
-fn is_stdin(path: &Path) -> bool {
+/// `true` for `-`, which is standard input or output.
+pub(crate) fn is_stream(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 

@@ -10,7 +10,7 @@ use wastore::vault::HeaderInfo;
 use wastore::{Error, PostgresOptions, PostgresStore, Secret, SqliteOptions, SqliteStore, Vault, VaultOptions};
 
 use crate::cli::Store;
-use crate::failure::Failure;
+use crate::failure::{Failure, OTHER};
 use crate::place::Place;
 
 /// An open store of either engine: one of its accounts.
@@ -173,8 +173,8 @@ pub(crate) async fn open_file_read_only(path: &Path) -> Result<SqliteStore, Fail
     Ok(SqliteStore::open_read_only(path).await?)
 }
 
-/// Works on the chosen account, or on all accounts, and continues with the others if one fails.
-/// Returns the exit code of the first failure, or 0.
+/// Works on the chosen account, or on all accounts, and continues with the others if one fails. If a key provider fails,
+/// it is not asked for the others. Returns the exit code of the first failure, or 0.
 pub(crate) async fn each_account<T>(
     store: &Store,
     opened: &AnyStore,
@@ -186,9 +186,16 @@ pub(crate) async fn each_account<T>(
     if numbers.is_empty() {
         return Err(Error::NoVault.into());
     }
+    let mut is_provider_gone = false;
     for number in numbers {
-        let done = async { work(opened.account(number).await?).await }.await.map_err(|error| {
-            let Failure { text, code } = error.into();
+        let done = match is_provider_gone {
+            true => Err(Failure { text: "not opened, because the key provider failed".to_owned(), code: OTHER }),
+            false => async { work(opened.account(number).await?).await }.await.map_err(|error| {
+                is_provider_gone = matches!(error, Error::KeyProvider(_));
+                error.into()
+            }),
+        };
+        let done = done.map_err(|Failure { text, code }| {
             tell!("wastore: account {number}: {text}");
             first = if first == 0 { code } else { first };
             text

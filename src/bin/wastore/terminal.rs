@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use wastore::{Error, printable};
 use zeroize::Zeroizing;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, OTHER};
 
 /// The terminal of the user. It does not show typed text as long as this value exists.
 pub(crate) struct Terminal(system::Hidden);
@@ -25,6 +25,22 @@ impl Terminal {
     }
 }
 
+/// While another program asks on the terminal. Dropping it undoes what that program left behind.
+pub(crate) struct KeptTerminal(());
+
+impl KeptTerminal {
+    pub(crate) fn begin() -> Self {
+        system::keep();
+        Self(())
+    }
+}
+
+impl Drop for KeptTerminal {
+    fn drop(&mut self) {
+        system::give_back();
+    }
+}
+
 /// Makes the terminal show typed text again after an interrupted prompt.
 pub(crate) fn restore_terminal() {
     system::end();
@@ -38,7 +54,10 @@ fn no_terminal() -> Failure {
 pub(crate) fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match write!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::other(error)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let text = format!("standard output cannot be written, but the work that it reports is done: {error}");
+            Err(Failure { text, code: OTHER })
+        }
         _ => Ok(()),
     }
 }
@@ -52,7 +71,7 @@ pub(crate) fn show_secret(text: &str) -> Result<(), Failure> {
         // A closed standard output also points there.
         let is_null = |out: rustix::fs::Stat| fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == out.st_rdev);
         if rustix::fs::fstat(&out).is_ok_and(is_null) {
-            return Err(Failure::usage("standard output is discarded: the recovery key would be lost"));
+            return Err(Failure::usage("standard output is discarded: the key would be lost"));
         }
     }
     writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Failure::other)
@@ -88,6 +107,13 @@ pub(crate) fn progress_bar() -> ProgressBar {
         bar.set_style(style);
     }
     bar
+}
+
+/// Shows how far the work is.
+pub(crate) fn show(bar: &ProgressBar, what: &'static str, done: u64, total: u64) {
+    bar.set_message(what);
+    bar.set_length(total);
+    bar.set_position(done);
 }
 
 /// Writes a new file that only its owner can read.
@@ -170,13 +196,33 @@ mod system {
 
     impl Drop for Hidden {
         fn drop(&mut self) {
-            restore(&mut before());
+            give_back();
         }
+    }
+
+    /// Remembers the settings of the terminal, if there is one.
+    pub(crate) fn keep() {
+        let mut before = before();
+        if let Ok(terminal) = File::open("/dev/tty")
+            && let Ok(settings) = tcgetattr(&terminal)
+            && !before.is_over
+        {
+            before.settings = Some((terminal, settings));
+        }
+    }
+
+    pub(crate) fn give_back() {
+        restore(&mut before());
     }
 
     fn restore(before: &mut Before) -> bool {
         let Some((terminal, settings)) = before.settings.take() else { return false };
-        tcsetattr(&terminal, OptionalActions::Now, &settings).is_ok()
+        // Without a change, a program in the background would be stopped here for nothing.
+        let is_changed = tcgetattr(&terminal).is_ok_and(|now| {
+            let suspend = SpecialCodeIndex::VSUSP;
+            now.local_modes != settings.local_modes || now.special_codes[suspend] != settings.special_codes[suspend]
+        });
+        is_changed && tcsetattr(&terminal, OptionalActions::Now, &settings).is_ok()
     }
 
     pub(crate) fn end() {
@@ -212,6 +258,10 @@ mod system {
             rpassword::prompt_password(prompt).map(|line| Zeroizing::new(line.into_bytes())).map_err(Failure::other)
         }
     }
+
+    pub(crate) fn keep() {}
+
+    pub(crate) fn give_back() {}
 
     pub(crate) fn end() {}
 }

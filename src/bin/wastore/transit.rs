@@ -1,12 +1,13 @@
 //! The Transit server that opens a store, and the HTTP client that asks it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use clap::Args;
 use rustls::crypto::ring;
+use rustls_native_certs::{CertificateResult, load_native_certs};
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use wacore::net::{HttpClient, HttpRequest, HttpResponse};
@@ -36,8 +37,10 @@ impl TransitServer {
         let (Some(url), Some(token_file)) = (&self.transit_url, &self.transit_token_file) else {
             return Err(Failure::usage("a Transit key needs `--transit-url` and `--transit-token-file`"));
         };
-        let provider = TransitProvider::new(Arc::new(HttpAgent::new()), url, key, token_file)?;
-        Ok(provider.mount(&self.transit_mount)?)
+        let provider = TransitProvider::new(Arc::new(HttpAgent::default()), url, key, token_file);
+        provider
+            .and_then(|provider| provider.mount(&self.transit_mount))
+            .map_err(|error| Failure::usage(&error.to_string()))
     }
 }
 
@@ -45,13 +48,30 @@ impl TransitServer {
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Sends requests on threads, which are abandoned if the command ends.
-struct HttpAgent(Agent);
+#[derive(Default)]
+struct HttpAgent(Arc<OnceLock<Trusting>>);
 
-impl HttpAgent {
-    fn new() -> Self {
-        // Unreadable certificates are left out, and the server's is not trusted then.
-        let roots = rustls_native_certs::load_native_certs().certs;
-        let roots: Vec<_> = roots.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
+#[async_trait]
+impl HttpClient for HttpAgent {
+    async fn execute(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
+        let agent = self.0.clone();
+        // The certificates may lie on a file system that does not answer.
+        let send = move || Ok(agent.get_or_init(|| Trusting::for_server(&request.url)).send(request));
+        on_a_thread(send).await.map_err(|failure| anyhow::anyhow!(failure.text))?
+    }
+}
+
+/// An HTTP client, and the certificates that it trusts.
+struct Trusting {
+    agent: Agent,
+    /// The problem of a certificate that could not be read.
+    unread: Option<String>,
+}
+
+impl Trusting {
+    fn for_server(url: &str) -> Self {
+        let found = if url.starts_with("https:") { load_native_certs() } else { CertificateResult::default() };
+        let roots: Vec<_> = found.certs.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
         let tls = TlsConfig::builder()
             .root_certs(RootCerts::new_with_certs(&roots))
             .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()));
@@ -62,24 +82,21 @@ impl HttpAgent {
             .max_redirects(0)
             .http_status_as_error(false)
             .timeout_global(Some(LIMIT));
-        Self(config.build().into())
+        Self { agent: config.build().into(), unread: found.errors.first().map(ToString::to_string) }
     }
-}
 
-#[async_trait]
-impl HttpClient for HttpAgent {
-    async fn execute(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
-        let agent = self.0.clone();
-        let send = move || {
-            let mut post = agent.post(&request.url);
-            for (name, value) in &request.headers {
-                post = post.header(name, value);
-            }
-            let mut response = post.send(&request.body.unwrap_or_default()[..])?;
-            let body = response.body_mut().with_config().limit(LONGEST_BODY).read_to_vec()?;
-            Ok(HttpResponse { status_code: response.status().as_u16(), body })
-        };
-        on_a_thread(move || Ok(send())).await.map_err(|failure| anyhow::anyhow!(failure.text))?
+    fn send(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
+        let mut post = self.agent.post(&request.url);
+        for (name, value) in &request.headers {
+            post = post.header(name, value);
+        }
+        let response = post.send(&request.body.unwrap_or_default()[..]);
+        let mut response = response.map_err(|error| match &self.unread {
+            Some(unread) => anyhow::anyhow!("{error}; {unread}"),
+            None => error.into(),
+        })?;
+        let body = response.body_mut().with_config().limit(LONGEST_BODY).read_to_vec()?;
+        Ok(HttpResponse { status_code: response.status().as_u16(), body })
     }
 }
 

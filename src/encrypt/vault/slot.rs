@@ -300,13 +300,14 @@ fn try_raw(header: &Header, key: &Key) -> Result<Unlocked> {
 }
 
 async fn try_provider(header: &Header, provider: &Arc<dyn KeyProvider>) -> Result<Unlocked> {
-    let mut missing = None;
+    let (mut missing, mut is_asked) = (None, false);
     for slot in &header.slots {
         let Kdf::Provider { hint } = &slot.kdf else { continue };
         // The provider may have lost the key of one slot, and have that of another.
         match provider.unwrap(&header.store_id, hint).await {
             Ok(None) => {}
             Ok(Some(key)) => {
+                is_asked = true;
                 if let Some(vault_key) = try_slot(&header.store_id, slot, &key) {
                     return Ok(Unlocked { vault_key: vault_key?, slot: slot.id, passphrase: None });
                 }
@@ -315,7 +316,11 @@ async fn try_provider(header: &Header, provider: &Arc<dyn KeyProvider>) -> Resul
             Err(ProviderError::Failed(error)) => return Err(Error::KeyProvider(error)),
         }
     }
-    Err(missing.map_or(Error::WrongSecret, Error::KeyNotKept))
+    Err(match missing {
+        Some(missing) => Error::KeyNotKept(missing),
+        None if is_asked => Error::WrongSecret,
+        None => Error::KeyNotKept("no slot of the vault was made with it: `wastore keys list` shows the slots".into()),
+    })
 }
 
 /// `None` if the slot does not commit to this key. An error if it does, but its content was exchanged.

@@ -274,7 +274,7 @@ async fn bad_password_files_are_refused() {
         assert!(matches!(refused(options).await, Error::File { .. }), "there is none");
         write_private(&file, "*:*:*:*:secret");
         assert!(matches!(refused(options).await, Error::Postgres { problem: PostgresProblem::Unreachable, .. }));
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o660)).unwrap();
         let Error::File { source, .. } = refused(options).await else { panic!("others can read it") };
         assert!(source.to_string().contains("chmod 600"), "{source}");
         fs::remove_file(&file).unwrap();
