@@ -42,7 +42,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// | in | errors |
 /// |--|--|
-/// | opening, creating and restoring a vault | [`NoVault`](Self::NoVault), [`VaultExists`](Self::VaultExists), [`OtherAccounts`](Self::OtherAccounts), [`WrongSecret`](Self::WrongSecret), [`WrongContext`](Self::WrongContext), [`WrongStore`](Self::WrongStore), [`UnsupportedVersion`](Self::UnsupportedVersion), [`ImportIncomplete`](Self::ImportIncomplete), [`PlaintextDevice`](Self::PlaintextDevice), [`DeviceMissing`](Self::DeviceMissing), [`HeaderMissing`](Self::HeaderMissing), [`HeaderDamaged`](Self::HeaderDamaged), [`HeaderTampered`](Self::HeaderTampered), [`HeaderRolledBack`](Self::HeaderRolledBack), [`KdfOutOfBounds`](Self::KdfOutOfBounds), [`KdfFailed`](Self::KdfFailed), [`KeyProvider`](Self::KeyProvider), [`KeyNotKept`](Self::KeyNotKept), [`StoreVanished`](Self::StoreVanished), [`RollbackDetected`](Self::RollbackDetected), [`ForkDetected`](Self::ForkDetected), [`AnchorMissing`](Self::AnchorMissing), [`Anchor`](Self::Anchor) |
+/// | opening, creating and restoring a vault | [`NoVault`](Self::NoVault), [`VaultExists`](Self::VaultExists), [`OtherAccounts`](Self::OtherAccounts), [`WrongSecret`](Self::WrongSecret), [`WrongContext`](Self::WrongContext), [`WrongStore`](Self::WrongStore), [`UnsupportedVersion`](Self::UnsupportedVersion), [`ImportIncomplete`](Self::ImportIncomplete), [`PlaintextDevice`](Self::PlaintextDevice), [`DeviceMissing`](Self::DeviceMissing), [`HeaderMissing`](Self::HeaderMissing), [`HeaderDamaged`](Self::HeaderDamaged), [`HeaderTampered`](Self::HeaderTampered), [`HeaderRolledBack`](Self::HeaderRolledBack), [`KdfOutOfBounds`](Self::KdfOutOfBounds), [`KdfFailed`](Self::KdfFailed), [`KeyProvider`](Self::KeyProvider), [`KeyNotKept`](Self::KeyNotKept), [`NoSlotOfProvider`](Self::NoSlotOfProvider), [`StoreVanished`](Self::StoreVanished), [`RollbackDetected`](Self::RollbackDetected), [`ForkDetected`](Self::ForkDetected), [`AnchorMissing`](Self::AnchorMissing), [`Anchor`](Self::Anchor) |
 /// | reading and writing records | [`Tampered`](Self::Tampered), [`Plaintext`](Self::Plaintext), [`UnknownEpoch`](Self::UnknownEpoch), [`Malformed`](Self::Malformed), [`Encode`](Self::Encode), [`InputTooLong`](Self::InputTooLong), [`ReadOnly`](Self::ReadOnly), [`Closed`](Self::Closed), [`AccountDeleted`](Self::AccountDeleted), [`Store`](Self::Store) |
 /// | changing keys | [`LastSlot`](Self::LastSlot), [`NoSuchSlot`](Self::NoSuchSlot), [`SlotsFull`](Self::SlotsFull), [`DataKeysFull`](Self::DataKeysFull), [`AmbiguousPassphrase`](Self::AmbiguousPassphrase), [`HeaderConflict`](Self::HeaderConflict) |
 /// | one writer per account | [`AccountInUse`](Self::AccountInUse), [`LeaseLost`](Self::LeaseLost), [`AccountMoved`](Self::AccountMoved), [`CopyUnfinished`](Self::CopyUnfinished), [`CopyUnequal`](Self::CopyUnequal) |
@@ -145,9 +145,14 @@ pub enum Error {
     /// The external key provider failed.
     #[error("the key provider failed")]
     KeyProvider(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The external key provider works, but has no key that opens a slot, or none of the slots is its own.
+    /// The external key provider works, but has no key that opens a slot.
     #[error("the key provider has no key that opens the vault")]
     KeyNotKept(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// No slot has the form of the external key provider, which was not asked for a key.
+    #[error(
+        "no slot of the vault was made with this key provider: look at the slots (`wastore keys list`), and open with another secret"
+    )]
+    NoSlotOfProvider,
     /// The rollback anchor remembers a store, but none is here any more. Nothing was written.
     #[error(
         "the rollback anchor remembers a store here, but it is gone: put it or its newest backup back; to begin from nothing, call `Vault::create`"

@@ -48,13 +48,13 @@ async fn with_own_or_derived(
     open: impl AsyncFn(Secret) -> Result<Vault>,
 ) -> Result<Vault> {
     let wrong = match open(secret.duplicate()).await {
-        Err(wrong @ (Error::WrongSecret | Error::KeyNotKept(_))) => wrong,
+        Err(wrong @ (Error::WrongSecret | Error::NoSlotOfProvider | Error::KeyNotKept(_))) => wrong,
         opened => return opened,
     };
     // The header names the vault whose key it is. Older versions did not write that, so any other
     // vault may be the one.
     let parent = HeaderInfo::read(&**store).await.ok().flatten().and_then(|header| header.parent);
-    let (mut tries, mut doubt) = (0, None);
+    let (mut tries, mut doubt, mut lost) = (0, None, None);
     for number in store.accounts_in_use().await? {
         if number == store.account_number() || tries == MAX_PARENTS {
             continue;
@@ -72,10 +72,13 @@ async fn with_own_or_derived(
             // Other faults of that vault do not concern the requested one.
             Err(error) if error.is_about_rollback() => doubt = doubt.or(Some(error)),
             Err(error @ Error::KeyProvider(_)) => return Err(error),
+            Err(error @ Error::KeyNotKept(_)) => lost = lost.or(Some(error)),
             Err(_) => {}
         }
     }
-    Err(doubt.unwrap_or(wrong))
+    // The key of that vault opens this one, and the reason for its loss tells more.
+    let lost = lost.filter(|_| matches!(wrong, Error::NoSlotOfProvider));
+    Err(doubt.or(lost).unwrap_or(wrong))
 }
 
 /// How many other vaults are opened to find the one that derives a key. Each may cost a key

@@ -91,7 +91,7 @@ impl Rotate {
     /// Finds how each account opens, without changing anything.
     ///
     /// # Errors
-    /// [`Error::WrongSecret`] or [`Error::KeyNotKept`] if the secret opens no account, [`Error::KeyProvider`] if its
+    /// [`Error::WrongSecret`], [`Error::NoSlotOfProvider`] or [`Error::KeyNotKept`] if the secret opens no account, [`Error::KeyProvider`] if its
     /// provider fails. [`Error::AccountsNotCovered`] if there are other accounts that are not excepted.
     /// [`Error::InvalidInput`] if the new secret already opens one.
     async fn cover(
@@ -123,8 +123,7 @@ impl Rotate {
             }
         }
         if parents.is_empty() {
-            let mut refusals = closed.into_iter().map(|(_, error)| error);
-            return Err(refusals.find(|error| matches!(error, Error::KeyNotKept(_))).unwrap_or(Error::WrongSecret));
+            return Err(no_account_opens(closed.into_iter().map(|(_, error)| error)));
         }
         for (position, (account, _)) in covered.iter().enumerate() {
             // A provider makes another key for each slot, so the same one opens a new vault with a new key.
@@ -152,6 +151,19 @@ impl Rotate {
         }
         if uncovered.is_empty() { Ok(covered) } else { Err(Error::AccountsNotCovered { accounts: uncovered }) }
     }
+}
+
+/// The error that tells the most of why a secret opens no account.
+fn no_account_opens(refusals: impl Iterator<Item = Error>) -> Error {
+    let mut error = Error::WrongSecret;
+    for refusal in refusals {
+        match refusal {
+            Error::KeyNotKept(_) => return refusal,
+            Error::NoSlotOfProvider => error = refusal,
+            _ => {}
+        }
+    }
+    error
 }
 
 /// An account to revoke, and its vault.

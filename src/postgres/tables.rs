@@ -257,7 +257,7 @@ fn type_of(kind: ColumnKind) -> Column {
     }
 }
 
-/// So many parameters from one on: `$5, $6`.
+/// Parameters, beginning with the number `from`: `$5, $6`.
 pub(super) fn numbered(from: usize, count: usize) -> String {
     (from..from + count).map(|at| format!("${at}")).collect::<Vec<_>>().join(", ")
 }

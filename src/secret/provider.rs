@@ -29,7 +29,8 @@ pub trait KeyProvider: Send + Sync {
     async fn wrap(&self, store_id: &[u8; 16], key: &Key) -> Result<Vec<u8>, ProviderError>;
 
     /// Returns the key for which [`KeyProvider::wrap`] once returned `hint`. Returns `None` if the hint has the form of
-    /// another provider; nothing is asked of a service then.
+    /// another provider; nothing is asked of a service then. If it does so for all slots, a vault returns
+    /// [`Error::NoSlotOfProvider`](crate::Error::NoSlotOfProvider).
     async fn unwrap(&self, store_id: &[u8; 16], hint: &[u8]) -> Result<Option<Key>, ProviderError>;
 }
 

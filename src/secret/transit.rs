@@ -109,8 +109,8 @@ impl TransitProvider {
         Ok(self)
     }
 
-    /// The time after which a request fails with [`TransitProblem::TooSlow`], with the reading of its token; ten seconds
-    /// if it is not set. A vault
+    /// The time for a request, including the reading of its token; ten seconds if it is not set. After it the request
+    /// fails with [`TransitProblem::TooSlow`]. A vault
     /// sends one request for each slot that it tries, until one fails, and three for a new slot.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -203,7 +203,9 @@ impl KeyProvider for TransitProvider {
         let other = store_id.map(|byte| !byte);
         match self.decrypt(&other, ciphertext.as_bytes()).await {
             Ok(_) => Err(TransitProblem::NotBound.into()),
-            Err(ProviderError::NoKey(_)) => Ok(ciphertext.into_bytes()),
+            Err(ProviderError::NoKey(error)) if error.downcast_ref() == Some(&TransitProblem::WrongKey) => {
+                Ok(ciphertext.into_bytes())
+            }
             Err(failed) => Err(failed),
         }
     }
@@ -282,6 +284,9 @@ pub enum TransitProblem {
         "the Transit key does not open this slot: another key, or another vault, made it; give the name and the server of the key that did, or open with another secret"
     )]
     WrongKey,
+    /// The ciphertext of this slot's key is not one.
+    #[error("the Transit ciphertext in the header is damaged: restore a saved header, or open with another secret")]
+    Damaged,
     /// The server no longer decrypts with the version of the key that encrypted this slot's key.
     #[error(
         "the Transit key does not allow its version that this slot was made with: lower its `min_decryption_version`, open the vault, and replace the slot"
@@ -315,7 +320,9 @@ impl TransitProblem {
     /// Only these concern one slot.
     fn failure(self) -> ProviderError {
         match self {
-            Self::WrongKey | Self::VersionTooOld | Self::VersionMissing => ProviderError::NoKey(self.into()),
+            Self::WrongKey | Self::Damaged | Self::VersionTooOld | Self::VersionMissing => {
+                ProviderError::NoKey(self.into())
+            }
             _ => ProviderError::Failed(self.into()),
         }
     }
@@ -332,6 +339,7 @@ impl TransitProblem {
             400 if says("disallowed by policy (too old)") => Self::VersionTooOld,
             400 if says("version is too new") => Self::VersionMissing,
             400 if says("message authentication failed") => Self::WrongKey,
+            400 if says("invalid ciphertext") => Self::Damaged,
             400 if says("non-AEAD") => Self::NotBound,
             status => Self::Refused { status },
         }

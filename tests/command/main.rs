@@ -184,6 +184,7 @@ fn a_guard_that_would_not_be_checked_is_refused() {
         ("accounts delete wa.db 1 --for-good", &[other, "--context x", "--anchor ."][..]),
         ("restore copy.db wa.db", &[other, "--context x", "--anchor ."]),
         ("copy wa.db new.db", &[other, "--context x", "--anchor ."]),
+        ("copy wa.db new.db --account 1 --as 1", &[other, "--anchor ."]),
         ("vacuum wa.db", &[other]),
         ("inspect wa.db", &[other]),
         ("keys list wa.db", &[other]),
@@ -191,12 +192,36 @@ fn a_guard_that_would_not_be_checked_is_refused() {
     ] {
         for guard in guards {
             let (code, error) = desk.fails(&format!("{command} {guard}"));
-            assert!(code == 2 && error.contains("so it refuses no store"), "{command} {guard}: {code} {error}");
+            assert!(code == 2 && error.contains("this command does not check"), "{command} {guard}: {code} {error}");
         }
     }
     assert_eq!(desk.files(|_| true), before);
     assert_eq!(desk.fails(&format!("rotate wa.db --key-file key {other}")).0, 5);
     desk.ok("rotate wa.db --key-file key");
+}
+
+#[test]
+fn accounts_of_two_stores_move_into_one_under_one_anchor() {
+    let desk = Desk::new();
+    std::fs::create_dir(desk.path("anchor")).unwrap();
+    for (from, number) in [("one.db", 8), ("two.db", 9)] {
+        desk.ok(&format!("init {from} --new-key-file key --anchor anchor"));
+        let copy = format!("copy {from} both.db --account 1 --as {number} --key-file key --anchor anchor");
+        let printed = desk.ok(&copy);
+        assert!(printed.contains(&format!("bound to account {number} now")), "{printed}");
+    }
+    desk.ok("verify both.db --key-file key --anchor anchor");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_copy_is_bound_even_if_its_report_is_lost() {
+    let desk = Desk::new();
+    desk.ok("init wa.db --new-key-file key");
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut copy = desk.command("copy wa.db new.db --account 1 --as 8 --key-file key");
+    assert_eq!(copy.stdout(full).status().unwrap().code(), Some(1));
+    desk.ok("verify new.db --key-file key");
 }
 
 #[cfg(target_os = "linux")]
@@ -208,7 +233,10 @@ fn output_that_is_lost_is_not_work_that_is_lost() {
     let mut change = desk.command("passwd wa.db --passphrase-file old --new-passphrase-file new");
     let output = change.stdout(full).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && error.contains("the work that it reports is done"), "{error}");
+    assert!(
+        output.status.code() == Some(1) && error.contains("the work that it would have reported is done"),
+        "{error}"
+    );
     desk.ok("verify wa.db --quick --passphrase-file new");
 }
 

@@ -61,7 +61,7 @@ impl Run<'_> {
         self.ok(&format!("revoke wa.db {old} {new}"));
         self.ok(&format!("revoke wa.db {old} --new-passphrase-file old"));
         let refused = self.fails(&format!("verify wa.db {old}"));
-        assert!(refused.contains("no slot of the vault was made with it"), "{refused}");
+        assert!(refused.contains("no slot of the vault was made with this key provider"), "{refused}");
         self.ok(&format!("revoke wa.db --passphrase-file old {new}"));
         self.ok(&format!("verify wa.db {old}"));
         self.fails("verify wa.db --passphrase-file old");
@@ -114,6 +114,8 @@ fn a_transit_engine_opens_a_store() {
     let run = on_transit(&desk, &server, &token);
     let (old, new) = ("--transit-key wastore", "--new-transit-key wastore");
     run.lives(old, new, "Transit key, version 1");
+    desk.ok("init mixed.db --new-passphrase-file old");
+    run.ok(&format!("init mixed.db --account 2 {new}"));
 
     server.admin(&["write", "transit/keys/public", "type=rsa-2048"]);
 
@@ -153,8 +155,16 @@ fn a_transit_engine_opens_a_store() {
     // Another key of the same name.
     server.admin(&["secrets", "enable", "-path=team/transit", "transit"]);
     server.admin(&["write", "-f", "team/transit/keys/wastore"]);
-    let error = all.fails(&format!("verify wa.db {old} --transit-mount team/transit"));
-    assert!(error.contains("does not open this slot"), "{error}");
+    // Slots of other kinds, and derived keys, do not hide the reason.
+    for arguments in [
+        format!("verify wa.db {old}"),
+        format!("verify two.db --account 2 {old}"),
+        format!("verify mixed.db --account 2 {old}"),
+        format!("revoke mixed.db {old} --new-passphrase-file new"),
+    ] {
+        let error = all.fails(&format!("{arguments} --transit-mount team/transit"));
+        assert!(error.contains("does not open this slot"), "{arguments}: {error}");
+    }
     all.ok(&format!("init team.db {new} --transit-mount team/transit"));
     all.ok(&format!("verify team.db {old} --transit-mount team/transit"));
     for (name, content, says) in [
@@ -226,14 +236,17 @@ fn a_transit_server_needs_a_certificate_that_is_trusted() {
     let (code, error) =
         desk.fails(&format!("verify wa.db --transit-key wastore --transit-url {plain} --transit-token-file t"));
     assert!(code == 2 && error.contains("must begin with `https://`"), "{error}");
-    let trusting_nothing = Run {
-        prepare: Box::new(|command| {
-            command.env("SSL_CERT_FILE", "none");
-        }),
-        ..on_transit(&desk, &server, &token)
-    };
-    let error = trusting_nothing.fails("verify wa.db --transit-key wastore");
-    assert!(error.contains("UnknownIssuer; failed to read PEM"), "{error}");
+    for folder in [None, Some("/etc/ssl/certs")] {
+        let missing = Run {
+            prepare: Box::new(move |command| {
+                command.env("SSL_CERT_FILE", "none").env_remove("SSL_CERT_DIR");
+                command.envs(folder.map(|folder| ("SSL_CERT_DIR", folder)));
+            }),
+            ..on_transit(&desk, &server, &token)
+        };
+        let error = missing.fails("verify wa.db --transit-key wastore");
+        assert!(error.contains("UnknownIssuer; failed to read PEM"), "{folder:?}: {error}");
+    }
 }
 
 #[test]

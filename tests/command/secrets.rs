@@ -418,8 +418,8 @@ fn a_command_for_a_passphrase_leaves_the_terminal_in_order() {
     let desk = Desk::new();
     desk.ok("init wa.db --new-passphrase-file old");
     // The second one does not heed the signal.
-    for trap in ["trap 'stty echo </dev/tty; exit' TERM", "trap '' TERM"] {
-        let script = format!("{trap}; stty -echo </dev/tty; echo asks >/dev/tty; while :; do sleep 0.1; done");
+    for (trap, heeds) in [("trap '>heeded; exit' TERM", true), ("trap '' TERM", false)] {
+        let script = format!("{trap}; stty -echo </dev/tty; echo asks >/dev/tty; while :; do sleep 100 & wait; done");
         let asks = format!("sh -c \"{script}\"");
         let program = env!("CARGO_BIN_EXE_wastore");
         let mut terminal = Terminal::start(&desk, &[program, "verify", "wa.db", "--passphrase-command", &asks]);
@@ -427,7 +427,14 @@ fn a_command_for_a_passphrase_leaves_the_terminal_in_order() {
         assert!(!terminal.shows_what_is_typed(), "before it is interrupted");
         Command::new("kill").args(["-TERM", &terminal.running.id().to_string()]).status().unwrap();
         assert_eq!(terminal.end(), Some(130), "{trap}");
+        assert_eq!(std::fs::remove_file(desk.path("heeded")).is_ok(), heeds, "{trap}");
     }
+    // In the background, the terminal belongs to the shell, which may be changing it.
+    let job = "set -m; \"$0\" verify wa.db --quick --passphrase-command 'cat old' & wait $!; echo code $?";
+    let mut terminal = Terminal::start(&desk, &["sh", "-c", job, env!("CARGO_BIN_EXE_wastore")]);
+    let shown = terminal.rest();
+    assert!(shown.contains("sound") && shown.contains("code 0"), "{shown}");
+    assert_eq!(terminal.end(), Some(0));
 }
 
 #[cfg(target_os = "linux")]

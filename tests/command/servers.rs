@@ -108,7 +108,8 @@ fn accounts_are_copied_there_and_back() {
     // A secret that does not open it, or none that is used, moves nothing.
     for (arguments, says) in [
         ("--account 1 --as 8 --passphrase-file old", (3, "wrong secret")),
-        ("--account 1 --key-file key", (2, "needs no secret")),
+        ("--account 1 --key-file key", (2, "only needs a secret")),
+        ("--account 1 --as 1 --key-file key", (2, "only needs a secret")),
         ("--account 1 --as 8 --key-file key --context text", (2, "--context")),
         ("--account 5 --as 8", (5, "no account 5")),
     ] {

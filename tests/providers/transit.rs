@@ -73,6 +73,10 @@ async fn a_real_server_opens_vaults() {
     let later = [b"vault:v9:", &hint[9..]].concat();
     let refused = provider.unwrap(&[1; 16], &later).await.unwrap_err();
     assert_eq!(refused.into_inner().downcast_ref(), Some(&TransitProblem::VersionMissing));
+    for none in ["vault:v1:", "vault:v1:AAAA", "vault:v1:===="] {
+        let refused = provider.unwrap(&[1; 16], none.as_bytes()).await.unwrap_err();
+        assert_eq!(refused.into_inner().downcast_ref(), Some(&TransitProblem::Damaged), "{none}");
+    }
     // A client that trusts no such server.
     let refused = TransitProvider::new(client(), &server.url().replace("http", "https"), openbao::KEY, &token_file);
     let refused = refused.unwrap().unwrap(&[1; 16], &hint).await.unwrap_err();
@@ -167,6 +171,7 @@ fn every_answer_but_a_key_is_an_error_of_its_own() {
         (status(400, "invalid ciphertext: version is too new"), TransitProblem::VersionMissing),
         (status(400, "cipher: message authentication failed"), TransitProblem::WrongKey),
         (status(400, "'[0].associated_data' provided for non-AEAD cipher suite rsa-2048"), TransitProblem::NotBound),
+        (status(400, "invalid ciphertext: could not decode base64"), TransitProblem::Damaged),
         (status(400, "something else"), TransitProblem::Refused { status: 400 }),
         (status(401, ""), TransitProblem::Denied),
         (status(403, ""), TransitProblem::Denied),
@@ -198,8 +203,14 @@ fn every_answer_but_a_key_is_an_error_of_its_own() {
         let (_, provider) = answered(&folder, answer);
         let start = Instant::now();
         let error = block_on(provider.unwrap(&[7; 16], b"vault:v1:AAAA")).map(|_| ()).unwrap_err();
-        let of_this_slot = [TransitProblem::WrongKey, TransitProblem::VersionTooOld, TransitProblem::VersionMissing];
-        assert_eq!(matches!(error, ProviderError::NoKey(_)), of_this_slot.contains(&expected), "{error:?}");
+        let is_of_this_slot = matches!(
+            expected,
+            TransitProblem::WrongKey
+                | TransitProblem::Damaged
+                | TransitProblem::VersionTooOld
+                | TransitProblem::VersionMissing
+        );
+        assert_eq!(matches!(error, ProviderError::NoKey(_)), is_of_this_slot, "{error:?}");
         let error = error.into_inner();
         assert_eq!(error.downcast_ref(), Some(&expected));
         assert!(start.elapsed() < Duration::from_secs(10));
@@ -279,6 +290,7 @@ fn an_engine_that_binds_nothing_gets_no_key() {
         (200, TransitProblem::NotBound),
         // A failure at this moment proves nothing.
         (400, TransitProblem::Refused { status: 400 }),
+        (404, TransitProblem::NotFound),
         (429, TransitProblem::Refused { status: 429 }),
         (503, TransitProblem::Sealed),
     ] {

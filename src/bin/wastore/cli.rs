@@ -69,9 +69,7 @@ impl Cli {
             ("--expect-store", self.expect_store.is_some(), matches!(vault, VaultUse::Opened | VaultUse::Copied)),
         ];
         match guards.iter().find(|(_, is_given, is_used)| *is_given && !is_used) {
-            Some((name, ..)) => Err(Failure::usage(&format!(
-                "this command makes no use of `{name}`, so it refuses no store: leave it out"
-            ))),
+            Some((name, ..)) => Err(Failure::usage(&format!("this command does not check `{name}`: leave it out"))),
             None => Ok(()),
         }
     }

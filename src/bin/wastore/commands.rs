@@ -214,10 +214,14 @@ async fn keys(command: Keys, settings: &Settings) -> Done {
                 let key = RecoveryKey::generate()?;
                 // Show the key before it opens anything: a key that no one has seen must not.
                 show_secret(&key.expose())?;
-                if let Err(error) = vault.add_slot(label.as_deref().unwrap_or("recovery"), key).await {
-                    tell!("wastore: the recovery key that was shown opens nothing: throw it away");
-                    return Err(error.into());
-                }
+                let added = vault.add_slot(label.as_deref().unwrap_or("recovery"), key).await;
+                added.inspect_err(|error| match error {
+                    Error::InvalidInput { .. } | Error::SlotsFull => {
+                        tell!("wastore: the recovery key that was shown opens nothing: throw it away");
+                    }
+                    // The header may have been written before.
+                    _ => tell!("wastore: the recovery key that was shown may open the store: look at `keys list`"),
+                })?;
                 tell!("this recovery key opens the store and is not shown again: print it and keep it in a safe");
                 return DONE;
             }

@@ -13,8 +13,8 @@ use crate::terminal::{progress_bar, say, show};
 /// Copies one account, or all of them.
 pub(crate) async fn copy(arguments: CopyArgs, settings: &Settings) -> Done {
     let CopyArgs { from, to, account, new_number, keep_source, plaintext, json, secret } = arguments;
-    if secret.is_given() && new_number.is_none() {
-        return Err(Failure::usage("a copy needs no secret without `--as`: leave it out"));
+    if secret.is_given() && (new_number.is_none() || new_number == account) {
+        return Err(Failure::usage("a copy only needs a secret if `--as` gives another number: leave it out"));
     }
     let opened = in_use(if keep_source { open_read_only(&from).await? } else { open(&from).await? }).await?;
     let there = opened.accounts_in_use().await?;
@@ -24,10 +24,10 @@ pub(crate) async fn copy(arguments: CopyArgs, settings: &Settings) -> Done {
         None => there.into_iter().map(|number| (number, number)).collect(),
     };
     let rebinding = match (account, new_number) {
-        (Some(old), Some(new)) if old != new && secret.is_given() => {
+        (Some(old), Some(new)) if secret.is_given() => {
             let source = opened.account(old).await?;
             // Before anything is copied, because the source is closed off afterwards.
-            Some(Rebinding::prepare(&source, old, new, secret.read(settings).await?, settings).await?)
+            Some(Rebinding::prepare(&source, new, secret.read(settings).await?, &settings.vault).await?)
         }
         _ => None,
     };
@@ -48,18 +48,18 @@ pub(crate) async fn copy(arguments: CopyArgs, settings: &Settings) -> Done {
         let report = copy.run(&opened.account(number).await?, &target).await;
         bar.finish_and_clear();
         let report = report?;
-        if !json {
-            say(format_args!("{report}\n"))?;
-        }
-        reports.push(report);
         if let Some(rebinding) = &rebinding {
             rebinding.run(&target).await.inspect_err(|_| {
                 tell!("wastore: account {number} was copied, but not yet bound to {new}: run the copy again");
             })?;
-            if !json {
+        }
+        if !json {
+            say(format_args!("{report}\n"))?;
+            if rebinding.is_some() {
                 say(format_args!("its vault is bound to account {new} now\n"))?;
             }
         }
+        reports.push(report);
     }
     if json {
         let reports = serde_json::to_value(&reports).map_err(Failure::other)?;
@@ -69,35 +69,27 @@ pub(crate) async fn copy(arguments: CopyArgs, settings: &Settings) -> Done {
 }
 
 /// Binds the vault of a copied account to its new number.
-struct Rebinding {
+struct Rebinding<'s> {
     secret: Secret,
-    old: VaultOptions,
-    new: VaultOptions,
-    new_context: String,
+    options: &'s VaultOptions,
+    old: i32,
+    new: i32,
 }
 
-impl Rebinding {
+impl<'s> Rebinding<'s> {
     /// Makes sure that the secret opens the vault. An interrupted copy may have closed the source off, which does not
     /// matter here.
-    async fn prepare(
-        source: &AnyStore,
-        old: i32,
-        new: i32,
-        secret: Secret,
-        settings: &Settings,
-    ) -> Result<Self, Error> {
-        let new_context = format!("account {new}");
-        let [old, new] =
-            [format!("account {old}"), new_context.clone()].map(|name| settings.vault.clone().context(name));
-        open_account(source, &old.clone().mode(OpenMode::ReadOnly), secret.duplicate()).await?;
-        Ok(Self { secret, old, new, new_context })
+    async fn prepare(source: &AnyStore, new: i32, secret: Secret, options: &'s VaultOptions) -> Result<Self, Error> {
+        open_account(source, &options.clone().mode(OpenMode::ReadOnly), secret.duplicate()).await?;
+        Ok(Self { secret, options, old: source.account_number(), new })
     }
 
     async fn run(&self, target: &AnyStore) -> Result<(), Error> {
-        match open_account(target, &self.old, self.secret.duplicate()).await {
-            Ok(vault) => vault.bind_context(self.new_context.as_bytes()).await,
+        let as_before = self.options.clone().context_of_account(self.old);
+        match open_account(target, &as_before, self.secret.duplicate()).await {
+            Ok(vault) => vault.bind_context(format!("account {}", self.new)).await,
             // It was interrupted at the very end.
-            Err(Error::WrongContext) => open_account(target, &self.new, self.secret.duplicate()).await.map(drop),
+            Err(Error::WrongContext) => open_account(target, self.options, self.secret.duplicate()).await.map(drop),
             Err(error) => Err(error),
         }
     }

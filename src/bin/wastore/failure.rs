@@ -58,7 +58,9 @@ impl From<Error> for Failure {
             source = inner.source();
         }
         // Four times the memory that is asked for.
-        if let Error::KdfOutOfBounds { memory_kib: 0x4_0001..=0x10_0000, passes: ..=16, .. } = own {
+        if let Error::KdfOutOfBounds { memory_kib: memory @ 0x4_0001..=0x10_0000, passes, lanes: ..=16, .. } = own
+            && u64::from(*memory) * u64::from(*passes) <= 4 << 20
+        {
             text.push_str("; with `--kdf-memory 256`, this command allows 1 GiB for a passphrase");
         }
         Self { text, code }
@@ -68,7 +70,7 @@ impl From<Error> for Failure {
 /// The exit code of an error.
 fn code_of(error: &Error) -> u8 {
     match error {
-        Error::WrongSecret | Error::KeyNotKept(_) => WRONG_SECRET,
+        Error::WrongSecret | Error::KeyNotKept(_) | Error::NoSlotOfProvider => WRONG_SECRET,
         Error::HeaderDamaged(_)
         | Error::HeaderMissing
         | Error::HeaderTampered

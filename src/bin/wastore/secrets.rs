@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(unix)]
+use std::time::Instant;
 
 use clap::Args;
 use wastore::{Error, Key, Passphrase, RecoveryKey, Secret, Vault, printable_path};
@@ -356,13 +358,22 @@ pub(crate) fn end_command() {
     asked.interrupted = true;
     if let Some(mut child) = asked.child.take() {
         #[cfg(unix)]
-        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).ok();
-        let start = Instant::now();
-        while cfg!(unix) && start.elapsed() < Duration::from_secs(1) && matches!(child.try_wait(), Ok(None)) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        end_gently(&mut child);
         child.kill().ok();
         child.wait().ok();
+    }
+}
+
+#[cfg(unix)]
+fn end_gently(child: &mut Child) {
+    use rustix::process::{Pid, Signal, kill_process};
+    let (start, patience) = (Instant::now(), Duration::from_secs(1));
+    let is_running = |child: &mut Child| matches!(child.try_wait(), Ok(None));
+    if is_running(child) {
+        kill_process(Pid::from_child(child), Signal::TERM).ok();
+    }
+    while is_running(child) && start.elapsed() < patience {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -377,12 +388,18 @@ fn output_of(command: &str) -> Result<Passphrase, Failure> {
     // Afterwards the pipe is closed, so a command that writes for ever ends.
     let read = Passphrase::from_reader(output);
     let status = loop {
-        match asked().child.as_mut().map(Child::try_wait) {
-            Some(Ok(Some(status))) => break status,
+        let mut asked = asked();
+        match asked.child.as_mut().map(Child::try_wait) {
+            Some(Ok(Some(status))) => {
+                // From now on its number may be that of another process.
+                asked.child = None;
+                break status;
+            }
             Some(Ok(None)) => {}
             Some(Err(error)) => return Err(Failure::other(error)),
             None => return Err(failed("was ended")),
         }
+        drop(asked);
         std::thread::sleep(Duration::from_millis(5));
     };
     match read {

@@ -55,7 +55,9 @@ pub(crate) fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match write!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let text = format!("standard output cannot be written, but the work that it reports is done: {error}");
+            let text = format!(
+                "standard output cannot be written: the work that it would have reported is done, and nothing after it: {error}"
+            );
             Err(Failure { text, code: OTHER })
         }
         _ => Ok(()),
@@ -130,7 +132,8 @@ mod system {
     use std::io::{Read, Write};
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
-    use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+    use rustix::process::getpgrp;
+    use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcsetattr};
     use zeroize::Zeroizing;
 
     use super::no_terminal;
@@ -200,10 +203,11 @@ mod system {
         }
     }
 
-    /// Remembers the settings of the terminal, if there is one.
+    /// Remembers the settings of the terminal, if there is one that listens to this program.
     pub(crate) fn keep() {
         let mut before = before();
         if let Ok(terminal) = File::open("/dev/tty")
+            && is_in_front(&terminal)
             && let Ok(settings) = tcgetattr(&terminal)
             && !before.is_over
         {
@@ -217,12 +221,12 @@ mod system {
 
     fn restore(before: &mut Before) -> bool {
         let Some((terminal, settings)) = before.settings.take() else { return false };
-        // Without a change, a program in the background would be stopped here for nothing.
-        let is_changed = tcgetattr(&terminal).is_ok_and(|now| {
-            let suspend = SpecialCodeIndex::VSUSP;
-            now.local_modes != settings.local_modes || now.special_codes[suspend] != settings.special_codes[suspend]
-        });
-        is_changed && tcsetattr(&terminal, OptionalActions::Now, &settings).is_ok()
+        is_in_front(&terminal) && tcsetattr(&terminal, OptionalActions::Now, &settings).is_ok()
+    }
+
+    /// A program in the background must leave the terminal to the shell, and would be stopped if it changed it.
+    fn is_in_front(terminal: &File) -> bool {
+        tcgetpgrp(terminal).is_ok_and(|front| front == getpgrp())
     }
 
     pub(crate) fn end() {

@@ -168,9 +168,9 @@ async fn a_provider_is_asked_for_each_of_its_slots_until_it_fails() {
     assert!(matches!(opened, Err(Error::KeyNotKept(_))) && count == 3, "{opened:?} {count}");
     let (opened, count) = asked(Arc::new(Keyring { key: [9; 32], ..Keyring::default() })).await;
     assert!(matches!(opened, Err(Error::WrongSecret)) && count == 3, "{opened:?} {count}");
-    // Hints of other providers are no failure: the secret is the wrong one.
+    // Hints of other providers are no failure of this one.
     let (opened, _) = asked(Arc::new(Keyring { foreign: true, ..Keyring::default() })).await;
-    assert!(matches!(opened, Err(Error::WrongSecret)), "{opened:?}");
+    assert!(matches!(opened, Err(Error::NoSlotOfProvider)), "{opened:?}");
     // A service that does not work is not asked again.
     let (opened, count) = asked(Arc::new(Keyring { broken: true, ..Keyring::default() })).await;
     assert!(matches!(opened, Err(Error::KeyProvider(_))) && count == 1, "{opened:?} {count}");

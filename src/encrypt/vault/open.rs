@@ -115,7 +115,7 @@ impl VaultOptions {
         let bytes = opened.header.serialize(&opened.vault_keys.mac_key);
         // Usually nothing is written then if the anchor cannot be used.
         self.anchor.load(&store_id).await?;
-        self.anchor.check_store(self.context.as_deref(), &store_id, false).await?;
+        self.anchor.check_store(self.remembered_context(), &store_id, false).await?;
 
         // The key derivation took a while, so look again. Only a true tie is then left for the reading back.
         refuse_existing(&*headers).await?;
@@ -128,7 +128,7 @@ impl VaultOptions {
             Err(error) => return Err(error),
         }
         // The store exists only from here on.
-        self.anchor.remember_store(self.context.as_deref(), &store_id).await?;
+        self.anchor.remember_store(self.remembered_context(), &store_id).await?;
         self.remember_place(&host, &store_id).await?;
         Ok(Vault { created: true, ..self.vault(headers, host, opened, false) })
     }
@@ -188,9 +188,9 @@ impl VaultOptions {
             log::warn!("a change of the data key has not finished: some records may still be under the old key");
         }
         let store_id = opened.header.store_id;
-        self.anchor.check_store(self.context.as_deref(), &store_id, self.mode == OpenMode::AcceptRollback).await?;
+        self.anchor.check_store(self.remembered_context(), &store_id, self.mode == OpenMode::AcceptRollback).await?;
         if self.mode != OpenMode::ReadOnly {
-            self.anchor.remember_store(self.context.as_deref(), &store_id).await?;
+            self.anchor.remember_store(self.remembered_context(), &store_id).await?;
             self.remember_place(&host, &store_id).await?;
         }
         let vault = self.vault(self.headers(&store), host, opened, self.mode == OpenMode::ReadOnly);

@@ -62,6 +62,8 @@ pub struct VaultOptions {
     pub(super) headers: Option<Arc<dyn HeaderStore>>,
     pub(super) anchor: OptionalAnchor,
     pub(super) context: Option<Vec<u8>>,
+    /// The context is that of an account number, which other stores have too.
+    is_of_account: bool,
     pub(super) expected: Option<StoreId>,
     /// Accepts any context of a vault.
     pub(super) any_context: bool,
@@ -106,15 +108,30 @@ impl VaultOptions {
     /// [`Error::WrongContext`](crate::Error::WrongContext).
     ///
     /// Over [`SqliteStore`](crate::SqliteStore) the default is `account N` with the number of the account, so one
-    /// account cannot take the place of another one in its file. To move account 1 to number 2 on purpose, open it
-    /// there with `context("account 1")` and call [`Vault::bind_context`](crate::Vault::bind_context) with `account 2`.
+    /// account cannot take the place of another one in its file. To move account 1 to number 2 on purpose, open it there
+    /// with [`VaultOptions::context_of_account`] and call [`Vault::bind_context`](crate::Vault::bind_context) with
+    /// `account 2`.
     /// A vault of an early build of 0.1.0 is not bound, and opens if no context is given here.
     ///
     /// With a [`VaultOptions::rollback_anchor`], the anchor also remembers which store opened under the context given
     /// here. Another store is refused with [`Error::WrongStore`](crate::Error::WrongStore).
     pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
         self.context = Some(context.into());
+        self.is_of_account = false;
         self
+    }
+
+    /// Opens a vault that is bound to another account number, `account N`. A [`VaultOptions::rollback_anchor`] does not
+    /// remember which store that was, because many stores have an account of this number.
+    pub fn context_of_account(mut self, number: i32) -> Self {
+        self.context = Some(format!("account {number}").into_bytes());
+        self.is_of_account = true;
+        self
+    }
+
+    /// The context under which an anchor remembers the store.
+    pub(super) fn remembered_context(&self) -> Option<&[u8]> {
+        self.context.as_deref().filter(|_| !self.is_of_account)
     }
 
     /// Opens only the vault with this [`Vault::store_id`](crate::Vault::store_id). Another one is refused with

@@ -263,7 +263,7 @@ pub(crate) struct Unlocked {
 /// # Errors
 /// [`Error::KdfOutOfBounds`] before any work; [`Error::WrongSecret`] if no slot commits to the secret;
 /// [`Error::HeaderTampered`] if one does but does not open; [`Error::KeyNotKept`] if the provider has no key of a slot,
-/// [`Error::KeyProvider`] if it fails.
+/// [`Error::NoSlotOfProvider`] if none is its own, [`Error::KeyProvider`] if it fails.
 pub(crate) async fn unlock(header: &Header, secret: Secret, limits: &KdfLimits) -> Result<Unlocked> {
     let store_id = header.store_id;
     match secret {
@@ -319,7 +319,7 @@ async fn try_provider(header: &Header, provider: &Arc<dyn KeyProvider>) -> Resul
     Err(match missing {
         Some(missing) => Error::KeyNotKept(missing),
         None if is_asked => Error::WrongSecret,
-        None => Error::KeyNotKept("no slot of the vault was made with it: `wastore keys list` shows the slots".into()),
+        None => Error::NoSlotOfProvider,
     })
 }
 
