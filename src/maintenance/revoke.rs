@@ -91,8 +91,9 @@ impl Rotate {
     /// Finds how each account opens, without changing anything.
     ///
     /// # Errors
-    /// [`Error::WrongSecret`], [`Error::NoSlotOfProvider`] or [`Error::KeyNotKept`] if the secret opens no account, [`Error::KeyProvider`] if its
-    /// provider fails. [`Error::AccountsNotCovered`] if there are other accounts that are not excepted.
+    /// [`Error::WrongSecret`], [`Error::NoSlotOfProvider`] or [`Error::KeyNotKept`] if the secret opens no account,
+    /// [`Error::KeyProvider`] if its provider fails. [`Error::AccountsNotCovered`] if there are other accounts that are
+    /// not excepted.
     /// [`Error::InvalidInput`] if the new secret already opens one.
     async fn cover(
         &self,

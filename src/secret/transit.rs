@@ -110,8 +110,8 @@ impl TransitProvider {
     }
 
     /// The time for a request, including the reading of its token; ten seconds if it is not set. After it the request
-    /// fails with [`TransitProblem::TooSlow`]. A vault
-    /// sends one request for each slot that it tries, until one fails, and three for a new slot.
+    /// fails with [`TransitProblem::TooSlow`]. A vault sends one request for each slot that it tries, until one fails,
+    /// and three for a new slot.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self

@@ -210,6 +210,9 @@ fn accounts_of_two_stores_move_into_one_under_one_anchor() {
         let printed = desk.ok(&copy);
         assert!(printed.contains(&format!("bound to account {number} now")), "{printed}");
     }
+    desk.ok("init bots.db --new-key-file key --context bot");
+    let (code, error) = desk.fails("copy bots.db both.db --account 1 --as 7 --key-file key --anchor anchor");
+    assert!(code == 2 && error.contains("leave the secret out"), "{code} {error}");
     desk.ok("verify both.db --key-file key --anchor anchor");
 }
 

@@ -234,7 +234,7 @@ fn the_proxy_delays_each_direction_by_its_time() {
     }
     read(&mut server, 10);
     let elapsed = start.elapsed();
-    assert!(elapsed >= up && elapsed < up * 3, "the delays of ten bytes overlap: {elapsed:?}");
+    assert!(elapsed >= up && elapsed < up * 8, "the delays of ten bytes overlap: {elapsed:?}");
     let start = Instant::now();
     server.write_all(b"x").unwrap();
     read(&mut client, 1);

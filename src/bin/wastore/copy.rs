@@ -79,9 +79,14 @@ struct Rebinding<'s> {
 impl<'s> Rebinding<'s> {
     /// Makes sure that the secret opens the vault. An interrupted copy may have closed the source off, which does not
     /// matter here.
-    async fn prepare(source: &AnyStore, new: i32, secret: Secret, options: &'s VaultOptions) -> Result<Self, Error> {
-        open_account(source, &options.clone().mode(OpenMode::ReadOnly), secret.duplicate()).await?;
-        Ok(Self { secret, options, old: source.account_number(), new })
+    async fn prepare(source: &AnyStore, new: i32, secret: Secret, options: &'s VaultOptions) -> Result<Self, Failure> {
+        match open_account(source, &options.clone().mode(OpenMode::ReadOnly), secret.duplicate()).await {
+            Ok(_) => Ok(Self { secret, options, old: source.account_number(), new }),
+            Err(Error::WrongContext) => {
+                Err(Failure::usage("the vault is not bound to the number of its account: leave the secret out"))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn run(&self, target: &AnyStore) -> Result<(), Error> {

@@ -184,8 +184,8 @@ impl CurrentSecret {
         }
         if let Some(path) = self.recovery_key_file {
             let key = match is_stream(&path) {
-                true => of("standard input", RecoveryKey::from_reader(standard_input()?)),
-                false => of(printable_path(&path), RecoveryKey::from_file(&path)),
+                true => naming("standard input", RecoveryKey::from_reader(standard_input()?)),
+                false => naming(printable_path(&path), RecoveryKey::from_file(&path)),
             };
             return Ok(key?.into());
         }
@@ -327,9 +327,9 @@ impl PassphraseSource {
     fn read(self) -> Result<Option<Passphrase>, Failure> {
         Ok(Some(match self {
             Self { file: Some(path), .. } if is_stream(&path) => {
-                of("standard input", Passphrase::from_reader(standard_input()?))?
+                naming("standard input", Passphrase::from_reader(standard_input()?))?
             }
-            Self { file: Some(path), .. } => of(printable_path(&path), Passphrase::from_file(&path))?,
+            Self { file: Some(path), .. } => naming(printable_path(&path), Passphrase::from_file(&path))?,
             Self { descriptor: Some(descriptor), .. } => descriptor.read()?,
             Self { variable: Some(name), .. } => Passphrase::from_env(&name)?,
             Self { command: Some(command), .. } => output_of(&command)?,
@@ -406,7 +406,7 @@ fn output_of(command: &str) -> Result<Passphrase, Failure> {
         Ok(passphrase) if status.success() => Ok(passphrase),
         Ok(_) => Err(failed("failed")),
         Err(_) if status.code().is_some_and(|code| code != 0) => Err(failed("failed")),
-        read => of("the output of the command for the passphrase", read),
+        read => naming("the output of the command for the passphrase", read),
     }
 }
 
@@ -430,13 +430,13 @@ fn start(command: &str, failed: impl Fn(&str) -> Failure) -> Result<ChildStdout,
 
 fn key(path: PathBuf) -> Result<Key, Failure> {
     match is_stream(&path) {
-        true => of("standard input", Key::from_reader(standard_input()?)),
-        false => of(printable_path(&path), Key::from_file(&path)),
+        true => naming("standard input", Key::from_reader(standard_input()?)),
+        false => naming(printable_path(&path), Key::from_file(&path)),
     }
 }
 
-/// A secret that was read, or a failure that says where its content is wrong.
-fn of<T>(place: impl Display, read: Result<T, Error>) -> Result<T, Failure> {
+/// Names the place of a secret whose content is not valid.
+fn naming<T>(place: impl Display, read: Result<T, Error>) -> Result<T, Failure> {
     read.map_err(|error| match error {
         Error::InvalidInput { .. } => Failure::other(io::Error::other(format!("{place}: {error}"))),
         error => error.into(),

@@ -110,8 +110,7 @@ impl VaultOptions {
     /// Over [`SqliteStore`](crate::SqliteStore) the default is `account N` with the number of the account, so one
     /// account cannot take the place of another one in its file. To move account 1 to number 2 on purpose, open it there
     /// with [`VaultOptions::context_of_account`] and call [`Vault::bind_context`](crate::Vault::bind_context) with
-    /// `account 2`.
-    /// A vault of an early build of 0.1.0 is not bound, and opens if no context is given here.
+    /// `account 2`. A vault of an early build of 0.1.0 is not bound, and opens if no context is given here.
     ///
     /// With a [`VaultOptions::rollback_anchor`], the anchor also remembers which store opened under the context given
     /// here. Another store is refused with [`Error::WrongStore`](crate::Error::WrongStore).
