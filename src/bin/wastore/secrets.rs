@@ -177,17 +177,13 @@ impl CurrentSecret {
 
     fn read_blocking(self) -> Result<Secret, Failure> {
         if let Some(path) = self.key_file {
-            return Ok(key(path)?.into());
+            return Ok(key(&path)?.into());
         }
         if let Some(name) = self.key_credential {
             return Ok(Key::from_credential(&name)?.into());
         }
         if let Some(path) = self.recovery_key_file {
-            let key = match is_stream(&path) {
-                true => naming("standard input", RecoveryKey::from_reader(standard_input()?)),
-                false => naming(printable_path(&path), RecoveryKey::from_file(&path)),
-            };
-            return Ok(key?.into());
+            return Ok(file(&path, RecoveryKey::from_file, RecoveryKey::from_reader)?.into());
         }
         if self.recovery_key {
             return Ok(RecoveryKey::from_reader(&**Terminal::open()?.ask("recovery key: ")?)?.into());
@@ -227,7 +223,7 @@ impl NewSecret {
             return Ok(provider);
         }
         match (self.new_key_file.clone(), self.new_key_credential.clone()) {
-            (Some(path), _) => on_a_thread(|| Ok(key(path)?.into())).await,
+            (Some(path), _) => on_a_thread(move || Ok(key(&path)?.into())).await,
             (None, Some(name)) => on_a_thread(move || Ok(Key::from_credential(&name)?.into())).await,
             (None, None) => Ok(self.passphrase.read().await?.into()),
         }
@@ -326,10 +322,7 @@ impl PassphraseSource {
     /// Returns `None` if no source is given.
     fn read(self) -> Result<Option<Passphrase>, Failure> {
         Ok(Some(match self {
-            Self { file: Some(path), .. } if is_stream(&path) => {
-                naming("standard input", Passphrase::from_reader(standard_input()?))?
-            }
-            Self { file: Some(path), .. } => naming(printable_path(&path), Passphrase::from_file(&path))?,
+            Self { file: Some(path), .. } => file(&path, Passphrase::from_file, Passphrase::from_reader)?,
             Self { descriptor: Some(descriptor), .. } => descriptor.read()?,
             Self { variable: Some(name), .. } => Passphrase::from_env(&name)?,
             Self { command: Some(command), .. } => output_of(&command)?,
@@ -428,10 +421,19 @@ fn start(command: &str, failed: impl Fn(&str) -> Failure) -> Result<ChildStdout,
     output.ok_or_else(|| failed("has no output"))
 }
 
-fn key(path: PathBuf) -> Result<Key, Failure> {
-    match is_stream(&path) {
-        true => naming("standard input", Key::from_reader(standard_input()?)),
-        false => naming(printable_path(&path), Key::from_file(&path)),
+fn key(path: &Path) -> Result<Key, Failure> {
+    file(path, Key::from_file, Key::from_reader)
+}
+
+/// Reads a secret from a file, or from standard input if the path is `-`.
+fn file<'p, T>(
+    path: &'p Path,
+    from_file: impl FnOnce(&'p Path) -> Result<T, Error>,
+    from_reader: impl FnOnce(Box<dyn Read>) -> Result<T, Error>,
+) -> Result<T, Failure> {
+    match is_stream(path) {
+        true => naming("standard input", from_reader(Box::new(standard_input()?))),
+        false => naming(printable_path(path), from_file(path)),
     }
 }
 

@@ -82,7 +82,8 @@ impl Vault {
     /// * [`Error::ImportIncomplete`] if an import into the store was interrupted;
     /// * with a rollback anchor, [`Error::RollbackDetected`], [`Error::ForkDetected`], [`Error::AnchorMissing`], and
     ///   [`Error::Anchor`], after which the header may have been written;
-    /// * [`Error::KeyNotKept`], [`Error::NoSlotOfProvider`], [`Error::KeyProvider`], [`Error::KdfFailed`] and [`Error::Random`] as they say.
+    /// * [`Error::KeyNotKept`], [`Error::NoSlotOfProvider`], [`Error::KeyProvider`], [`Error::KdfFailed`] and
+    ///   [`Error::Random`] as they say.
     ///
     /// [`Error::HeaderConflict`] means that other processes kept writing the header at the same time. [`Error::Store`]
     /// means that the store failed. One header copy may have been written then; both the old and the new one open.

@@ -32,8 +32,8 @@ impl VaultOptions {
     ///
     /// # Errors
     /// [`Error::HeaderDamaged`], [`Error::UnsupportedVersion`], [`Error::WrongSecret`], [`Error::KeyNotKept`],
-    /// [`Error::HeaderTampered`] if `saved` is not an intact header that opens with `secret`; [`Error::KeyProvider`],
-    /// [`Error::ImportIncomplete`], [`Error::PlaintextDevice`] as in [`Vault::open`].
+    /// [`Error::NoSlotOfProvider`], [`Error::HeaderTampered`] if `saved` is not an intact header that opens with
+    /// `secret`; [`Error::KeyProvider`], [`Error::ImportIncomplete`], [`Error::PlaintextDevice`] as in [`Vault::open`].
     ///
     /// [`Error::VaultExists`] or [`Error::UnsupportedVersion`] if the store has the header of another vault or of a
     /// later version, and no sealed device that proves it to be planted. [`Error::VaultExists`] also if it has the
