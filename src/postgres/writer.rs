@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryFutureExt};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 use tokio_postgres::types::{ToSql, Type};
 
 use super::core::Core;
@@ -71,7 +71,8 @@ impl Writer {
 
     /// Works until the last handle of the store is gone and the queue is empty.
     pub(super) async fn run(mut self) {
-        let mut renewal = interval(RENEWAL);
+        // A lease that was just acquired needs no renewal.
+        let mut renewal = interval_at(Instant::now() + RENEWAL, RENEWAL);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let dropped = self.dropped.clone();
         loop {
